@@ -1,0 +1,1 @@
+"""Who serves a model: render, tokenize, score, generate, close."""

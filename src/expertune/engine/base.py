@@ -1,0 +1,57 @@
+"""What an engine can do. An engine serves one model file and is used by several threads at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer. `finished` is False where it was cut at `max_tokens`."""
+
+    text: str
+    prompt_tokens: int
+    answer_tokens: int
+    finished: bool
+
+
+class Engine(Protocol):
+    """The verbs of a served model. All raise EngineError; `context` is the tokens one request may hold."""
+
+    name: str
+    context: int
+    slots: int  # requests that are worth sending at once
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text, ending where the assistant begins to speak."""
+        ...
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt, as the server makes them (BOS once, special tokens recognised)."""
+        ...
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        """Token ids of `answer` as generated after `prompt`, without the end of the turn."""
+        ...
+
+    def turn_end(self) -> list[int]:
+        """The token ids with which the assistant's turn ends."""
+        ...
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        """Natural-log probability of each answer after `prompt`.
+
+        Counted from the first token in which the answers differ to the first token after which all are alike:
+        what they share says nothing about which one is meant.
+        """
+        ...
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        """The greedy answer (temperature 0), held to a JSON schema by a grammar where one is given."""
+        ...
+
+    def close(self) -> None: ...

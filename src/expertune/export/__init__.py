@@ -1,0 +1,1 @@
+"""The adapter file and the merged model file."""

@@ -1,0 +1,1 @@
+"""The GGUF file format: read, dequantise, quantise, write. numpy only."""

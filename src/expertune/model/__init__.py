@@ -1,0 +1,1 @@
+"""The decoder over a GGUF's own blocks, with LoRA. torch begins here."""

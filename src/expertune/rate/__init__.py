@@ -1,0 +1,1 @@
+"""Rate rows with a served model."""

@@ -1,0 +1,1 @@
+"""Expert ratings: read, audited, split, turned into chat examples. Never imports torch."""
