@@ -24,7 +24,7 @@ class Config:
     # data
     seed: int = _setting(42, "Seed of the split, the adapter's start and the order of rows.", low=0, high=2**31 - 1)
     dev_share: float = _setting(0.1, "Share of the rows kept for choices (early stopping, types).", low=0.05, high=0.4)
-    test_share: float = _setting(0.1, "Share of the rows kept for the one final judgement.", low=0.05, high=0.4)
+    test_share: float = _setting(0.2, "Share of the rows kept for the one final judgement.", low=0.05, high=0.4)
     near_duplicate: float = _setting(0.9, "Texts at least this alike (0 to 1) are one group in the split.", low=0.5, high=1.0)
     max_tokens: int = _setting(2048, "Longest row in tokens, prompt and answer; never more than the model's context.", low=64)
     long_rows: str = _setting("error", "What to do with a longer row.", choices=("error", "drop"))

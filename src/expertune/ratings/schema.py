@@ -27,11 +27,15 @@ class Rating:
 
 @dataclass(frozen=True)
 class Split:
-    """Train, dev and test rows; no text, near-duplicate text or patient is in two of them."""
+    """Train, dev and test rows; no text, near-duplicate text or patient is in two of them.
+
+    `groups` maps each row's id to the id of its group: the unit of the split and of the cluster bootstrap.
+    """
 
     train: tuple[Rating, ...]
     dev: tuple[Rating, ...]
     test: tuple[Rating, ...]
+    groups: Mapping[str, str]
     seed: int
 
     def parts(self) -> dict[str, tuple[Rating, ...]]:
