@@ -1,0 +1,313 @@
+"""Long work made visible: bars on a terminal, a line now and then elsewhere, and every training event in a file.
+
+    with Progress(events=folder / "train_events.jsonl") as progress:
+        with progress.stage("Training", total=steps):
+            for event in train(...):
+                progress.show(event)
+
+All of it goes to stderr, so stdout stays for results. Nothing here sees the text of a row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import OutputError
+from .train.events import DevEvent, Event, StepEvent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Clock = Callable[[], float]  # seconds since any fixed moment
+
+PACE_ENTRIES = 20
+PACE_SECONDS = 0.2  # shorter entries are joined: a burst of finished requests is not a speed
+LINE_SECONDS = (5.0, 60.0)  # between two plain lines: at first, and in work of ten minutes and more
+
+
+class Pace:
+    """The recent speed: amounts over the seconds that they took, of the last `PACE_ENTRIES` entries."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[float, float]] = deque(maxlen=PACE_ENTRIES)
+
+    def add(self, amount: float, seconds: float) -> None:
+        if self._entries and self._entries[-1][1] < PACE_SECONDS:
+            before, lasted = self._entries.pop()
+            amount, seconds = amount + before, seconds + lasted
+        self._entries.append((amount, seconds))
+
+    @property
+    def rate(self) -> float | None:
+        """Amount per second; None before anything was measured."""
+        seconds = sum(lasted for _, lasted in self._entries)
+        return sum(amount for amount, _ in self._entries) / seconds if seconds > 0 else None
+
+
+class TrainingPace:
+    """Tokens per second and time left, from the seconds that each step and each look at the dev rows took."""
+
+    def __init__(self) -> None:
+        self.tokens, self._steps = Pace(), Pace()
+        self._seen, self._dev_seconds = 0, 0.0
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, DevEvent):
+            self._dev_seconds += event.seconds
+            return
+        self.tokens.add(event.tokens, event.seconds)
+        self._steps.add(1, event.seconds)
+        self._seen += 1
+
+    def seconds_left(self, steps: int) -> float | None:
+        """For so many more steps, with the looks at the dev rows as often as up to now."""
+        rate = self._steps.rate
+        return steps * (1 / rate + self._dev_seconds / self._seen) if rate else None
+
+
+class Stage:
+    """One piece of long work. `total` is None where nobody knows it; `advance` may be called from several threads."""
+
+    def __init__(self, name: str, total: int | None, done: int, unit: str, display: Lines | Bars, clock: Clock) -> None:
+        self.name, self.total, self.done, self.unit = name, total, done, unit
+        self.rate: float | None = None
+        self.seconds_left: float | None = None
+        self.note = ""
+        self.started = self._last = clock()
+        self._pace, self._display, self._clock, self._lock = Pace(), display, clock, threading.Lock()
+
+    def advance(self, n: int = 1, *, note: str = "") -> None:
+        """Report `n` more units; `note` is a short text of numbers, never of a row."""
+        with self._lock:
+            now = self._clock()
+            self._pace.add(n, now - self._last)
+            self._last, self.done, self.note = now, self.done + n, note or self.note
+            self.rate = rate = self._pace.rate
+            self.seconds_left = max(0, self.total - self.done) / rate if rate and self.total is not None else None
+            self._display.update(self)
+
+    def follow(self, event: StepEvent, pace: TrainingPace) -> None:
+        """Take the state of a training step."""
+        with self._lock:
+            self.done, self.total, self.unit = event.step, event.steps, "tokens"
+            self.rate, self.seconds_left = pace.tokens.rate, pace.seconds_left(event.steps - event.step)
+            self.note = f"loss {event.loss:.3f}"
+            self._display.update(self)
+
+    @property
+    def count(self) -> str:
+        return f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self.started
+
+    def status(self) -> str:
+        """Count, share, rate, time left and note: `12/100 (12%), 1,234 tokens/s, 0:42 left, loss 0.412`."""
+        share = f"{self.count} ({self.done / self.total:.0%})" if self.total else self.count
+        parts = [share, speed_text(self.rate, self.unit), self.note]
+        if self.seconds_left is not None:
+            parts.insert(2, f"{time_text(self.seconds_left)} left")
+        return ", ".join(part for part in parts if part)
+
+
+def speed_text(rate: float | None, unit: str) -> str:
+    if not rate:
+        return ""
+    if rate < 1:
+        return f"{1 / rate:,.1f} s each"
+    return f"{rate:,.{0 if rate >= 100 else 1}f} {unit}".rstrip() + "/s"
+
+
+def time_text(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def dev_text(event: DevEvent) -> str:
+    best = " (best so far)" if event.best else ""
+    return f"dev loss {event.loss:.3f}, macro F1 {event.macro_f1:.3f}, accuracy {event.accuracy:.3f}{best}"
+
+
+class Lines:
+    """For files and pipes: a line at every tenth of the work and where the last one is some seconds old.
+
+    Without a stream nothing is shown: quiet, or a windowed Python that has no stderr.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+        self._last: dict[Stage, tuple[float, int]] = {}  # seconds into the stage, tenths done
+
+    def open(self, stage: Stage) -> None:
+        self._last[stage] = (0.0, _tenths(stage))
+        self.say(f"{stage.name}: {stage.count}" if stage.total else f"{stage.name} ...")
+
+    def update(self, stage: Stage) -> None:
+        now, tenths = stage.seconds, _tenths(stage)
+        last, tenths_then = self._last.get(stage, (0.0, 0))
+        first, most = LINE_SECONDS
+        if tenths > tenths_then or now - last >= min(most, max(first, now / 10)):
+            self._last[stage] = (now, tenths)
+            self.say(f"{stage.name}: {stage.status()}")
+
+    def say(self, line: str) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # a reader that went away must not end hours of work
+                print(line, file=self._stream, flush=True)
+
+    def close(self, stage: Stage, ending: str) -> None:
+        self._last.pop(stage, None)
+        self.say(f"{stage.name}: {ending}")
+
+
+def _tenths(stage: Stage) -> int:
+    return 10 * stage.done // stage.total if stage.total else 0
+
+
+class Bars:
+    """For a terminal: live bars while at least one stage is open."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Any = None
+        self._tasks: dict[Stage, Any] = {}
+
+    def open(self, stage: Stage) -> None:
+        if self._live is None:
+            self._live = _live_bars(self._console)
+            self._live.start()
+        self._tasks[stage] = self._live.add_task(stage.name, total=stage.total, completed=stage.done, status="")
+
+    def update(self, stage: Stage) -> None:
+        if stage in self._tasks:
+            self._show(stage, stage.status())
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False)
+
+    def close(self, stage: Stage, ending: str) -> None:
+        self._show(stage, ending)
+        self._live.stop_task(self._tasks.pop(stage))
+        if not self._tasks:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, stage: Stage, status: str) -> None:
+        self._live.update(self._tasks[stage], total=stage.total, completed=stage.done, status=status)
+
+
+def _live_bars(console: Console) -> Any:
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as Live
+
+    name, status = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}"))
+    # stdout is the results' way: rich must not draw it into stderr
+    return Live(SpinnerColumn("line"), name, BarColumn(bar_width=24), status, console=console,
+                refresh_per_second=4, redirect_stdout=False)
+
+
+class EventLog:
+    """Training events as JSON lines, appended: a resumed run goes on in the same file. Numbers only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        self._handle: int | None = None
+
+    def write(self, event: Event) -> None:
+        """Raises OutputError where the file cannot be written."""
+        kind = "dev" if isinstance(event, DevEvent) else "step"
+        record = {"event": kind} | {name: _plain(value) for name, value in dataclasses.asdict(event).items()}
+        try:
+            if self._handle is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.write(self._handle, (json.dumps(record, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be written ({error.strerror or error}); "
+                              "check the output folder and run again with --resume") from error
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Progress:
+    """The display of one run; `events` is the file that gets every training event.
+
+    `console` is a rich Console to draw on (one that is shared with a log keeps both readable); else stderr is used,
+    with bars where it is a terminal and lines where it is not.
+    """
+
+    def __init__(self, *, quiet: bool = False, events: Path | None = None, console: Console | None = None,
+                 clock: Clock = time.monotonic) -> None:
+        self._display = _choose_display(quiet, console)
+        self._log = EventLog(events) if events is not None else None
+        self._clock = clock
+        self._open: list[Stage] = []
+        self._training = contextlib.ExitStack()  # the stage of events that come outside any stage
+        self._pace = TrainingPace()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._training.__exit__(*error)
+        if self._log is not None:
+            self._log.close()
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
+        """`done` is what an earlier run has finished; `unit` names what is counted ("rows")."""
+        self._training.close()
+        stage = Stage(name, total, done, unit, self._display, self._clock)
+        self._display.open(stage)
+        self._open.append(stage)
+        ending = "stopped at {} after {}"
+        try:
+            yield stage
+            ending = "done, {} in {}"
+        finally:
+            self._open.remove(stage)
+            self._display.close(stage, ending.format(stage.count, time_text(stage.seconds)))
+
+    def show(self, event: Event) -> None:
+        """Show a training event in the innermost open stage (or in one of its own) and append it to the file."""
+        if self._log is not None:
+            self._log.write(event)
+        self._pace.add(event)
+        if not self._open:
+            self._training.enter_context(self.stage("Training", total=event.steps))
+        if isinstance(event, DevEvent):
+            self._display.say(f"{self._open[-1].name}: step {event.step:,}, {dev_text(event)}")
+        else:
+            self._open[-1].follow(event, self._pace)
+
+
+def _choose_display(quiet: bool, console: Console | None) -> Lines | Bars:
+    if quiet:
+        return Lines(None)
+    if console is None and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console as RichConsole
+
+        console = RichConsole(stderr=True)
+    if console is not None and console.is_terminal:
+        return Bars(console)
+    return Lines(sys.stderr if console is None else console.file)
