@@ -1,0 +1,90 @@
+"""The adapter: one flat vector of numbers, seen as a pair A, B for each touched linear layer.
+
+One vector makes the optimiser, clipping, checkpoints and the copy to the compute type single operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import TrainingFailedError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer that gets an adapter: `name` as in the GGUF, without ".weight"."""
+
+    name: str
+    outputs: int
+    inputs: int
+
+
+class Lora:
+    """ΔW_OI = alpha / rank · B_OR @ A_RI for each layer; B starts at zero, so a fresh adapter changes nothing.
+
+    `values_P` are the trained numbers (float32), `gradients_P` their gradient, filled by the layers' backward.
+    """
+
+    def __init__(self, layers: Sequence[Layer], *, rank: int, alpha: float, seed: int,
+                 device: torch.device, dtype: torch.dtype) -> None:
+        self.layers, self.rank, self.scale, self.alpha = tuple(layers), rank, alpha / rank, alpha
+        self._places = _places(self.layers, rank)
+        size = sum(rank * (layer.inputs + layer.outputs) for layer in self.layers)
+        self.values_P = torch.zeros(size, dtype=torch.float32, device=device)
+        self.gradients_P = torch.zeros_like(self.values_P)
+        self.compute_P = torch.zeros(size, dtype=dtype, device=device)
+        self._start(seed)
+        self.refresh()
+
+    def _start(self, seed: int) -> None:
+        """Kaiming-uniform A as in PEFT; drawn by numpy, so that every device and torch version starts alike."""
+        draw = np.random.default_rng(seed)
+        for layer in self.layers:
+            bound = math.sqrt(3.0) * math.sqrt(2.0 / (1.0 + 5.0)) / math.sqrt(layer.inputs)
+            a_RI = draw.uniform(-bound, bound, (self.rank, layer.inputs)).astype(np.float32)
+            self.a(layer.name, self.values_P).copy_(torch.from_numpy(a_RI))
+
+    def refresh(self) -> None:
+        """Copy the trained numbers to the compute type; after each optimiser step."""
+        self.compute_P.copy_(self.values_P)
+
+    def a(self, name: str, flat_P: torch.Tensor) -> torch.Tensor:
+        """A_RI of a layer as a view of one of the flat vectors."""
+        start, _, layer = self._places[name]
+        return flat_P[start : start + self.rank * layer.inputs].view(self.rank, layer.inputs)
+
+    def b(self, name: str, flat_P: torch.Tensor) -> torch.Tensor:
+        """B_OR of a layer as a view of one of the flat vectors."""
+        _, start, layer = self._places[name]
+        return flat_P[start : start + self.rank * layer.outputs].view(layer.outputs, self.rank)
+
+    def pairs(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Layer name → (A_RI, B_OR) as float32 copies on the CPU."""
+        values_P = self.values_P.cpu()
+        return {
+            layer.name: (self.a(layer.name, values_P).numpy().copy(), self.b(layer.name, values_P).numpy().copy())
+            for layer in self.layers
+        }
+
+    def load(self, values_P: torch.Tensor) -> None:
+        """Take over trained numbers of the same layout."""
+        if values_P.shape != self.values_P.shape:
+            raise TrainingFailedError("the checkpoint belongs to another model or rank; remove the checkpoints folder and start anew")
+        self.values_P.copy_(values_P)
+        self.refresh()
+
+
+def _places(layers: Sequence[Layer], rank: int) -> dict[str, tuple[int, int, Layer]]:
+    """Name → (start of A, start of B, layer): all A in order, then all B, so that neighbours' A are one matrix."""
+    places: dict[str, tuple[int, int, Layer]] = {}
+    a_start, b_start = 0, sum(rank * layer.inputs for layer in layers)
+    for layer in layers:
+        places[layer.name] = (a_start, b_start, layer)
+        a_start += rank * layer.inputs
+        b_start += rank * layer.outputs
+    return places

@@ -1,0 +1,59 @@
+"""Weighted cross-entropy at the target places only, with its gradient made in the same pass.
+
+Axes: N target place · V vocabulary · D model width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..model.decoder import Decoder
+
+LOGITS_AT_ONCE = 1 << 24  # elements; bounds the float32 logits held at once to 64 MB
+
+
+class TargetLoss(torch.autograd.Function):
+    """Normed hidden states (N, D) → sum of weight · −log p(target). Logits never outlive their piece."""
+
+    @staticmethod
+    def forward(ctx: Any, normed_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor,
+                weights_N: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
+        dnormed_ND = torch.empty_like(normed_ND)
+        rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
+        for start in range(0, normed_ND.shape[0], rows):
+            piece = slice(start, start + rows)
+            log_NV = torch.log_softmax((normed_ND[piece] @ head_VD.t()).float(), dim=-1)
+            places_N1 = targets_N[piece].unsqueeze(-1)
+            total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[piece]).sum()
+            dlogits_NV = log_NV.exp_()
+            dlogits_NV.scatter_add_(-1, places_N1, torch.full_like(places_N1, -1, dtype=torch.float32))
+            dlogits_NV.mul_(weights_N[piece].unsqueeze(-1))
+            dnormed_ND[piece] = dlogits_NV.to(normed_ND.dtype) @ head_VD
+        ctx.save_for_backward(dnormed_ND)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, dtotal: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (dnormed_ND,) = ctx.saved_tensors
+        return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None
+
+
+def weighted_loss(decoder: Decoder, hidden_TD: torch.Tensor, places_N: torch.Tensor, targets_N: torch.Tensor,
+                  weights_N: torch.Tensor) -> torch.Tensor:
+    """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights."""
+    normed_ND = decoder.last_norm(hidden_TD[places_N])
+    return TargetLoss.apply(normed_ND, decoder.head.matrix(), targets_N, weights_N)
+
+
+def log_probabilities(decoder: Decoder, hidden_TD: torch.Tensor, places_N: torch.Tensor,
+                      targets_N: torch.Tensor) -> torch.Tensor:
+    """log p(target) at each place, float32 (N,)."""
+    pieces = []
+    rows = max(1, LOGITS_AT_ONCE // decoder.head.shape[0])
+    for start in range(0, len(places_N), rows):
+        log_NV = torch.log_softmax(decoder.logits(hidden_TD[places_N[start : start + rows]]), dim=-1)
+        pieces.append(log_NV.gather(-1, targets_N[start : start + rows].unsqueeze(-1)).squeeze(-1))
+    return torch.cat(pieces)
