@@ -39,11 +39,11 @@ def wilson(hits: int, n: int, confidence: float) -> Estimate:
 
     if n == 0:
         return Estimate(None, None, 0)
-    low, high = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    ends = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
+    low, high = np.asarray(ends, dtype=np.float64).tolist()
     share = hits / n
     # rounding may put an end of the interval a bit inside the estimate (0 or n hits)
-    return Estimate(share, Interval(max(0.0, min(float(low), share)), min(1.0, max(float(high), share)),
-                                    "Wilson", confidence), n)
+    return Estimate(share, Interval(max(0.0, min(low, share)), min(1.0, max(high, share)), "Wilson", confidence), n)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ svg .whisker { stroke: var(--accent); stroke-width: 1.5; opacity: .75; }
 details { border-top: 1px solid var(--rule); padding: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
 details:last-of-type { border-bottom: 1px solid var(--rule); }
 @media (max-width: 40rem) { main { padding-top: 1.5rem; } h1 { font-size: 1.35rem; } .wide { display: none; }
-  th, td { padding-right: .6rem; } table.confusion td { min-width: 3rem; padding: .5rem .3rem; } }
+  th, td { padding-right: .6rem; } table.confusion td { min-width: 2.6rem; padding: .5rem .2rem; }
+  table.facts th { width: 50%; } }
 @media print { body { background: none; } details > * { display: block; } }
 """
 
@@ -71,8 +72,8 @@ _MACROS = """
   {% for each in evaluation.per_class %}<th scope="col" title="{{ each.label }}">
   {{ each.label if evaluation.labels | length <= 3 else each.value }}</th>{% endfor %}</tr></thead><tbody>
   {% for line in evaluation.confusion %}{% set row = evaluation.per_class[loop.index0] %}
-  <tr><th scope="row">{{ row.label }}{% if evaluation.labels | length > 3 and row.label != row.value | string %} ({{ row.value
-    }}){% endif %}</th>
+  <tr><th scope="row">{{ row.label }}
+  {% if evaluation.labels | length > 3 and row.label != row.value | string %} ({{ row.value }}){% endif %}</th>
   {% for count in line %}
   <td class="n" style="--heat: {{ (55 * count / (line | sum or 1)) | round | int }}%">{{ count }}</td>
   {% endfor %}</tr>{% endfor %}</tbody></table></div>
@@ -103,14 +104,16 @@ _BODY = """
   {{ "%g" % (100 * main.accuracy.interval.confidence) }} % interval: Wilson for shares of rows, a bootstrap over
   groups for F1 and kappa.</p>
 <div class="scroll"><table><thead><tr><th>Rater</th><th>Macro-F1</th><th class="wide">0 to 1</th><th>Accuracy</th>
-  <th>Kappa</th>{% if main.weighted_kappa %}<th>Weighted kappa</th>{% endif %}<th class="wide">Rows a second</th></tr></thead><tbody>
+  <th>Kappa</th>{% if main.weighted_kappa %}<th>Weighted kappa</th>{% endif %}
+  <th class="wide">Rows a second</th></tr></thead><tbody>
   {% for each in report.evaluations %}
   <tr{% if loop.first %} class="first"{% endif %}><th scope="row">{{ each.name }}</th>
   {{ figure(each.macro_f1) }}<td class="wide">{{ plots.whisker_plot(each.macro_f1) }}</td>{{ figure(each.accuracy) }}
   {{ figure(each.kappa) }}{% if main.weighted_kappa %}{{ figure(each.weighted_kappa) }}{% endif %}
   <td class="n wide">{{ each.rows_per_second | number(1) }}</td></tr>
   {% endfor %}</tbody></table></div>
-{% if main.ordinal_reason %}<p class="note">Weighted kappa (quadratic): the scale is {{ main.ordinal_reason }}.</p>{% endif %}
+{% if main.ordinal_reason %}
+<p class="note">Quadratic-weighted kappa needs an ordinal scale; this one is {{ main.ordinal_reason }}.</p>{% endif %}
 {% if report.differences %}<h3>Differences in macro-F1</h3>
 <div class="scroll"><table><thead><tr><th>On the same rows</th><th>Difference</th><th>Reading</th></tr></thead><tbody>
   {% for each in report.differences %}
@@ -134,7 +137,8 @@ _BODY = """
 {% set f1 = plots.dev_plot(report.curves.dev or []) if report.curves else None %}
 {% if loss or f1 %}<section><h2>How did it learn?</h2><div class="pair">
   {% if loss %}<figure>{{ loss }}<figcaption><span class="key" style="background: var(--accent)"></span>training, each
-  step and running mean<span class="key" style="background: var(--second)"></span>dev rows</figcaption></figure>{% endif %}
+  step and running mean<span class="key" style="background: var(--second)"></span>dev rows</figcaption>
+  </figure>{% endif %}
   {% if f1 %}<figure>{{ f1 }}<figcaption>Each look at the dev rows; the ring marks the state that was kept.</figcaption>
   </figure>{% endif %}</div></section>{% endif %}
 {% if report.audit %}<section><h2>What is in the data?</h2>
@@ -149,14 +153,15 @@ _BODY = """
 {% if report.export %}<section><h2>What did the file keep?</h2>
 {% if report.export.types %}<div class="scroll"><table><thead><tr><th>Type</th><th>Tensors</th><th>Size</th>
   <th>Share of the change kept</th></tr></thead><tbody>{% for each in report.export.types %}
-  <tr><th scope="row">{{ each.type }}</th><td class="n">{{ each.tensors }}</td><td class="n">{{ each.bytes | size }}</td>
+  <tr><th scope="row">{{ each.type }}</th><td class="n">{{ each.tensors }}</td>
+  <td class="n">{{ each.bytes | size }}</td>
   <td class="n">{{ each.kept | number }}</td></tr>{% endfor %}</tbody></table></div>{% endif %}
 <table class="facts"><tbody>
   {% if report.export.bytes is defined %}<tr><th scope="row">Size of the file (of its base)</th>
   <td class="n">{{ report.export.bytes | size }} ({{ report.export.base_bytes | size }})</td></tr>{% endif %}
   {% if report.export.rows_per_second is defined %}<tr><th scope="row">Rows rated a second (by its base)</th>
-  <td class="n">{{ report.export.rows_per_second | number(2) }} ({{ report.export.base_rows_per_second | number(2) }})</td>
-  </tr>{% endif %}
+  <td class="n">{{ report.export.rows_per_second | number(2) }}
+  ({{ report.export.base_rows_per_second | number(2) }})</td></tr>{% endif %}
   {% if report.export.agreement is defined %}<tr><th scope="row">Labels on which file and adapter agree</th>
   <td class="n">{{ report.export.agreement | number }}</td></tr>{% endif %}
   {% if report.export.probability_gap is defined %}<tr><th scope="row">Mean difference of their label probabilities</th>

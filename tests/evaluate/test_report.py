@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import re
+import stat
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluate.samples import rated, truth
+from expertune.config import Config, as_dict
+from expertune.errors import OutputError, UsageError
+from expertune.evaluate.judge import compare, evaluate
+from expertune.evaluate.report import facts, number, plain, render_html, size, tone, write_report
+from expertune.evaluate.report_plots import dev_plot, loss_plot, ticks
+from expertune.evaluate.verdict import verdict
+from expertune.ratings.scale import make_scale
+
+HOSTILE = "<script>alert('x')</script>"
+CONFIG = Config(bootstrap=100)
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page; raises where tags are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href", "data")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def full_report() -> dict[str, Any]:
+    scale = make_scale({HOSTILE: 1, "No & never": 0, "$\\frac{": 2, "Unbekannt 不明": 3})
+    expert = truth([0, 1, 2, 0, 1, 0, 1, 1], scale)
+    raters = {"tuned": rated([0, 1, 2, 0, 1, 0, 1, 0], scale), "base": rated([0] * 8, scale),
+              "TF-IDF": rated([1] * 8, scale), "majority": rated([3] * 8, scale)}
+    figures = [evaluate(name, expert, rows, scale, {}, CONFIG, 3.0) for name, rows in raters.items()]
+    differences = compare(("tuned", raters.pop("tuned")), raters, expert, scale, {}, CONFIG)
+    steps = [{"step": at, "loss": 2 / at, "learning_rate": 1e-4, "tokens": 9, "seconds": 0.1} for at in range(1, 30)]
+    steps[3]["loss"] = float("nan")
+    return {
+        "verdict": verdict(*figures, differences).to_dict(),
+        "run": {"topics": HOSTILE, "model": HOSTILE, "created": "2026-01-02T03:04:05+00:00", "seed": 1,
+                "rows": {"train": 30, "dev": 5, "test": 8}},
+        "evaluations": [each.to_dict() for each in figures],
+        "differences": [each.to_dict() for each in differences],
+        "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},
+        "audit": {"findings": [{"kind": HOSTILE, "severity": "warning", "count": 3, "message": HOSTILE}], "rows": 43},
+        "export": {"types": [{"type": "Q5_K", "tensors": 7, "bytes": 10**7, "kept": 0.97}], "bytes": 10**8,
+                   "base_bytes": 9 * 10**7, "agreement": 0.995, "probability_gap": float("inf"),
+                   "rows_per_second": 3.0, "base_rows_per_second": 3.2, "path": Path("model.gguf")},
+        "provenance": {"hashes": {HOSTILE: "ab" * 32}, "versions": {"torch": "2.8"}},
+        "config": as_dict(CONFIG), "timings": {"train": 12.5},
+    }
+
+
+def test_everything_is_there_and_nothing_is_loaded() -> None:
+    text = render_html(full_report())
+    page = Page(text)
+    assert page.links == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert "://" not in text and "url(" not in text and "@import" not in text
+    assert HOSTILE not in text and "&lt;script&gt;" in text
+    assert not re.search(r"\bnan\b|\binf\b|None|Undefined", text)
+    for heading in ("How good is it?", "Where is it right?", "How did it learn?", "What is in the data?",
+                    "What did the file keep?", "How can it be repeated?"):
+        assert heading in text
+    assert text.index("The tuned model is") < text.index("How good is it?")
+    for shown in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00\n  (3.20)", "0.995", "learning_rate", "不明"):
+        assert shown in text
+    assert page.tags.count("svg") == 4 + 4 + 2  # whiskers, calibration, curves
+
+
+@pytest.mark.parametrize("gone", ["evaluations", "differences", "curves", "audit", "export", "provenance", "config",
+                                  "timings"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_section_that_is_missing(gone: str, empty: bool) -> None:
+    report = full_report()
+    present = render_html(report)
+    report[gone] = type(report[gone])()
+    if not empty:
+        del report[gone]
+    text = render_html(report)
+    Page(text)
+    assert len(text) < len(present)
+
+
+def test_the_least_report() -> None:
+    text = render_html({"verdict": {"line": "No model was made."}, "run": {}})
+    Page(text)
+    assert "No model was made." in text and "<h2>" not in text
+    with pytest.raises(UsageError, match="verdict and run missing"):
+        render_html({})
+
+
+def test_empty_parts() -> None:
+    report = full_report()
+    report["curves"] = {"steps": []}
+    report["audit"] = {"findings": [], "rows": 3}
+    report["export"] = {"agreement": None}
+    text = render_html(report)
+    Page(text)
+    assert "How did it learn?" not in text and "No finding." in text
+
+
+def test_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    write_report(folder, full_report())
+    assert sorted(each.name for each in folder.iterdir()) == ["report.html", "report.json"]
+    for each in folder.iterdir():
+        assert stat.S_IMODE(each.stat().st_mode) == 0o600
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    again = json.loads((folder / "report.json").read_text("utf-8"), parse_constant=refuse)
+    assert again["curves"]["steps"][3]["loss"] is None and again["export"]["path"] == "model.gguf"
+    assert render_html(again) == (folder / "report.html").read_text("utf-8")
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        write_report(tmp_path / "file", full_report())
+
+
+def test_the_tone_is_the_worst_outcome() -> None:
+    assert tone({"base": "better", "tfidf": "not better", "majority": "unclear"}) == "not-better"
+    assert tone({"base": "better", "tfidf": "unclear"}) == "unclear"
+    assert (tone({"base": "better"}), tone({})) == ("better", "")
+
+
+def test_small_formats() -> None:
+    assert (number(None), number(0.12345), number("x")) == ("–", "0.123", "–")
+    assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 bytes", "1.5 kB", "4.2 GB", "–")
+    assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
+    assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
+        ("a.b", "1"), ("a.c", "–"), ("d", "1, 2"), ("e.1.f", "True"), ("e.2.", "3")]
+
+
+def test_ticks() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0, 239) == [0, 50, 100, 150, 200]
+    assert ticks(0, 1e-7)[:2] == [0, 2e-8]
+
+
+def test_curves_of_one_point_and_of_none() -> None:
+    assert loss_plot([], []) is dev_plot([]) is None
+    one = [{"step": 1, "loss": 0.0, "macro_f1": None, "best": True}]
+    assert loss_plot(one, one) is not None and dev_plot(one) is None

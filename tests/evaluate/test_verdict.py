@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from evaluate.samples import SCALE, rated, truth
+from expertune.config import Config
+from expertune.errors import UsageError
+from expertune.evaluate.intervals import Interval
+from expertune.evaluate.judge import Difference, compare, evaluate
+from expertune.evaluate.verdict import Verdict, outcome, verdict
+
+CONFIG = Config(bootstrap=400)
+EXPERT = [0, 1, 2, 0, 1, 0] * 10
+MAJORITY = [0] * 60
+
+
+def judged(tuned: list[int], base: list[int], tfidf: list[int]) -> Verdict:
+    expert = truth(EXPERT)
+    raters = {"tuned": rated(tuned), "base": rated(base), "TF-IDF": rated(tfidf), "majority": rated(MAJORITY)}
+    figures = [evaluate(name, expert, rows, SCALE, {}, CONFIG) for name, rows in raters.items()]
+    differences = compare(("tuned", raters.pop("tuned")), raters, expert, SCALE, {}, CONFIG)
+    return verdict(*figures, differences)
+
+
+def wrong(count: int) -> list[int]:
+    """The expert's ratings with a fault in the first `count` rows."""
+    return [(label + 1) % 3 if at < count else label for at, label in enumerate(EXPERT)]
+
+
+def test_better() -> None:
+    found = judged(wrong(3), wrong(40), wrong(30))
+    assert found.better_than_base and found.better_than_tfidf and found.better_than_majority
+    assert found.line.startswith("The tuned model is better than its base (+0.")
+    assert "NOT" not in found.line and "60 untouched rows" in found.line
+    assert found.line.count("\n") == 0 and found.line.endswith(".")
+    for name in ("tuned 0.9", "base 0.", "TF-IDF 0.", "majority 0."):
+        assert name in found.line
+
+
+def test_worse_is_said_plainly() -> None:
+    found = judged(wrong(40), wrong(3), wrong(2))
+    assert (found.base, found.tfidf) == ("not better", "not better")
+    assert "NOT better than its base (-0." in found.line and "NOT better than TF-IDF" in found.line
+
+
+def test_no_difference_is_not_better() -> None:
+    assert "NOT better than its base (+0.000)" in judged(wrong(5), wrong(5), wrong(50)).line
+
+
+def test_higher_but_not_proven() -> None:
+    found = judged(wrong(12), wrong(40), wrong(13))
+    assert (found.base, found.tfidf, found.better_than_tfidf) == ("better", "unclear", False)
+    assert "not proven better than TF-IDF (higher, but the interval of the difference includes 0: +0.0" in found.line
+
+
+def test_outcomes() -> None:
+    def difference(value: float, low: float, high: float) -> Difference:
+        return Difference("a", "b", value, Interval(low, high, "bootstrap", 0.95), 10)
+
+    assert outcome(difference(0.2, 0.1, 0.3)) == "better"
+    assert outcome(difference(0.2, -0.1, 0.3)) == outcome(difference(0.2, 0.0, 0.3)) == "unclear"
+    assert outcome(difference(-0.2, -0.3, -0.1)) == outcome(difference(0.0, -0.1, 0.1)) == "not better"
+    assert outcome(Difference("a", "b", 1.0, None, 10)) == "unclear"
+
+
+def test_a_comparison_that_is_missing() -> None:
+    expert, model = truth([0, 1]), rated([0, 1])
+    figures = [evaluate(name, expert, model, SCALE, {}, CONFIG) for name in ("tuned", "base", "TF-IDF", "majority")]
+    with pytest.raises(UsageError, match="no comparison of tuned with base, TF-IDF, majority"):
+        verdict(*figures, [])

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expertune.engine.base import Generation
+from expertune.errors import EngineError
+from expertune.rate.score import rate_examples, rate_pass, softmax
+from expertune.ratings.scale import make_scale
+from expertune.ratings.schema import Example
+
+SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
+
+
+class WordEngine:
+    """An engine whose model is a rule: a label's log-probability is minus the distance of its length to a number
+    in the prompt; its free answer is whatever the prompt says after "say "."""
+
+    name, context = "words", 100
+
+    def __init__(self, slots: int = 3) -> None:
+        self.slots = slots
+        self.scored: list[str] = []
+        self.lock = threading.Lock()
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return [len(word) for word in prompt.split()]
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        return self.tokenize(answer)
+
+    def turn_end(self) -> list[int]:
+        return [0]
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        with self.lock:
+            self.scored.append(prompt)
+        size = int(prompt.split()[1])
+        time.sleep(0.003 * (size % 3))  # later rows may end earlier
+        if size == 99:
+            raise EngineError("words: the engine stopped")
+        return [-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers]
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        assert schema is None
+        text = prompt.partition("say ")[2].strip()[:max_tokens]
+        return Generation(text, len(self.tokenize(prompt)), len(text), True)
+
+    def close(self) -> None:
+        pass
+
+
+def example(at: int, content: str) -> Example:
+    return Example(f"r{at}", "test", ({"role": "user", "content": content},), "", "Match", 1)
+
+
+def test_labels_probabilities_and_order() -> None:
+    rows = [example(at, str(size)) for at, size in enumerate([34, 43, 36, 30, 41, 34, 37, 33])]
+    seen: list[tuple[int, int]] = []
+    found = rate_examples(WordEngine(), rows, SCALE, on_row=lambda done, total: seen.append((done, total)))
+    assert [each.id for each in found] == [row.id for row in rows]
+    assert [each.value for each in found] == [1, 0, -1, 1, 0, 1, -1, 1]
+    assert [each.label for each in found[:3]] == ["Match", "Does Not Match", "Unknown"]
+    assert seen == [(done, 8) for done in range(1, 9)]
+    distances = [abs(len(f'{{"rating": "{label}", "rationale": "') - 34) for label in SCALE.labels]
+    weights = [math.exp(-distance) for distance in distances]
+    assert found[0].probabilities == pytest.approx([weight / sum(weights) for weight in weights])
+    assert {(each.answer, each.answer_state, each.answer_value) for each in found} == {(None, None, None)}
+
+
+def test_free_answers() -> None:
+    said = ['{"rating": "Unknown", "rationale": "a"}', "Rating: 0, Rationale: b", "no idea", ""]
+    rows = [example(at, f"33 say {text}") for at, text in enumerate(said)]
+    found = rate_examples(WordEngine(), rows, SCALE, generate=True)
+    assert [each.answer for each in found] == said
+    assert [each.answer_state for each in found] == ["rated", "rated", "unparsable", "unparsable"]
+    assert [each.answer_value for each in found] == [-1, 0, None, None]
+    assert {each.value for each in found} == {1}  # the label comes from the probabilities alone
+    assert rate_examples(WordEngine(), rows[:1], SCALE, generate=True, max_tokens=5)[0].answer == '{"rat'
+
+
+def test_no_rows() -> None:
+    assert rate_examples(WordEngine(), [], SCALE) == []
+    assert rate_pass(WordEngine(), [], SCALE).prompt_tokens == 0
+
+
+def test_pass() -> None:
+    found = rate_pass(WordEngine(), [example(0, "33 two three"), example(1, "40")], SCALE)
+    assert found.prompt_tokens == 4 + 2
+    assert found.rows_per_second == pytest.approx(2 / found.seconds)
+    assert [each.id for each in found.rated] == ["r0", "r1"]
+
+
+def test_an_interrupt_begins_no_further_row() -> None:
+    engine = WordEngine(slots=2)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rate_examples(engine, [example(at, "35") for at in range(200)], SCALE, on_row=stop)
+    assert len(engine.scored) < 200
+    assert not [each for each in threading.enumerate() if each.name.startswith("rate")]
+
+
+def test_an_engine_error_ends_the_pass() -> None:
+    engine = WordEngine(slots=1)
+    with pytest.raises(EngineError, match="the engine stopped"):
+        rate_examples(engine, [example(at, "99" if at == 2 else "35") for at in range(200)], SCALE)
+    assert len(engine.scored) < 200
+
+
+def test_no_probability_at_all() -> None:
+    with pytest.raises(EngineError, match="row r0: words gave no probability"):
+        rate_examples(WordEngine(), [example(0, "98")], SCALE)
+
+
+@given(st.lists(st.floats(-1e5, 0) | st.just(-math.inf), min_size=1, max_size=6).filter(lambda s: max(s) > -math.inf),
+       st.floats(-100, 100))
+def test_softmax(scores: list[float], shift: float) -> None:
+    shares = softmax(scores)
+    assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0
+    assert softmax([score + shift for score in scores]) == pytest.approx(shares, abs=1e-9)
+    assert shares[scores.index(max(scores))] == max(shares)
