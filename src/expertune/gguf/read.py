@@ -1,0 +1,225 @@
+"""Open a GGUF without reading it: metadata and tensor table are checked, the weights stay on disk until asked for.
+
+Nothing in the file is trusted: each count, length and offset is held against the file's size before memory is taken
+for it, and each fault is one line that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
+
+from ..errors import ModelFileError
+from .fields import UINT32, UINT64, Cursor, Field
+from .quants import BLOCKS, dequantize
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMS = 4  # GGML_MAX_DIMS
+MAX_NAME = 63  # GGML_MAX_NAME is 64 with the closing zero
+SMALLEST_FIELD, SMALLEST_TENSOR = 14, 33  # bytes that one entry takes at least
+OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
+    b"\x1f\x8b": "a gzip archive",
+    b"lmgg": "an old GGML file", b"fmgg": "an old GGML file", b"tjgg": "an old GGML file",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself (git lfs pull)",
+    b"<": "an HTML page (a failed download?)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of the table. `shape` is numpy's order: (out, in); `offset` counts from the file's first byte."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+    offset: int
+    nbytes: int
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        """Elements in a row."""
+        return self.shape[-1]
+
+
+class GGUFFile:
+    """A GGUF mapped for reading. Raises ModelFileError where `path` is missing, no GGUF, truncated or damaged.
+
+    Arrays of `blocks` look into the map: they stay valid after `close`, which then only drops our own hold of it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._map = _map(self.path)
+        cursor = Cursor(self.path, self._map)
+        try:
+            self.version, tensor_count, field_count = _header(cursor)
+            self.fields: dict[str, Field] = _fields(cursor, field_count)
+            self.alignment = _alignment(cursor, self.fields)
+            self.tensors: dict[str, TensorInfo] = _tensors(cursor, tensor_count, self.alignment)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(BufferError):  # a caller still holds a view; the map goes with the last one
+            self._map.close()
+
+    def metadata(self, key: str, default: Any = None) -> Any:
+        """The value of a metadata key (see Field.value), or `default`."""
+        field = self.fields.get(key)
+        return default if field is None else field.value
+
+    def info(self, name: str) -> TensorInfo:
+        """One entry of `tensors`; a name that is absent is a ModelFileError that says so."""
+        if name not in self.tensors:
+            raise ModelFileError(f"{self.path}: has no tensor {name}; this file is not complete for its architecture")
+        return self.tensors[name]
+
+    def blocks(self, name: str) -> np.ndarray:
+        """The packed rows of a tensor as the file holds them. Shape: (rows, bytes of a row), uint8, read-only."""
+        info = self.info(name)
+        return np.frombuffer(self._map, np.uint8, info.nbytes, info.offset).reshape(info.rows, -1)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """A tensor in float32, in its `shape`. Raises FineTuningNotSupportedError for types that hold no weights."""
+        info = self.info(name)
+        return dequantize(self.blocks(name), info.type).reshape(info.shape)
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path}: is a folder; give the GGUF file inside it")
+        if not path.exists():
+            raise ModelFileError(f"{path}: no such file; check the path")
+        if not path.is_file():
+            raise ModelFileError(f"{path}: is not a regular file; give a GGUF file")
+        with open(path, "rb") as file:
+            if path.stat().st_size == 0:
+                raise ModelFileError(f"{path}: is empty; download or copy the file again")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFileError(f"{path}: cannot be read ({reason}); check the path and its permissions") from error
+
+
+def _header(cursor: Cursor) -> tuple[int, int, int]:
+    """Version, number of tensors, number of metadata keys; leaves the cursor behind them."""
+    head = cursor.map[:32]
+    if not head.startswith(MAGIC):
+        raise ModelFileError(f"{cursor.path}: is not a GGUF but {_format(head)}; give the GGUF file of the model")
+    cursor.skip(len(MAGIC), "the header")
+    version = cursor.number(UINT32, "the header")
+    if version and not version & 0xFFFF:
+        raise ModelFileError(f"{cursor.path}: is a big-endian GGUF; get the usual little-endian file of the model")
+    if version not in VERSIONS:
+        raise ModelFileError(
+            f"{cursor.path}: is GGUF version {version}, which cannot be read (2 and 3 can); "
+            f"get a current file of the model, or update Expertune"
+        )
+    tensors, fields = cursor.number(UINT64, "the header"), cursor.number(UINT64, "the header")
+    if tensors * SMALLEST_TENSOR + fields * SMALLEST_FIELD > cursor.size:
+        raise cursor.damaged(f"{tensors} tensors and {fields} metadata keys cannot fit in {cursor.size} bytes")
+    return version, tensors, fields
+
+
+def _format(head: bytes) -> str:
+    for magic, name in OTHER_FORMATS.items():
+        if head.startswith(magic):
+            return name
+    if head[8:9] == b"{":
+        return "a safetensors file"
+    if all(byte in b"\t\n\r" or byte >= 32 for byte in head):
+        return "a text file"
+    return "some other binary file"
+
+
+def _fields(cursor: Cursor, count: int) -> dict[str, Field]:
+    fields: dict[str, Field] = {}
+    for _ in range(count):
+        field = cursor.field()
+        if field.key in fields:
+            raise cursor.damaged(f"metadata {field.key!r} is there twice")
+        fields[field.key] = field
+    return fields
+
+
+def _alignment(cursor: Cursor, fields: dict[str, Field]) -> int:
+    field = fields.get("general.alignment")
+    if field is None:
+        return GGUF_DEFAULT_ALIGNMENT
+    if field.type != GGUFValueType.UINT32 or field.value <= 0 or field.value & (field.value - 1):
+        raise cursor.damaged("general.alignment is not a power of two")
+    return field.value
+
+
+def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
+    """The table; the data begins at the next multiple of the alignment behind it."""
+    table: dict[str, TensorInfo] = {}
+    for _ in range(count):
+        info = _tensor(cursor)
+        if info.name in table:
+            raise cursor.damaged(f"tensor {info.name} is there twice")
+        if info.offset % alignment:
+            raise cursor.damaged(f"tensor {info.name} does not begin at a multiple of {alignment} bytes")
+        table[info.name] = info
+    data = -(-cursor.position // alignment) * alignment
+    table = {
+        name: TensorInfo(name, info.shape, info.type, data + info.offset, info.nbytes) for name, info in table.items()
+    }
+    _check_spans(cursor, table)
+    return table
+
+
+def _tensor(cursor: Cursor) -> TensorInfo:
+    """One entry; its offset still counts from the beginning of the data."""
+    name = cursor.name("a tensor's name", MAX_NAME)
+    what = f"tensor {name}"
+    dims = cursor.number(UINT32, what)
+    if not 1 <= dims <= MAX_DIMS:
+        raise cursor.damaged(f"{what} has {dims} dimensions (1 to {MAX_DIMS} are possible)")
+    shape = tuple(cursor.number(UINT64, what) for _ in range(dims))[::-1]
+    number = cursor.number(UINT32, what)
+    offset = cursor.number(UINT64, what)
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError:
+        raise ModelFileError(
+            f"{cursor.path}: {what} has the unknown type {number}; update the gguf package, or get another file"
+        ) from None
+    block, size = BLOCKS[kind]
+    if not all(shape) or shape[-1] % block:
+        raise cursor.damaged(f"{what} cannot have the shape {shape} in {kind.name}")
+    return TensorInfo(name, shape, kind, offset, math.prod(shape) // block * size)
+
+
+def _check_spans(cursor: Cursor, table: dict[str, TensorInfo]) -> None:
+    end, before = 0, ""
+    for info in sorted(table.values(), key=lambda info: info.offset):
+        if info.offset < end:
+            raise cursor.damaged(f"tensors {before} and {info.name} overlap")
+        end, before = info.offset + info.nbytes, info.name
+        if end > cursor.size:
+            raise cursor.truncated(f"tensor {info.name}", end)
