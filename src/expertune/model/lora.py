@@ -38,16 +38,18 @@ class Lora:
         self.values_P = torch.zeros(size, dtype=torch.float32, device=device)
         self.gradients_P = torch.zeros_like(self.values_P)
         self.compute_P = torch.zeros(size, dtype=dtype, device=device)
-        self._start(seed)
-        self.refresh()
+        self._seed = seed
+        self.restart()
 
-    def _start(self, seed: int) -> None:
-        """Kaiming-uniform A as in PEFT; drawn by numpy, so that every device and torch version starts alike."""
-        draw = np.random.default_rng(seed)
+    def restart(self) -> None:
+        """Kaiming-uniform A as in PEFT and B = 0; drawn by numpy, so that every device and torch version starts alike."""
+        self.values_P.zero_()
+        draw = np.random.default_rng(self._seed)
         for layer in self.layers:
             bound = math.sqrt(3.0) * math.sqrt(2.0 / (1.0 + 5.0)) / math.sqrt(layer.inputs)
             a_RI = draw.uniform(-bound, bound, (self.rank, layer.inputs)).astype(np.float32)
             self.a(layer.name, self.values_P).copy_(torch.from_numpy(a_RI))
+        self.refresh()
 
     def refresh(self) -> None:
         """Copy the trained numbers to the compute type; after each optimiser step."""
