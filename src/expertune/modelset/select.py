@@ -1,0 +1,98 @@
+"""Which train rows are shown to the model as examples: typical ones first, then unlike ones, evenly over the labels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from ..ratings.alike import same_texts
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Rating
+
+LENGTH_SHARE = 0.6  # rows longer than this quantile are no examples: each one is paid for in every later prompt
+# farthest-first alone picks oddities: the quarter of a class farthest from its centroid is left out
+TYPICAL_SHARE = 0.75
+MAX_TERMS = 20_000
+
+
+def select(train: Sequence[Rating], scale: RatingScale, shots: int, *, seed: int) -> list[Rating]:
+    """At most `shots` rows, in the order in which they are to be shown.
+
+    Each label gets the same number, as far as its rows reach, and the labels alternate, so that a prompt that must
+    be cut can lose its last examples; `seed` decides which label comes first. Only short rows of unconflicted text
+    are taken; a label whose rows are all long gives its shortest ones. Deterministic for the same rows in any order.
+    """
+    pool = unconflicted(train)
+    if shots <= 0 or not pool:
+        return []
+    vectors_NV = _vectors([row.prompt for row in pool])
+    longest = _quantile(sorted(_length(row) for row in pool), LENGTH_SHARE)
+    counts = _allot([sum(row.value == value for row in pool) for value in scale.values], shots)
+    chosen: list[list[Rating]] = []
+    for value, count in zip(scale.values, counts, strict=True):
+        members = [at for at, row in enumerate(pool) if row.value == value]
+        chosen.append([pool[at] for at in _class_examples(vectors_NV, pool, members, longest, count)])
+    random.Random(seed).shuffle(chosen)
+    rounds = max(map(len, chosen))
+    return [rows[turn] for turn in range(rounds) for rows in chosen if turn < len(rows)]
+
+
+def unconflicted(train: Sequence[Rating]) -> list[Rating]:
+    """One row for each text, ordered by row and id; no text that was rated in two ways, and no empty one."""
+    rows = sorted((row for row in train if row.prompt.strip()), key=lambda row: (row.row, row.id))
+    dropped: set[int] = set()
+    for places in same_texts([row.prompt for row in rows]):
+        conflict = len({rows[at].value for at in places}) > 1
+        dropped.update(places if conflict else places[1:])
+    return [row for at, row in enumerate(rows) if at not in dropped]
+
+
+def _length(row: Rating) -> int:
+    return len(row.prompt) + len(row.rationale)
+
+
+def _quantile(ordered: Sequence[int], share: float) -> int:
+    return ordered[round(share * (len(ordered) - 1))]
+
+
+def _allot(available: Sequence[int], shots: int) -> list[int]:
+    """How many of each label: one each in turn, the most frequent first, until `shots` are given or none is left."""
+    counts = [0] * len(available)
+    while sum(counts) < min(shots, sum(available)):
+        open_labels = [at for at, rows in enumerate(available) if counts[at] < rows]
+        counts[min(open_labels, key=lambda at: (counts[at], -available[at], at))] += 1
+    return counts
+
+
+def _class_examples(vectors_NV: Any, pool: Sequence[Rating], members: list[int], longest: int, count: int) -> list[int]:
+    """`count` members: the one nearest to the class's centroid, then each time the one least like those chosen."""
+    import numpy as np
+
+    if count == 0:
+        return []
+    short = [at for at in members if _length(pool[at]) <= longest]
+    if len(short) < count:
+        short = sorted(members, key=lambda at: _length(pool[at]))[:count]
+    # the centroid of all members, long ones too: they say as well what is typical
+    centroid_V = np.asarray(vectors_NV[members].mean(axis=0)).ravel()
+    nearness = vectors_NV[short] @ centroid_V
+    ranked = [short[at] for at in sorted(range(len(short)), key=lambda at: (-round(float(nearness[at]), 9), at))]
+    typical = ranked[: max(count, round(TYPICAL_SHARE * len(ranked)))]
+    chosen = typical[:1]
+    while len(chosen) < count:
+        rest = [at for at in typical if at not in chosen]
+        likeness = (vectors_NV[rest] @ vectors_NV[chosen].T).toarray().max(axis=1)
+        chosen.append(rest[min(range(len(rest)), key=lambda at: (round(float(likeness[at]), 9), at))])
+    return chosen
+
+
+def _vectors(texts: Sequence[str]) -> Any:
+    """TF-IDF rows of length 1 (sparse, float64); character groups where no text holds a word."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+",
+                               max_features=MAX_TERMS).fit_transform(texts)
+    except ValueError:  # no word in any text: signs only
+        return TfidfVectorizer(analyzer="char", max_features=MAX_TERMS).fit_transform(texts)
