@@ -23,6 +23,7 @@ from gguf import GGMLQuantizationType as Type
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 
 FLOATS = (Type.F32, Type.F16, Type.BF16)
+FLOAT_DECODERS = {Type.F16: "ggml_cpu_fp16_to_fp32", Type.BF16: "ggml_bf16_to_fp32_row"}  # the faster of ggml's two
 CHUNK = 1 << 18  # elements (1 MB of float32, inside a core's cache): the least that is worth a thread
 
 
@@ -48,6 +49,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, count, count, count, pointer]
     library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
     library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+    library.ggml_cpu_init.restype, library.ggml_cpu_init.argtypes = None, []
     library.ggml_quantize_init.restype = None
     library.ggml_quantize_init.argtypes = [ctypes.c_int]
     return library
@@ -57,11 +59,13 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
 def _row_decoder(kind: Type) -> Callable[[int, int, int], None] | None:
     """ggml's `dequantize_row_<type>(packed, floats, elements)`, ready to be called from several threads."""
     library = _ggml()
-    name = kind.name.lower()
-    decode = getattr(library, f"dequantize_row_{name[:-1] + 'K' if name.endswith('_k') else name}", None)
+    name = kind.name if kind.name.endswith("_K") else kind.name.lower()
+    symbol = FLOAT_DECODERS.get(kind, f"dequantize_row_{name.replace('Q', 'q')}")
+    decode = getattr(library, symbol, None)
     if library is None or decode is None:
         return None
     library.ggml_quantize_init(int(kind))  # fills the tables of the IQ types
+    library.ggml_cpu_init()  # and that of F16, for processors that need one
     decode.restype, decode.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return decode
 
@@ -69,6 +73,10 @@ def _row_decoder(kind: Type) -> Callable[[int, int, int], None] | None:
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="quants")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has the pool but none of its threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _over_rows(work: Callable[[int, int], None], rows: int, width: int, threads: int) -> None:
@@ -140,8 +148,6 @@ def dequantize_into(blocks_RB: np.ndarray, kind: Type, out_RI: np.ndarray, *, th
 def _decode(blocks_RB: np.ndarray, kind: Type, out_RI: np.ndarray) -> None:
     if kind == Type.BF16:  # the upper half of a float32
         np.left_shift(blocks_RB.view(np.uint16), np.uint32(16), out=out_RI.view(np.uint32), dtype=np.uint32)
-    elif kind == Type.F16:
-        np.copyto(out_RI, blocks_RB.view(np.float16))
     else:
         np.copyto(out_RI, gguf.quants.dequantize(blocks_RB, kind))
 
