@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -194,12 +196,14 @@ def test_the_bar_shows_rate_and_time_left(terminal, clock):
 
 def test_an_interruption_closes_the_bars_and_frees_the_terminal(terminal):
     progress, output = terminal
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt), progress, progress.stage("Training", total=100) as outer:
         outer.advance(5)
         with progress.stage("Looking at the dev rows", total=10):
             raise KeyboardInterrupt
-    assert threading.active_count() == threads  # the thread that draws has ended
+    for drawing in set(threading.enumerate()) - before:
+        drawing.join(timeout=30)
+        assert not drawing.is_alive()
     assert "stopped at 5/100" in output.getvalue() and "stopped at 0/10" in output.getvalue()
     assert output.getvalue().rstrip("\n").endswith("\x1b[?25h")
     with progress.stage("Once more", total=1):  # and a new stage can be shown
@@ -288,6 +292,8 @@ def test_plain_lines_need_no_rich():
     code = ("import sys\nfrom expertune.progress import Progress\n"
             "with Progress() as progress, progress.stage('Rating', total=1) as stage: stage.advance()\n"
             "assert not any(name in sys.modules for name in ('rich', 'torch'))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    source = Path(__file__).resolve().parents[1] / "src"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(source)})
     assert done.returncode == 0, done.stderr
     assert "Rating: done, 1/1" in done.stderr and done.stdout == ""

@@ -108,9 +108,9 @@ def test_long_rows_are_no_examples_unless_a_label_has_no_other():
 
 
 def test_the_first_example_is_typical_and_the_next_is_unlike_it():
-    rows = [rating(at, 1, f"cough fever wheeze {at:02}") for at in range(12)]
-    rows += [rating(20 + at, 1, f"croup stridor rash {at:02}") for at in range(8)]
-    rows += [rating(40, 1, "qwerty typo babble")]  # least like any other, and no use as an example
+    rows = [rating(0, 1, "qwerty typo babble")]  # least like any other, and no use as an example
+    rows += [rating(1 + at, 1, f"cough fever wheeze {at:02}") for at in range(12)]
+    rows += [rating(20 + at, 1, f"croup fever barking {at:02}") for at in range(8)]
     rows += [rating(50 + at, 0, f"sprain of an ankle or a knee {at:02}") for at in range(21)]
     first, second = (row.prompt for row in select(rows, SCALE, 4, seed=0) if row.value == 1)
     assert first.startswith("cough") and second.startswith("croup")
