@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expertune import modelset
 from expertune.errors import ModelSetConfigError, OutputError
+from expertune.modelset import build as modelset
+from expertune.modelset.schema import schema, validate
 from expertune.modelset.select import select, unconflicted
 from expertune.ratings.scale import RatingScale, make_scale, parse_answer
 from expertune.ratings.schema import Rating, Split
@@ -318,12 +319,12 @@ def test_a_folder_that_cannot_be_written_is_an_output_error(tmp_path):
 
 
 def test_the_records_are_frozen_and_the_schema_names_every_key():
-    config = modelset.validate(build(visits(9)))
+    config = validate(build(visits(9)))
     with pytest.raises(ValueError, match="frozen"):
         config.base_model = "other"  # type: ignore[misc]
-    schema = modelset.schema()
-    assert set(schema["required"]) == set(config.model_dump()) == set(schema["properties"])
-    assert json.loads(json.dumps(schema)) == schema
+    form = schema()
+    assert set(form["required"]) == set(config.model_dump()) == set(form["properties"])
+    assert json.loads(json.dumps(form)) == form
 
 
 texts = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
@@ -335,7 +336,7 @@ texts = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
 def test_any_rows_give_a_valid_file_of_conflict_free_train_rows(cells, shots, context):
     rows = [rating(number, value, prompt, reason) for number, (value, prompt, reason) in enumerate(cells)]
     config = build(rows, shots=shots, context=context)
-    assert modelset.validate(json.loads(json.dumps(config))).model_dump(mode="json") == config
+    assert validate(json.loads(json.dumps(config))).model_dump(mode="json") == config
     assert len(config["few_shot_examples"]) <= shots
     by_id = {row.id: row for row in rows}
     for each in config["few_shot_examples"]:
