@@ -1,0 +1,63 @@
+"""Words and numbers as people write them: folding, whole numbers, and the many ways to write one rating."""
+
+from __future__ import annotations
+
+import numbers
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+# Ways to write one rating. A family counts only where one of its members is a label of the mapping.
+FAMILIES = (
+    ("match", "matches", "is a match", "a match", "matched", "rated as match"),
+    ("does not match", "not a match", "no match", "not match", "non match", "doesnt match", "did not match",
+     "is not a match", "not matched", "rated as does not match", "rated as not a match"),
+    ("partial match", "partially matches", "partially match", "partly matches", "a partial match",
+     "rated as partial match"),
+    ("unknown", "unknown not able to determine", "unknown unable to determine", "not able to determine",
+     "unable to determine", "cannot determine", "cannot be determined", "undetermined", "indeterminate", "not sure",
+     "unsure", "uncertain", "rated as unknown"),
+)
+ABSTENTIONS = ("unknown", "maybe", "unsure", "uncertain", "undetermined", "indeterminate", "unclear", "abstain",
+               "not sure", "not able", "unable", "cannot", "dont know", "do not know", "not applicable", "n a")
+
+_WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
+
+
+def fold(text: str) -> str:
+    """Case, spaces and punctuation taken out of a text, so that "Not a  match." equals "not a match"."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
+    return " ".join(re.findall(r"[^\W_]+", text))
+
+
+def as_whole_number(raw: Any) -> int | None:
+    """1 for 1, 1.0, "1", "1.0" and numpy's numbers; None for anything else, truth values too."""
+    if isinstance(raw, bool):
+        return None
+    if isinstance(raw, str):
+        match = _WHOLE_NUMBER.fullmatch(raw.strip().replace("−", "-"))
+        return int(match[1]) if match else None
+    if isinstance(raw, numbers.Integral):
+        return int(raw)
+    return int(float(raw)) if isinstance(raw, numbers.Real) and float(raw).is_integer() else None
+
+
+def words(text: str) -> list[str]:
+    """The words and numbers of a text, folded; "37.1" stays one number."""
+    return re.findall(r"\d+(?:\.\d+)+|[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+
+
+def specific_lines(prompts: Sequence[str]) -> list[list[str]]:
+    """Each prompt's own lines: without those that more than half of the prompts hold (task, rating schema).
+
+    A prompt that is all boilerplate keeps all its lines. Repeated prompts count once.
+    """
+    lines = [[line for line in prompt.splitlines() if words(line)] for prompt in prompts]
+    keys = [tuple(" ".join(words(line)) for line in own) for own in lines]
+    distinct = set(keys)
+    held = Counter(key for own in distinct for key in set(own))
+    specific = [[line for line, key in zip(own, own_keys, strict=True) if held[key] <= len(distinct) / 2]
+                for own, own_keys in zip(lines, keys, strict=True)]
+    return [own or whole for own, whole in zip(specific, lines, strict=True)]
