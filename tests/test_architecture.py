@@ -30,12 +30,13 @@ ROWS = (
     ("evaluate",),
     ("pipeline",),
     ("fine_tuner",),
+    ("summary",),
     ("cli", "__main__"),
 )
 WITH_TORCH = ("model", "train", "export")
 # what --help, check and the model-set path load; these reach the parts with torch only from inside functions
 LOADED_WITHOUT_TORCH = (*(name for row in ROWS[: ROWS.index(("model",))] for name in row),
-                        "progress", "evaluate", "fine_tuner", "cli", "__main__")
+                        "progress", "evaluate", "fine_tuner", "summary", "cli", "__main__")
 FILE_LINES, FUNCTION_LINES = 320, 60
 
 

@@ -166,6 +166,14 @@ def test_what_does_not_fit_the_context_is_left_out_and_said():
     assert len(wide["few_shot_examples"]) == 6 and wide["decoding"]["num_ctx"] in (4096, 8192)
 
 
+def test_the_context_has_room_for_the_longest_row_of_every_part():
+    train, test = visits(30), [rating(99, 1, "cough " * 3000)]
+    split = Split(tuple(train), (), tuple(test), {row.id: row.id for row in (*train, *test)}, 7)
+    reckoned = {"context": 8192, "count_tokens": lambda text: len(text.split())}
+    assert build(train, **reckoned)["decoding"]["num_ctx"] == 2048
+    assert build(split, **reckoned)["decoding"]["num_ctx"] == 4096
+
+
 def test_the_system_prompt_says_task_labels_form_and_what_unknown_is_for():
     prompt = build(visits(30))["system_prompt"]
     assert "respiratory infections" in prompt

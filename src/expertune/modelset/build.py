@@ -30,16 +30,17 @@ def build(model_name: str, split_or_train: Split | Sequence[Rating], scale: Rati
 
     Examples come from train rows only: of a Split its `train`, else the rows given must be train rows.
     `system` stands in place of our own system prompt. `context` is the model's, in tokens: what does not fit beside
-    the longest train row is left out. `count_tokens` counts a text as the model does; without it tokens are reckoned
-    from bytes. `created_at` is ISO 8601. Whatever the rows could not give is listed under "missing".
-    Raises ModelSetConfigError where no valid configuration can be made.
+    the longest row (a Split's other parts give no more than this length) is left out. `count_tokens` counts a text
+    as the model does; without it tokens are reckoned from bytes. `created_at` is ISO 8601. Whatever the rows could
+    not give is listed under "missing". Raises ModelSetConfigError where no valid configuration can be made.
     """
     train = split_or_train.train if isinstance(split_or_train, Split) else tuple(split_or_train)
-    size = sum(map(len, split_or_train.parts().values())) if isinstance(split_or_train, Split) else len(train)
+    parts = split_or_train.parts().values() if isinstance(split_or_train, Split) else (train,)
+    longest = max((row.prompt for rows in parts for row in rows), key=len, default="")
     wanted = select(train, scale, shots, seed=seed)
     reasons = not wanted or any(row.rationale.strip() for row in wanted)
     prompt = system or system_prompt(scale, topics, rationales=reasons)
-    chosen, num_ctx, cut = _fit(wanted, prompt, train, context, count_tokens or _reckon)
+    chosen, num_ctx, cut = _fit(wanted, prompt, longest, context, count_tokens or _reckon)
     config = {
         "version": VERSION,
         "base_model": model_name,
@@ -48,10 +49,8 @@ def build(model_name: str, split_or_train: Split | Sequence[Rating], scale: Rati
         "target_topics": topics,
         "rating_mapping": dict(zip(scale.labels, scale.values, strict=True)),
         "created_at": created_at,
-        "dataset_size": size,
-        "rating_schema": [{"label": label, "value": value, "definition": definition(scale, value),
-                           "synonyms": synonyms(scale, value)}
-                          for label, value in zip(scale.labels, scale.values, strict=True)],
+        "dataset_size": sum(map(len, parts)),
+        "rating_schema": _rating_schema(scale),
         "output_schema": output_schema(list(scale.labels)),
         "decoding": {"temperature": 0.0, "seed": seed, "num_ctx": num_ctx, "num_predict": ANSWER_TOKENS,
                      "truncate": False},
@@ -92,14 +91,18 @@ def _example(row: Rating) -> dict[str, Any]:
             "rating": row.value}
 
 
+def _rating_schema(scale: RatingScale) -> list[dict[str, Any]]:
+    return [{"label": label, "value": value, "definition": definition(scale, value),
+             "synonyms": synonyms(scale, value)} for label, value in zip(scale.labels, scale.values, strict=True)]
+
+
 def _reckon(text: str) -> int:
     return round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN) + 1
 
 
-def _fit(wanted: Sequence[Rating], system: str, train: Sequence[Rating], context: int,
+def _fit(wanted: Sequence[Rating], system: str, longest: str, context: int,
          count: Callable[[str], int]) -> tuple[list[Rating], int, list[str]]:
     """The first examples that fit the context, the context to ask for, and what had to be left out."""
-    longest = max((row.prompt for row in train), key=len, default="")
     room = context - count(system) - count(longest) - 2 * TURN_TOKENS - ANSWER_TOKENS
     notes = [] if room >= 0 else [f"room for the longest rows: they do not fit the model's context of {context} tokens"]
     chosen: list[Rating] = []
