@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +30,6 @@ class Checkpoint:
     looks_without_gain: int
     history: tuple[Mapping[str, Any], ...]
     done: bool
-
-
-def fingerprint(facts: Mapping[str, Any]) -> str:
-    """What makes two runs the same: settings, base, rows; a hex digest."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:

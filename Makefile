@@ -1,0 +1,34 @@
+# make demo   sets up and runs the main job on the example set (no network beyond the package index)
+# make test   sets up and runs all tests
+# make check  ruff, pyright, tests          make bench  the speed claims
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: setup
+	$(BIN)/python demo_fine_tuner.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python bench/train_cpu.py --help
+
+clean:
+	rm -rf $(VENV) outputs build

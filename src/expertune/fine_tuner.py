@@ -1,0 +1,160 @@
+"""FineTuner: the one class that knows all the stages.
+
+    ratings → audit, split → the base's engine reads them → train on the GGUF → export → the file is served and judged
+                                         └ where tuning is impossible or loses → model set, judged on the same rows
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import as_dict, make_config
+from .errors import (
+    DatasetError,
+    DatasetTooSmallWarning,
+    EngineError,
+    ExpertuneError,
+    FineTuningNotSupportedError,
+    Interrupted,
+    ModelFileError,
+    ModelSetConfigError,
+    OutputError,
+    TrainingFailedError,
+    UsageError,
+)
+from .modelset import build as modelset
+from .pipeline import outputs
+from .pipeline.prepare import SMALL, prepare
+from .pipeline.run import Run
+from .progress import Progress
+
+log = logging.getLogger("expertune")
+
+__all__ = ["Capability", "DatasetError", "DatasetTooSmallWarning", "EngineError", "ExpertuneError", "FineTuner",
+           "FineTuningNotSupportedError", "Interrupted", "ModelFileError", "ModelSetConfigError", "OutputError",
+           "TrainingFailedError", "UsageError"]
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether a model can be tuned here, with the reason where it cannot."""
+
+    model: str
+    tunable: bool
+    reason: str
+    path: Path | None = None
+    family: str | None = None
+
+
+class FineTuner:
+    """Tunes a local model on expert ratings.
+
+    With `fallback_mode`, a model that cannot be tuned, a training that fails or gains nothing, and fewer than 50 rows
+    lead to a model set, and the metadata says why; without it the first two are raised. Bad input is always raised.
+    """
+
+    def __init__(self, debug_mode: bool = False, fallback_mode: bool = True, *, quiet: bool = False) -> None:
+        self.debug_mode, self.fallback_mode, self.quiet = debug_mode, fallback_mode, quiet
+
+    def process_dataset(self, df: Any, model_name: str, rating_mapping: Any = None, target_topics: str = "",
+                        output_dir: str | Path = "outputs", *, resume: bool = False, **settings: Any) -> tuple[bool, dict[str, Any]]:
+        """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
+
+        `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
+        Raises DatasetError, UsageError and ModelFileError for bad input, OutputError where nothing can be written,
+        Interrupted on Ctrl-C (go on with resume=True), and without fallback FineTuningNotSupportedError and
+        TrainingFailedError.
+        """
+        config = make_config(settings)
+        folder = outputs.open_folder(Path(output_dir))
+        prepared = prepare(df, rating_mapping, target_topics, config)
+        with _log_to(folder / outputs.LOG, debug=self.debug_mode), Progress(quiet=self.quiet, events=folder / outputs.EVENTS) as progress:
+            log.info("%d rows, %s, model %s, settings %s", len(prepared.ratings), prepared.counts, model_name, as_dict(config))
+            for line in prepared.audit.lines():
+                log.info("audit: %s", line)
+            run = Run(prepared, config, folder, progress, model_name, resume=resume)
+            try:
+                return True, self._process(run)
+            except KeyboardInterrupt:
+                raise Interrupted("stopped; run the same command with --resume to go on") from None
+            except Exception as error:
+                log.error("%s: %s", type(error).__name__, error if isinstance(error, ExpertuneError) else "unexpected", exc_info=self.debug_mode)
+                raise
+
+    def _process(self, run: Run) -> dict[str, Any]:
+        if len(run.prepared.ratings) < SMALL and self.fallback_mode:
+            with suppress(FineTuningNotSupportedError):
+                run.find_base()  # the model set can be judged where the file is here
+            return run.model_set(f"{len(run.prepared.ratings)} usable rows are too few to tune on (at least {SMALL})")
+        try:
+            run.find_base()
+            return run.tuned()
+        except (FineTuningNotSupportedError, TrainingFailedError) as error:
+            if not self.fallback_mode:
+                raise
+            log.warning("falling back to the model set: %s", error)
+            return run.model_set(str(error))
+
+    def capability(self, model_name: str) -> Capability:
+        """Find the model and look whether it can be tuned; never raises for a model that cannot."""
+        from .engine.locate import locate
+        from .gguf.read import GGUFFile
+        from .model.arch import read_spec
+
+        try:
+            found = locate(model_name)
+            with GGUFFile(found.path) as file:
+                spec = read_spec(file)
+            return Capability(model_name, True, "can be tuned", found.path, spec.family)
+        except ExpertuneError as error:
+            return Capability(model_name, False, str(error))
+
+    def check_fine_tuning_capability(self, model_name: str) -> bool:
+        """True where `model_name` can be tuned here; the reason is in `capability`."""
+        return self.capability(model_name).tunable
+
+    def prepare_training_data(self, df: Any, rating_mapping: Any = None, target_topics: str = "", **settings: Any) -> list[dict[str, Any]]:
+        """Every row as the chat example that it is trained or judged by: id, split, messages, rating, label."""
+        prepared = prepare(df, rating_mapping, target_topics, make_config(settings))
+        return [
+            {"id": example.id, "split": example.split, "rating": example.value, "label": example.label,
+             "messages": [*map(dict, example.messages), {"role": "assistant", "content": example.target}]}
+            for part in ("train", "dev", "test") for example in prepared.examples[part]
+        ]
+
+    def create_model_set_config(self, model_name: str, df: Any, rating_mapping: Any = None, target_topics: str = "",
+                                output_dir: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+        """The model set for these ratings, written to model_set_config.json where `output_dir` is given.
+
+        Raises DatasetError, and ModelSetConfigError where no valid configuration can be made.
+        """
+        config = make_config(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
+            prepared = prepare(df, rating_mapping, target_topics, config)
+        content = modelset.build(model_name, prepared.split, prepared.scale, target_topics, created_at=outputs.now(), seed=config.seed)
+        if output_dir is not None:
+            modelset.write(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, content)
+        return content
+
+
+@contextmanager
+def _log_to(path: Path, *, debug: bool) -> Iterator[None]:
+    """The run's log file, mode 0600. No line holds the text of a row."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,49 @@
+"""The finished file on the rows that nothing has seen: beside its base, TF-IDF and the majority class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Config
+from ..evaluate.baselines import majority, tfidf
+from ..evaluate.judge import Difference, Evaluation, compare, evaluate
+from ..evaluate.verdict import Verdict, verdict
+from ..rate.score import Pass, Rated
+from .prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All raters on the test rows, the judged product first, and the sentence about it."""
+
+    verdict: Verdict
+    evaluations: tuple[Evaluation, ...]
+    differences: tuple[Difference, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"verdict": self.verdict.to_dict(), "evaluations": [each.to_dict() for each in self.evaluations],
+                "differences": [each.to_dict() for each in self.differences]}
+
+
+def judge(name: str, product: Pass, base: Pass, prepared: Prepared, config: Config) -> Judgement:
+    """`name` is what the product is called in the report ("tuned", "few-shot")."""
+    split, scale = prepared.split, prepared.scale
+    raters: dict[str, tuple[Sequence[Rated], float | None]] = {
+        name: (product.rated, product.rows_per_second),
+        "base": (base.rated, base.rows_per_second),
+        "TF-IDF": (tfidf(split.train, split.test, scale, config.seed), None),
+        "majority": (majority(split.train, split.test, scale), None),
+    }
+    evaluations = [evaluate(rater, split.test, rated, scale, split.groups, config, speed)
+                   for rater, (rated, speed) in raters.items()]
+    others: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
+    differences = compare((name, product.rated), others, split.test, scale, split.groups, config)
+    return Judgement(verdict(*evaluations, differences), tuple(evaluations), tuple(differences))
+
+
+def dev_macro_f1(rated: Pass, prepared: Prepared, config: Config) -> float:
+    """What a choice looks at: macro-F1 on the dev rows."""
+    found = evaluate("dev", prepared.split.dev, rated.rated, prepared.scale, prepared.split.groups, config)
+    return found.macro_f1.value or 0.0

@@ -1,0 +1,110 @@
+"""The output folder: names, provenance, metadata, Modelfile."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..config import Config, as_dict
+from ..errors import OutputError
+from ..files import sha256, write_json, write_text
+
+TRAINING_DATA = "training_data.jsonl"
+TRAINING_CONFIG = "training_config.yaml"
+ADAPTER = "fine_tuned_adapter.gguf"
+MODEL = "fine_tuned_model.gguf"
+MODELFILE = "Modelfile"
+MODEL_SET = "model_set_config.json"
+METADATA = "fine_tuning_metadata.json"
+LOG = "fine_tuner.log"
+EVENTS = "training_events.jsonl"
+CHECKPOINTS = "checkpoints"
+PREVIOUS = "previous"
+TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
+
+
+def open_folder(folder: Path) -> Path:
+    """Make the folder and prove that it can be written, before any work is done.
+
+    Raises OutputError.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; choose a folder with --output-dir")
+    probe = folder / ".writable"
+    write_text(probe, "")
+    probe.unlink()
+    return folder
+
+
+def retire(folder: Path, names: tuple[str, ...]) -> None:
+    """Move what an earlier run left under these names aside, so that the folder holds one run's results only."""
+    for name in names:
+        if (folder / name).exists():
+            (folder / PREVIOUS).mkdir(mode=0o700, exist_ok=True)
+            (folder / name).replace(folder / PREVIOUS / name)
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """What the result depends on: our version, Python, the libraries that compute."""
+    found = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    for name in ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn"):
+        try:
+            found[name] = packages.version(name)
+        except packages.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """sha256 of those of the files that are there."""
+    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
+    """The resolved settings and what they were applied to; `--config` takes the file back."""
+    import yaml
+
+    write_text(path, "# expertune tune --config takes this file back and repeats the run\n"
+               + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True))
+
+
+def write_metadata(folder: Path, facts: Mapping[str, Any]) -> None:
+    write_json(folder / METADATA, facts)
+
+
+def write_modelfile(folder: Path, *, system: str, parameters: Mapping[str, Any], template: str | None) -> None:
+    """For `ollama create NAME -f Modelfile`: the tuned file with the system text it was trained under.
+
+    `template` is given only where the base has a template of its own in Ollama; else the file's own is used.
+    """
+    lines = [f"FROM ./{MODEL}"]
+    if template:
+        lines.append(f"TEMPLATE {_quoted(template)}")
+    lines.append(f"SYSTEM {_quoted(system)}")
+    for key, value in parameters.items():
+        lines += [f"PARAMETER {key} {_parameter(each)}" for each in (value if isinstance(value, list) else [value])]
+    write_text(folder / MODELFILE, "\n".join(lines) + "\n")
+
+
+def _quoted(text: str) -> str:
+    return f'"""{text}"""' if '"' in text or "\n" in text else json.dumps(text, ensure_ascii=False)
+
+
+def _parameter(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

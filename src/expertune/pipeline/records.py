@@ -1,0 +1,92 @@
+"""What the stages of one run hand to each other. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, as_dict
+from ..progress import Progress
+from ..rate.score import Pass
+from ..train.encode import Candidates, Row
+from .memory import Memory
+from .prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base file and what is known of it."""
+
+    name: str
+    path: Path
+    sha256: str
+    source: str
+    template: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Read:
+    """The data as the base's engine sees them, and the base's own ratings."""
+
+    prepared: Prepared
+    rows: dict[str, tuple[Row, ...]]
+    candidates: Candidates
+    context: int
+    dev: Pass
+    test: Pass
+    notes: tuple[str, ...]
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished model file with what is to be told about it."""
+
+    file: Path
+    dev: Pass
+    training: dict[str, Any]
+    export: dict[str, Any]
+    history: tuple[dict[str, Any], ...]
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what the stages share."""
+
+    base: Base
+    config: Config
+    folder: Path
+    progress: Progress
+    clock: Clock
+    memory: Memory
+    run_id: str
+    resume: bool
+
+
+def run_identity(base: Base, prepared: Prepared, config: Config) -> str:
+    """Two runs with the same identity make the same adapter."""
+    facts = {"base": base.sha256, "rows": prepared.input_sha256, "topics": prepared.topics,
+             "labels": prepared.scale.labels, "settings": as_dict(config)}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

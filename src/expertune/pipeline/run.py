@@ -1,0 +1,114 @@
+"""One run: the tuned way, and the other one. torch is loaded only when the tuned way is taken."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.locate import locate
+from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..files import sha256, write_text
+from ..gguf.read import GGUFFile
+from ..progress import Progress
+from ..rate.score import Pass
+from ..ratings.examples import training_lines
+from . import outputs
+from .fall_back import fall_back
+from .finish import finish
+from .interrupt import stop_after_step
+from .judge import dev_macro_f1, judge
+from .memory import Memory
+from .prepare import Prepared
+from .records import Base, Clock, Job, Read, Tuned, run_identity
+
+log = logging.getLogger("expertune")
+
+
+class Run:
+    """Holds what a fallback can use again: the base and its ratings."""
+
+    def __init__(self, prepared: Prepared, config: Config, folder: Path, progress: Progress, model_name: str, *, resume: bool) -> None:
+        self.prepared, self.config, self.folder, self.progress = prepared, config, folder, progress
+        self.model_name, self.resume, self.clock = model_name, resume, Clock()
+        self._base: Base | None = None
+        self._read: Read | None = None
+
+    def find_base(self) -> None:
+        """Locate and check the model's file. Raises ModelFileError for a damaged one, whatever comes next."""
+        found = locate(self.model_name)
+        with GGUFFile(found.path):
+            self._base = Base(self.model_name, found.path, sha256(found.path), found.source, found.template, dict(found.parameters or {}))
+        log.info("base %s (%s), sha256 %s", found.path, found.source, self._base.sha256)
+
+    def tuned(self) -> dict[str, Any]:
+        """Read, train, export, judge; returns the metadata. Raises TrainingFailedError where the file loses on dev."""
+        from ..model.arch import read_spec
+        from .tune import read_base, tune
+
+        base = self._base
+        if base is None:
+            raise FineTuningNotSupportedError(f"{self.model_name}: its file is not on this machine")
+        with GGUFFile(base.path) as file:
+            read_spec(file)
+        identity = run_identity(base, self.prepared, self.config)
+        self._write_inputs()
+        memory = Memory(self.folder / outputs.CHECKPOINTS, identity, resume=self.resume)
+        job = Job(base, self.config, self.folder, self.progress, self.clock, memory, identity, self.resume)
+        read = read_base(job, self.prepared)
+        self._read, self.prepared = read, read.prepared
+        with stop_after_step() as should_stop:
+            made = tune(job, read, should_stop)
+        self._hold_to_base(read, made)
+        return self._judge(job, read, made)
+
+    def _write_inputs(self) -> None:
+        examples = [*self.prepared.examples["train"], *self.prepared.examples["dev"]]
+        write_text(self.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in training_lines(examples)))
+        outputs.write_config(self.folder / outputs.TRAINING_CONFIG, self.config, {
+            "input": self.prepared.source, "model": self.model_name, "topics": self.prepared.topics})
+
+    def _hold_to_base(self, read: Read, made: Tuned) -> None:
+        """The finished file must beat its base on the dev rows; the test rows play no part in any choice."""
+        tuned, base = (dev_macro_f1(each, self.prepared, self.config) for each in (made.dev, read.dev))
+        log.info("dev macro-F1: file %.4f, base %.4f", tuned, base)
+        if tuned <= base:
+            raise TrainingFailedError(
+                f"the finished file is not better than its base on the {len(made.dev.rated)} dev rows "
+                f"(macro-F1 {tuned:.3f} against {base:.3f}); check the ratings, or raise --epochs or --learning-rate")
+
+    def _judge(self, job: Job, read: Read, made: Tuned) -> dict[str, Any]:
+        from .tune import rate_all
+
+        def rate_test() -> Pass:
+            with LlamaCppEngine(made.file, context=read.context, threads=self.config.threads) as engine:
+                return rate_all(job, engine, self.prepared, "test", "Finished file, test rows", generate=True)
+
+        with self.clock.stage("judge"):
+            judgement = judge("tuned", job.memory.passed("tuned-test", rate_test), read.test, self.prepared, self.config)
+        made.file.replace(self.folder / outputs.MODEL)
+        outputs.retire(self.folder, (outputs.MODEL_SET,))
+        outputs.write_modelfile(self.folder, system=self.prepared.system, parameters=job.base.parameters, template=job.base.template)
+        metadata = finish(
+            self.folder, prepared=self.prepared, config=self.config, clock=self.clock, model_name=self.model_name, base=job.base,
+            line=judgement.verdict.line, judgement=judgement, training=made.training, export=made.export, history=made.history,
+            notes=read.notes, info={"fine_tuning_info": {"approach": made.training["approach"], "success": True,
+                                                         "output_file": outputs.MODEL, "adapter_file": outputs.ADAPTER}})
+        outputs.remove_checkpoints(self.folder)
+        return metadata
+
+    def model_set(self, reason: str) -> dict[str, Any]:
+        """The other way; returns the metadata. Raises ModelSetConfigError and OutputError."""
+        base, read = self._base, self._read
+        with self.clock.stage("model set"):
+            made = fall_back(self.folder, self.prepared, self.config, self.progress, model_name=self.model_name,
+                             model_path=base.path if base else None, base_test=read.test if read else None)
+        outputs.retire(self.folder, outputs.TUNED_FILES)
+        told = made.judgement.verdict.line if made.judgement else f"The model set has not been judged: {made.unjudged}."
+        return finish(
+            self.folder, prepared=self.prepared, config=self.config, clock=self.clock, model_name=self.model_name, base=base,
+            line=f"No tuned model: {reason}. {told}", judgement=made.judgement, fallback_reason=reason,
+            info={"model_set_info": {"approach": "meta_prompting", "success": True, "output_file": outputs.MODEL_SET,
+                                     "examples": len(made.content["few_shot_examples"]), "judged": made.judgement is not None}})
