@@ -50,8 +50,6 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
     library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
     library.ggml_cpu_init.restype, library.ggml_cpu_init.argtypes = None, []
-    library.ggml_quantize_init.restype = None
-    library.ggml_quantize_init.argtypes = [ctypes.c_int]
     return library
 
 
@@ -64,8 +62,7 @@ def _row_decoder(kind: Type) -> Callable[[int, int, int], None] | None:
     decode = getattr(library, symbol, None)
     if library is None or decode is None:
         return None
-    library.ggml_quantize_init(int(kind))  # fills the tables of the IQ types
-    library.ggml_cpu_init()  # and that of F16, for processors that need one
+    library.ggml_cpu_init()  # fills the table of F16, for processors that need one
     decode.restype, decode.argtypes = None, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return decode
 
