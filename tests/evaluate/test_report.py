@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evaluate.samples import rated, truth
@@ -152,6 +153,7 @@ def test_small_formats() -> None:
     assert (number(None), number(0.12345), number("x")) == ("–", "0.123", "–")
     assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 bytes", "1.5 kB", "4.2 GB", "–")
     assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
+    assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]
     assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
         ("a.b", "1"), ("a.c", "–"), ("d", "1, 2"), ("e.1.f", "True"), ("e.2.", "3")]
 
