@@ -39,7 +39,7 @@ def format_raw(path: Path, scale: RatingScale, topics: str) -> pandas.DataFrame:
     fields = {name: column for name, columns in FIELDS.items() if (column := table.find(columns))}
     if not fields:
         wanted = ", ".join(columns[0] for columns in FIELDS.values())
-        raise DatasetError(f"{table.source}: a prompt needs one of {wanted}; it has: {', '.join(table.columns)}")
+        raise DatasetError(f"{table.source}: a prompt needs one of {wanted}; it has: {table.names()}")
     for column in fields.values():
         check_text(table, column, needed=False)
     values = rating_values(table, value, scale, raw=True)

@@ -57,8 +57,12 @@ class Table:
         column = self.find(names)
         if column is None:
             wanted = " or ".join(f'"{name}"' for name in names)
-            raise DatasetError(f"{self.source}: no column {wanted}; it has: {', '.join(self.columns)}")
+            raise DatasetError(f"{self.source}: no column {wanted}; it has: {self.names()}")
         return column
+
+    def names(self) -> str:
+        """The columns for an error; in a file without a header they would be a row's text, so long ones are not shown."""
+        return ", ".join(_shown(column, 40) for column in self.columns[:30]) + (" …" if len(self.columns) > 30 else "")
 
 
 def _folded(column: str) -> str:
@@ -191,7 +195,7 @@ def _parquet(source: str, content: bytes) -> Table:
 def _checked(table: Table) -> Table:
     twice = [column for column, count in Counter(table.columns).items() if count > 1]
     if twice:
-        raise DatasetError(f"{table.source}: column {twice[0]!r} is there twice; rename or remove one")
+        raise DatasetError(f'{table.source}: column "{_shown(twice[0], 40)}" is there twice; rename or remove one')
     if not table.records:
         raise DatasetError(f"{table.source}: no rows; add rated rows below the header")
     return table
@@ -249,10 +253,10 @@ def rating_values(table: Table, column: str, scale: RatingScale, *, raw: bool = 
     return [value for value in values if value is not None]
 
 
-def _shown(cell: Any) -> str:
+def _shown(cell: Any, most: int = 24) -> str:
     """A value as an error may show it: a long text is likely a shifted cell, and rows' text is never shown."""
     text = as_text(cell)
-    return text if len(text) <= 24 and text.isprintable() else f"a text of {len(text)} characters"
+    return text if len(text) <= most and text.isprintable() else f"a text of {len(text)} characters"
 
 
 def _ids(table: Table, column: str | None) -> tuple[list[str], tuple[str, ...]]:
