@@ -25,7 +25,7 @@ BAD = {  # name, content, what the error must say
     "no prompt column": ("a.csv", b"Text,Standardized_Rating\nx,1\n",
                          'no column "Prompt" or "formatted_prompt"; it has: Text'),
     "no rating column": ("a.csv", b"Prompt,Rated\nx,1\n", 'no column "Standardized_Rating"; it has: Prompt, Rated'),
-    "no header": ("a.csv", b"1,a secret text that an expert rated long ago,1\n2,y,0\n", "a text of 45 characters"),
+    "no header": ("a.csv", b"1,a secret text that an expert rated long ago,0\n2,y,1\n", "a text of 43 characters"),
     "column twice": ("a.csv", b"Prompt,Prompt,Standardized_Rating\nx,y,1\n", "twice"),
     "outside the mapping": ("a.csv", HEADER + b"1,x,1\n2,y,7\n",
                             'row 3, column "Standardized_Rating": 7 is not one of 1 (Match)'),

@@ -61,7 +61,7 @@ class Table:
         return column
 
     def names(self) -> str:
-        """The columns for an error; in a file without a header they would be a row's text, so long ones are not shown."""
+        """The columns for an error; without a header they would be a row's text, so long ones are not shown."""
         return ", ".join(_shown(column, 40) for column in self.columns[:30]) + (" …" if len(self.columns) > 30 else "")
 
 
