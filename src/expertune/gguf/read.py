@@ -86,6 +86,11 @@ class GGUFFile:
         with contextlib.suppress(BufferError):  # a caller still holds a view; the map goes with the last one
             self._map.close()
 
+    def release(self) -> None:
+        """Give the file's pages that were read back to the system; they are read again when needed."""
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def metadata(self, key: str, default: Any = None) -> Any:
         """The value of a metadata key (see Field.value), or `default`."""
         field = self.fields.get(key)

@@ -78,6 +78,8 @@ def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: in
         norm_D=builder.vector("output_norm.weight"), head=builder.weight([head]), dtype=placement.dtype,
         device=placement.device, recompute=_must_recompute(spec, row_tokens, placement),
     )
+    if placement.cached:
+        file.release()
     return Tunable(spec, decoder, lora, placement)
 
 
