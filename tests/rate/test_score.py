@@ -4,16 +4,19 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny
 from expertune.engine.base import Generation
+from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.errors import EngineError
 from expertune.rate.score import rate_examples, rate_pass, softmax
-from expertune.ratings.scale import make_scale
+from expertune.ratings.scale import answer_opening, make_scale
 from expertune.ratings.schema import Example
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
@@ -133,3 +136,26 @@ def test_softmax(scores: list[float], shift: float) -> None:
     assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0
     assert softmax([score + shift for score in scores]) == pytest.approx(shares, abs=1e-9)
     assert shares[scores.index(max(scores))] == max(shares)
+
+
+@pytest.mark.slow
+def test_with_a_served_model(tmp_path: Path) -> None:
+    """A real file in the embedded engine: probabilities are the engine's, and neither order nor slots change them."""
+    rows = [example(at, f"Rate this record: {words}") for at, words in enumerate(
+        ["cough and fever", "ankle injury, fall", "chest pain", "the record does not say", "shortness of breath"])]
+    with LlamaCppEngine(tiny.make(tmp_path / "model.gguf"), slots=2, threads=1) as engine:
+        timed = rate_pass(engine, rows, SCALE, generate=True, max_tokens=12)
+        backwards = rate_examples(engine, rows[::-1], SCALE)[::-1]
+        prompts = [engine.render(row.messages) for row in rows]
+        scores = [engine.score(prompt, [answer_opening(label) for label in SCALE.labels]) for prompt in prompts]
+        tokens = sum(len(engine.tokenize(prompt)) for prompt in prompts)
+    assert [each.id for each in timed.rated] == [each.id for each in backwards] == [row.id for row in rows]
+    for each, again, score in zip(timed.rated, backwards, scores, strict=True):
+        assert each.probabilities == pytest.approx(softmax(score), abs=1e-3)
+        assert again.probabilities == pytest.approx(each.probabilities, abs=1e-3)
+        assert each.label == SCALE.labels[each.probabilities.index(max(each.probabilities))]
+        # random weights write nothing that can be read, and that is never taken for a rating
+        assert each.answer and (each.answer_state, each.answer_value) == ("unparsable", None)
+    assert len({each.probabilities for each in timed.rated}) == len(rows)
+    assert timed.prompt_tokens == tokens > 5 * len(rows)
+    assert timed.seconds > 0 and timed.rows_per_second > 0
