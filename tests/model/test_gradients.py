@@ -53,8 +53,8 @@ def stir(tunable: Tunable, seed: int = 3) -> None:
 
 
 def loss_of(tunable: Tunable, batch: Batch) -> torch.Tensor:
-    hidden_TD = tunable.decoder.hidden(batch.pack)
-    return weighted_loss(tunable.decoder, hidden_TD, batch.places_N, batch.targets_N, batch.weights_N)
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
+    return weighted_loss(tunable.decoder, hidden_ND, batch.targets_N, batch.weights_N)
 
 
 def gradient(tunable: Tunable, rows: list[Row]) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> 
     candidates = Candidates((11, 12), ((21, 22, 5), (23, 5), (24, 25, 26, 5)))
     made = dev_batch(rows, candidates)
     with torch.no_grad():
-        log_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(made.batch.pack), made.batch.places_N, made.batch.targets_N)
+        log_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(made.batch.pack, made.batch.places_N), made.batch.targets_N)
     slots = torch.zeros(len(rows) * 4).index_add_(0, made.owner_N, log_N).view(len(rows), 4)
     for index, row in enumerate(rows):
         answers = [row.answer, *(candidates.shared + own for own in candidates.own)]
@@ -120,7 +120,7 @@ def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> 
         for slot, (answer, count) in enumerate(zip(answers, counted, strict=True)):
             alone = training_batch([Row("x", 0, row.prompt, answer, (1.0,) * len(answer))], (1.0,))
             with torch.no_grad():
-                log_alone_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(alone.pack), alone.places_N, alone.targets_N)
+                log_alone_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(alone.pack, alone.places_N), alone.targets_N)
             assert float(slots[index, slot]) == pytest.approx(float(log_alone_N[-count:].sum()), abs=1e-3)
 
 
@@ -129,10 +129,10 @@ def test_a_fresh_adapter_changes_nothing_and_training_leaves_the_base_alone(base
     tunable, rows = tunable_of(base), rows_of()
     batch = training_batch(rows, (1.0, 1.0, 1.0))
     with torch.no_grad():
-        fresh_TD = tunable.decoder.hidden(batch.pack)
+        fresh_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
         tunable.lora.values_P.zero_()
         tunable.lora.refresh()
-        assert torch.equal(fresh_TD, tunable.decoder.hidden(batch.pack))
+        assert torch.equal(fresh_ND, tunable.decoder.hidden(batch.pack, batch.places_N))
     assert sha256(base) == before
 
 

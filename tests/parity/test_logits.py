@@ -35,8 +35,8 @@ def open_model(path: Path, *, cached: bool = False) -> tuple[GGUFFile, Tunable]:
 def our_log_probabilities(tunable: Tunable, tokens: list[int]) -> np.ndarray:
     pack = Pack(torch.tensor(tokens), torch.arange(len(tokens)), (Segment(0, len(tokens)),))
     with torch.no_grad():
-        hidden_TD = tunable.decoder.hidden(pack)
-        return torch.log_softmax(tunable.decoder.logits(hidden_TD[-1:]), -1)[0].numpy()
+        hidden_ND = tunable.decoder.hidden(pack, torch.tensor([len(tokens) - 1]))
+        return torch.log_softmax(tunable.decoder.logits(hidden_ND), -1)[0].numpy()
 
 
 def differences(path: Path, lengths: tuple[int, ...] = (120,), *, cached: bool = False) -> list[float]:

@@ -12,6 +12,7 @@ Axes: T token · Q query · K key · H head · G query heads for each key head �
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,30 +50,70 @@ def rotate(x_THW: torch.Tensor, turn_TW: torch.Tensor, *, back: bool = False) ->
     x_THW.copy_(torch.view_as_real(turned).flatten(-2))
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Queries that are computed together: their rows in the pack and in the output, and the keys they may see.
+
+    Of the segment's own keys (up to `stop`) `later_QK` marks those behind each query; None where there are none.
+    """
+
+    segment: Segment
+    rows: slice | torch.Tensor
+    out: slice
+    stop: int
+    later_QK: torch.Tensor | None
+
+    @property
+    def count(self) -> int:
+        return self.out.stop - self.out.start
+
+
+def _pieces(segments: tuple[Segment, ...], wanted_N: torch.Tensor | None, device: torch.device) -> Iterator[_Piece]:
+    """All tokens as queries, or only the `wanted_N` (sorted places in the pack, on the CPU)."""
+    done = 0
+    for segment in segments:
+        if wanted_N is None:
+            starts = range(segment.start, segment.stop, QUERIES_AT_ONCE)
+            runs = [torch.arange(start, min(start + QUERIES_AT_ONCE, segment.stop)) for start in starts]
+        else:
+            runs = list(wanted_N[(wanted_N >= segment.start) & (wanted_N < segment.stop)].split(QUERIES_AT_ONCE))
+        for run_Q in runs:
+            if len(run_Q) == 0:
+                continue
+            first, stop = int(run_Q[0]), int(run_Q[-1]) + 1
+            rows = slice(first, stop) if stop - first == len(run_Q) else run_Q.to(device)
+            later_QK = (torch.arange(segment.start, stop) > run_Q.unsqueeze(-1)).to(device) if stop - segment.start > 1 else None
+            yield _Piece(segment, rows, slice(done, done + len(run_Q)), stop, later_QK)
+            done += len(run_Q)
+
+
 class Attention(torch.autograd.Function):
-    """(T, (H + 2K) · W) stacked queries, keys and values → (T, H · W). Turns queries and keys in place."""
+    """(T, (H + 2K) · W) stacked queries, keys and values → (N, H · W) for the wanted places, or for all.
+
+    Turns queries and keys in place: nothing else needs them as they were.
+    """
 
     @staticmethod
-    def forward(ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...],
-                heads: Heads) -> torch.Tensor:
-        turned_THW = qkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width))
-        rotate(turned_THW, turn_TW)
-        ctx.segments, ctx.heads = segments, heads
+    def forward(ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...], heads: Heads,
+                wanted_N: torch.Tensor | None) -> torch.Tensor:
+        rotate(qkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW)
+        ctx.segments, ctx.heads, ctx.wanted_N = segments, heads, wanted_N
         ctx.save_for_backward(qkv_TE, turn_TW)
-        out_TE = qkv_TE.new_empty((qkv_TE.shape[0], heads.queries * heads.width))
-        for segment in segments:
-            _attend(qkv_TE, segment, heads, out_TE)
-        return out_TE
+        count = qkv_TE.shape[0] if wanted_N is None else len(wanted_N)
+        out_NE = qkv_TE.new_empty((count, heads.queries * heads.width))
+        for piece in _pieces(segments, wanted_N, qkv_TE.device):
+            _attend(qkv_TE, piece, heads, out_NE)
+        return out_NE
 
     @staticmethod
-    def backward(ctx: Any, dout_TE: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, dout_NE: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         qkv_TE, turn_TW = ctx.saved_tensors
         heads: Heads = ctx.heads
         dqkv_TE = torch.zeros_like(qkv_TE)
-        for segment in ctx.segments:
-            _attend_backward(qkv_TE, dout_TE, segment, heads, dqkv_TE)
+        for piece in _pieces(ctx.segments, ctx.wanted_N, qkv_TE.device):
+            _attend_backward(qkv_TE, dout_NE, piece, heads, dqkv_TE)
         rotate(dqkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW, back=True)
-        return dqkv_TE, None, None, None
+        return dqkv_TE, None, None, None, None
 
 
 def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,60 +123,49 @@ def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tens
     return q_HTW.unflatten(0, (heads.keys, -1)), k_HTW, v_HTW
 
 
-def _gather(x_HTW: torch.Tensor, segment: Segment, stop: int) -> torch.Tensor:
-    """Keys or values that the segment's tokens before `stop` see, in the order of the text: (H, K, W)."""
-    own = x_HTW[:, segment.start : stop]
-    if not segment.before:
+def _gather(x_HTW: torch.Tensor, piece: _Piece) -> torch.Tensor:
+    """Keys or values that the piece sees, in the order of the text: (H, K, W)."""
+    own = x_HTW[:, piece.segment.start : piece.stop]
+    if not piece.segment.before:
         return own
-    return torch.cat([*(x_HTW[:, start:end] for start, end in segment.before), own], dim=1)
+    return torch.cat([*(x_HTW[:, start:end] for start, end in piece.segment.before), own], dim=1)
 
 
-def _weights(q_HQW: torch.Tensor, k_HKW: torch.Tensor, groups: int, scale: float) -> torch.Tensor:
-    """Softmax of the causal scores, (H, G · Q, K): the last Q keys are the queries' own places."""
-    scores_HQK = torch.bmm(q_HQW, k_HKW.transpose(1, 2)).mul_(scale)
-    queries, keys = q_HQW.shape[1] // groups, k_HKW.shape[1]
-    if queries > 1:
-        later_QQ = torch.ones(queries, queries, dtype=torch.bool, device=q_HQW.device).triu_(1)
-        own_HGQQ = scores_HQK.unflatten(1, (groups, queries))[..., keys - queries :]
-        own_HGQQ.masked_fill_(later_QQ, float("-inf"))
+def _weights(q_HQW: torch.Tensor, k_HKW: torch.Tensor, piece: _Piece, heads: Heads) -> torch.Tensor:
+    """Softmax of the causal scores, (H, G · Q, K): the last keys are the segment's own."""
+    scores_HQK = torch.bmm(q_HQW, k_HKW.transpose(1, 2)).mul_(heads.scale)
+    if piece.later_QK is not None:
+        own_HGQK = scores_HQK.unflatten(1, (-1, piece.count))[..., k_HKW.shape[1] - piece.later_QK.shape[1] :]
+        own_HGQK.masked_fill_(piece.later_QK, float("-inf"))
     return torch.softmax(scores_HQK, dim=-1)
 
 
-def _pieces(segment: Segment) -> list[tuple[int, int]]:
-    return [(start, min(start + QUERIES_AT_ONCE, segment.stop)) for start in range(segment.start, segment.stop, QUERIES_AT_ONCE)]
-
-
-def _attend(qkv_TE: torch.Tensor, segment: Segment, heads: Heads, out_TE: torch.Tensor) -> None:
+def _attend(qkv_TE: torch.Tensor, piece: _Piece, heads: Heads, out_NE: torch.Tensor) -> None:
     q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
-    groups = heads.queries // heads.keys
-    for start, stop in _pieces(segment):
-        q_HQW = q_HGTW[:, :, start:stop].flatten(1, 2)
-        weights_HQK = _weights(q_HQW, _gather(k_HTW, segment, stop), groups, heads.scale)
-        out_HGQW = torch.bmm(weights_HQK, _gather(v_HTW, segment, stop)).unflatten(1, (groups, stop - start))
-        out_TE[start:stop].unflatten(-1, (heads.keys, groups, heads.width)).copy_(out_HGQW.permute(2, 0, 1, 3))
+    weights_HQK = _weights(q_HGTW[:, :, piece.rows].flatten(1, 2), _gather(k_HTW, piece), piece, heads)
+    out_HGQW = torch.bmm(weights_HQK, _gather(v_HTW, piece)).unflatten(1, (-1, piece.count))
+    out_NE[piece.out].unflatten(-1, (heads.keys, -1, heads.width)).copy_(out_HGQW.permute(2, 0, 1, 3))
 
 
-def _attend_backward(qkv_TE: torch.Tensor, dout_TE: torch.Tensor, segment: Segment, heads: Heads,
+def _attend_backward(qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: _Piece, heads: Heads,
                      dqkv_TE: torch.Tensor) -> None:
     q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
     dq_HGTW, dk_HTW, dv_HTW = _split(dqkv_TE, heads)
-    groups = heads.queries // heads.keys
-    for start, stop in _pieces(segment):
-        q_HQW = q_HGTW[:, :, start:stop].flatten(1, 2)
-        k_HKW, v_HKW = _gather(k_HTW, segment, stop), _gather(v_HTW, segment, stop)
-        weights_HQK = _weights(q_HQW, k_HKW, groups, heads.scale)
-        dout_HQW = dout_TE[start:stop].unflatten(-1, (heads.keys, groups, heads.width)).permute(1, 2, 0, 3).flatten(1, 2)
-        _scatter(torch.bmm(weights_HQK.transpose(1, 2), dout_HQW), segment, stop, dv_HTW)
-        dweights_HQK = torch.bmm(dout_HQW, v_HKW.transpose(1, 2))
-        dscores_HQK = torch.ops.aten._softmax_backward_data(dweights_HQK, weights_HQK, -1, weights_HQK.dtype)
-        dscores_HQK.mul_(heads.scale)
-        dq_HGTW[:, :, start:stop] += torch.bmm(dscores_HQK, k_HKW).unflatten(1, (groups, stop - start))
-        _scatter(torch.bmm(dscores_HQK.transpose(1, 2), q_HQW), segment, stop, dk_HTW)
+    q_HQW = q_HGTW[:, :, piece.rows].flatten(1, 2)
+    k_HKW, v_HKW = _gather(k_HTW, piece), _gather(v_HTW, piece)
+    weights_HQK = _weights(q_HQW, k_HKW, piece, heads)
+    dout_HQW = dout_NE[piece.out].unflatten(-1, (heads.keys, -1, heads.width)).permute(1, 2, 0, 3).flatten(1, 2)
+    _scatter(torch.bmm(weights_HQK.transpose(1, 2), dout_HQW), piece, dv_HTW)
+    dweights_HQK = torch.bmm(dout_HQW, v_HKW.transpose(1, 2))
+    dscores_HQK = torch.ops.aten._softmax_backward_data(dweights_HQK, weights_HQK, -1, weights_HQK.dtype)
+    dscores_HQK.mul_(heads.scale)
+    dq_HGTW[:, :, piece.rows] += torch.bmm(dscores_HQK, k_HKW).unflatten(1, (-1, piece.count))
+    _scatter(torch.bmm(dscores_HQK.transpose(1, 2), q_HQW), piece, dk_HTW)
 
 
-def _scatter(dx_HKW: torch.Tensor, segment: Segment, stop: int, out_HTW: torch.Tensor) -> None:
+def _scatter(dx_HKW: torch.Tensor, piece: _Piece, out_HTW: torch.Tensor) -> None:
     """Add the gradient of gathered keys or values to the places they came from."""
     place = 0
-    for start, end in (*segment.before, (segment.start, stop)):
+    for start, end in (*piece.segment.before, (piece.segment.start, piece.stop)):
         out_HTW[:, start:end] += dx_HKW[:, place : place + end - start]
         place += end - start

@@ -52,16 +52,21 @@ class Decoder:
         self._frequencies_W = torch.tensor(spec.frequencies_F, dtype=torch.float64)
         self._anchor = torch.zeros((), device=device, requires_grad=True)
 
-    def hidden(self, pack: Pack) -> torch.Tensor:
-        """Hidden states before the last norm, float32 (T, D)."""
+    def hidden(self, pack: Pack, places_N: torch.Tensor) -> torch.Tensor:
+        """Hidden states before the last norm at some places of the pack, float32 (N, D).
+
+        The last block needs keys and values of all tokens, but the rest of it at these places only.
+        """
         x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
         turn_TW = self._turns(pack.positions_T)
-        for block in self._blocks:
+        wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
+        for index, block in enumerate(self._blocks):
+            wanted = wanted_N if index == len(self._blocks) - 1 else None
             if self.recompute and torch.is_grad_enabled():
-                x_TD = checkpoint(self._block, block, x_TD, turn_TW, pack.segments, use_reentrant=False)
+                x_TD = checkpoint(self._block, block, x_TD, turn_TW, pack.segments, wanted, use_reentrant=False)
             else:
-                x_TD = self._block(block, x_TD, turn_TW, pack.segments)
-        return x_TD
+                x_TD = self._block(block, x_TD, turn_TW, pack.segments, wanted)
+        return x_TD[order_N.to(self.device)]
 
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
         """The input of the output head, in the compute type (N, D)."""
@@ -71,10 +76,13 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return (self.last_norm(x_ND) @ self.head.matrix().t()).float()
 
-    def _block(self, block: Block, x_TD: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...]) -> torch.Tensor:
+    def _block(self, block: Block, x_TD: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...],
+               wanted_N: torch.Tensor | None) -> torch.Tensor:
         epsilon = self.spec.epsilon
         qkv_TE = NormLinear.apply(x_TD, self._anchor, block.attention_norm_D, epsilon, block.qkv, self.dtype)
-        mixed_TE = Attention.apply(qkv_TE, turn_TW, segments, self._heads)
+        mixed_TE = Attention.apply(qkv_TE, turn_TW, segments, self._heads, wanted_N)
+        if wanted_N is not None:
+            x_TD = x_TD[wanted_N.to(self.device)]
         x_TD = x_TD + Linear.apply(mixed_TE, self._anchor, block.output)
         gate_up_TF = NormLinear.apply(x_TD, self._anchor, block.feed_forward_norm_D, epsilon, block.gate_up, self.dtype)
         return x_TD + SwigluLinear.apply(gate_up_TF, self._anchor, block.down)

@@ -77,6 +77,12 @@ def training_batch(rows: Sequence[Row], class_weights: Sequence[float]) -> Batch
                  sum(row.length for row in rows))
 
 
+def parts_of(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """A batch in as few parts of about `tokens` as it needs, the rows spread evenly over them."""
+    parts = min(len(rows), -(-sum(row.length for row in rows) // tokens))
+    return [list(rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]) for part in range(parts)]
+
+
 @dataclass(frozen=True)
 class DevBatch:
     """A pack in which each row's prompt is read once, followed by its own answer and by every candidate.

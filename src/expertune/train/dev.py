@@ -41,8 +41,8 @@ def look(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch
 def _look_at(tunable: Tunable, rows: Sequence[Row], candidates: Candidates) -> tuple[float, float, list[int]]:
     made = dev_batch(rows, candidates)
     device, labels = tunable.placement.device, len(candidates.own)
-    hidden_TD = tunable.decoder.hidden(made.batch.pack)
-    log_N = log_probabilities(tunable.decoder, hidden_TD, made.batch.places_N.to(device), made.batch.targets_N.to(device)).cpu()
+    hidden_ND = tunable.decoder.hidden(made.batch.pack, made.batch.places_N)
+    log_N = log_probabilities(tunable.decoder, hidden_ND, made.batch.targets_N.to(device)).cpu()
     owner_N = made.owner_N
     own_answer_N = owner_N % (1 + labels) == 0
     weights_N = made.batch.weights_N * own_answer_N

@@ -21,12 +21,16 @@ from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
 from ..model.load import Tunable
 from . import checkpoint as checkpoints
-from .batches import Batch, epoch_order, groups_of, training_batch
+from .batches import Batch, epoch_order, groups_of, parts_of, training_batch
 from .checkpoint import Checkpoint
 from .dev import look
 from .encode import Candidates, Row
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
+
+# A batch above this goes through the model in parts, their gradients added: activations stay small, and on a CPU
+# nothing is gained by larger products (docs/LOG.md)
+TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,8 @@ class Trainer:
 
     def _backward(self, batch: Batch, weight: float) -> float:
         device, decoder = self._tunable.placement.device, self._tunable.decoder
-        hidden_TD = decoder.hidden(batch.pack)
-        loss = weighted_loss(decoder, hidden_TD, batch.places_N.to(device), batch.targets_N.to(device),
-                             batch.weights_N.to(device)) / weight
+        hidden_ND = decoder.hidden(batch.pack, batch.places_N)
+        loss = weighted_loss(decoder, hidden_ND, batch.targets_N.to(device), batch.weights_N.to(device)) / weight
         loss.backward()
         return float(loss.detach())
 
@@ -130,7 +133,9 @@ class Trainer:
         order = epoch_order(len(self._train), seed=self._config.seed, epoch=epoch)
         first = within * self._config.accumulate * self._config.batch_size
         rows = order[first : first + self._config.accumulate * self._config.batch_size]
-        return [training_batch(group, self._class_weights) for group in groups_of(self._train, rows, self._config.batch_size)]
+        limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
+        return [training_batch(part, self._class_weights)
+                for group in groups_of(self._train, rows, self._config.batch_size) for part in parts_of(group, limit)]
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""

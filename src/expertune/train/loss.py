@@ -41,19 +41,16 @@ class TargetLoss(torch.autograd.Function):
         return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None
 
 
-def weighted_loss(decoder: Decoder, hidden_TD: torch.Tensor, places_N: torch.Tensor, targets_N: torch.Tensor,
-                  weights_N: torch.Tensor) -> torch.Tensor:
+def weighted_loss(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
     """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights."""
-    normed_ND = decoder.last_norm(hidden_TD[places_N])
-    return TargetLoss.apply(normed_ND, decoder.head.matrix(), targets_N, weights_N)
+    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head.matrix(), targets_N, weights_N)
 
 
-def log_probabilities(decoder: Decoder, hidden_TD: torch.Tensor, places_N: torch.Tensor,
-                      targets_N: torch.Tensor) -> torch.Tensor:
+def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """log p(target) at each place, float32 (N,)."""
-    pieces = []
     rows = max(1, LOGITS_AT_ONCE // decoder.head.shape[0])
-    for start in range(0, len(places_N), rows):
-        log_NV = torch.log_softmax(decoder.logits(hidden_TD[places_N[start : start + rows]]), dim=-1)
-        pieces.append(log_NV.gather(-1, targets_N[start : start + rows].unsqueeze(-1)).squeeze(-1))
+    pieces = [
+        torch.log_softmax(decoder.logits(some_ND), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        for some_ND, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+    ]
     return torch.cat(pieces)
