@@ -11,7 +11,7 @@ Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "conten
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer. `finished` is False where it was cut at `max_tokens`."""
+    """An answer. `finished` is False where it was cut at `max_tokens` or at the end of the context."""
 
     text: str
     prompt_tokens: int
@@ -25,6 +25,8 @@ class Engine(Protocol):
     name: str
     context: int
     slots: int  # requests that are worth sending at once
+    file_bytes: int  # size of the model file
+    notes: tuple[str, ...]  # what a user should know about how this model is served, one line each
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text, ending where the assistant begins to speak."""
@@ -52,6 +54,10 @@ class Engine(Protocol):
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         """The greedy answer (temperature 0), held to a JSON schema by a grammar where one is given."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What served the model, for the run's metadata."""
         ...
 
     def close(self) -> None: ...

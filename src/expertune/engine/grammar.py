@@ -1,0 +1,84 @@
+"""JSON schema → llama.cpp's grammar (GBNF), written as `json.dumps` writes: the bytes that the model was trained on.
+
+llama.cpp has a converter, but the xllamacpp wheel sends schemas to llguidance instead, which loses SentencePiece
+vocabularies (Llama 2, Mistral, Phi-3): at the first token with a leading space it warns on stderr and stops constraining.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import EngineError
+
+CHARACTER = r'([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))'
+INTEGER = r'"-"? ("0" | [1-9] [0-9]{0,15})'
+SCALARS = {
+    "integer": INTEGER,
+    "number": INTEGER + r' ("." [0-9]{1,16})? ([eE] [-+]? [0-9]{1,3})?',
+    "boolean": '"true" | "false"',
+    "null": '"null"',
+}
+SIZES = {"minLength", "maxLength", "minItems", "maxItems"}
+KEYS = {"type", "enum", "const", "properties", "required", "items", "additionalProperties", *SIZES}
+NOTES = {"$schema", "title", "description", "default", "examples"}
+
+
+def schema_grammar(schema: Mapping[str, Any]) -> str:
+    """A grammar for objects (every property required, in the schema's order, no other), arrays, texts, enums, numbers.
+
+    Raises EngineError for a keyword that it does not know: an unenforced rule would be worse than none.
+    """
+    return f"root ::= {_rule(schema)}"
+
+
+def _rule(schema: Mapping[str, Any]) -> str:
+    if unknown := sorted(set(schema) - KEYS - NOTES):
+        raise EngineError(f"JSON schema: {', '.join(unknown)} is not supported; use {', '.join(sorted(KEYS))}")
+    if "const" in schema:
+        return _literal(schema["const"])
+    if "enum" in schema:
+        return "(" + " | ".join(_literal(value) for value in schema["enum"]) + ")"
+    kind = schema.get("type")
+    if kind == "object":
+        return _object(schema)
+    if kind == "array":
+        return _array(schema)
+    if kind == "string":
+        return rf'"\"" {CHARACTER}{_times(schema, "Length")} "\""'
+    if kind in SCALARS:
+        return f"({SCALARS[kind]})"
+    raise EngineError(f"JSON schema: type {kind!r} is not supported; use object, array, string, {', '.join(SCALARS)}")
+
+
+def _object(schema: Mapping[str, Any]) -> str:
+    properties = schema.get("properties", {})
+    if set(schema.get("required", properties)) != set(properties) or schema.get("additionalProperties"):
+        raise EngineError("JSON schema: an object needs every property in `required` and no additional ones")
+    members = [f'{_text(json.dumps(name, ensure_ascii=False) + ": ")} {_rule(rule)}' for name, rule in properties.items()]
+    return f'"{{" {_text(", ").join(f" {member} " for member in members)} "}}"'
+
+
+def _array(schema: Mapping[str, Any]) -> str:
+    if "items" not in schema:
+        raise EngineError("JSON schema: an array needs `items`")
+    item, low, high = _rule(schema["items"]), schema.get("minItems", 0), schema.get("maxItems")
+    if high == 0:
+        return '"[]"'
+    more = "{" + f"{max(low - 1, 0)},{'' if high is None else high - 1}" + "}"
+    some = f'{item} ({_text(", ")} {item}){more}'
+    return f'"[" ({some}){"" if low else "?"} "]"'
+
+
+def _times(schema: Mapping[str, Any], what: str) -> str:
+    return "{" + f"{schema.get('min' + what, 0)},{schema.get('max' + what, '')}" + "}"
+
+
+def _literal(value: Any) -> str:
+    return _text(json.dumps(value, ensure_ascii=False))
+
+
+def _text(text: str) -> str:
+    """A GBNF literal; control characters cannot occur, since json.dumps has escaped them."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,234 @@
+"""The embedded engine: llama.cpp in this process, from the xllamacpp wheel. No server to install, nothing leaves the machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import EngineError, ModelFileError
+from .answers import distinguishing, sum_log_probs
+from .base import Generation, Message
+from .embedded import EmbeddedServer, Launch
+from .grammar import schema_grammar
+from .header import read_header
+
+FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one; costs 5 % of a request
+FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
+SENTINEL = "zebra"  # a plain word: templates strip blanks and rewrite markup
+SYSTEM_PROBE = "walrus"
+
+
+class LlamaCppEngine:
+    """Serves one GGUF, optionally with a LoRA adapter; a context manager.
+
+    `context` is the tokens that one request may hold (0: as the model was trained for; mind the memory);
+    `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
+    one the figures do not depend on which requests happened to be computed together.
+    Raises EngineError in one line where the files cannot be served.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(self, model: Path, *, adapter: Path | None = None, context: int = 0, slots: int = 0, threads: int = 0,
+                 debug: bool = False) -> None:
+        header = _checked_header(model)
+        if adapter is not None:
+            _checked_header(adapter)
+        self.model, self.adapter = model, adapter
+        self.file_bytes = model.stat().st_size
+        self.context = context or int(header.get(f"{header.get('general.architecture')}.context_length", 4096))
+        self.slots = slots or 1
+        self.threads = threads or _cores()
+        launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
+        self._server = EmbeddedServer(launch, debug=debug)
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
+        for slot in range(self.slots):
+            self._free.put(slot)
+        self._plain = functools.lru_cache(maxsize=1024)(self._tokenize_alone)
+        self._folds_system = not self._renders_system()
+        self.notes = self._notes("tokenizer.chat_template" in header)
+        self._turn_end: list[int] = []
+
+    # --- rendering and tokens ---
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return self._render(_fold_system(messages) if self._folds_system else messages)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        return self._continuation(prompt, self.tokenize(prompt), answer)
+
+    def turn_end(self) -> list[int]:
+        if not self._turn_end:
+            text = self.render([_say("user", "one"), _say("assistant", SENTINEL), _say("user", "two")])
+            if text.count(SENTINEL) != 1:
+                raise EngineError("the model's chat template does not show the assistant's turns; it cannot be tuned as a chat")
+            after = self._tokens(text.split(SENTINEL)[1], begin=False, special=True)
+            self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
+        return list(self._turn_end)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": {"enable_thinking": False}}
+        return self._server.ask("/apply-template", body)["prompt"]
+
+    def _renders_system(self) -> bool:
+        if not self._server.ask("/props")["chat_template_caps"]["supports_system_role"]:
+            return False
+        try:
+            return SYSTEM_PROBE in self._render([_say("system", SYSTEM_PROBE), _say("user", "one")])
+        except EngineError:
+            return False
+
+    def _notes(self, has_template: bool) -> tuple[str, ...]:
+        notes = []
+        if not has_template:
+            notes.append(f"{self.model.name} has no chat template: messages are written as ChatML")
+        if self._folds_system:
+            notes.append("the chat template has no system role: its text stands at the head of the first user message")
+        return tuple(notes)
+
+    def _tokens(self, text: str, *, begin: bool, special: bool) -> list[tuple[int, bytes]]:
+        """Ids and the bytes that each stands for. `begin` adds BOS as the model wants it."""
+        body = {"content": text, "add_special": begin, "parse_special": special, "with_pieces": True}
+        return [(token["id"], _bytes(token["piece"])) for token in self._server.ask("/tokenize", body)["tokens"]]
+
+    def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
+        """Jointly with the prompt where that leaves the prompt's tokens alone; else as text after a newline."""
+        alone, looks_special = self._plain(answer)
+        if not looks_special:
+            joint = self._tokens(prompt + answer, begin=True, special=True)
+            rest = joint[len(prompt_ids) :]
+            if [token for token, _ in joint[: len(prompt_ids)]] == prompt_ids and _text_is(rest, answer):
+                return [token for token, _ in rest]
+        if not _text_is(alone, answer):
+            raise EngineError("an answer cannot be written in this model's tokens; use plain words for the labels")
+        return [token for token, _ in alone]
+
+    def _tokenize_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
+        """Its tokens after a newline (a SentencePiece text begins with a blank), never special ones.
+
+        The second value says whether the answer holds the text of a special token, which joint tokenising would obey.
+        """
+        newline = self._tokens("\n", begin=False, special=False)
+        whole = self._tokens("\n" + answer, begin=False, special=False)
+        alone = whole[len(newline) :] if whole[: len(newline)] == newline else []
+        return alone, whole != self._tokens("\n" + answer, begin=False, special=True)
+
+    def _ends_generation(self, token: int) -> bool:
+        body = {"prompt": [token], "n_predict": 1, "temperature": 0, "logit_bias": [[token, FORCE]]}
+        return self._complete(body, "stop_type")["stop_type"] == "eos"
+
+    def _eos(self) -> int:
+        tokens = self._tokens(self._server.ask("/props")["eos_token"], begin=False, special=True)
+        if len(tokens) != 1:
+            raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; it cannot be tuned as a chat")
+        return tokens[0][0]
+
+    # --- what the model says ---
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        prompt_ids = self.tokenize(prompt)
+        begin, tails = distinguishing([self._continuation(prompt, prompt_ids, answer) for answer in answers])
+        start = prompt_ids + begin
+        self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
+        with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
+            return sum_log_probs(tails, lambda tokens, token: self._next_log_probs([*start, *tokens], token, slot))
+
+    def _next_log_probs(self, tokens: list[int], wanted: int, slot: int) -> dict[int, float]:
+        """Natural-log probabilities of `wanted` and of the likeliest next tokens."""
+        body = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": FREE_LOGPROBS, "cache_prompt": True,
+                "logit_bias": [[wanted, FORCE]], "id_slot": slot}
+        (first,) = self._complete(body, "completion_probabilities")["completion_probabilities"]
+        if first["id"] != wanted:
+            raise EngineError(f"llama.cpp did not take token {wanted}; it is not one that this model can say")
+        return {each["id"]: each["logprob"] for each in (*first["top_logprobs"], first)}
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        tokens = self.tokenize(prompt)
+        self._check_room(len(tokens) + 1)
+        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "seed": 0, "cache_prompt": True}
+        if schema is not None:
+            body["grammar"] = schema_grammar(schema)
+        with self._slot() as slot:
+            answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
+        return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
+
+    def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+        return self._server.ask("/completion", {**body, "response_fields": fields})
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self.context:
+            raise EngineError(f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
+                              "shorten the row or raise the context")
+
+    @contextmanager
+    def _slot(self) -> Iterator[int]:
+        slot = self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+    # --- life ---
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name, "xllamacpp": version("xllamacpp"), "context": self.context, "slots": self.slots,
+                "threads": self.threads, "adapter": self.adapter is not None, "notes": list(self.notes)}
+
+    def close(self) -> None:
+        """Free the model; safe to call twice, and from another thread while requests are under way."""
+        self._server.close()
+
+    def __enter__(self) -> LlamaCppEngine:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _say(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
+def _fold_system(messages: Sequence[Message]) -> list[Message]:
+    """The system text at the head of the first user message, as llama.cpp itself joins them."""
+    head = [message["content"] for message in messages if message["role"] == "system"]
+    rest = [message for message in messages if message["role"] != "system"]
+    first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
+    if not head or first is None:
+        return rest if not head else [_say("user", "\n".join(head)), *rest]
+    rest[first] = _say("user", "\n".join([*head, rest[first]["content"]]))
+    return rest
+
+
+def _bytes(piece: str | list[int]) -> bytes:
+    """A token's bytes: llama.cpp gives numbers where they are not whole characters."""
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
+
+
+def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
+    return b"".join(piece for _, piece in tokens) == text.encode()
+
+
+def _checked_header(path: Path) -> dict[str, Any]:
+    try:
+        return read_header(path)
+    except ModelFileError as error:
+        raise EngineError(str(error)) from error
+
+
+def _cores() -> int:
+    """Physical cores that this process may use: a second thread on a core only slows the matrix products."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
