@@ -36,8 +36,8 @@ def _alike(sequences: set[tuple[int, ...]]) -> int:
 def sum_log_probs(tails: Sequence[Sequence[int]], next_log_probs: NextLogProbs) -> list[float]:
     """Log-probability of each tail, in nats.
 
-    `next_log_probs(tokens, wanted)` asks the model once: the log-probabilities after `tokens` of `wanted` and of as many
-    other tokens as come for free. So answers that differ in one token are compared on one and the same forward pass.
+    `next_log_probs(tokens, wanted)` asks the model once: the log-probabilities after `tokens` of `wanted` and of as
+    many other tokens as come for free. So answers that part at a token are compared on one and the same forward pass.
     """
     known: dict[tuple[int, ...], dict[int, float]] = {}
     for tail in tails:

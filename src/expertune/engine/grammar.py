@@ -1,7 +1,8 @@
 """JSON schema → llama.cpp's grammar (GBNF), written as `json.dumps` writes: the bytes that the model was trained on.
 
-llama.cpp has a converter, but the xllamacpp wheel sends schemas to llguidance instead, which loses SentencePiece
-vocabularies (Llama 2, Mistral, Phi-3): at the first token with a leading space it warns on stderr and stops constraining.
+llama.cpp has a converter, but the xllamacpp wheel (2026.10) sends schemas to llguidance instead, which fails with
+SentencePiece vocabularies (Llama 2, Mistral, Phi-3): at the first token with a leading blank it prints a warning with
+the token's text on stderr and stops constraining.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import EngineError
 
-CHARACTER = r'([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))'
+CHARACTER = r'[^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4})'
 INTEGER = r'"-"? ("0" | [1-9] [0-9]{0,15})'
 SCALARS = {
     "integer": INTEGER,
@@ -30,7 +31,7 @@ def schema_grammar(schema: Mapping[str, Any]) -> str:
 
     Raises EngineError for a keyword that it does not know: an unenforced rule would be worse than none.
     """
-    return f"root ::= {_rule(schema)}"
+    return f"root ::= {_rule(schema)}\nchar ::= {CHARACTER}\n"
 
 
 def _rule(schema: Mapping[str, Any]) -> str:
@@ -46,7 +47,7 @@ def _rule(schema: Mapping[str, Any]) -> str:
     if kind == "array":
         return _array(schema)
     if kind == "string":
-        return rf'"\"" {CHARACTER}{_times(schema, "Length")} "\""'
+        return rf'"\"" char{_times(schema, "Length")} "\""'
     if kind in SCALARS:
         return f"({SCALARS[kind]})"
     raise EngineError(f"JSON schema: type {kind!r} is not supported; use object, array, string, {', '.join(SCALARS)}")
@@ -56,8 +57,8 @@ def _object(schema: Mapping[str, Any]) -> str:
     properties = schema.get("properties", {})
     if set(schema.get("required", properties)) != set(properties) or schema.get("additionalProperties"):
         raise EngineError("JSON schema: an object needs every property in `required` and no additional ones")
-    members = [f'{_text(json.dumps(name, ensure_ascii=False) + ": ")} {_rule(rule)}' for name, rule in properties.items()]
-    return f'"{{" {_text(", ").join(f" {member} " for member in members)} "}}"'
+    members = [f' {_text(_json(name) + ": ")} {_rule(rule)} ' for name, rule in properties.items()]
+    return f'"{{" {_text(", ").join(members)} "}}"'
 
 
 def _array(schema: Mapping[str, Any]) -> str:
@@ -76,7 +77,11 @@ def _times(schema: Mapping[str, Any], what: str) -> str:
 
 
 def _literal(value: Any) -> str:
-    return _text(json.dumps(value, ensure_ascii=False))
+    return _text(_json(value))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _text(text: str) -> str:

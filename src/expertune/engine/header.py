@@ -21,7 +21,7 @@ def read_header(path: Path) -> dict[str, Any]:
             if data[:4] != b"GGUF":
                 raise ModelFileError(f"{path}: not a GGUF file; give a GGUF or the name of an Ollama model")
             return _values(data)
-    except (struct.error, ValueError, KeyError) as error:
+    except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelFileError(f"{path}: damaged or cut short; fetch the file again") from error
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -47,6 +47,8 @@ class JsonClient:
             connection.close()  # a half-read answer must not meet the next question
             raise
         finally:
+            if self._closed:
+                connection.close()
             self._idle.put(connection)
 
     def _exchange(self, connection: http.client.HTTPConnection, method: str, path: str,
@@ -80,3 +82,10 @@ class JsonClient:
                 if (sock := connection.sock) is not None:
                     with contextlib.suppress(OSError):
                         sock.shutdown(socket.SHUT_RDWR)
+        idle = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for connection in idle:  # those in use are closed by who uses them
+            connection.close()
+            self._idle.put(connection)

@@ -1,8 +1,7 @@
-"""The embedded engine: llama.cpp in this process, from the xllamacpp wheel. No server to install, nothing leaves the machine."""
+"""The embedded engine: llama.cpp in this process, from the xllamacpp wheel. Nothing leaves the machine."""
 
 from __future__ import annotations
 
-import functools
 import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from .header import read_header
 
 FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one; costs 5 % of a request
 FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
+REMEMBERED = 256  # answers whose tokens are kept
 SENTINEL = "zebra"  # a plain word: templates strip blanks and rewrite markup
 SYSTEM_PROBE = "walrus"
 
@@ -43,7 +43,7 @@ class LlamaCppEngine:
             _checked_header(adapter)
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
-        self.context = context or int(header.get(f"{header.get('general.architecture')}.context_length", 4096))
+        self.context = context or _trained_context(header)
         self.slots = slots or 1
         self.threads = threads or _cores()
         launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
@@ -51,7 +51,7 @@ class LlamaCppEngine:
         self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
         for slot in range(self.slots):
             self._free.put(slot)
-        self._plain = functools.lru_cache(maxsize=1024)(self._tokenize_alone)
+        self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
         self._folds_system = not self._renders_system()
         self.notes = self._notes("tokenizer.chat_template" in header)
         self._turn_end: list[int] = []
@@ -71,7 +71,8 @@ class LlamaCppEngine:
         if not self._turn_end:
             text = self.render([_say("user", "one"), _say("assistant", SENTINEL), _say("user", "two")])
             if text.count(SENTINEL) != 1:
-                raise EngineError("the model's chat template does not show the assistant's turns; it cannot be tuned as a chat")
+                raise EngineError(f"{self.model.name}: its chat template does not show the assistant's turns; "
+                                  "choose a chat model")
             after = self._tokens(text.split(SENTINEL)[1], begin=False, special=True)
             self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
         return list(self._turn_end)
@@ -103,7 +104,7 @@ class LlamaCppEngine:
 
     def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
         """Jointly with the prompt where that leaves the prompt's tokens alone; else as text after a newline."""
-        alone, looks_special = self._plain(answer)
+        alone, looks_special = self._remembered_alone(answer)
         if not looks_special:
             joint = self._tokens(prompt + answer, begin=True, special=True)
             rest = joint[len(prompt_ids) :]
@@ -112,6 +113,14 @@ class LlamaCppEngine:
         if not _text_is(alone, answer):
             raise EngineError("an answer cannot be written in this model's tokens; use plain words for the labels")
         return [token for token, _ in alone]
+
+    def _remembered_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
+        """The few label texts are asked for with every row."""
+        if answer not in self._alone:
+            if len(self._alone) >= REMEMBERED:
+                self._alone.clear()
+            self._alone[answer] = self._tokenize_alone(answer)
+        return self._alone[answer]
 
     def _tokenize_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
         """Its tokens after a newline (a SentencePiece text begins with a blank), never special ones.
@@ -130,7 +139,7 @@ class LlamaCppEngine:
     def _eos(self) -> int:
         tokens = self._tokens(self._server.ask("/props")["eos_token"], begin=False, special=True)
         if len(tokens) != 1:
-            raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; it cannot be tuned as a chat")
+            raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; choose a chat model")
         return tokens[0][0]
 
     # --- what the model says ---
@@ -155,7 +164,7 @@ class LlamaCppEngine:
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
         self._check_room(len(tokens) + 1)
-        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "seed": 0, "cache_prompt": True}
+        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         if schema is not None:
             body["grammar"] = schema_grammar(schema)
         with self._slot() as slot:
@@ -191,7 +200,8 @@ class LlamaCppEngine:
     def __enter__(self) -> LlamaCppEngine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -224,6 +234,12 @@ def _checked_header(path: Path) -> dict[str, Any]:
         return read_header(path)
     except ModelFileError as error:
         raise EngineError(str(error)) from error
+
+
+def _trained_context(header: Mapping[str, Any]) -> int:
+    """Tokens the model was trained for; llama.cpp refuses a file that does not say it, so the 1 is never served."""
+    length = header.get(f"{header.get('general.architecture')}.context_length")
+    return length if isinstance(length, int) else 1
 
 
 def _cores() -> int:

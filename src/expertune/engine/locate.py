@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Located:
-    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, where it has such a layer."""
+    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where nothing."""
 
     path: Path
     name: str
@@ -61,23 +61,31 @@ def models_folders() -> list[Path]:
 
 def _in_ollama(model: str) -> Located:
     parts = _parts(model)
-    found: dict[str, Path] = {}
-    closed: list[Path] = []
+    found: list[str] = []
+    refused: list[Path] = []
     for folder in models_folders():
-        try:
-            manifest = folder.joinpath("manifests", *parts)
-            if manifest.is_file():
-                return _from_manifest(model, folder, manifest)
-            found.update({name: folder for name in _names(folder)})
-        except PermissionError:
-            closed.append(folder)
-    if closed:
-        raise FineTuningNotSupportedError(_how_to_read(closed[0]))
+        located, names = _look(model, folder, parts, refused)
+        if located is not None:
+            return located
+        found += names
+    if refused:
+        raise FineTuningNotSupportedError(_how_to_read(refused[0]))
     if not found:
         raise UsageError(f"{model}: neither a file nor an Ollama model (no models in {_listed(models_folders())}); "
                          "give the path of a GGUF, or set OLLAMA_MODELS to the folder that the Ollama server uses")
     near = difflib.get_close_matches(model, found, n=3, cutoff=0.4) or sorted(found)[:3]
     raise UsageError(f"{model}: no such file or Ollama model; nearest: {', '.join(near)}")
+
+
+def _look(model: str, folder: Path, parts: Sequence[str], refused: list[Path]) -> tuple[Located | None, list[str]]:
+    """The model where this folder has it, else the names that it has; a folder that may not be read is `refused`."""
+    try:
+        names = _names(folder)
+        manifest = folder.joinpath("manifests", *parts)
+        return (_from_manifest(model, folder, manifest) if manifest.is_file() else None), names
+    except PermissionError:
+        refused.append(folder)
+        return None, []
 
 
 def _parts(model: str) -> tuple[str, str, str, str]:
@@ -91,17 +99,19 @@ def _parts(model: str) -> tuple[str, str, str, str]:
     return parts[0], parts[1], parts[2], tag
 
 
-def _names(folder: Path) -> Iterator[str]:
-    """Every model of a folder, as `ollama list` writes it but for the tag `latest`."""
+def _names(folder: Path) -> list[str]:
+    """Every model of a folder, as `ollama list` writes it but for the tag `latest`. Raises PermissionError."""
     root = folder / "manifests"
-    if not root.is_dir():
-        return
-    os.listdir(root)  # glob passes over what it may not read; this raises
-    for manifest in sorted(root.glob("*/*/*/*")):
-        host, namespace, name, tag = manifest.relative_to(root).parts
-        begin = "" if host == "registry.ollama.ai" else f"{host}/"
-        begin += "" if not begin and namespace == "library" else f"{namespace}/"
-        yield begin + name + ("" if tag == "latest" else f":{tag}")
+    try:
+        any(root.iterdir())  # glob passes over what it may not read; this raises
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [_name(*manifest.relative_to(root).parts) for manifest in sorted(root.glob("*/*/*/*"))]
+
+
+def _name(host: str, namespace: str, model: str, tag: str) -> str:
+    begin = f"{namespace}/" if host == "registry.ollama.ai" else f"{host}/{namespace}/"
+    return ("" if begin == "library/" else begin) + model + ("" if tag == "latest" else f":{tag}")
 
 
 def _from_manifest(model: str, folder: Path, manifest: Path) -> Located:
@@ -115,8 +125,11 @@ def _from_manifest(model: str, folder: Path, manifest: Path) -> Located:
     texts = {kind: _blob(model, folder, digest).read_text("utf-8") for kind, digest in layers
              if kind in ("template", "system", "params")}
     path = _blob(model, folder, next(digest for kind, digest in layers if kind == "model"))
+    if not os.access(path, os.R_OK):
+        raise PermissionError
     _check_kind(path, read_header(path))
-    return Located(path, model, "ollama", texts.get("template"), texts.get("system"), json.loads(texts.get("params", "{}")))
+    parameters = json.loads(texts.get("params", "{}"))
+    return Located(path, model, "ollama", texts.get("template"), texts.get("system"), parameters)
 
 
 def _check_config(model: str, config: Mapping[str, Any], kinds: list[str]) -> None:
@@ -132,13 +145,13 @@ def _check_config(model: str, config: Mapping[str, Any], kinds: list[str]) -> No
     if "adapter" in kinds:
         raise FineTuningNotSupportedError(f"{model}: already a base with an adapter; choose the base it was made from")
     if kinds.count("model") != 1:
-        raise FineTuningNotSupportedError(f"{model}: made of {kinds.count('model')} model files; choose one in one file")
+        raise FineTuningNotSupportedError(f"{model}: its weights are {kinds.count('model')} files; choose one with one")
 
 
 def _check_kind(path: Path, header: Mapping[str, Any]) -> None:
-    if header.get("general.type", "model") != "model" or header.get("general.architecture") == "clip":
-        kind = "projector" if header.get("general.architecture") == "clip" else header["general.type"]
-        raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's own file")
+    kind = "projector" if header.get("general.architecture") == "clip" else header.get("general.type", "model")
+    if kind != "model":
+        raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's file")
 
 
 def _blob(model: str, folder: Path, digest: str) -> Path:

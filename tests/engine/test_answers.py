@@ -1,0 +1,76 @@
+"""Which tokens tell answers apart, and that their probabilities are summed over exactly those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expertune.engine.answers import distinguishing, sum_log_probs
+from expertune.errors import EngineError
+
+WORDS = st.lists(st.integers(0, 3), max_size=4)
+CLOSE, AFTER = 9, 8  # a token that no word holds, and what follows it
+
+
+def test_the_shared_end_keeps_one_token():
+    begin, tails = distinguishing([[5, 1, CLOSE, AFTER], [5, 2, 3, CLOSE, AFTER]])
+    assert (begin, tails) == ([5], [[1, CLOSE], [2, 3, CLOSE]])
+
+
+def test_a_label_that_begins_another_is_told_apart():
+    begin, tails = distinguishing([[5, 1, CLOSE], [5, 1, 2, CLOSE]])
+    assert (begin, tails) == ([5, 1], [[CLOSE], [2, CLOSE]])
+
+
+def test_nothing_closes_it():
+    with pytest.raises(EngineError, match="beginning of another"):
+        distinguishing([[5, 1], [5, 1, 2]])
+
+
+def test_one_answer_has_no_rival():
+    assert distinguishing([[5, 1], [5, 1]]) == ([5, 1], [[], []])
+    assert distinguishing([]) == ([], [])
+
+
+@given(st.lists(WORDS, min_size=2, max_size=5, unique_by=tuple), st.lists(st.integers(0, 3), max_size=3))
+def test_tails_tell_apart_and_what_follows_is_alike(words: list[list[int]], shared: list[int]):
+    answers = [[*shared, *word, CLOSE, AFTER] for word in words]
+    begin, tails = distinguishing(answers)
+    assert len({tuple(tail) for tail in tails}) == len(words)
+    assert len({tuple(answer[len(begin) + len(tail) :]) for answer, tail in zip(answers, tails, strict=True)}) == 1
+    for answer, tail in zip(answers, tails, strict=True):
+        assert answer[: len(begin) + len(tail)] == [*begin, *tail]
+        assert not any(other != tail and other[: len(tail)] == tail for other in tails)
+
+
+def _log_prob(tokens: Sequence[int], token: int) -> float:
+    """A made-up model: any fixed function of the path will do."""
+    return -0.1 * token - 0.01 * len(tokens) * (1 + sum(tokens))
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), st.sets(st.integers(0, 3)))
+def test_every_token_of_a_tail_is_counted_once(tails: list[list[int]], free: set[int]):
+    asked: list[tuple[tuple[int, ...], int]] = []
+
+    def model(tokens: Sequence[int], wanted: int) -> dict[int, float]:
+        asked.append((tuple(tokens), wanted))
+        return {token: _log_prob(tokens, token) for token in {wanted, *free}}
+
+    expected = [sum(_log_prob(tail[:i], token) for i, token in enumerate(tail)) for tail in tails]
+    assert sum_log_probs(tails, model) == pytest.approx(expected)
+    assert len(asked) == len(set(asked))
+
+
+def test_answers_that_part_at_a_token_share_one_look():
+    """A second look at the same tokens may differ in the last digits; the first one is kept."""
+    looks: list[int] = []
+
+    def model(tokens: Sequence[int], wanted: int) -> dict[int, float]:
+        looks.append(wanted)
+        return dict.fromkeys({1, wanted}, -float(len(looks)))
+
+    assert sum_log_probs([[2], [1], [3]], model) == [-1.0, -1.0, -2.0]
+    assert looks == [2, 3]

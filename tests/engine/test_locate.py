@@ -1,0 +1,176 @@
+"""Names become files; each kind of model that cannot be tuned says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from expertune.engine.locate import locate
+from expertune.errors import FineTuningNotSupportedError, ModelFileError, UsageError
+
+RECORDED = Path(__file__).parents[1] / "data/ollama"
+TINY = "6cfc437bf6568f5253d39ea5ef90b26860e42426671f524877c73342e9e2168c"
+CONFIG = "678babfeaba15d9f76addcf9a0f8f970c06fcc9d25106ae15f129087403ee03d"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recorded folder, with a tiny model where its left-out blobs were."""
+    folder = tmp_path / "models"
+    shutil.copytree(RECORDED, folder)
+    tiny.make(folder / f"blobs/sha256-{TINY}", layers=1)
+    monkeypatch.setenv("OLLAMA_MODELS", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return folder
+
+
+def test_a_path(tmp_path: Path):
+    path = tiny.make(tmp_path / "some.gguf", layers=1)
+    found = locate(str(path))
+    assert (found.path, found.name, found.source) == (path, "some", "file")
+    assert (found.template, found.system, dict(found.parameters)) == (None, None, {})
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:latest", "library/tiny", "registry.ollama.ai/library/tiny:latest",
+                                  "team/tiny:v2"])
+def test_a_name(folder: Path, name: str):
+    found = locate(name)
+    assert found.path == folder / f"blobs/sha256-{TINY}"
+    assert (found.source, found.name, found.system) == ("ollama", name, "You rate emergency visits.")
+    assert found.template is not None and found.template.startswith("{{ if .System }}")
+    assert found.parameters == {"num_ctx": 1024, "stop": ["</s>"], "temperature": 0.2}
+
+
+def test_no_template_layer(folder: Path):
+    manifest = json.loads((folder / "manifests/registry.ollama.ai/library/tiny-odd/latest").read_bytes())
+    digest = manifest["layers"][0]["digest"]
+    shutil.copy(folder / f"blobs/sha256-{TINY}", folder / "blobs" / digest.replace(":", "-"))
+    found = locate("tiny-odd")
+    assert (found.template, found.system, dict(found.parameters)) == (None, None, {})
+
+
+def test_the_users_own_folder(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    home = folder.parent / "home"
+    (home / ".ollama").mkdir(parents=True)
+    folder.rename(home / ".ollama/models")
+    monkeypatch.delenv("OLLAMA_MODELS")
+    assert locate("tiny").path.is_relative_to(home)
+
+
+@pytest.mark.parametrize(("name", "near"), [("tinny", "tiny"), ("team/tiny", "team/tiny:v2"), ("tiny:7b", "tiny")])
+def test_the_nearest_names(folder: Path, name: str, near: str):
+    with pytest.raises(UsageError, match=rf"{name}: no such file or Ollama model; nearest: .*{near}"):
+        locate(name)
+
+
+@pytest.mark.parametrize(("name", "line"), [
+    ("absent.gguf", "no such file"), ("../etc/passwd", "not a model's name"), ("a/b/c/d", "not a model's name"),
+    ("", "a folder"), ("llama2:../../x", "not a model's name"), ("two words", "not a model's name"),
+])
+def test_what_is_no_name(folder: Path, name: str, line: str):
+    with pytest.raises(UsageError, match=line):
+        locate(name)
+
+
+def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "absent"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="set OLLAMA_MODELS"):
+        locate("llama2")
+
+
+def _change_config(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        blob = folder / f"blobs/sha256-{CONFIG}"
+        blob.write_text(json.dumps({**json.loads(blob.read_bytes()), **values}))
+    return change
+
+
+def _change_layers(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "manifests/registry.ollama.ai/library/tiny/latest"
+        manifest = json.loads(path.read_bytes())
+        change(manifest["layers"])
+        path.write_text(json.dumps(manifest))
+    return apply
+
+
+def _projector(layers: list[dict[str, Any]]) -> None:
+    layers.append({**layers[0], "mediaType": "application/vnd.ollama.image.projector"})
+
+
+@pytest.mark.parametrize(("change", "line"), [
+    (_change_config(remote_host="https://ollama.com:443"), "runs in Ollama's cloud"),
+    (_change_config(model_format="safetensors"), r"stored as safetensors \(MLX\)"),
+    (_change_layers(_projector), "vision model"),
+    (_change_layers(lambda layers: layers.append(layers[0])), "its weights are 2 files"),
+    (_change_layers(lambda layers: layers.pop(0)), "its weights are 0 files"),
+])
+def test_refused(folder: Path, change: Callable[[Path], None], line: str):
+    change(folder)
+    with pytest.raises(FineTuningNotSupportedError, match=f"tiny: .*{line}"):
+        locate("tiny")
+
+
+def test_an_adapter_layer(folder: Path):
+    with pytest.raises(FineTuningNotSupportedError, match="already a base with an adapter"):
+        locate("tiny-adapter")
+
+
+@pytest.mark.parametrize(("extra", "kind"), [({"general.type": "adapter"}, "adapter"),
+                                             ({"general.architecture": "clip"}, "projector")])
+def test_a_file_of_another_kind(tmp_path: Path, extra: dict[str, Any], kind: str):
+    architecture = extra.pop("general.architecture", "llama")
+    path = tmp_path / "other.gguf"
+    _write_header(path, architecture, extra)
+    with pytest.raises(FineTuningNotSupportedError, match=f"of kind {kind}"):
+        locate(str(path))
+
+
+def _write_header(path: Path, architecture: str, extra: dict[str, str]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    for key, value in extra.items():
+        writer.add_string(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"layers": 3}', b'{"config": {"digest": "../../x"}, "layers": []}'])
+def test_a_damaged_manifest(folder: Path, content: bytes):
+    (folder / "manifests/registry.ollama.ai/library/tiny/latest").write_bytes(content)
+    with pytest.raises(ModelFileError, match="damaged manifest; run `ollama pull tiny`"):
+        locate("tiny")
+
+
+def test_a_missing_blob(folder: Path):
+    with pytest.raises(ModelFileError, match=r"tiny-merged: its file .* is missing"):
+        locate("tiny-merged")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_folder_of_another_user(folder: Path):
+    """As root nothing is unreadable, so the child gives up root once it has everything imported."""
+    folder.chmod(0)
+    code = ("import os, grp, difflib\n"
+            "from expertune.engine.locate import locate\n"
+            "from expertune.errors import FineTuningNotSupportedError\n"
+            "if os.geteuid() == 0: os.setuid(65534)\n"
+            "try: locate('tiny')\n"
+            "except FineTuningNotSupportedError as error: print(error)\n")
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/",
+                           env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)})
+    folder.chmod(0o700)
+    assert "you may not read this folder; have your user added to its group" in child.stdout, child.stderr
