@@ -18,7 +18,7 @@ from .embedded import EmbeddedServer, Launch
 from .grammar import schema_grammar
 from .header import read_header
 
-FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one; costs 5 % of a request
+FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one, in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
 REMEMBERED = 256  # answers whose tokens are kept
 SENTINEL = "zebra"  # a plain word: templates strip blanks and rewrite markup
