@@ -12,6 +12,7 @@ import torch
 from expertune.config import Config
 from expertune.files import sha256
 from expertune.gguf.read import GGUFFile
+from expertune.model import attention
 from expertune.model.load import Placement, Tunable, load
 from expertune.train.batches import Batch, dev_batch, shared_beginning, training_batch
 from expertune.train.encode import Candidates, Row
@@ -95,6 +96,14 @@ def test_a_shared_beginning_changes_neither_loss_nor_gradient(base: Path) -> Non
     alone_P = sum(gradient(tunable, [row]) for row in rows)
     assert shared_beginning(rows[:1]) == 0
     torch.testing.assert_close(together_P, alone_P, rtol=1e-4, atol=1e-5)
+
+
+def test_long_rows_in_pieces_give_the_same_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunable = tunable_of(base)
+    stir(tunable)
+    whole_P = gradient(tunable, rows_of())
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", 4)
+    torch.testing.assert_close(gradient(tunable, rows_of()), whole_P, rtol=1e-4, atol=1e-5)
 
 
 def test_packed_and_cached_base_give_the_same_gradient(base: Path) -> None:

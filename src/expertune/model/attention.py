@@ -12,7 +12,7 @@ Axes: T token · Q query · K key · H head · G query heads for each key head �
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,40 +51,44 @@ def rotate(x_THW: torch.Tensor, turn_TW: torch.Tensor, *, back: bool = False) ->
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Queries that are computed together: their rows in the pack and in the output, and the keys they may see.
+class Piece:
+    """Queries that are computed together: their rows in the pack and in the output, and the keys they see.
 
-    Of the segment's own keys (up to `stop`) `later_QK` marks those behind each query; None where there are none.
+    Those are the runs before the segment and the segment's own up to `stop`; `mask_1QK` is -inf at own keys behind a
+    query, 0 elsewhere, for all query heads of a key head below each other.
     """
 
     segment: Segment
     rows: slice | torch.Tensor
     out: slice
     stop: int
-    later_QK: torch.Tensor | None
+    mask_1QK: torch.Tensor
 
     @property
     def count(self) -> int:
         return self.out.stop - self.out.start
 
 
-def _pieces(segments: tuple[Segment, ...], wanted_N: torch.Tensor | None, device: torch.device) -> Iterator[_Piece]:
-    """All tokens as queries, or only the `wanted_N` (sorted places in the pack, on the CPU)."""
-    done = 0
+def pieces_of(segments: Sequence[Segment], wanted_N: torch.Tensor | None, heads: Heads, *, dtype: torch.dtype,
+              device: torch.device) -> tuple[Piece, ...]:
+    """All tokens as queries, or only the `wanted_N` (sorted places in the pack, on the CPU). The same for every layer."""
+    pieces, done = [], 0
     for segment in segments:
-        if wanted_N is None:
-            starts = range(segment.start, segment.stop, QUERIES_AT_ONCE)
-            runs = [torch.arange(start, min(start + QUERIES_AT_ONCE, segment.stop)) for start in starts]
-        else:
-            runs = list(wanted_N[(wanted_N >= segment.start) & (wanted_N < segment.stop)].split(QUERIES_AT_ONCE))
-        for run_Q in runs:
+        places = torch.arange(segment.start, segment.stop)
+        if wanted_N is not None:
+            places = wanted_N[(wanted_N >= segment.start) & (wanted_N < segment.stop)]
+        for run_Q in places.split(QUERIES_AT_ONCE):
             if len(run_Q) == 0:
                 continue
             first, stop = int(run_Q[0]), int(run_Q[-1]) + 1
             rows = slice(first, stop) if stop - first == len(run_Q) else run_Q.to(device)
-            later_QK = (torch.arange(segment.start, stop) > run_Q.unsqueeze(-1)).to(device) if stop - segment.start > 1 else None
-            yield _Piece(segment, rows, slice(done, done + len(run_Q)), stop, later_QK)
+            seen = sum(end - start for start, end in segment.before)
+            mask_QK = torch.zeros(len(run_Q), seen + stop - segment.start, dtype=dtype)
+            mask_QK[:, seen:].masked_fill_(torch.arange(segment.start, stop) > run_Q.unsqueeze(-1), float("-inf"))
+            mask_1QK = mask_QK.repeat(heads.queries // heads.keys, 1).unsqueeze(0).to(device)
+            pieces.append(Piece(segment, rows, slice(done, done + len(run_Q)), stop, mask_1QK))
             done += len(run_Q)
+    return tuple(pieces)
 
 
 class Attention(torch.autograd.Function):
@@ -94,14 +98,12 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...], heads: Heads,
-                wanted_N: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...], heads: Heads) -> torch.Tensor:
         rotate(qkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW)
-        ctx.segments, ctx.heads, ctx.wanted_N = segments, heads, wanted_N
+        ctx.pieces, ctx.heads = pieces, heads
         ctx.save_for_backward(qkv_TE, turn_TW)
-        count = qkv_TE.shape[0] if wanted_N is None else len(wanted_N)
-        out_NE = qkv_TE.new_empty((count, heads.queries * heads.width))
-        for piece in _pieces(segments, wanted_N, qkv_TE.device):
+        out_NE = qkv_TE.new_empty((pieces[-1].out.stop, heads.queries * heads.width))
+        for piece in pieces:
             _attend(qkv_TE, piece, heads, out_NE)
         return out_NE
 
@@ -110,10 +112,10 @@ class Attention(torch.autograd.Function):
         qkv_TE, turn_TW = ctx.saved_tensors
         heads: Heads = ctx.heads
         dqkv_TE = torch.zeros_like(qkv_TE)
-        for piece in _pieces(ctx.segments, ctx.wanted_N, qkv_TE.device):
+        for piece in ctx.pieces:
             _attend_backward(qkv_TE, dout_NE, piece, heads, dqkv_TE)
         rotate(dqkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW, back=True)
-        return dqkv_TE, None, None, None, None
+        return dqkv_TE, None, None, None
 
 
 def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -123,7 +125,7 @@ def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tens
     return q_HTW.unflatten(0, (heads.keys, -1)), k_HTW, v_HTW
 
 
-def _gather(x_HTW: torch.Tensor, piece: _Piece) -> torch.Tensor:
+def _gather(x_HTW: torch.Tensor, piece: Piece) -> torch.Tensor:
     """Keys or values that the piece sees, in the order of the text: (H, K, W)."""
     own = x_HTW[:, piece.segment.start : piece.stop]
     if not piece.segment.before:
@@ -131,23 +133,20 @@ def _gather(x_HTW: torch.Tensor, piece: _Piece) -> torch.Tensor:
     return torch.cat([*(x_HTW[:, start:end] for start, end in piece.segment.before), own], dim=1)
 
 
-def _weights(q_HQW: torch.Tensor, k_HKW: torch.Tensor, piece: _Piece, heads: Heads) -> torch.Tensor:
-    """Softmax of the causal scores, (H, G · Q, K): the last keys are the segment's own."""
-    scores_HQK = torch.bmm(q_HQW, k_HKW.transpose(1, 2)).mul_(heads.scale)
-    if piece.later_QK is not None:
-        own_HGQK = scores_HQK.unflatten(1, (-1, piece.count))[..., k_HKW.shape[1] - piece.later_QK.shape[1] :]
-        own_HGQK.masked_fill_(piece.later_QK, float("-inf"))
-    return torch.softmax(scores_HQK, dim=-1)
+def _weights(q_HQW: torch.Tensor, k_HKW: torch.Tensor, piece: Piece, heads: Heads) -> torch.Tensor:
+    """Softmax of the masked scores, (H, G · Q, K). Scale and mask ride along in the product."""
+    mask_HQK = piece.mask_1QK.expand(heads.keys, -1, -1)
+    return torch.softmax(torch.baddbmm(mask_HQK, q_HQW, k_HKW.transpose(1, 2), alpha=heads.scale), dim=-1)
 
 
-def _attend(qkv_TE: torch.Tensor, piece: _Piece, heads: Heads, out_NE: torch.Tensor) -> None:
+def _attend(qkv_TE: torch.Tensor, piece: Piece, heads: Heads, out_NE: torch.Tensor) -> None:
     q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
     weights_HQK = _weights(q_HGTW[:, :, piece.rows].flatten(1, 2), _gather(k_HTW, piece), piece, heads)
     out_HGQW = torch.bmm(weights_HQK, _gather(v_HTW, piece)).unflatten(1, (-1, piece.count))
     out_NE[piece.out].unflatten(-1, (heads.keys, -1, heads.width)).copy_(out_HGQW.permute(2, 0, 1, 3))
 
 
-def _attend_backward(qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: _Piece, heads: Heads,
+def _attend_backward(qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: Piece, heads: Heads,
                      dqkv_TE: torch.Tensor) -> None:
     q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
     dq_HGTW, dk_HTW, dv_HTW = _split(dqkv_TE, heads)
@@ -158,12 +157,12 @@ def _attend_backward(qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: _Piece,
     _scatter(torch.bmm(weights_HQK.transpose(1, 2), dout_HQW), piece, dv_HTW)
     dweights_HQK = torch.bmm(dout_HQW, v_HKW.transpose(1, 2))
     dscores_HQK = torch.ops.aten._softmax_backward_data(dweights_HQK, weights_HQK, -1, weights_HQK.dtype)
-    dscores_HQK.mul_(heads.scale)
-    dq_HGTW[:, :, piece.rows] += torch.bmm(dscores_HQK, k_HKW).unflatten(1, (-1, piece.count))
-    _scatter(torch.bmm(dscores_HQK.transpose(1, 2), q_HQW), piece, dk_HTW)
+    dq_HQW = torch.baddbmm(q_HQW, dscores_HQK, k_HKW, beta=0, alpha=heads.scale)
+    dq_HGTW[:, :, piece.rows] = dq_HQW.unflatten(1, (-1, piece.count))
+    _scatter(torch.baddbmm(k_HKW, dscores_HQK.transpose(1, 2), q_HQW, beta=0, alpha=heads.scale), piece, dk_HTW)
 
 
-def _scatter(dx_HKW: torch.Tensor, piece: _Piece, out_HTW: torch.Tensor) -> None:
+def _scatter(dx_HKW: torch.Tensor, piece: Piece, out_HTW: torch.Tensor) -> None:
     """Add the gradient of gathered keys or values to the places they came from."""
     place = 0
     for start, end in (*piece.segment.before, (piece.segment.start, piece.stop)):

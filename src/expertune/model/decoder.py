@@ -13,7 +13,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from .arch import Spec
-from .attention import Attention, Heads, Segment
+from .attention import Attention, Heads, Piece, Segment, pieces_of
 from .linear import Linear, NormLinear, Stack, SwigluLinear, rms_scale
 from .weights import Embedding, FrozenWeight
 
@@ -60,12 +60,15 @@ class Decoder:
         x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
         turn_TW = self._turns(pack.positions_T)
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
+        all_pieces, last_pieces = (
+            pieces_of(pack.segments, wanted, self._heads, dtype=self.dtype, device=self.device) for wanted in (None, wanted_N))
+        last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
-            wanted = wanted_N if index == len(self._blocks) - 1 else None
+            step = (block, x_TD, turn_TW, last_pieces if index == last else all_pieces, wanted_N if index == last else None)
             if self.recompute and torch.is_grad_enabled():
-                x_TD = checkpoint(self._block, block, x_TD, turn_TW, pack.segments, wanted, use_reentrant=False)
+                x_TD = checkpoint(self._block, *step, use_reentrant=False)
             else:
-                x_TD = self._block(block, x_TD, turn_TW, pack.segments, wanted)
+                x_TD = self._block(*step)
         return x_TD[order_N.to(self.device)]
 
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
@@ -76,11 +79,11 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return (self.last_norm(x_ND) @ self.head.matrix().t()).float()
 
-    def _block(self, block: Block, x_TD: torch.Tensor, turn_TW: torch.Tensor, segments: tuple[Segment, ...],
+    def _block(self, block: Block, x_TD: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...],
                wanted_N: torch.Tensor | None) -> torch.Tensor:
         epsilon = self.spec.epsilon
         qkv_TE = NormLinear.apply(x_TD, self._anchor, block.attention_norm_D, epsilon, block.qkv, self.dtype)
-        mixed_TE = Attention.apply(qkv_TE, turn_TW, segments, self._heads, wanted_N)
+        mixed_TE = Attention.apply(qkv_TE, turn_TW, pieces, self._heads)
         if wanted_N is not None:
             x_TD = x_TD[wanted_N.to(self.device)]
         x_TD = x_TD + Linear.apply(mixed_TE, self._anchor, block.output)
