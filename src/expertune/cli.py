@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from .config import Config
-from .errors import ExpertuneError, UsageError
+from .errors import DatasetTooSmallWarning, ExpertuneError, UsageError
 
 app = typer.Typer(name="expertune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Tune the GGUF that Ollama already holds on an expert's ratings, and prove the finished file.")
@@ -155,6 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never returns. One line for an error, a traceback only with --debug."""
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _one_line_warning
+    warnings.simplefilter("always", DatasetTooSmallWarning)
     try:
         app(arguments, standalone_mode=True)
     except ExpertuneError as error:

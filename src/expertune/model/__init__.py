@@ -6,4 +6,4 @@ import os
 # other from it: a step took ten times as long (docs/LOG.md). A short spin costs nothing on a free machine.
 # Read by the OpenMP runtime when torch is loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "300")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")

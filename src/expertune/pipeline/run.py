@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.locate import locate
-from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..errors import FineTuningNotSupportedError, TrainingFailedError, UsageError
 from ..files import sha256, write_text
 from ..gguf.read import GGUFFile
 from ..progress import Progress
@@ -37,8 +38,17 @@ class Run:
         self._read: Read | None = None
 
     def find_base(self) -> None:
-        """Locate and check the model's file. Raises ModelFileError for a damaged one, whatever comes next."""
-        found = locate(self.model_name)
+        """Locate and check the model's file.
+
+        Raises UsageError for a path that leads nowhere and ModelFileError for a damaged file, whatever comes next;
+        FineTuningNotSupportedError for a name that no local file belongs to: a model set can be made for it all the same.
+        """
+        try:
+            found = locate(self.model_name)
+        except UsageError as error:
+            if self.model_name.endswith(".gguf") or Path(self.model_name).exists() or os.sep in self.model_name:
+                raise
+            raise FineTuningNotSupportedError(str(error)) from None
         with GGUFFile(found.path):
             self._base = Base(self.model_name, found.path, sha256(found.path), found.source, found.template, dict(found.parameters or {}))
         log.info("base %s (%s), sha256 %s", found.path, found.source, self._base.sha256)
