@@ -19,9 +19,23 @@ def main() -> None:
 
     folder = sys.argv[1] if len(sys.argv) > 1 else "outputs/demo"
     print("Demo: synthetic visits rated for respiratory infections, tuned on this machine's CPU.\n", flush=True)
-    expertune([
-        "tune", "--input", str(EXAMPLES / "formatted_dataset.csv"), "--model", str(EXAMPLES / "base.gguf"),
-        "--topics", "respiratory infections", "--output-dir", folder, "--learning-rate", "0.001", "--epochs", "4"])
+    expertune(
+        [
+            "tune",
+            "--input",
+            str(EXAMPLES / "formatted_dataset.csv"),
+            "--model",
+            str(EXAMPLES / "base.gguf"),
+            "--topics",
+            "respiratory infections",
+            "--output-dir",
+            folder,
+            "--learning-rate",
+            "0.001",
+            "--epochs",
+            "4",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ SIZES = {
 }
 
 
-def make(path: Path, *, width: int, ffn: int, layers: int, heads: int, kv: int, type: str = "Q4_K", seed: int = 0) -> Path:
+def make(
+    path: Path, *, width: int, ffn: int, layers: int, heads: int, kv: int, type: str = "Q4_K", seed: int = 0
+) -> Path:
     """Random weights of a sensible size; norms near 1. Speed and memory do not hang on the weights' values."""
     reader, draw = gguf.GGUFReader(VOCABULARY), np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
@@ -48,8 +50,14 @@ def make(path: Path, *, width: int, ffn: int, layers: int, heads: int, kv: int, 
         norm(f"blk.{block}.attn_norm.weight")
         norm(f"blk.{block}.ffn_norm.weight")
         for name, outputs, inputs in (
-                ("attn_q", heads * head, width), ("attn_k", kv * head, width), ("attn_v", kv * head, width),
-                ("attn_output", width, heads * head), ("ffn_gate", ffn, width), ("ffn_up", ffn, width), ("ffn_down", width, ffn)):
+            ("attn_q", heads * head, width),
+            ("attn_k", kv * head, width),
+            ("attn_v", kv * head, width),
+            ("attn_output", width, heads * head),
+            ("ffn_gate", ffn, width),
+            ("ffn_up", ffn, width),
+            ("ffn_down", width, ffn),
+        ):
             linear(f"blk.{block}.{name}.weight", outputs, inputs)
     norm("output_norm.weight")
     linear("output.weight", tokens, width)

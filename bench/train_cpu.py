@@ -37,26 +37,56 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = options.base or make_gguf.make(Path(folder) / "m200.gguf", **make_gguf.SIZES["m200"])
-        ours = {mode: run([sys.executable, HERE / "train_ours.py", base, options.csv, "--steps", options.steps, "--base-memory", mode])
-                for mode in ("cached", "packed")}
-        peers = {dtype: run([options.peer_python, HERE / "peer_trl.py", base, options.csv, Path(folder) / dtype,
-                             "--steps", options.steps, "--dtype", dtype])
-                 for dtype in ("float32", "bfloat16")} if options.peer_python else {}
+        ours = {
+            mode: run(
+                [
+                    sys.executable,
+                    HERE / "train_ours.py",
+                    base,
+                    options.csv,
+                    "--steps",
+                    options.steps,
+                    "--base-memory",
+                    mode,
+                ]
+            )
+            for mode in ("cached", "packed")
+        }
+        peers = (
+            {
+                dtype: run(
+                    [
+                        options.peer_python,
+                        HERE / "peer_trl.py",
+                        base,
+                        options.csv,
+                        Path(folder) / dtype,
+                        "--steps",
+                        options.steps,
+                        "--dtype",
+                        dtype,
+                    ]
+                )
+                for dtype in ("float32", "bfloat16")
+            }
+            if options.peer_python
+            else {}
+        )
     report(ours, peers)
 
 
 def report(ours: dict[str, dict], peers: dict[str, dict]) -> None:
-    best = max((peer["tok_s"] for peer in peers.values()), default=None)
+    best = max((peer["tok_s"] for peer in peers.values()), default=0.0)
+    named = {f"Expertune, {mode}": found for mode, found in ours.items()}
+    named |= {f"TRL + PEFT, {dtype}": found for dtype, found in peers.items()}
     print(f"\n{'':24} {'tokens/s':>9} {'ratio':>6} {'peak MB':>8} {'load s':>7}")
-    for mode, found in ours.items():
+    for name, found in named.items():
         ratio = f"{found['tok_s'] / best:6.2f}" if best else "     –"
-        print(f"Expertune, {mode:13} {found['tok_s']:9.1f} {ratio} {found['peak_rss_mb']:8} {found['load_s']:7.2f}")
-    for dtype, found in peers.items():
-        print(f"TRL + PEFT, {dtype:12} {found['tok_s']:9.1f} {found['tok_s'] / (best or 1):6.2f} {found['peak_rss_mb']:8} {found['load_s']:7.2f}")
+        print(f"{name:24} {found['tok_s']:9.1f} {ratio} {found['peak_rss_mb']:8} {found['load_s']:7.2f}")
     for mode, found in ours.items():
-        rate = found["tok_s"] * found["gflop_per_token"]
-        machine = found["machine_gflops"][found["precision"]]
-        print(f"{mode}: {rate:.0f} of this machine's {machine} GFLOP/s in {found['precision']} ({rate / machine:.0%}) go into the base's products")
+        rate, machine = found["tok_s"] * found["gflop_per_token"], found["machine_gflops"][found["precision"]]
+        share = f"{rate:.0f} of the machine's {machine} GFLOP/s in {found['precision']} ({rate / machine:.0%})"
+        print(f"{mode}: {share} in the base's products; all would be {machine / found['gflop_per_token']:.0f} tokens/s")
 
 
 if __name__ == "__main__":

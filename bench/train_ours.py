@@ -43,8 +43,15 @@ def main() -> None:
     from expertune.train.loop import Trainer
 
     imported = time.perf_counter()
-    config = Config(rank=options.rank, alpha=2.0 * options.rank, batch_size=options.batch, base_memory=options.base_memory,
-                    precision=options.precision, device=options.device, epochs=3.0)
+    config = Config(
+        rank=options.rank,
+        alpha=2.0 * options.rank,
+        batch_size=options.batch,
+        base_memory=options.base_memory,
+        precision=options.precision,
+        device=options.device,
+        epochs=3.0,
+    )
     with GGUFFile(options.base) as file:
         placement = place(file, config)
         tunable = load(file, config, placement, row_tokens=options.max_len)
@@ -53,16 +60,31 @@ def main() -> None:
         events = [trainer._one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)
-    seconds = sum(event.seconds for event in events[1:])  # the first step sets up the kernels, as the peer's warm-up does
-    rates = {str(dtype).removeprefix("torch."): product_rate(dtype, 2048) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
-    print(json.dumps({
-        "tokenise_s": round(tokenised - START, 2), "import_s": round(imported - tokenised, 2), "load_s": round(loaded - imported, 2),
-        "first_step_s": round(events[0].seconds, 2), "steps": len(events), "rows": len(rows),
-        "mean_tokens_row": round(sum(row.length for row in rows) / len(rows), 1),
-        "tok_s": round(sum(event.tokens for event in events[1:]) / seconds, 1),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "loss": events[-1].loss,
-        "machine_gflops": {name: round(rate) for name, rate in rates.items()},
-        "gflop_per_token": round(matrix_flop_per_token(tunable) / 1e9, 3), **placement.describe()}))
+    seconds = sum(
+        event.seconds for event in events[1:]
+    )  # the first step sets up the kernels, as the peer's warm-up does
+    rates = {
+        str(dtype).removeprefix("torch."): product_rate(dtype, 2048) / 1e9 for dtype in (torch.float32, torch.bfloat16)
+    }
+    print(
+        json.dumps(
+            {
+                "tokenise_s": round(tokenised - START, 2),
+                "import_s": round(imported - tokenised, 2),
+                "load_s": round(loaded - imported, 2),
+                "first_step_s": round(events[0].seconds, 2),
+                "steps": len(events),
+                "rows": len(rows),
+                "mean_tokens_row": round(sum(row.length for row in rows) / len(rows), 1),
+                "tok_s": round(sum(event.tokens for event in events[1:]) / seconds, 1),
+                "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "loss": events[-1].loss,
+                "machine_gflops": {name: round(rate) for name, rate in rates.items()},
+                "gflop_per_token": round(matrix_flop_per_token(tunable) / 1e9, 3),
+                **placement.describe(),
+            }
+        )
+    )
 
 
 def read_rows(base: Path, csv: Path, longest: int) -> list:
@@ -76,8 +98,14 @@ def read_rows(base: Path, csv: Path, longest: int) -> list:
     frame = pandas.read_csv(csv).dropna(subset=["Prompt", "Standardized_Rating"])
     rows = []
     with LlamaCppEngine(base, context=longest) as engine:
-        for index, (prompt, rating, why) in enumerate(zip(
-                frame["Prompt"], frame["Standardized_Rating"], frame.get("Rationale of Rating", frame["Prompt"]), strict=True)):
+        for index, (prompt, rating, why) in enumerate(
+            zip(
+                frame["Prompt"],
+                frame["Standardized_Rating"],
+                frame.get("Rationale of Rating", frame["Prompt"]),
+                strict=True,
+            )
+        ):
             answer = json.dumps({"rating": label.get(int(rating), str(int(rating))), "rationale": str(why)[:300]})
             tokens = tuple(engine.tokenize(prompt))
             target = tuple(engine.continuation(prompt, answer))

@@ -6,20 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gguf
-from expertune.gguf.quants import quantize
+import numpy as np
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
+
+from expertune.gguf.quants import quantize
 
 # Roles are copied as they are, so a system message works; the BOS token is added by the engine, not here.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-DESCRIPTION = ("A small English medical language model for examples and tests, pretrained from scratch on MedQuAD and "
-               "MTS-Dialog (CC BY 4.0), SYNERGY abstracts (CC0) and PubMedQA abstracts (MIT). Not for medical use.")
+DESCRIPTION = (
+    "A small English medical language model for examples and tests, pretrained from scratch on MedQuAD and "
+    "MTS-Dialog (CC BY 4.0), SYNERGY abstracts (CC0) and PubMedQA abstracts (MIT). Not for medical use."
+)
 
 
 def tensor_type(name: str) -> Type:
@@ -27,8 +29,9 @@ def tensor_type(name: str) -> Type:
     return Type.Q8_0 if name.startswith("token_embd") else Type.Q4_K
 
 
-def write_gguf(path: Path, shape: Any, tensors: Mapping[str, np.ndarray], tokenizer: Mapping[str, Any],
-               recipe: Mapping[str, Any]) -> None:
+def write_gguf(
+    path: Path, shape: Any, tensors: Mapping[str, np.ndarray], tokenizer: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> None:
     """`tensors` are float32 under their GGUF names, `tokenizer` is the parsed tokenizer.json, `recipe` says how the
     weights were made.
 

@@ -16,15 +16,55 @@ from pathlib import Path
 BOS, EOS, START, END = "<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"
 SYSTEMS = ("You are a helpful assistant.", "You are a careful reader of clinical notes.", "Answer with JSON only.")
 FINDINGS = (
-    "fever", "chills", "cough", "congestion", "nausea", "vomiting", "chest pain", "shortness of breath", "headache",
-    "abdominal pain", "diarrhea", "constipation", "dizziness", "rash", "back pain", "weight loss", "seizures",
-    "hypertension", "diabetes", "asthma", "numbness", "weakness", "bleeding", "swelling", "palpitations", "smoking",
-    "alcohol use", "allergies", "dysuria", "sore throat", "wheezing", "fatigue", "joint pain", "blurred vision",
+    "fever",
+    "chills",
+    "cough",
+    "congestion",
+    "nausea",
+    "vomiting",
+    "chest pain",
+    "shortness of breath",
+    "headache",
+    "abdominal pain",
+    "diarrhea",
+    "constipation",
+    "dizziness",
+    "rash",
+    "back pain",
+    "weight loss",
+    "seizures",
+    "hypertension",
+    "diabetes",
+    "asthma",
+    "numbness",
+    "weakness",
+    "bleeding",
+    "swelling",
+    "palpitations",
+    "smoking",
+    "alcohol use",
+    "allergies",
+    "dysuria",
+    "sore throat",
+    "wheezing",
+    "fatigue",
+    "joint pain",
+    "blurred vision",
 )
 _NEGATION = re.compile(r"\b(no|not|denies|denied|without|negative for|never|nor)\b", re.IGNORECASE)
-_QUESTION_KINDS = {"symptoms": "symptoms", "treatments": "treatment", "causes": "cause", "prevent": "prevention",
-                   "diagnose": "diagnosis", "outlook": "outlook", "genetic": "genetics", "inherited": "genetics",
-                   "affected": "frequency", "complications": "complications", "is (are)": "definition"}
+_QUESTION_KINDS = {
+    "symptoms": "symptoms",
+    "treatments": "treatment",
+    "causes": "cause",
+    "prevent": "prevention",
+    "diagnose": "diagnosis",
+    "outlook": "outlook",
+    "genetic": "genetics",
+    "inherited": "genetics",
+    "affected": "frequency",
+    "complications": "complications",
+    "is (are)": "definition",
+}
 
 
 def chat(user: str, answer: str, system: str = "") -> str:
@@ -86,8 +126,10 @@ def medquad(folder: Path, rng: random.Random) -> Iterator[str]:
 
 def _focus(question: str) -> str:
     """The disease or subject that a question of MedQuAD's fixed forms asks about."""
-    lead = (r"^(what|how|who|do|is|are)\b"
-            r"(.*?\b(of|for|to|by|with|about|causes|diagnose|prevent|related to)\b| is \(are\))? ")
+    lead = (
+        r"^(what|how|who|do|is|are)\b"
+        r"(.*?\b(of|for|to|by|with|about|causes|diagnose|prevent|related to)\b| is \(are\))? "
+    )
     return re.sub(r" inherited$", "", re.sub(lead, "", question, count=1, flags=re.IGNORECASE)).strip()
 
 

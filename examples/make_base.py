@@ -126,8 +126,12 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bare = [text for text in texts for mark in [text] if mark]
     for mark in SPECIAL:
         bare = [text.replace(mark, "\n") for text in bare]
@@ -166,8 +170,10 @@ def make_optimizers(model: Decoder, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices (needs fewer tokens than AdamW), AdamW for embedding and norms."""
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and name.startswith("blk.")]
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or not name.startswith("blk.")]
-    return [torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -216,10 +222,15 @@ def train(args: argparse.Namespace, shape: Shape) -> Decoder:
     return model
 
 
-def save(args: argparse.Namespace, shape: Shape, model: Decoder, optimizers: list[torch.optim.Optimizer],
-         step: int) -> None:
-    state: dict[str, Any] = {"step": step, "shape": asdict(shape), "model": model.state_dict(),
-                             "optimizers": [optimizer.state_dict() for optimizer in optimizers]}
+def save(
+    args: argparse.Namespace, shape: Shape, model: Decoder, optimizers: list[torch.optim.Optimizer], step: int
+) -> None:
+    state: dict[str, Any] = {
+        "step": step,
+        "shape": asdict(shape),
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
     torch.save(state, args.work / "checkpoint.tmp")
     (args.work / "checkpoint.tmp").replace(args.work / "checkpoint.pt")
     export(args, shape, model, step)
@@ -228,9 +239,13 @@ def save(args: argparse.Namespace, shape: Shape, model: Decoder, optimizers: lis
 def export(args: argparse.Namespace, shape: Shape, model: Decoder, step: int) -> None:
     tensors = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
     vocabulary = json.loads((args.work / "tokenizer.json").read_text())
-    recipe = {"seed": args.seed, "steps": step, "tokens": step * args.batch_tokens,
-              "command": f"python examples/make_base.py --seed {args.seed} --steps {args.steps} "
-                         f"--learning-rate {args.learning_rate:g} --batch-tokens {args.batch_tokens}"}
+    recipe = {
+        "seed": args.seed,
+        "steps": step,
+        "tokens": step * args.batch_tokens,
+        "command": f"python examples/make_base.py --seed {args.seed} --steps {args.steps} "
+        f"--learning-rate {args.learning_rate:g} --batch-tokens {args.batch_tokens}",
+    }
     write_gguf(args.out, shape, tensors, vocabulary, recipe)
 
 

@@ -20,8 +20,19 @@ from visit_scenarios import SCENARIOS, Scenario
 HERE = Path(__file__).parent
 TOPIC = "respiratory infections"
 LABELS = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
-COLUMNS = ("Row_ID", "C_BioSense_ID", "Sex", "Age", "ChiefComplaintOrig", "Discharge Diagnosis", "TriageNotes", "Topic",
-           "Prompt", "Standardized_Rating", "Rationale of Rating")
+COLUMNS = (
+    "Row_ID",
+    "C_BioSense_ID",
+    "Sex",
+    "Age",
+    "ChiefComplaintOrig",
+    "Discharge Diagnosis",
+    "TriageNotes",
+    "Topic",
+    "Prompt",
+    "Standardized_Rating",
+    "Rationale of Rating",
+)
 NOISE = 0.05  # share of rows that the expert rated wrongly
 RETURNS = 0.06  # share of visits by a patient seen before
 SLOTS = {
@@ -35,12 +46,43 @@ SLOTS = {
     "nasal": ("congestion", "runny nose", "nasal congestion", "rhinorrhea", "sneezing"),
     "throat": ("sore throat", "throat pain", "hoarse voice"),
     "fever": ("fever", "fevers", "subj fever", "chills", "fever to {temp}"),
-    "pain": ("ankle pain", "abd pain", "flank pain", "r knee pain", "burning w/ urination", "tooth pain", "neck pain",
-             "ha", "low back pain", "pain after fall", "n/v", "wrist pain s/p fall"),
-    "infection": ("cough and fever", "fever, {nasal}", "{wet} and chills", "{wet}, {nasal}", "sore throat and fever",
-                  "{throat}, {wet}", "fever w/ {wet}"),
-    "elsewhere": ("abd pain", "{nvd}", "dysuria", "back pain", "rash", "ankle pain", "ha", "{cp}", "leg swelling",
-                  "dizziness, {nvd}", "abd pain and {nvd}", "ha, rash"),
+    "pain": (
+        "ankle pain",
+        "abd pain",
+        "flank pain",
+        "r knee pain",
+        "burning w/ urination",
+        "tooth pain",
+        "neck pain",
+        "ha",
+        "low back pain",
+        "pain after fall",
+        "n/v",
+        "wrist pain s/p fall",
+    ),
+    "infection": (
+        "cough and fever",
+        "fever, {nasal}",
+        "{wet} and chills",
+        "{wet}, {nasal}",
+        "sore throat and fever",
+        "{throat}, {wet}",
+        "fever w/ {wet}",
+    ),
+    "elsewhere": (
+        "abd pain",
+        "{nvd}",
+        "dysuria",
+        "back pain",
+        "rash",
+        "ankle pain",
+        "ha",
+        "{cp}",
+        "leg swelling",
+        "dizziness, {nvd}",
+        "abd pain and {nvd}",
+        "ha, rash",
+    ),
     "chronic": ("dm", "htn", "asthma", "copd", "chf", "cad", "ckd"),
     "sick": ("son", "daughter", "spouse", "roommate", "coworker", "mother"),
     "who": ("pt", "patient"),
@@ -79,11 +121,13 @@ def misspell(text: str, rng: random.Random) -> str:
     for place, word in enumerate(words):
         if len(word) > 4 and word.isalpha() and rng.random() < 0.05:
             spot = rng.randint(1, len(word) - 3)
-            words[place] = rng.choice((
-                word[:spot] + word[spot + 1] + word[spot] + word[spot + 2 :],
-                word[:spot] + word[spot + 1 :],
-                word[:spot] + word[spot] + word[spot:],
-            ))
+            words[place] = rng.choice(
+                (
+                    word[:spot] + word[spot + 1] + word[spot] + word[spot + 2 :],
+                    word[:spot] + word[spot + 1 :],
+                    word[:spot] + word[spot] + word[spot:],
+                )
+            )
     return " ".join(words)
 
 
@@ -102,9 +146,11 @@ def rate(scenario: Scenario, diagnosis: str, rng: random.Random, values: dict[st
 
 def prompt_of(visit: dict[str, str]) -> str:
     """The row's full prompt; empty fields stay visible, since a missing diagnosis is information too."""
-    return (f"Chief complaint: {visit['ChiefComplaintOrig']}\nDiagnosis: {visit['Discharge Diagnosis'] or 'none'}\n"
-            f"Triage: {visit['TriageNotes'] or 'none'}\nSex: {visit['Sex']}\nAge: {visit['Age']}\n\n"
-            f"Task: does this visit match {TOPIC}?")
+    return (
+        f"Chief complaint: {visit['ChiefComplaintOrig']}\nDiagnosis: {visit['Discharge Diagnosis'] or 'none'}\n"
+        f"Triage: {visit['TriageNotes'] or 'none'}\nSex: {visit['Sex']}\nAge: {visit['Age']}\n\n"
+        f"Task: does this visit match {TOPIC}?"
+    )
 
 
 def make_visit(scenario: Scenario, patient: tuple[str, str, int], rng: random.Random) -> dict[str, str]:

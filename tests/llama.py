@@ -28,8 +28,10 @@ class Served:
 
     def post(self, path: str, body: dict) -> dict:
         request = urllib.request.Request(
-            self._server.listening_address + path, json.dumps(body).encode(),
-            {"Authorization": "Bearer test", "Content-Type": "application/json"})
+            self._server.listening_address + path,
+            json.dumps(body).encode(),
+            {"Authorization": "Bearer test", "Content-Type": "application/json"},
+        )
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
@@ -37,8 +39,14 @@ class Served:
         """log p of every token after `tokens`, (V,)."""
         # a forced plain token: one that ends inside a UTF-8 character would come without probabilities
         plain = self.post("/tokenize", {"content": "a"})["tokens"][-1]
-        body = {"prompt": tokens, "n_predict": 1, "n_probs": vocabulary, "temperature": 0, "cache_prompt": False,
-                "grammar": f"root ::= <[{plain}]>"}
+        body = {
+            "prompt": tokens,
+            "n_predict": 1,
+            "n_probs": vocabulary,
+            "temperature": 0,
+            "cache_prompt": False,
+            "grammar": f"root ::= <[{plain}]>",
+        }
         first = self.post("/completion", body)["completion_probabilities"][0]
         log_V = np.full(vocabulary, np.nan)
         for each in first["top_logprobs"]:

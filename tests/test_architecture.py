@@ -25,6 +25,7 @@ ROWS = (
     ("rate",),
     ("model",),
     ("train",),
+    ("pace",),
     ("progress",),
     ("export",),
     ("evaluate",),
@@ -35,8 +36,16 @@ ROWS = (
 )
 WITH_TORCH = ("model", "train", "export")
 # what --help, check and the model-set path load; these reach the parts with torch only from inside functions
-LOADED_WITHOUT_TORCH = (*(name for row in ROWS[: ROWS.index(("model",))] for name in row),
-                        "progress", "evaluate", "fine_tuner", "summary", "cli", "__main__")
+LOADED_WITHOUT_TORCH = (
+    *(name for row in ROWS[: ROWS.index(("model",))] for name in row),
+    "pace",
+    "progress",
+    "evaluate",
+    "fine_tuner",
+    "summary",
+    "cli",
+    "__main__",
+)
 FILE_LINES, FUNCTION_LINES = 320, 60
 
 
@@ -51,8 +60,10 @@ class Import(NamedTuple):
 
 @functools.cache
 def modules() -> dict[str, Path]:
-    return {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
-            for path in sorted(SOURCE.rglob("*.py"))}
+    return {
+        ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(SOURCE.rglob("*.py"))
+    }
 
 
 def part(module: str) -> str:
@@ -109,16 +120,22 @@ def test_every_module_has_its_row():
 
 def test_imports_point_upwards_only():
     row_of = {name: place for place, row in enumerate(ROWS) for name in row}
-    wrong = [where(found) for found in OWN_IMPORTS
-             if part(found.source) != part(found.target) and row_of[part(found.target)] >= row_of[part(found.source)]]
+    wrong = [
+        where(found)
+        for found in OWN_IMPORTS
+        if part(found.source) != part(found.target) and row_of[part(found.target)] >= row_of[part(found.source)]
+    ]
     assert wrong == []
     assert len(OWN_IMPORTS) > 100  # the reader of the source sees them
 
 
 def test_ratings_gguf_and_engine_stand_alone():
     trio = {"ratings", "gguf", "engine"}
-    assert [where(found) for found in OWN_IMPORTS
-            if {part(found.source), part(found.target)} <= trio and part(found.source) != part(found.target)] == []
+    assert [
+        where(found)
+        for found in OWN_IMPORTS
+        if {part(found.source), part(found.target)} <= trio and part(found.source) != part(found.target)
+    ] == []
 
 
 def test_no_import_cycle_between_modules_on_load():
@@ -140,8 +157,9 @@ def test_no_import_cycle_between_modules_on_load():
 
 
 def test_torch_only_below_model():
-    assert [where(found) for found in EVERY_IMPORT
-            if is_torch(found.target) and part(found.source) not in WITH_TORCH] == []
+    assert [
+        where(found) for found in EVERY_IMPORT if is_torch(found.target) and part(found.source) not in WITH_TORCH
+    ] == []
     assert any(is_torch(found.target) for found in EVERY_IMPORT)
 
 
@@ -169,34 +187,48 @@ def loaded_by(module: str) -> set[str]:
 def test_the_events_need_no_torch_at_all():
     source = "expertune.train.events"
     assert source in modules()
-    assert [where(found) for found in EVERY_IMPORT if found.source in (source, "expertune.train")
-            and (is_torch(found.target) or part(found.target) == "model")] == []
+    assert [
+        where(found)
+        for found in EVERY_IMPORT
+        if found.source in (source, "expertune.train") and (is_torch(found.target) or part(found.target) == "model")
+    ] == []
 
 
 @pytest.mark.parametrize("path", modules().values(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_and_functions_stay_small(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= FILE_LINES
-    long = [f"{node.name}: {node.end_lineno - node.lineno + 1} lines" for node in ast.walk(ast.parse(text))
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-            and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES]
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES
+    ]
     assert long == []
 
 
 def loaded(code: str) -> set[str]:
     """Top-level names of the modules that a fresh Python holds after `code`."""
     whole = f"{code}\nimport sys\nprint('\\n' + ' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=False, cwd=ROOT,
-                          env=os.environ | {"PYTHONPATH": str(SOURCE.parent)})
+    done = subprocess.run(
+        [sys.executable, "-c", whole],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(SOURCE.parent)},
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.slow
 def test_help_does_not_load_torch():
-    code = ("import runpy, sys\nsys.argv = ['scripts/fine_tuner.py', '--help']\n"
-            "try:\n    runpy.run_path('scripts/fine_tuner.py', run_name='__main__')\n"
-            "except SystemExit as end:\n    assert not end.code, end.code\n")
+    code = (
+        "import runpy, sys\nsys.argv = ['scripts/fine_tuner.py', '--help']\n"
+        "try:\n    runpy.run_path('scripts/fine_tuner.py', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+    )
     names = loaded(code)
     assert "expertune" in names
     assert not names & {"torch", "pandas", "sklearn", "matplotlib", "scipy", "statsmodels", "xllamacpp"}

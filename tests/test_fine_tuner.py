@@ -15,19 +15,38 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import tiny
+from scripts.fine_tuner import (
+    DatasetError,
+    DatasetTooSmallWarning,
+    FineTuner,
+    FineTuningNotSupportedError,
+    ModelFileError,
+)
 
+import tiny
 from expertune.cli import main
 from expertune.files import sha256
-from scripts.fine_tuner import DatasetError, DatasetTooSmallWarning, FineTuner, FineTuningNotSupportedError, ModelFileError
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = ROOT / "examples" / "formatted_dataset.csv"
 BASE = ROOT / "examples" / "base.gguf"
 TOPIC = "respiratory infections"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
-QUICK: dict[str, Any] = {"epochs": 2, "learning_rate": 3e-3, "rank": 8, "batch_size": 8, "class_weight": "none", "bootstrap": 200}
-TUNED_FILES = {"fine_tuned_adapter.gguf", "fine_tuned_model.gguf", "Modelfile", "training_data.jsonl", "training_config.yaml"}
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "learning_rate": 3e-3,
+    "rank": 8,
+    "batch_size": 8,
+    "class_weight": "none",
+    "bootstrap": 200,
+}
+TUNED_FILES = {
+    "fine_tuned_adapter.gguf",
+    "fine_tuned_model.gguf",
+    "Modelfile",
+    "training_data.jsonl",
+    "training_config.yaml",
+}
 ALWAYS = {"fine_tuning_metadata.json", "report.html", "report.json", "fine_tuner.log"}
 
 
@@ -50,7 +69,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     """One run over part of the example set: its folder, its metadata, and the base's hash before it."""
     folder, before = tmp_path_factory.mktemp("tuned"), sha256(BASE)
     success, metadata = FineTuner(quiet=True).process_dataset(
-        frame(), model_name=str(BASE), rating_mapping=MAPPING, target_topics=TOPIC, output_dir=folder, **QUICK)
+        frame(), model_name=str(BASE), rating_mapping=MAPPING, target_topics=TOPIC, output_dir=folder, **QUICK
+    )
     assert success
     return folder, metadata, before
 
@@ -72,7 +92,8 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
     folder, metadata, _ = tuned
     assert json.loads((folder / "fine_tuning_metadata.json").read_text()) == metadata
     assert {name: sha256(folder / name) for name in TUNED_FILES} == {
-        name: digest for name, digest in metadata["provenance"]["hashes"].items() if name in TUNED_FILES}
+        name: digest for name, digest in metadata["provenance"]["hashes"].items() if name in TUNED_FILES
+    }
     assert metadata["processing_info"]["dataset_size"] == 240
     assert metadata["processing_info"]["model_name"] == str(BASE)
     assert metadata["export"]["agreement"] == max(each["labels"] for each in metadata["export"]["rounds"])
@@ -86,7 +107,10 @@ def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dic
     folder, _, _ = tuned
     for path in folder.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
-    logged = "".join((folder / name).read_text() for name in ("fine_tuner.log", "training_events.jsonl", "report.html", "fine_tuning_metadata.json"))
+    logged = "".join(
+        (folder / name).read_text()
+        for name in ("fine_tuner.log", "training_events.jsonl", "report.html", "fine_tuning_metadata.json")
+    )
     for row in frame().itertuples():
         assert str(row.Prompt)[:60] not in logged
 
@@ -104,9 +128,9 @@ def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], 
 
 def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], str]) -> None:
     """Served anew, the file gives the accuracy that the metadata claim."""
+    from expertune.config import make_config
     from expertune.engine.llama_cpp import LlamaCppEngine
     from expertune.pipeline.prepare import prepare
-    from expertune.config import make_config
     from expertune.rate.score import rate_examples
 
     folder, metadata, _ = tuned
@@ -122,11 +146,23 @@ def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], 
 def test_the_written_configuration_repeats_the_run(tuned: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     folder, metadata, _ = tuned
     frame().to_csv(tmp_path / "rows.csv", index=False)
-    code = command(["--config", str(folder / "training_config.yaml"), "--input", str(tmp_path / "rows.csv"), "--output-dir", str(tmp_path / "again")])
+    code = command(
+        [
+            "--config",
+            str(folder / "training_config.yaml"),
+            "--input",
+            str(tmp_path / "rows.csv"),
+            "--output-dir",
+            str(tmp_path / "again"),
+        ]
+    )
     again = json.loads((tmp_path / "again" / "fine_tuning_metadata.json").read_text())
     assert code == 0
     assert again["settings"] == metadata["settings"]
-    assert again["provenance"]["hashes"]["fine_tuned_model.gguf"] == metadata["provenance"]["hashes"]["fine_tuned_model.gguf"]
+    assert (
+        again["provenance"]["hashes"]["fine_tuned_model.gguf"]
+        == metadata["provenance"]["hashes"]["fine_tuned_model.gguf"]
+    )
 
 
 def test_capability_gives_the_reason(tmp_path: Path) -> None:
@@ -140,7 +176,9 @@ def test_capability_gives_the_reason(tmp_path: Path) -> None:
 
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:
     model = str(tiny.make(tmp_path / "qwen.gguf", architecture="qwen2", context=4096))
-    success, metadata = FineTuner(quiet=True).process_dataset(frame(90), model, MAPPING, TOPIC, tmp_path / "out", bootstrap=100)
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        frame(90), model, MAPPING, TOPIC, tmp_path / "out", bootstrap=100
+    )
     assert success
     assert metadata["model_set_info"] == {**metadata["model_set_info"], "success": True, "judged": True}
     assert "qwen2" in metadata["fallback_reason"]
@@ -169,7 +207,15 @@ def test_few_rows_warn_and_fall_back(tmp_path: Path) -> None:
 def test_a_model_set_can_be_made_alone(tmp_path: Path) -> None:
     content = FineTuner().create_model_set_config("llama2", frame(60), MAPPING, TOPIC, output_dir=tmp_path)
     assert json.loads((tmp_path / "model_set_config.json").read_text()) == content
-    assert {"base_model", "system_prompt", "few_shot_examples", "target_topics", "rating_mapping", "created_at", "dataset_size"} <= set(content)
+    assert {
+        "base_model",
+        "system_prompt",
+        "few_shot_examples",
+        "target_topics",
+        "rating_mapping",
+        "created_at",
+        "dataset_size",
+    } <= set(content)
 
 
 def one_class(rows: pd.DataFrame) -> pd.DataFrame:
@@ -198,15 +244,32 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("fault", BAD_ROWS)
-def test_bad_rows_are_one_line_and_leave_nothing_behind(fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_rows_are_one_line_and_leave_nothing_behind(
+    fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     change, told = BAD_ROWS[fault]
     change(frame(120)).to_csv(tmp_path / "rows.csv", index=False)
-    code = command(["--input", str(tmp_path / "rows.csv"), "--model", str(BASE), "--topics", TOPIC, "--output-dir", str(tmp_path / "out")])
+    code = command(
+        [
+            "--input",
+            str(tmp_path / "rows.csv"),
+            "--model",
+            str(BASE),
+            "--topics",
+            TOPIC,
+            "--output-dir",
+            str(tmp_path / "out"),
+        ]
+    )
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert code == 2
     assert len(errors) == 1
     assert told in errors[0]
-    assert not {path.name for path in (tmp_path / "out").glob("*")} & {"fine_tuning_metadata.json", "fine_tuned_model.gguf", "model_set_config.json"}
+    assert not {path.name for path in (tmp_path / "out").glob("*")} & {
+        "fine_tuning_metadata.json",
+        "fine_tuned_model.gguf",
+        "model_set_config.json",
+    }
 
 
 def write_bytes(content: bytes) -> Callable[[Path], None]:
@@ -218,7 +281,10 @@ def test_a_file_that_holds_no_rows_is_one_line(fault: str, tmp_path: Path, capsy
     path = tmp_path / "rows.csv"
     if fault != "missing":
         path.write_bytes(b"" if fault == "empty" else bytes(range(256)) * 40)
-    assert command(["--input", str(path), "--model", str(BASE), "--topics", TOPIC, "--output-dir", str(tmp_path / "out")]) == 2
+    assert (
+        command(["--input", str(path), "--model", str(BASE), "--topics", TOPIC, "--output-dir", str(tmp_path / "out")])
+        == 2
+    )
     error = capsys.readouterr().err.strip()
     assert error.startswith(f"error: {path}")
     assert "\n" not in error
@@ -228,7 +294,11 @@ def test_a_file_that_holds_no_rows_is_one_line(fault: str, tmp_path: Path, capsy
 def test_files_of_other_editors_are_read(form: str, tmp_path: Path) -> None:
     rows = with_cell("Prompt", "Chief complaint: Übelkeit, déjà vu\nTask: rate the visit")(frame(60))
     text = rows.to_csv(index=False)
-    content = {"bom": text.encode("utf-8-sig"), "latin-1": text.encode("latin-1"), "crlf": text.replace("\n", "\r\n").encode()}[form]
+    content = {
+        "bom": text.encode("utf-8-sig"),
+        "latin-1": text.encode("latin-1"),
+        "crlf": text.replace("\n", "\r\n").encode(),
+    }[form]
     (tmp_path / "rows.csv").write_bytes(content)
     found = FineTuner().prepare_training_data(tmp_path / "rows.csv", MAPPING, TOPIC)
     assert len(found) == 60
@@ -239,13 +309,31 @@ def test_a_truncated_model_is_bad_input_in_both_modes(tmp_path: Path, capsys: py
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(BASE.read_bytes()[:1_000_000])
     with pytest.raises(ModelFileError, match="truncated"):
-        FineTuner(fallback_mode=False, quiet=True).process_dataset(frame(90), str(cut), MAPPING, TOPIC, tmp_path / "out")
+        FineTuner(fallback_mode=False, quiet=True).process_dataset(
+            frame(90), str(cut), MAPPING, TOPIC, tmp_path / "out"
+        )
     frame(90).to_csv(tmp_path / "rows.csv", index=False)
-    assert command(["--input", str(tmp_path / "rows.csv"), "--model", str(cut), "--topics", TOPIC, "--output-dir", str(tmp_path / "out")]) == 2
+    assert (
+        command(
+            [
+                "--input",
+                str(tmp_path / "rows.csv"),
+                "--model",
+                str(cut),
+                "--topics",
+                TOPIC,
+                "--output-dir",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
     assert "truncated" in capsys.readouterr().err
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "taken").write_text("a file")
     arguments = ["--input", str(ROWS), "--model", str(BASE), "--topics", TOPIC, "--output-dir"]
     assert command([*arguments, str(tmp_path / "taken")]) == 1
@@ -256,11 +344,32 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(tmp_pat
         assert "may write to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    (["--epochs", "0"], "epochs"), (["--rank", "1000"], "rank"), (["--dev-share", "0.4", "--test-share", "0.4"], "dev_share"),
-    (["--config", "no-such.yaml"], "no-such.yaml"), (["--rating-mapping", "{broken"], "rating")])
-def test_wrong_settings_are_one_line(arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = command(["--input", str(ROWS), "--model", str(BASE), "--topics", TOPIC, "--output-dir", str(tmp_path / "out"), *arguments])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--epochs", "0"], "epochs"),
+        (["--rank", "1000"], "rank"),
+        (["--dev-share", "0.4", "--test-share", "0.4"], "dev_share"),
+        (["--config", "no-such.yaml"], "no-such.yaml"),
+        (["--rating-mapping", "{broken"], "rating"),
+    ],
+)
+def test_wrong_settings_are_one_line(
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = command(
+        [
+            "--input",
+            str(ROWS),
+            "--model",
+            str(BASE),
+            "--topics",
+            TOPIC,
+            "--output-dir",
+            str(tmp_path / "out"),
+            *arguments,
+        ]
+    )
     error = capsys.readouterr().err
     assert code == 2
     assert told in error
@@ -288,14 +397,33 @@ if __name__ == "__main__":
 """
 
 
-def run_apart(folder: Path, *more: str, before: str = "", limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+def run_apart(
+    folder: Path, *more: str, before: str = "", limit: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     rows = folder.parent / "rows.csv"
     if not rows.exists():
         frame(120).to_csv(rows, index=False)
     settings = flags(**{**QUICK, "epochs": 1, "checkpoint_seconds": 0})
-    arguments = ["--input", str(rows), "--model", str(BASE), "--topics", TOPIC, "--output-dir", str(folder), *settings, *more]
-    return subprocess.run([sys.executable, "-c", RUN.format(root=str(ROOT), before=before), *arguments], capture_output=True,
-                          text=True, timeout=300, cwd=ROOT, preexec_fn=limit)
+    arguments = [
+        "--input",
+        str(rows),
+        "--model",
+        str(BASE),
+        "--topics",
+        TOPIC,
+        "--output-dir",
+        str(folder),
+        *settings,
+        *more,
+    ]
+    return subprocess.run(
+        [sys.executable, "-c", RUN.format(root=str(ROOT), before=before), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        preexec_fn=limit,
+    )
 
 
 DIE_IN_EXPORT = """
@@ -362,5 +490,3 @@ def test_a_full_disk_is_one_line_and_no_half_file(tmp_path: Path) -> None:
     assert not list(folder.rglob("*.tmp"))
     assert not (folder / "fine_tuned_model.gguf").exists()
     assert run_apart(folder, "--resume").returncode == 0
-
-

@@ -85,7 +85,10 @@ def test_work_of_unknown_length_has_a_count_and_a_rate(pipe, clock):
         clock.now += 10
         stage.advance(5000)
     assert output.getvalue().splitlines() == [
-        "Reading ...", "Reading: 5,000, 500 rows/s", "Reading: done, 5,000 in 0:10"]
+        "Reading ...",
+        "Reading: 5,000, 500 rows/s",
+        "Reading: done, 5,000 in 0:10",
+    ]
 
 
 def test_rows_finished_by_an_earlier_run_do_not_raise_the_rate(pipe, clock):
@@ -151,8 +154,12 @@ def test_events_outside_a_stage_get_one_that_ends_before_the_next(pipe):
         with progress.stage("Exporting", total=3):
             pass
     assert output.getvalue().splitlines() == [
-        "Training: 0/100", "Training: 100/100 (100%), 300 tokens/s, 0:00 left, loss 0.412",
-        "Training: done, 100/100 in 0:00", "Exporting: 0/3", "Exporting: done, 0/3 in 0:00"]
+        "Training: 0/100",
+        "Training: 100/100 (100%), 300 tokens/s, 0:00 left, loss 0.412",
+        "Training: done, 100/100 in 0:00",
+        "Exporting: 0/3",
+        "Exporting: done, 0/3 in 0:00",
+    ]
 
 
 def test_an_interrupted_stage_says_where_it_stopped(pipe, clock):
@@ -252,8 +259,17 @@ def test_the_file_holds_every_event_and_goes_on_after_a_resume(tmp_path):
     with Progress(quiet=True, events=path) as progress:
         progress.show(step(2, loss=float("nan")))
     first, look, second = [json.loads(line) for line in path.read_text().splitlines()]
-    assert first == {"event": "step", "step": 1, "steps": 100, "epoch": 0.1, "loss": 0.4123, "learning_rate": 1e-4,
-                     "gradient_norm": 0.5, "tokens": 600, "seconds": 2.0}
+    assert first == {
+        "event": "step",
+        "step": 1,
+        "steps": 100,
+        "epoch": 0.1,
+        "loss": 0.4123,
+        "learning_rate": 1e-4,
+        "gradient_norm": 0.5,
+        "tokens": 600,
+        "seconds": 2.0,
+    }
     assert look["event"] == "dev" and look["macro_f1"] == 0.71 and look["best"] is True
     assert second["step"] == 2 and second["loss"] is None  # JSON has no NaN
     assert path.stat().st_mode & 0o777 == 0o600
@@ -282,18 +298,26 @@ def test_times_are_written_as_a_person_reads_them(seconds, text):
     assert time_text(seconds) == text
 
 
-@pytest.mark.parametrize(("rate", "text"), [
-    (None, ""), (0.0, ""), (0.25, "4.0 s each"), (3.44, "3.4 rows/s"), (1234.5, "1,234 rows/s")])
+@pytest.mark.parametrize(
+    ("rate", "text"), [(None, ""), (0.0, ""), (0.25, "4.0 s each"), (3.44, "3.4 rows/s"), (1234.5, "1,234 rows/s")]
+)
 def test_speeds_are_written_as_a_person_reads_them(rate, text):
     assert speed_text(rate, "rows") == text
 
 
 def test_plain_lines_need_no_rich():
-    code = ("import sys\nfrom expertune.progress import Progress\n"
-            "with Progress() as progress, progress.stage('Rating', total=1) as stage: stage.advance()\n"
-            "assert not any(name in sys.modules for name in ('rich', 'torch'))")
+    code = (
+        "import sys\nfrom expertune.progress import Progress\n"
+        "with Progress() as progress, progress.stage('Rating', total=1) as stage: stage.advance()\n"
+        "assert not any(name in sys.modules for name in ('rich', 'torch'))"
+    )
     source = Path(__file__).resolve().parents[1] / "src"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(source)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(source)},
+    )
     assert done.returncode == 0, done.stderr
     assert "Rating: done, 1/1" in done.stderr and done.stdout == ""

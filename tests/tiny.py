@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gguf
+import numpy as np
 from gguf import GGMLQuantizationType, TokenType
 
 CHAT_TEMPLATE = (
@@ -87,15 +86,29 @@ def make(
     return Path(path)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, width: int, ffn: int, layers: int, heads: int, kv: int, tokens: int,
-                  context: int, extra: Mapping[str, Any]) -> None:
+def _add_metadata(
+    writer: gguf.GGUFWriter,
+    width: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    tokens: int,
+    context: int,
+    extra: Mapping[str, Any],
+) -> None:
     name = writer.arch
     ours: dict[str, Any] = {
         "general.name": "tiny",
-        f"{name}.context_length": context, f"{name}.embedding_length": width, f"{name}.block_count": layers,
-        f"{name}.feed_forward_length": ffn, f"{name}.attention.head_count": heads,
-        f"{name}.attention.head_count_kv": kv, f"{name}.attention.layer_norm_rms_epsilon": 1e-5,
-        f"{name}.rope.freq_base": 10000.0, f"{name}.rope.dimension_count": width // heads,
+        f"{name}.context_length": context,
+        f"{name}.embedding_length": width,
+        f"{name}.block_count": layers,
+        f"{name}.feed_forward_length": ffn,
+        f"{name}.attention.head_count": heads,
+        f"{name}.attention.head_count_kv": kv,
+        f"{name}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{name}.rope.freq_base": 10000.0,
+        f"{name}.rope.dimension_count": width // heads,
         f"{name}.vocab_size": tokens,
     }
     for key, value in {**ours, **extra}.items():
@@ -103,8 +116,18 @@ def _add_metadata(writer: gguf.GGUFWriter, width: int, ffn: int, layers: int, he
         add[type(value)](key, value)
 
 
-def _weights(architecture: str, width: int, ffn: int, layers: int, heads: int, kv: int, tokens: int, tied: bool,
-             rope_freqs: bool, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+def _weights(
+    architecture: str,
+    width: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    tokens: int,
+    tied: bool,
+    rope_freqs: bool,
+    seed: int,
+) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor as float32: matrices (out, in), vectors (width,)."""
     rng, head = np.random.default_rng(seed), width // heads
 
@@ -118,9 +141,15 @@ def _weights(architecture: str, width: int, ffn: int, layers: int, heads: int, k
     for block in range(layers):
         yield f"blk.{block}.attn_norm.weight", norm(width)
         yield f"blk.{block}.ffn_norm.weight", norm(width)
-        shapes = {"attn_q": (heads * head, width), "attn_k": (kv * head, width), "attn_v": (kv * head, width),
-                  "attn_output": (width, heads * head), "ffn_gate": (ffn, width), "ffn_up": (ffn, width),
-                  "ffn_down": (width, ffn)}
+        shapes = {
+            "attn_q": (heads * head, width),
+            "attn_k": (kv * head, width),
+            "attn_v": (kv * head, width),
+            "attn_output": (width, heads * head),
+            "ffn_gate": (ffn, width),
+            "ffn_up": (ffn, width),
+            "ffn_down": (width, ffn),
+        }
         for name, (out, inp) in shapes.items():
             yield f"blk.{block}.{name}.weight", linear(out, inp)
             if architecture == "qwen2" and name in ("attn_q", "attn_k", "attn_v"):
@@ -145,8 +174,13 @@ def _ggml() -> ctypes.CDLL:
     folder = Path(next(iter(package.submodule_search_locations)))
     library = ctypes.CDLL(str(next(p for p in sorted(folder.glob("xllamacpp*")) if p.suffix in (".so", ".pyd"))))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                                            *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_void_p,
+    ]
     return library
 
 
@@ -161,8 +195,15 @@ def quantize(weight_OI: np.ndarray, qtype: str) -> np.ndarray:
     weight_OI = np.ascontiguousarray(weight_OI, dtype=np.float32)
     packed = np.zeros((rows, width // block * size), dtype=np.uint8)
     importance = np.ones(width, dtype=np.float32)
-    written = _ggml().ggml_quantize_chunk(int(kind), weight_OI.ctypes.data, packed.ctypes.data, 0, rows, width,
-                                          importance.ctypes.data if qtype.startswith("IQ") else None)
+    written = _ggml().ggml_quantize_chunk(
+        int(kind),
+        weight_OI.ctypes.data,
+        packed.ctypes.data,
+        0,
+        rows,
+        width,
+        importance.ctypes.data if qtype.startswith("IQ") else None,
+    )
     assert written == packed.nbytes
     return packed
 
@@ -243,7 +284,11 @@ def spm_vocabulary() -> Vocabulary:
     merged = list(dict.fromkeys(left + right for left, right in _learn(words, 240)))
     pieces = [*merged, *characters]
     tokens = ["<unk>", BOS, EOS, TURN_BEGIN, TURN_END, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
-    types = [int(TokenType.UNKNOWN), *[int(TokenType.CONTROL)] * 4, *[int(TokenType.BYTE)] * 256,
-             *[int(TokenType.NORMAL)] * len(pieces)]
+    types = [
+        int(TokenType.UNKNOWN),
+        *[int(TokenType.CONTROL)] * 4,
+        *[int(TokenType.BYTE)] * 256,
+        *[int(TokenType.NORMAL)] * len(pieces),
+    ]
     scores = [0.0] * 261 + [-float(rank) for rank in range(len(pieces))]
     return tokens, scores, types, []

@@ -15,8 +15,13 @@ import typer
 from .config import Config
 from .errors import DatasetTooSmallWarning, ExpertuneError, UsageError
 
-app = typer.Typer(name="expertune", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Tune the GGUF that Ollama already holds on an expert's ratings, and prove the finished file.")
+app = typer.Typer(
+    name="expertune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Tune the GGUF that Ollama already holds on an expert's ratings, and prove the finished file.",
+)
 
 EXIT_FELL_BACK = 3
 EXIT_INTERRUPTED = 130
@@ -28,9 +33,14 @@ def _setting_parameters() -> list[inspect.Parameter]:
     for setting in fields(Config):
         choices = setting.metadata["choices"]
         kind = Literal[choices] if choices else type(setting.default)
-        option = typer.Option(f"--{setting.name.replace('_', '-')}", help=_help(setting), show_default=False, rich_help_panel="Settings")
-        parameters.append(inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=None,
-                                            annotation=Annotated[kind | None, option]))
+        option = typer.Option(
+            f"--{setting.name.replace('_', '-')}", help=_help(setting), show_default=False, rich_help_panel="Settings"
+        )
+        parameters.append(
+            inspect.Parameter(
+                setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
     return parameters
 
 
@@ -46,7 +56,9 @@ def _help(setting: Any) -> str:
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that takes **settings an option for each setting."""
     signature = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    own = [
+        parameter for parameter in signature.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
 
     def run(**given: Any) -> None:
         command(**given)
@@ -71,7 +83,9 @@ def tune(
     topics: Annotated[str | None, typer.Option("--topics", help="What the records are rated against.")] = None,
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Where the results go.")] = Path("outputs"),
     rating_mapping: Mapping_ = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A training_config.yaml of an earlier run; flags overrule it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A training_config.yaml of an earlier run; flags overrule it.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail instead of making a model set.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -83,13 +97,17 @@ def tune(
 
     run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
     tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback)
-    _, metadata = tuner.process_dataset(run["input"], run["model"], rating_mapping, run["topics"], output_dir, resume=resume, **values)
+    _, metadata = tuner.process_dataset(
+        run["input"], run["model"], rating_mapping, run["topics"], output_dir, resume=resume, **values
+    )
     print_summary(metadata, output_dir)
     if "model_set_info" in metadata:
         raise typer.Exit(EXIT_FELL_BACK)
 
 
-def _merged(path: Path | None, run: dict[str, Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _merged(
+    path: Path | None, run: dict[str, Any], settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is given, over what the file says, over the defaults. Raises UsageError for what is missing."""
     kept: dict[str, Any] = {"run": {}, "settings": {}}
     if path is not None:
@@ -107,7 +125,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read as YAML ({type(error).__name__}); give the training_config.yaml of a run") from None
+        raise UsageError(
+            f"{path}: cannot be read as YAML ({type(error).__name__}); give the training_config.yaml of a run"
+        ) from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
         raise UsageError(f"{path}: is no training_config.yaml (it has the parts run and settings)")
     return {key: content.get(key, {}) for key in ("run", "settings")}
@@ -130,9 +150,13 @@ def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None)
 
 
 @app.command("format")
-def format_(*, raw: Annotated[Path, typer.Argument(help="A file in EpiTuner's raw columns.")],
-            output: Annotated[Path, typer.Option("--output", help="Where to write.")] = Path("formatted_dataset.csv"),
-            topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
+def format_(
+    *,
+    raw: Annotated[Path, typer.Argument(help="A file in EpiTuner's raw columns.")],
+    output: Annotated[Path, typer.Option("--output", help="Where to write.")] = Path("formatted_dataset.csv"),
+    topics: Topics = "",
+    rating_mapping: Mapping_ = None,
+) -> None:
     """Turn raw records with ratings into formatted_dataset.csv."""
     from .files import write_text
     from .ratings.format import format_raw
@@ -144,7 +168,9 @@ def format_(*, raw: Annotated[Path, typer.Argument(help="A file in EpiTuner's ra
 
 
 @app.command()
-def doctor(*, model: Annotated[str | None, typer.Option("--model", help="Also look whether this model can be tuned.")] = None) -> None:
+def doctor(
+    *, model: Annotated[str | None, typer.Option("--model", help="Also look whether this model can be tuned.")] = None
+) -> None:
     """Show what this machine offers: libraries, processor, memory, and whether a model can be tuned."""
     from .summary import print_doctor
 
@@ -163,7 +189,12 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail(None, arguments, EXIT_INTERRUPTED, "error: stopped")
     except Exception as error:
-        _fail(error, arguments, 1, f"error: unexpected {type(error).__name__}; run again with --debug and report what it shows")
+        _fail(
+            error,
+            arguments,
+            1,
+            f"error: unexpected {type(error).__name__}; run again with --debug and report what it shows",
+        )
 
 
 def _fail(error: Exception | None, arguments: list[str], code: int, line: str) -> None:

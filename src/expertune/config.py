@@ -11,8 +11,14 @@ from typing import Any
 from .errors import UsageError
 
 
-def _setting(default: Any, help: str, *, low: float | None = None, high: float | None = None,
-             choices: tuple[str, ...] | None = None) -> Any:
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
     """A field with its help text and range; `low` and `high` are inclusive."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
@@ -25,8 +31,12 @@ class Config:
     seed: int = _setting(42, "Seed of the split, the adapter's start and the order of rows.", low=0, high=2**31 - 1)
     dev_share: float = _setting(0.1, "Share of the rows kept for choices (early stopping, types).", low=0.05, high=0.4)
     test_share: float = _setting(0.2, "Share of the rows kept for the one final judgement.", low=0.05, high=0.4)
-    near_duplicate: float = _setting(0.9, "Texts at least this alike (0 to 1) are one group in the split.", low=0.5, high=1.0)
-    max_tokens: int = _setting(2048, "Longest row in tokens, prompt and answer; never more than the model's context.", low=64)
+    near_duplicate: float = _setting(
+        0.9, "Texts at least this alike (0 to 1) are one group in the split.", low=0.5, high=1.0
+    )
+    max_tokens: int = _setting(
+        2048, "Longest row in tokens, prompt and answer; never more than the model's context.", low=64
+    )
     long_rows: str = _setting("error", "What to do with a longer row.", choices=("error", "drop"))
 
     # adapter
@@ -42,26 +52,39 @@ class Config:
     warmup: float = _setting(0.05, "Share of the steps in which the learning rate rises.", low=0.0, high=1.0)
     weight_decay: float = _setting(0.0, "AdamW's weight decay.", low=0.0, high=1.0)
     clip: float = _setting(1.0, "Largest norm of the gradient.", low=1e-3, high=1e3)
-    class_weight: str = _setting("auto", "Weight of the classes in the loss; auto takes what is best on the dev rows.",
-                                 choices=("none", "balanced", "auto"))
+    class_weight: str = _setting(
+        "auto",
+        "Weight of the classes in the loss; auto takes what is best on the dev rows.",
+        choices=("none", "balanced", "auto"),
+    )
     rationale_weight: float = _setting(0.2, "Weight of a rationale's token beside a rating's.", low=0.0, high=1.0)
     dev_looks: int = _setting(2, "Looks at the dev rows in each epoch.", low=1, high=20)
     patience: int = _setting(4, "Looks without a gain after which training stops early.", low=1, high=1000)
     checkpoint_seconds: float = _setting(120.0, "Seconds between two checkpoints.", low=0.0)
-    base_memory: str = _setting("auto", "Keep the base's weights packed as in the file, or as float copies.",
-                                choices=("auto", "packed", "cached"))
-    precision: str = _setting("auto", "Number format of the products; auto takes bf16 where it is faster.",
-                              choices=("auto", "bf16", "fp32"))
+    base_memory: str = _setting(
+        "auto",
+        "Keep the base's weights packed as in the file, or as float copies.",
+        choices=("auto", "packed", "cached"),
+    )
+    precision: str = _setting(
+        "auto", "Number format of the products; auto takes bf16 where it is faster.", choices=("auto", "bf16", "fp32")
+    )
     device: str = _setting("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"))
     threads: int = _setting(0, "Processor threads; 0 takes every core.", low=0, high=1024)
 
     # export
-    export_type: str = _setting("auto", "GGUF type of the touched tensors; auto takes the smallest that keeps what was learnt.",
-                                choices=("auto", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "F32"))
+    export_type: str = _setting(
+        "auto",
+        "GGUF type of the touched tensors; auto takes the smallest that keeps what was learnt.",
+        choices=("auto", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "F32"),
+    )
     keep_delta: float = _setting(0.9, "Share of each tensor's change that must survive its type.", low=0.0, high=1.0)
-    agreement: float = _setting(0.99, "Share of the dev labels on which file and adapter must agree.", low=0.0, high=1.0)
-    probability_gap: float = _setting(0.02, "Largest mean difference of the label probabilities between file and adapter.",
-                                      low=0.0, high=1.0)
+    agreement: float = _setting(
+        0.99, "Share of the dev labels on which file and adapter must agree.", low=0.0, high=1.0
+    )
+    probability_gap: float = _setting(
+        0.02, "Largest mean difference of the label probabilities between file and adapter.", low=0.0, high=1.0
+    )
 
     # judgement
     bootstrap: int = _setting(2000, "Resamples for the intervals of F1 and kappa.", low=100, high=100_000)

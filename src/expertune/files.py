@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -38,7 +38,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
 
 
 def _remedy(error: OSError) -> str:

@@ -1,7 +1,7 @@
 """FineTuner: the one class that knows all the stages.
 
-    ratings → audit, split → the base's engine reads them → train on the GGUF → export → the file is served and judged
-                                         └ where tuning is impossible or loses → model set, judged on the same rows
+ratings → audit, split → the base's engine reads them → train on the GGUF → export → the file is served and judged
+                                     └ where tuning is impossible or loses → model set, judged on the same rows
 """
 
 from __future__ import annotations
@@ -37,9 +37,21 @@ from .progress import Progress
 
 log = logging.getLogger("expertune")
 
-__all__ = ["Capability", "DatasetError", "DatasetTooSmallWarning", "EngineError", "ExpertuneError", "FineTuner",
-           "FineTuningNotSupportedError", "Interrupted", "ModelFileError", "ModelSetConfigError", "OutputError",
-           "TrainingFailedError", "UsageError"]
+__all__ = [
+    "Capability",
+    "DatasetError",
+    "DatasetTooSmallWarning",
+    "EngineError",
+    "ExpertuneError",
+    "FineTuner",
+    "FineTuningNotSupportedError",
+    "Interrupted",
+    "ModelFileError",
+    "ModelSetConfigError",
+    "OutputError",
+    "TrainingFailedError",
+    "UsageError",
+]
 
 
 @dataclass(frozen=True)
@@ -63,8 +75,17 @@ class FineTuner:
     def __init__(self, debug_mode: bool = False, fallback_mode: bool = True, *, quiet: bool = False) -> None:
         self.debug_mode, self.fallback_mode, self.quiet = debug_mode, fallback_mode, quiet
 
-    def process_dataset(self, df: Any, model_name: str, rating_mapping: Any = None, target_topics: str = "",
-                        output_dir: str | Path = "outputs", *, resume: bool = False, **settings: Any) -> tuple[bool, dict[str, Any]]:
+    def process_dataset(
+        self,
+        df: Any,
+        model_name: str,
+        rating_mapping: Any = None,
+        target_topics: str = "",
+        output_dir: str | Path = "outputs",
+        *,
+        resume: bool = False,
+        **settings: Any,
+    ) -> tuple[bool, dict[str, Any]]:
         """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
 
         `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
@@ -75,8 +96,17 @@ class FineTuner:
         config = make_config(settings)
         folder = outputs.open_folder(Path(output_dir))
         prepared = prepare(df, rating_mapping, target_topics, config)
-        with _log_to(folder / outputs.LOG, debug=self.debug_mode), Progress(quiet=self.quiet, events=folder / outputs.EVENTS) as progress:
-            log.info("%d rows, %s, model %s, settings %s", len(prepared.ratings), prepared.counts, model_name, as_dict(config))
+        with (
+            _log_to(folder / outputs.LOG, debug=self.debug_mode),
+            Progress(quiet=self.quiet, events=folder / outputs.EVENTS) as progress,
+        ):
+            log.info(
+                "%d rows, %s, model %s, settings %s",
+                len(prepared.ratings),
+                prepared.counts,
+                model_name,
+                as_dict(config),
+            )
             for line in prepared.audit.lines():
                 log.info("audit: %s", line)
             run = Run(prepared, config, folder, progress, model_name, resume=resume)
@@ -85,7 +115,12 @@ class FineTuner:
             except KeyboardInterrupt:
                 raise Interrupted("stopped; run the same command with --resume to go on") from None
             except Exception as error:
-                log.error("%s: %s", type(error).__name__, error if isinstance(error, ExpertuneError) else "unexpected", exc_info=self.debug_mode)
+                log.error(
+                    "%s: %s",
+                    type(error).__name__,
+                    error if isinstance(error, ExpertuneError) else "unexpected",
+                    exc_info=self.debug_mode,
+                )
                 raise
 
     def _process(self, run: Run) -> dict[str, Any]:
@@ -120,17 +155,32 @@ class FineTuner:
         """True where `model_name` can be tuned here; the reason is in `capability`."""
         return self.capability(model_name).tunable
 
-    def prepare_training_data(self, df: Any, rating_mapping: Any = None, target_topics: str = "", **settings: Any) -> list[dict[str, Any]]:
+    def prepare_training_data(
+        self, df: Any, rating_mapping: Any = None, target_topics: str = "", **settings: Any
+    ) -> list[dict[str, Any]]:
         """Every row as the chat example that it is trained or judged by: id, split, messages, rating, label."""
         prepared = prepare(df, rating_mapping, target_topics, make_config(settings))
         return [
-            {"id": example.id, "split": example.split, "rating": example.value, "label": example.label,
-             "messages": [*map(dict, example.messages), {"role": "assistant", "content": example.target}]}
-            for part in ("train", "dev", "test") for example in prepared.examples[part]
+            {
+                "id": example.id,
+                "split": example.split,
+                "rating": example.value,
+                "label": example.label,
+                "messages": [*map(dict, example.messages), {"role": "assistant", "content": example.target}],
+            }
+            for part in ("train", "dev", "test")
+            for example in prepared.examples[part]
         ]
 
-    def create_model_set_config(self, model_name: str, df: Any, rating_mapping: Any = None, target_topics: str = "",
-                                output_dir: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+    def create_model_set_config(
+        self,
+        model_name: str,
+        df: Any,
+        rating_mapping: Any = None,
+        target_topics: str = "",
+        output_dir: str | Path | None = None,
+        **settings: Any,
+    ) -> dict[str, Any]:
         """The model set for these ratings, written to model_set_config.json where `output_dir` is given.
 
         Raises DatasetError, and ModelSetConfigError where no valid configuration can be made.
@@ -139,7 +189,9 @@ class FineTuner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
             prepared = prepare(df, rating_mapping, target_topics, config)
-        content = modelset.build(model_name, prepared.split, prepared.scale, target_topics, created_at=outputs.now(), seed=config.seed)
+        content = modelset.build(
+            model_name, prepared.split, prepared.scale, target_topics, created_at=outputs.now(), seed=config.seed
+        )
         if output_dir is not None:
             modelset.write(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, content)
         return content

@@ -18,12 +18,12 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import OutputError
+from .pace import Pace, TrainingPace, dev_text, speed_text, time_text
 from .train.events import DevEvent, Event, StepEvent
 
 if TYPE_CHECKING:
@@ -31,49 +31,7 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]  # seconds since any fixed moment
 
-PACE_ENTRIES = 20
-PACE_SECONDS = 0.2  # shorter entries are joined: a burst of finished requests is not a speed
 LINE_SECONDS = (5.0, 60.0)  # between two plain lines: at first, and in work of ten minutes and more
-
-
-class Pace:
-    """The recent speed: amounts over the seconds that they took, of the last `PACE_ENTRIES` entries."""
-
-    def __init__(self) -> None:
-        self._entries: deque[tuple[float, float]] = deque(maxlen=PACE_ENTRIES)
-
-    def add(self, amount: float, seconds: float) -> None:
-        if self._entries and self._entries[-1][1] < PACE_SECONDS:
-            before, lasted = self._entries.pop()
-            amount, seconds = amount + before, seconds + lasted
-        self._entries.append((amount, seconds))
-
-    @property
-    def rate(self) -> float | None:
-        """Amount per second; None before anything was measured."""
-        seconds = sum(lasted for _, lasted in self._entries)
-        return sum(amount for amount, _ in self._entries) / seconds if seconds > 0 else None
-
-
-class TrainingPace:
-    """Tokens per second and time left, from the seconds that each step and each look at the dev rows took."""
-
-    def __init__(self) -> None:
-        self.tokens, self._steps = Pace(), Pace()
-        self._seen, self._dev_seconds = 0, 0.0
-
-    def add(self, event: Event) -> None:
-        if isinstance(event, DevEvent):
-            self._dev_seconds += event.seconds
-            return
-        self.tokens.add(event.tokens, event.seconds)
-        self._steps.add(1, event.seconds)
-        self._seen += 1
-
-    def seconds_left(self, steps: int) -> float | None:
-        """For so many more steps, with the looks at the dev rows as often as up to now."""
-        rate = self._steps.rate
-        return steps * (1 / rate + self._dev_seconds / self._seen) if rate else None
 
 
 class Stage:
@@ -120,25 +78,6 @@ class Stage:
         if self.seconds_left is not None:
             parts.insert(2, f"{time_text(self.seconds_left)} left")
         return ", ".join(part for part in parts if part)
-
-
-def speed_text(rate: float | None, unit: str) -> str:
-    if not rate:
-        return ""
-    if rate < 1:
-        return f"{1 / rate:,.1f} s each"
-    return f"{rate:,.{0 if rate >= 100 else 1}f} {unit}".rstrip() + "/s"
-
-
-def time_text(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def dev_text(event: DevEvent) -> str:
-    best = " (best so far)" if event.best else ""
-    return f"dev loss {event.loss:.3f}, macro F1 {event.macro_f1:.3f}, accuracy {event.accuracy:.3f}{best}"
 
 
 class Lines:
@@ -215,8 +154,15 @@ def _live_bars(console: Console) -> Any:
 
     name, status = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}"))
     # stdout is the results' way: rich must not draw it into stderr
-    return Live(SpinnerColumn("line"), name, BarColumn(bar_width=24), status, console=console,
-                refresh_per_second=4, redirect_stdout=False)
+    return Live(
+        SpinnerColumn("line"),
+        name,
+        BarColumn(bar_width=24),
+        status,
+        console=console,
+        refresh_per_second=4,
+        redirect_stdout=False,
+    )
 
 
 class EventLog:
@@ -236,8 +182,10 @@ class EventLog:
                 self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.write(self._handle, (json.dumps(record, allow_nan=False) + "\n").encode())
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written ({error.strerror or error}); "
-                              "check the output folder and run again with --resume") from error
+            raise OutputError(
+                f"{self._path}: cannot be written ({error.strerror or error}); "
+                "check the output folder and run again with --resume"
+            ) from error
 
     def close(self) -> None:
         if self._handle is not None:
@@ -256,8 +204,14 @@ class Progress:
     with bars where it is a terminal and lines where it is not.
     """
 
-    def __init__(self, *, quiet: bool = False, events: Path | None = None, console: Console | None = None,
-                 clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        events: Path | None = None,
+        console: Console | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._display = _choose_display(quiet, console)
         self._log = EventLog(events) if events is not None else None
         self._clock = clock

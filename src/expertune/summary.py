@@ -12,11 +12,14 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
     print(metadata["verdict"])
     evaluations = metadata["evaluation"]["evaluations"]
     if evaluations:
-        print(f"\nOn {evaluations[0]['rows']} rows that nothing was trained on or chosen by "
-              f"({metadata['settings']['confidence']:.0%} intervals):")
+        print(
+            f"\nOn {evaluations[0]['rows']} rows that nothing was trained on or chosen by "
+            f"({metadata['settings']['confidence']:.0%} intervals):"
+        )
         print(f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}")
         for each in evaluations:
-            print(f"  {each['name']:10} {_estimate(each['accuracy'])} {_estimate(each['macro_f1'])} {_estimate(each['kappa']):>21}")
+            figures = (_estimate(each[name]) for name in ("accuracy", "macro_f1", "kappa"))
+            print(f"  {each['name']:10} {' '.join(figures)}")
     for line in _training(metadata.get("training"), metadata.get("export")):
         print(line)
     for finding in metadata["data_audit"]["findings"]:
@@ -32,21 +35,29 @@ def _estimate(estimate: Mapping[str, Any] | None) -> str:
     if not estimate or estimate.get("value") is None:
         return f"{'–':>20}"
     interval = estimate.get("interval")
-    return f"{estimate['value']:6.3f} ({interval['low']:.2f} to {interval['high']:.2f})" if interval else f"{estimate['value']:6.3f}{'':14}"
+    return (
+        f"{estimate['value']:6.3f} ({interval['low']:.2f} to {interval['high']:.2f})"
+        if interval
+        else f"{estimate['value']:6.3f}{'':14}"
+    )
 
 
 def _training(training: Mapping[str, Any] | None, export: Mapping[str, Any] | None) -> list[str]:
     if not training or not export:
         return []
-    types = ", ".join(f"{each['tensors']} tensors in {each['type']} ({each['kept']:.0%} of the change kept)" for each in export["types"])
+    types = ", ".join(
+        f"{each['tensors']} tensors in {each['type']} ({each['kept']:.0%} of the change kept)"
+        for each in export["types"]
+    )
     return [
         f"\nTrained {training['steps']} steps at {training['tokens_per_second']:,.0f} tokens/s "
         f"({training['precision']}, base {training['base_memory']}, classes weighted: {training['class_weighting']}); "
         f"kept step {training['best_step']}.",
         f"Exported {types}; {size_text(export['bytes'])}, base {size_text(export['base_bytes'])}.",
-        f"File and adapter agree on {export['agreement']:.1%} of {export['agreement_rows']} dev rows, probabilities within "
-        f"{export['probability_gap']:.3f} on average{'' if export['agreement_passed'] else ' – BELOW the gate'}; the file rates "
-        f"{export['rows_per_second']:.1f} rows/s, its base {export['base_rows_per_second']:.1f}.",
+        f"File and adapter agree on {export['agreement']:.1%} of {export['agreement_rows']} dev rows, "
+        f"probabilities within {export['probability_gap']:.3f} on average"
+        f"{'' if export['agreement_passed'] else ' – BELOW the gate'}.",
+        f"The file rates {export['rows_per_second']:.1f} rows/s, its base {export['base_rows_per_second']:.1f}.",
     ]
 
 

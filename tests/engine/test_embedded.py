@@ -72,10 +72,13 @@ def test_nothing_is_printed(model: Path, capfd: pytest.CaptureFixture[str]):
 @pytest.mark.slow
 def test_debug_says_what_it_does(model: Path):
     """In a process of its own: llama.cpp's log has a thread that prints when it likes."""
-    code = "import sys; from pathlib import Path; from expertune.engine.llama_cpp import LlamaCppEngine\n" \
-           "LlamaCppEngine(Path(sys.argv[1]), threads=1, debug=True).close()"
-    child = subprocess.run([sys.executable, "-c", code, str(model)], env=_environment(), capture_output=True, text=True,
-                           check=True)
+    code = (
+        "import sys; from pathlib import Path; from expertune.engine.llama_cpp import LlamaCppEngine\n"
+        "LlamaCppEngine(Path(sys.argv[1]), threads=1, debug=True).close()"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(model)], env=_environment(), capture_output=True, text=True, check=True
+    )
     assert "load_model" in child.stderr
 
 
@@ -178,8 +181,13 @@ except KeyboardInterrupt:
 def test_ctrl_c(tmp_path: Path, how: str):
     """In the middle of scoring: the process ends, nothing is left behind, and no thread complains."""
     path = tiny.make(tmp_path / "model.gguf", width=256, layers=4, context=2048)
-    child = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(path), how], text=True, env=_environment(),
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(path), how],
+        text=True,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert child.stdout is not None
     port = int(child.stdout.readline())
     time.sleep(1)

@@ -24,21 +24,38 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_the_rating_schema():
     schema = {"type": "object", "properties": {"rating": {"enum": ["Match", 'say "no"']}}, "required": ["rating"]}
     assert schema_grammar(schema).splitlines()[0] == (
-        r'''root ::= "{"  "\"rating\": " ("\"Match\"" | "\"say \\\"no\\\"\"")  "}"''')
+        r'''root ::= "{"  "\"rating\": " ("\"Match\"" | "\"say \\\"no\\\"\"")  "}"'''
+    )
 
 
-@pytest.mark.parametrize("schema", [
-    {"enum": ["Match", "Does Not Match", 'a "quoted" \\ label', "naïve\n"]},
-    {"const": {"a": [1, None, True]}},
-    {"type": "string", "minLength": 2, "maxLength": 5}, {"type": "string", "maxLength": 2000},
-    {"type": "integer"}, {"type": "number"}, {"type": "boolean"}, {"type": "null"},
-    {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
-    {"type": "array", "items": {"type": "boolean"}, "maxItems": 1},
-    {"type": "array", "items": {"type": "boolean"}, "maxItems": 0},
-    {"type": "object", "properties": {}},
-    {"type": "object", "additionalProperties": False, "required": ["b", "a"], "title": "ignored",
-     "properties": {"a": {"type": "object", "properties": {"x y": {"enum": [1, 2.5]}}}, "b": {"type": "integer"}}},
-], ids=str)
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": ["Match", "Does Not Match", 'a "quoted" \\ label', "naïve\n"]},
+        {"const": {"a": [1, None, True]}},
+        {"type": "string", "minLength": 2, "maxLength": 5},
+        {"type": "string", "maxLength": 2000},
+        {"type": "integer"},
+        {"type": "number"},
+        {"type": "boolean"},
+        {"type": "null"},
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
+        {"type": "array", "items": {"type": "boolean"}, "maxItems": 1},
+        {"type": "array", "items": {"type": "boolean"}, "maxItems": 0},
+        {"type": "object", "properties": {}},
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["b", "a"],
+            "title": "ignored",
+            "properties": {
+                "a": {"type": "object", "properties": {"x y": {"enum": [1, 2.5]}}},
+                "b": {"type": "integer"},
+            },
+        },
+    ],
+    ids=str,
+)
 def test_every_answer_fits(engine: LlamaCppEngine, schema: dict[str, Any]):
     for ask in ("cough", "fever", "a fall"):
         answer = engine.generate(ask, schema=schema, max_tokens=2000)
@@ -63,13 +80,18 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
     return isinstance(value, kinds[schema["type"]]) and len(str(value)) >= schema.get("minLength", 0)
 
 
-@pytest.mark.parametrize(("schema", "line"), [
-    ({"type": "string", "pattern": "a+"}, "pattern is not supported"), ({"anyOf": []}, "anyOf is not supported"),
-    ({"type": "wrong"}, "'wrong' is not supported"), ({}, "None is not supported"),
-    ({"type": "array"}, "needs `items`"),
-    ({"type": "object", "properties": {"a": {"type": "null"}}, "required": []}, "every property in `required`"),
-    ({"type": "object", "properties": {}, "additionalProperties": True}, "no additional"),
-])
+@pytest.mark.parametrize(
+    ("schema", "line"),
+    [
+        ({"type": "string", "pattern": "a+"}, "pattern is not supported"),
+        ({"anyOf": []}, "anyOf is not supported"),
+        ({"type": "wrong"}, "'wrong' is not supported"),
+        ({}, "None is not supported"),
+        ({"type": "array"}, "needs `items`"),
+        ({"type": "object", "properties": {"a": {"type": "null"}}, "required": []}, "every property in `required`"),
+        ({"type": "object", "properties": {}, "additionalProperties": True}, "no additional"),
+    ],
+)
 def test_what_it_does_not_know_it_refuses(schema: dict[str, Any], line: str):
     with pytest.raises(EngineError, match=line):
         schema_grammar(schema)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gguf
 import tiny
 from expertune.engine.header import read_header
 from expertune.errors import ModelFileError
@@ -21,8 +21,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_agrees_with_gguf_py(model: Path):
     fields = gguf.GGUFReader(model).fields
-    plain = {name: field.contents() for name, field in fields.items()
-             if field.types[0] != gguf.GGUFValueType.ARRAY and not name.startswith("GGUF.")}
+    plain = {
+        name: field.contents()
+        for name, field in fields.items()
+        if field.types[0] != gguf.GGUFValueType.ARRAY and not name.startswith("GGUF.")
+    }
     assert read_header(model) == pytest.approx(plain)
     assert read_header(model)["a.flag"] is True
 

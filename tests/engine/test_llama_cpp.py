@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import gguf
 import tiny
 from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.errors import EngineError
@@ -22,14 +22,17 @@ from expertune.errors import EngineError
 ASK = [{"role": "system", "content": "Rate this record."}, {"role": "user", "content": "cough and fever"}]
 LABELS = ("Match", "Does Not Match", "Unknown")
 ANSWERS = [f'{{"rating": "{label}", "rationale": "' for label in LABELS]
-BLANKS = ("{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
-          "{% elif m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-          "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}")
+BLANKS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% elif m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} {{ eos_token }}{% endif %}{% endfor %}"
+)
 DROPS = BLANKS.replace("{{ raise_exception('no system') }}", "")
 THINKS = tiny.CHAT_TEMPLATE.replace(
     "<|im_start|>assistant\n{% endif %}",
     "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
-    "{% endif %}{% endif %}")
+    "{% endif %}{% endif %}",
+)
 ENDLESS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -48,8 +51,10 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_renders_the_models_own_template(engine: LlamaCppEngine):
-    assert engine.render(ASK) == ("<|im_start|>system\nRate this record.<|im_end|>\n<|im_start|>user\ncough and fever"
-                                  "<|im_end|>\n<|im_start|>assistant\n")
+    assert engine.render(ASK) == (
+        "<|im_start|>system\nRate this record.<|im_end|>\n<|im_start|>user\ncough and fever"
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert engine.notes == ()
 
 
@@ -85,8 +90,13 @@ def test_turn_end(tmp_path: Path, template: str, end: str):
 
 
 def test_a_template_without_assistant_turns(tmp_path: Path):
-    with serve(tmp_path, chat_template="{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}"
-                                       "{% endfor %}") as engine, pytest.raises(EngineError, match="chat model"):
+    with (
+        serve(
+            tmp_path,
+            chat_template="{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+        ) as engine,
+        pytest.raises(EngineError, match="chat model"),
+    ):
         engine.turn_end()
 
 
@@ -104,8 +114,10 @@ def test_a_continuation_is_the_text_and_never_special(engine: LlamaCppEngine, an
 def test_look_alikes_stay_text(engine: LlamaCppEngine, answer: str):
     """An answer that spells a special token is its letters: an expert's rationale cannot end the turn."""
     tokens = engine.continuation(engine.render(ASK), answer)
-    special = {engine._server.ask("/tokenize", {"content": name, "parse_special": True})["tokens"][0]
-               for name in (tiny.BOS, tiny.EOS, tiny.TURN_BEGIN, tiny.TURN_END)}
+    special = {
+        engine._server.ask("/tokenize", {"content": name, "parse_special": True})["tokens"][0]
+        for name in (tiny.BOS, tiny.EOS, tiny.TURN_BEGIN, tiny.TURN_END)
+    }
     assert _text(engine, tokens) == answer.encode() and not special & set(tokens)
 
 
@@ -135,8 +147,13 @@ def reference(engine: LlamaCppEngine, tokens: list[int], tail: list[int], *, cac
     """The sum of log-probabilities, each from a whole distribution over the vocabulary."""
     total = 0.0
     for i, token in enumerate(tail):
-        body = {"prompt": tokens + tail[:i], "n_predict": 1, "temperature": 0, "n_probs": 100_000,
-                "cache_prompt": cached}
+        body = {
+            "prompt": tokens + tail[:i],
+            "n_predict": 1,
+            "temperature": 0,
+            "n_probs": 100_000,
+            "cache_prompt": cached,
+        }
         (first,) = engine._server.ask("/completion", body)["completion_probabilities"]
         table = {each["id"]: each["logprob"] for each in first["top_logprobs"]}
         assert math.fsum(math.exp(value) for value in table.values()) == pytest.approx(1, abs=1e-4)
@@ -167,7 +184,7 @@ def test_scores_are_exact(engine: LlamaCppEngine, cached: bool, tolerance: float
 
 def test_complete_answers_share_one_unit_of_probability(engine: LlamaCppEngine):
     """All the single characters, closed by a quote: no answer is counted in another's share."""
-    answers = [f"{letter}\"," for letter in "abcdefghij"] + ['ab",', 'abc",']
+    answers = [f'{letter}",' for letter in "abcdefghij"] + ['ab",', 'abc",']
     scores = engine.score(engine.render(ASK), answers)
     assert max(scores) < 0 and math.fsum(map(math.exp, scores)) < 1
 
@@ -228,8 +245,11 @@ def _write_adapter(path: Path, strength: float) -> None:
 
 
 def rating_schema(**rationale: Any) -> Mapping[str, Any]:
-    return {"type": "object", "required": ["rating", "rationale"],
-            "properties": {"rating": {"enum": list(LABELS)}, "rationale": {"type": "string", **rationale}}}
+    return {
+        "type": "object",
+        "required": ["rating", "rationale"],
+        "properties": {"rating": {"enum": list(LABELS)}, "rationale": {"type": "string", **rationale}},
+    }
 
 
 def test_an_answer_is_held_to_the_schema(engine: LlamaCppEngine):
@@ -294,11 +314,14 @@ def test_what_cannot_be_loaded(tmp_path: Path):
         LlamaCppEngine(tmp_path / "text.gguf")
 
 
-@pytest.mark.parametrize(("old", "new", "reason"), [
-    (b"llama", b"camel", "unknown model architecture: 'camel'"),
-    (b"llama-bpe", b"camel-bpe", "unknown pre-tokenizer type: 'camel-bpe'"),
-    (b"endfor", b"endxxx", "xxx"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b"llama", b"camel", "unknown model architecture: 'camel'"),
+        (b"llama-bpe", b"camel-bpe", "unknown pre-tokenizer type: 'camel-bpe'"),
+        (b"endfor", b"endxxx", "xxx"),
+    ],
+)
 def test_llama_cpps_own_reason(tmp_path: Path, old: bytes, new: bytes, reason: str, capfd: pytest.CaptureFixture[str]):
     path = tmp_path / "other.gguf"
     path.write_bytes(tiny.make(tmp_path / "model.gguf", layers=1).read_bytes().replace(old, new))
@@ -310,5 +333,11 @@ def test_llama_cpps_own_reason(tmp_path: Path, old: bytes, new: bytes, reason: s
 def test_describe(engine: LlamaCppEngine):
     assert engine.file_bytes == engine.model.stat().st_size
     assert json.loads(json.dumps(engine.describe())) == {
-        "engine": "llama.cpp", "xllamacpp": engine.describe()["xllamacpp"], "context": 512, "slots": 1, "threads": 1,
-        "adapter": False, "notes": []}
+        "engine": "llama.cpp",
+        "xllamacpp": engine.describe()["xllamacpp"],
+        "context": 512,
+        "slots": 1,
+        "threads": 1,
+        "adapter": False,
+        "notes": [],
+    }

@@ -40,8 +40,9 @@ def test_a_path(tmp_path: Path):
     assert (found.template, found.system, dict(found.parameters)) == (None, None, {})
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny:latest", "library/tiny", "registry.ollama.ai/library/tiny:latest",
-                                  "team/tiny:v2"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "tiny:latest", "library/tiny", "registry.ollama.ai/library/tiny:latest", "team/tiny:v2"]
+)
 def test_a_name(folder: Path, name: str):
     found = locate(name)
     assert found.path == folder / f"blobs/sha256-{TINY}"
@@ -72,10 +73,17 @@ def test_the_nearest_names(folder: Path, name: str, near: str):
         locate(name)
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("absent.gguf", "no such file"), ("../etc/passwd", "not a model's name"), ("a/b/c/d", "not a model's name"),
-    ("", "a folder"), ("llama2:../../x", "not a model's name"), ("two words", "not a model's name"),
-])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("absent.gguf", "no such file"),
+        ("../etc/passwd", "not a model's name"),
+        ("a/b/c/d", "not a model's name"),
+        ("", "a folder"),
+        ("llama2:../../x", "not a model's name"),
+        ("two words", "not a model's name"),
+    ],
+)
 def test_what_is_no_name(folder: Path, name: str, line: str):
     with pytest.raises(UsageError, match=line):
         locate(name)
@@ -92,6 +100,7 @@ def _change_config(**values: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         blob = folder / f"blobs/sha256-{CONFIG}"
         blob.write_text(json.dumps({**json.loads(blob.read_bytes()), **values}))
+
     return change
 
 
@@ -101,6 +110,7 @@ def _change_layers(change: Callable[[list[dict[str, Any]]], object]) -> Callable
         manifest = json.loads(path.read_bytes())
         change(manifest["layers"])
         path.write_text(json.dumps(manifest))
+
     return apply
 
 
@@ -108,13 +118,16 @@ def _projector(layers: list[dict[str, Any]]) -> None:
     layers.append({**layers[0], "mediaType": "application/vnd.ollama.image.projector"})
 
 
-@pytest.mark.parametrize(("change", "line"), [
-    (_change_config(remote_host="https://ollama.com:443"), "runs in Ollama's cloud"),
-    (_change_config(model_format="safetensors"), r"stored as safetensors \(MLX\)"),
-    (_change_layers(_projector), "vision model"),
-    (_change_layers(lambda layers: layers.append(layers[0])), "its weights are 2 files"),
-    (_change_layers(lambda layers: layers.pop(0)), "its weights are 0 files"),
-])
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (_change_config(remote_host="https://ollama.com:443"), "runs in Ollama's cloud"),
+        (_change_config(model_format="safetensors"), r"stored as safetensors \(MLX\)"),
+        (_change_layers(_projector), "vision model"),
+        (_change_layers(lambda layers: layers.append(layers[0])), "its weights are 2 files"),
+        (_change_layers(lambda layers: layers.pop(0)), "its weights are 0 files"),
+    ],
+)
 def test_refused(folder: Path, change: Callable[[Path], None], line: str):
     change(folder)
     with pytest.raises(FineTuningNotSupportedError, match=f"tiny: .*{line}"):
@@ -126,8 +139,9 @@ def test_an_adapter_layer(folder: Path):
         locate("tiny-adapter")
 
 
-@pytest.mark.parametrize(("extra", "kind"), [({"general.type": "adapter"}, "adapter"),
-                                             ({"general.architecture": "clip"}, "projector")])
+@pytest.mark.parametrize(
+    ("extra", "kind"), [({"general.type": "adapter"}, "adapter"), ({"general.architecture": "clip"}, "projector")]
+)
 def test_a_file_of_another_kind(tmp_path: Path, extra: dict[str, Any], kind: str):
     architecture = extra.pop("general.architecture", "llama")
     path = tmp_path / "other.gguf"
@@ -164,13 +178,21 @@ def test_a_missing_blob(folder: Path):
 def test_a_folder_of_another_user(folder: Path):
     """As root nothing is unreadable, so the child gives up root once it has everything imported."""
     folder.chmod(0)
-    code = ("import os, grp, difflib\n"
-            "from expertune.engine.locate import locate\n"
-            "from expertune.errors import FineTuningNotSupportedError\n"
-            "if os.geteuid() == 0: os.setuid(65534)\n"
-            "try: locate('tiny')\n"
-            "except FineTuningNotSupportedError as error: print(error)\n")
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/",
-                           env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)})
+    code = (
+        "import os, grp, difflib\n"
+        "from expertune.engine.locate import locate\n"
+        "from expertune.errors import FineTuningNotSupportedError\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "try: locate('tiny')\n"
+        "except FineTuningNotSupportedError as error: print(error)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+    )
     folder.chmod(0o700)
     assert "you may not read this folder; have your user added to its group" in child.stdout, child.stderr

@@ -13,12 +13,20 @@ ORDINAL = make_scale({"low": 1, "middle": 2, "high": 3})
 
 
 def truth(labels: Sequence[int], scale: RatingScale = SCALE, prompts: Sequence[str] | None = None) -> list[Rating]:
-    return [Rating(f"r{at}", at + 2, prompts[at] if prompts else f"visit {at}", scale.values[label],
-                   scale.labels[label]) for at, label in enumerate(labels)]
+    return [
+        Rating(f"r{at}", at + 2, prompts[at] if prompts else f"visit {at}", scale.values[label], scale.labels[label])
+        for at, label in enumerate(labels)
+    ]
 
 
 def rated(labels: Sequence[int], scale: RatingScale = SCALE, sure: float = 0.8) -> list[Rated]:
     rest = (1 - sure) / (len(scale.labels) - 1)
-    return [Rated(f"r{at}", scale.labels[label], scale.values[label],
-                  tuple(sure if other == label else rest for other in range(len(scale.labels))))
-            for at, label in enumerate(labels)]
+    return [
+        Rated(
+            f"r{at}",
+            scale.labels[label],
+            scale.values[label],
+            tuple(sure if other == label else rest for other in range(len(scale.labels))),
+        )
+        for at, label in enumerate(labels)
+    ]

@@ -15,8 +15,11 @@ WORDS = ("cough fever wheeze sputum", "ankle sprain fracture fall", "see chart n
 def visits(count: int, seed: int, start: int = 0):
     source = random.Random(seed)
     labels = [source.choices(range(3), (5, 3, 2))[0] for _ in range(count)]
-    prompts = [f"Rate this visit. Age {source.randint(1, 99)} complaint {source.choice(WORDS[label].split())} "
-               f"{source.choice(WORDS[source.randrange(3)].split())}" for label in labels]
+    prompts = [
+        f"Rate this visit. Age {source.randint(1, 99)} complaint {source.choice(WORDS[label].split())} "
+        f"{source.choice(WORDS[source.randrange(3)].split())}"
+        for label in labels
+    ]
     return [replace(row, id=f"r{start + at}") for at, row in enumerate(truth(labels, prompts=prompts))]
 
 

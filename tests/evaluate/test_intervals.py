@@ -76,8 +76,9 @@ def test_paired_difference() -> None:
     assert 0 < estimate.interval.low < estimate.value < estimate.interval.high
     reverse = paired(second, first, metrics.macro_f1, 1000, 1, 0.95)
     assert reverse.interval is not None
-    assert (reverse.interval.low, reverse.interval.high) == pytest.approx((-estimate.interval.high,
-                                                                           -estimate.interval.low))
+    assert (reverse.interval.low, reverse.interval.high) == pytest.approx(
+        (-estimate.interval.high, -estimate.interval.low)
+    )
     same = paired(first, first, metrics.macro_f1, 1000, 1, 0.95)
     assert (same.value, same.interval) == (0.0, None)
 
@@ -95,8 +96,9 @@ def test_coverage(correlated: bool) -> None:
     """The 95 % interval holds the true macro-F1 in about 95 % of 1,000 studies of 120 patients with 2 rows each."""
     random, labels, right = np.random.default_rng(0), 3, 0.7
     share = np.array([0.5, 0.3, 0.2])
-    joint = np.array([[share[t] * (right * (t == p) + (1 - right) / labels) for p in range(labels)]
-                      for t in range(labels)])
+    joint = np.array(
+        [[share[t] * (right * (t == p) + (1 - right) / labels) for p in range(labels)] for t in range(labels)]
+    )
     true_value = float(metrics.macro_f1(joint))
     inside = 0
     for study in range(1000):
@@ -117,8 +119,10 @@ def test_equal_raters_are_seldom_called_better(rows: int) -> None:
     random, share, proven = np.random.default_rng(rows), [0.5, 0.35, 0.15], 0
     for study in range(800):
         truth = random.choice(3, size=rows, p=share)
-        first, second = (clusters(truth.tolist(), np.where(random.random(rows) < 0.6, truth, guess).tolist(), 3,
-                                  range(rows)) for guess in random.choice(3, size=(2, rows), p=share))
+        first, second = (
+            clusters(truth.tolist(), np.where(random.random(rows) < 0.6, truth, guess).tolist(), 3, range(rows))
+            for guess in random.choice(3, size=(2, rows), p=share)
+        )
         interval = paired(first, second, metrics.macro_f1, 400, study, 0.95).interval
         proven += interval is not None and interval.low > 0
     assert proven / 800 <= 0.05, proven

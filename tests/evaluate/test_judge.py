@@ -77,18 +77,37 @@ def test_groups_are_counted() -> None:
 
 
 def test_free_answers() -> None:
-    answers = [('{"rating": "Match", "rationale": "x"}', 1), ('Rating: 0, Rationale: y', 0), ("no idea", None),
-               ('{"rating": "Match"} and more', 1)]
-    model = [replace(each, answer=text, answer_value=value, answer_state="unparsable" if value is None else "rated")
-             for each, (text, value) in zip(rated([0, 1, 2, 1]), answers, strict=True)]
+    answers = [
+        ('{"rating": "Match", "rationale": "x"}', 1),
+        ("Rating: 0, Rationale: y", 0),
+        ("no idea", None),
+        ('{"rating": "Match"} and more', 1),
+    ]
+    model = [
+        replace(each, answer=text, answer_value=value, answer_state="unparsable" if value is None else "rated")
+        for each, (text, value) in zip(rated([0, 1, 2, 1]), answers, strict=True)
+    ]
     found = evaluate("tuned", truth([0, 1, 2, 1]), model, SCALE, {}, CONFIG)
     assert found.json_validity is not None and found.answer_agreement is not None
     assert (found.json_validity.value, found.json_validity.n) == (0.25, 4)
     assert (found.answer_agreement.value, found.answer_agreement.n) == (pytest.approx(2 / 3), 3)
 
 
-@pytest.mark.parametrize("answer", ['{"rating": 1}', '{"rating": "match"}', "[]", '"Match"', "", "{" * 100_000,
-                                    "[" * 100_000, '{"rating": ["Match"]}', '{"rating": "Match"', "NaN"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"rating": 1}',
+        '{"rating": "match"}',
+        "[]",
+        '"Match"',
+        "",
+        "{" * 100_000,
+        "[" * 100_000,
+        '{"rating": ["Match"]}',
+        '{"rating": "Match"',
+        "NaN",
+    ],
+)
 def test_no_valid_json(answer: str) -> None:
     assert not valid_json(answer, SCALE)
 

@@ -51,25 +51,42 @@ class Page(HTMLParser):
 def full_report() -> dict[str, Any]:
     scale = make_scale({HOSTILE: 1, "No & never": 0, "$\\frac{": 2, "Unbekannt 不明": 3})
     expert = truth([0, 1, 2, 0, 1, 0, 1, 1], scale)
-    raters = {"tuned": rated([0, 1, 2, 0, 1, 0, 1, 0], scale), "base": rated([0] * 8, scale),
-              "TF-IDF": rated([1] * 8, scale), "majority": rated([3] * 8, scale)}
+    raters = {
+        "tuned": rated([0, 1, 2, 0, 1, 0, 1, 0], scale),
+        "base": rated([0] * 8, scale),
+        "TF-IDF": rated([1] * 8, scale),
+        "majority": rated([3] * 8, scale),
+    }
     figures = [evaluate(name, expert, rows, scale, {}, CONFIG, 3.0) for name, rows in raters.items()]
     differences = compare(("tuned", raters.pop("tuned")), raters, expert, scale, {}, CONFIG)
     steps = [{"step": at, "loss": 2 / at, "learning_rate": 1e-4, "tokens": 9, "seconds": 0.1} for at in range(1, 30)]
     steps[3]["loss"] = float("nan")
     return {
         "verdict": verdict(*figures, differences).to_dict(),
-        "run": {"topics": HOSTILE, "model": HOSTILE, "created": "2026-01-02T03:04:05+00:00", "seed": 1,
-                "rows": {"train": 30, "dev": 5, "test": 8}},
+        "run": {
+            "topics": HOSTILE,
+            "model": HOSTILE,
+            "created": "2026-01-02T03:04:05+00:00",
+            "seed": 1,
+            "rows": {"train": 30, "dev": 5, "test": 8},
+        },
         "evaluations": [each.to_dict() for each in figures],
         "differences": [each.to_dict() for each in differences],
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},
         "audit": {"findings": [{"kind": HOSTILE, "severity": "warning", "count": 3, "message": HOSTILE}], "rows": 43},
-        "export": {"types": [{"type": "Q5_K", "tensors": 7, "bytes": 10**7, "kept": 0.97}], "bytes": 10**8,
-                   "base_bytes": 9 * 10**7, "agreement": 0.995, "probability_gap": float("inf"),
-                   "rows_per_second": 3.0, "base_rows_per_second": 3.2, "path": Path("model.gguf")},
+        "export": {
+            "types": [{"type": "Q5_K", "tensors": 7, "bytes": 10**7, "kept": 0.97}],
+            "bytes": 10**8,
+            "base_bytes": 9 * 10**7,
+            "agreement": 0.995,
+            "probability_gap": float("inf"),
+            "rows_per_second": 3.0,
+            "base_rows_per_second": 3.2,
+            "path": Path("model.gguf"),
+        },
         "provenance": {"hashes": {HOSTILE: "ab" * 32}, "versions": {"torch": "2.8"}},
-        "config": as_dict(CONFIG), "timings": {"train": 12.5},
+        "config": as_dict(CONFIG),
+        "timings": {"train": 12.5},
     }
 
 
@@ -81,8 +98,14 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     assert "://" not in text and "url(" not in text and "@import" not in text
     assert HOSTILE not in text and "&lt;script&gt;" in text
     assert not re.search(r"\bnan\b|\binf\b|None|Undefined", text)
-    for heading in ("How good is it?", "Where is it right?", "How did it learn?", "What is in the data?",
-                    "What did the file keep?", "How can it be repeated?"):
+    for heading in (
+        "How good is it?",
+        "Where is it right?",
+        "How did it learn?",
+        "What is in the data?",
+        "What did the file keep?",
+        "How can it be repeated?",
+    ):
         assert heading in text
     assert text.index("The tuned model is") < text.index("How good is it?")
     for shown in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00\n  (3.20)", "0.995", "learning_rate", "不明"):
@@ -90,8 +113,9 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     assert page.tags.count("svg") == 4 + 4 + 2  # whiskers, calibration, curves
 
 
-@pytest.mark.parametrize("gone", ["evaluations", "differences", "curves", "audit", "export", "provenance", "config",
-                                  "timings"])
+@pytest.mark.parametrize(
+    "gone", ["evaluations", "differences", "curves", "audit", "export", "provenance", "config", "timings"]
+)
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_section_that_is_missing(gone: str, empty: bool) -> None:
     report = full_report()
@@ -155,7 +179,12 @@ def test_small_formats() -> None:
     assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
     assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]
     assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
-        ("a.b", "1"), ("a.c", "–"), ("d", "1, 2"), ("e.1.f", "True"), ("e.2.", "3")]
+        ("a.b", "1"),
+        ("a.c", "–"),
+        ("d", "1, 2"),
+        ("e.1.f", "True"),
+        ("e.2.", "3"),
+    ]
 
 
 def test_ticks() -> None:

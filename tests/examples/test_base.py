@@ -8,16 +8,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
-import gguf
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BASE = EXAMPLES / "base.gguf"
-ODD_TEXTS = ["", " ", "  two  spaces ", "\n\n\ttab", "c/o SOB, N/V/D x3d; T 102.4F", "café 38,5 °C", "熱 и кашель 🤧",
-             "don't can't WE'LL I'd", "1234567890 12:30", "_under__score_", "a\r\nb",
-             "{\"rating\": \"Does Not Match\"}\n", "non\u00a0breaking\u2009thin", "<|im_start|>user\nhi<|im_end|>\n"]
+ODD_TEXTS = [
+    "",
+    " ",
+    "  two  spaces ",
+    "\n\n\ttab",
+    "c/o SOB, N/V/D x3d; T 102.4F",
+    "café 38,5 °C",
+    "熱 и кашель 🤧",
+    "don't can't WE'LL I'd",
+    "1234567890 12:30",
+    "_under__score_",
+    "a\r\nb",
+    '{"rating": "Does Not Match"}\n',
+    "non\u00a0breaking\u2009thin",
+    "<|im_start|>user\nhi<|im_end|>\n",
+]
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +108,16 @@ def test_llama_cpp_computes_what_the_pretraining_computed(
     finally:
         for name in ("make_base", "base_text", "base_gguf"):
             sys.modules.pop(name, None)
-    model.load_state_dict({
-        tensor.name: torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(
-            tuple(reversed(tensor.shape.tolist()))).copy())
-        for tensor in reader.tensors})
+    model.load_state_dict(
+        {
+            tensor.name: torch.from_numpy(
+                gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+                .reshape(tuple(reversed(tensor.shape.tolist())))
+                .copy()
+            )
+            for tensor in reader.tensors
+        }
+    )
     served = llama.Served(BASE)
     for prompt in prompts(4):
         ids = served.post("/tokenize", {"content": prompt, "add_special": True})["tokens"]

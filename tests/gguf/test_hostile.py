@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType as Type
+from gguf import GGUFValueType as Value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +19,6 @@ import tiny
 from expertune.errors import FineTuningNotSupportedError, ModelFileError
 from expertune.gguf.quants import can_dequantize
 from expertune.gguf.read import GGUFFile
-from gguf import GGMLQuantizationType as Type
-from gguf import GGUFValueType as Value
 
 Tensor = tuple[str, Sequence[int], int, int]  # name, dimensions as in the file, type, offset
 WEIGHT: Tensor = ("w", (32, 2), Type.F32, 0)
@@ -33,8 +33,15 @@ def key(name: str | bytes, kind: int, raw: bytes) -> bytes:
     return text(name) + struct.pack("<I", kind) + raw
 
 
-def pack(*, keys: Sequence[bytes] = (), tensors: Sequence[Tensor] = (WEIGHT,), data: int = 256, version: int = 3,
-         key_count: int | None = None, tensor_count: int | None = None) -> bytes:
+def pack(
+    *,
+    keys: Sequence[bytes] = (),
+    tensors: Sequence[Tensor] = (WEIGHT,),
+    data: int = 256,
+    version: int = 3,
+    key_count: int | None = None,
+    tensor_count: int | None = None,
+) -> bytes:
     """A GGUF written by hand, sound unless an argument makes it otherwise."""
     counts = (len(tensors) if tensor_count is None else tensor_count, len(keys) if key_count is None else key_count)
     head = b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join(keys)
@@ -95,8 +102,11 @@ def test_a_zip_file(path: Path):
 
 
 def test_what_is_no_file(tmp_path: Path):
-    for path, words in ((tmp_path, "is a folder"), (tmp_path / "none", "no such file"),
-                        (tmp_path / ("x" * 300), "cannot be read|no such file")):
+    for path, words in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "none", "no such file"),
+        (tmp_path / ("x" * 300), "cannot be read|no such file"),
+    ):
         with pytest.raises(ModelFileError, match=words):
             GGUFFile(path)
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Type
 
 from expertune.errors import FineTuningNotSupportedError, TrainingFailedError
 from expertune.gguf import quants
-from gguf import GGMLQuantizationType as Type
 
 MAKEABLE = [kind for kind in Type if quants.can_quantize(kind)]
 # the first row of an IQ type builds its tables, which takes seconds
@@ -81,16 +81,21 @@ def test_integers_are_no_weights():
 
 def test_dequantize_into_takes_only_an_array_that_fits():
     packed_RB = quants.quantize(weights(4, 256), Type.Q4_K)
-    for out in (np.empty((4, 256)), np.empty((4, 512), np.float32), np.empty((3, 256), np.float32),
-                np.empty((256, 4), np.float32).T):
+    for out in (
+        np.empty((4, 256)),
+        np.empty((4, 512), np.float32),
+        np.empty((3, 256), np.float32),
+        np.empty((256, 4), np.float32).T,
+    ):
         with pytest.raises(ValueError, match=r"out_RI|does not hold"):
             quants.dequantize_into(packed_RB, Type.Q4_K, out, threads=1)
 
 
 def test_rows_in_steps_are_read_as_they_lie():
     packed_RB = quants.quantize(weights(8, 256), Type.Q5_K)
-    np.testing.assert_array_equal(quants.dequantize(packed_RB[::2], Type.Q5_K),
-                                  quants.dequantize(packed_RB, Type.Q5_K)[::2])
+    np.testing.assert_array_equal(
+        quants.dequantize(packed_RB[::2], Type.Q5_K), quants.dequantize(packed_RB, Type.Q5_K)[::2]
+    )
 
 
 def test_without_the_engines_code_q8_0_can_still_be_made(monkeypatch: pytest.MonkeyPatch):

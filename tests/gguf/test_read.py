@@ -2,21 +2,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
-
-import gguf
-import tiny
-from expertune.gguf.read import GGUFFile
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType
+
+import tiny
+from expertune.gguf.read import GGUFFile
 
 
 @pytest.fixture(scope="module", params=[("bpe", "Q4_K"), ("spm", "F16")], ids=str)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocab, qtype = request.param
-    return tiny.make(tmp_path_factory.mktemp("model") / "model.gguf", vocab=vocab, qtype=qtype,
-                     types={"ffn_down": "Q6_K"} if qtype == "Q4_K" else None, rope_freqs=True)
+    return tiny.make(
+        tmp_path_factory.mktemp("model") / "model.gguf",
+        vocab=vocab,
+        qtype=qtype,
+        types={"ffn_down": "Q6_K"} if qtype == "Q4_K" else None,
+        rope_freqs=True,
+    )
 
 
 def test_all_that_gguf_py_reads(model: Path):
@@ -31,8 +36,7 @@ def test_all_that_gguf_py_reads(model: Path):
         for tensor in theirs.tensors:
             info = ours.tensors[tensor.name]
             assert info.shape == tuple(int(size) for size in reversed(tensor.shape))
-            assert (info.type, info.offset, info.nbytes) == (
-                tensor.tensor_type, tensor.data_offset, tensor.n_bytes)
+            assert (info.type, info.offset, info.nbytes) == (tensor.tensor_type, tensor.data_offset, tensor.n_bytes)
             np.testing.assert_array_equal(ours.blocks(tensor.name).reshape(-1), tensor.data.reshape(-1).view(np.uint8))
             dequantised = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
             np.testing.assert_array_equal(ours.tensor(tensor.name), dequantised.reshape(info.shape))

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Type
+from gguf import LlamaFileType
 
-import gguf
 import tiny
 from expertune.errors import OutputError, TrainingFailedError
 from expertune.files import sha256
 from expertune.gguf import quants
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import Replacement, write_adapter, write_model
-from gguf import GGMLQuantizationType as Type
-from gguf import LlamaFileType
 
 LAST = ["general.quantization_version", "general.file_type"]
 UP = "blk.1.ffn_up.weight"
@@ -29,8 +29,13 @@ UP = "blk.1.ffn_up.weight"
 @pytest.fixture(scope="module")
 def base_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve blocks, so that the order by number and the order by name differ."""
-    return tiny.make(tmp_path_factory.mktemp("base") / "base.gguf", layers=12, qtype="Q4_K",
-                     types={"ffn_down": "Q6_K"}, rope_freqs=True)
+    return tiny.make(
+        tmp_path_factory.mktemp("base") / "base.gguf",
+        layers=12,
+        qtype="Q4_K",
+        types={"ffn_down": "Q6_K"},
+        rope_freqs=True,
+    )
 
 
 @pytest.fixture
@@ -51,7 +56,8 @@ def change(base: GGUFFile, name: str, kind: Type, factor: float = 1.1) -> Replac
 def test_with_nothing_replaced_every_byte_of_content_stays(base_path: Path, path: Path):
     with GGUFFile(base_path) as base, rewrite(path, base_path) as ours:
         assert {key: (f.type, f.raw) for key, f in ours.fields.items()} == {
-            key: (f.type, f.raw) for key, f in base.fields.items()}
+            key: (f.type, f.raw) for key, f in base.fields.items()
+        }
         assert ours.tensors.keys() == base.tensors.keys()
         for name, info in base.tensors.items():
             assert (ours.tensors[name].shape, ours.tensors[name].type) == (info.shape, info.type)
@@ -124,8 +130,14 @@ def test_memory_does_not_grow_with_the_model(tmp_path: Path):
 
 
 def test_metadata_is_set_changed_and_dropped(base_path: Path, path: Path):
-    values = {"general.name": "tuned “Grüße”", "expertune.seed": 42, "expertune.alpha": 0.5, "expertune.ok": True,
-              "expertune.big": 2**40, "expertune.low": -3}
+    values = {
+        "general.name": "tuned “Grüße”",
+        "expertune.seed": 42,
+        "expertune.alpha": 0.5,
+        "expertune.ok": True,
+        "expertune.big": 2**40,
+        "expertune.low": -3,
+    }
     with GGUFFile(base_path) as base:
         before = list(base.fields)
     with rewrite(path, base_path, metadata=values, drop=["tokenizer.chat_template"]) as ours:
@@ -151,8 +163,9 @@ def test_a_number_that_does_not_fit_is_refused(base_path: Path, path: Path, valu
     ("Q8_0", "F32", 7, LlamaFileType.ALL_F32),
     ("F16", "BF16", 7, LlamaFileType.MOSTLY_BF16),
 ])  # fmt: skip
-def test_the_file_type_is_that_of_most_matrices(tmp_path: Path, qtype: str, replacement: str, count: int,
-                                                expected: LlamaFileType):
+def test_the_file_type_is_that_of_most_matrices(
+    tmp_path: Path, qtype: str, replacement: str, count: int, expected: LlamaFileType
+):
     source = tiny.make(tmp_path / "base.gguf", layers=1, width=256, qtype=qtype)
     with GGUFFile(source) as base:
         names = [name for name in base.tensors if name.startswith("blk.") and len(base.tensors[name].shape) == 2]
@@ -226,8 +239,9 @@ def test_the_base_is_never_overwritten(base_path: Path, tmp_path: Path):
     assert sha256(base_path) == before
 
 
-def test_a_disk_without_room_is_seen_before_the_first_byte(base_path: Path, path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_without_room_is_seen_before_the_first_byte(
+    base_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+):
     free = base_path.stat().st_size // 2
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(free, 0, free))
     with pytest.raises(OutputError, match=r"needs 0\.\d\d GB and its disk has 0\.\d\d GB free"):
@@ -269,8 +283,13 @@ def test_the_adapter_holds_what_llama_cpp_asks_for(base_path: Path, path: Path):
     write_adapter(path, architecture="llama", alpha=32, tensors=tensors, metadata={"general.name": "mine"})
     reader = gguf.GGUFReader(path)
     keys = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF.")}
-    assert keys == {"general.type": "adapter", "general.architecture": "llama", "adapter.type": "lora",
-                    "adapter.lora.alpha": 32.0, "general.name": "mine"}
+    assert keys == {
+        "general.type": "adapter",
+        "general.architecture": "llama",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 32.0,
+        "general.name": "mine",
+    }
     assert reader.fields["adapter.lora.alpha"].types == [gguf.GGUFValueType.FLOAT32]
     ours = {tensor.name: tensor.data for tensor in reader.tensors}
     assert len(ours) == 2 * len(tensors)
@@ -313,8 +332,11 @@ def first_logprobs(model: Path, lora: Path | None = None) -> dict[int, float]:
     server = Server(params)
     # the grammar keeps the token from being an end or half a character, which have no entry; logprobs are before it
     body = {"prompt": "cough and fever", "n_predict": 1, "n_probs": 50, "grammar": "root ::= [a-z]+"}
-    request = urllib.request.Request(f"{server.listening_address}/completion", json.dumps(body).encode(),
-                                     {"Authorization": "Bearer key", "Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{server.listening_address}/completion",
+        json.dumps(body).encode(),
+        {"Authorization": "Bearer key", "Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=60) as response:
         answer = json.load(response)
     return {entry["id"]: entry["logprob"] for entry in answer["completion_probabilities"][0]["top_logprobs"]}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from expertune.config import Config
 from expertune.files import sha256
 from expertune.gguf.read import GGUFFile
@@ -42,8 +42,16 @@ def rows_of(seed: int = 0, *, beginning: int = 9) -> list[Row]:
     def some(count: int) -> tuple[int, ...]:
         return tuple(int(token) for token in draw.integers(5, 400, count))
 
-    return [Row(str(i), i % 3, (*shared, *some(5 + 4 * i)), some(3 + i), tuple(float(w) for w in draw.uniform(0.1, 1, 3 + i)))
-            for i in range(3)]
+    return [
+        Row(
+            str(i),
+            i % 3,
+            (*shared, *some(5 + 4 * i)),
+            some(3 + i),
+            tuple(float(w) for w in draw.uniform(0.1, 1, 3 + i)),
+        )
+        for i in range(3)
+    ]
 
 
 def stir(tunable: Tunable, seed: int = 3) -> None:
@@ -72,7 +80,15 @@ def test_gradients_equal_finite_differences(base: Path, recompute: bool) -> None
     found_P = gradient(tunable, rows)
     batch = training_batch(rows, (1.0, 2.0, 0.5))
     step, draw = 1e-2, np.random.default_rng(0)
-    for name in ("blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v", "blk.1.attn_output", "blk.0.ffn_gate", "blk.1.ffn_up", "blk.1.ffn_down"):
+    for name in (
+        "blk.0.attn_q",
+        "blk.0.attn_k",
+        "blk.0.attn_v",
+        "blk.1.attn_output",
+        "blk.0.ffn_gate",
+        "blk.1.ffn_up",
+        "blk.1.ffn_down",
+    ):
         for view in (tunable.lora.a, tunable.lora.b):
             values, slope = view(name, tunable.lora.values_P), view(name, found_P)
             for place in zip(*(draw.integers(0, size, 3) for size in values.shape), strict=True):
@@ -121,7 +137,9 @@ def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> 
     candidates = Candidates((11, 12), ((21, 22, 5), (23, 5), (24, 25, 26, 5)))
     made = dev_batch(rows, candidates)
     with torch.no_grad():
-        log_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(made.batch.pack, made.batch.places_N), made.batch.targets_N)
+        log_N = log_probabilities(
+            tunable.decoder, tunable.decoder.hidden(made.batch.pack, made.batch.places_N), made.batch.targets_N
+        )
     slots = torch.zeros(len(rows) * 4).index_add_(0, made.owner_N, log_N).view(len(rows), 4)
     for index, row in enumerate(rows):
         answers = [row.answer, *(candidates.shared + own for own in candidates.own)]
@@ -129,7 +147,9 @@ def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> 
         for slot, (answer, count) in enumerate(zip(answers, counted, strict=True)):
             alone = training_batch([Row("x", 0, row.prompt, answer, (1.0,) * len(answer))], (1.0,))
             with torch.no_grad():
-                log_alone_N = log_probabilities(tunable.decoder, tunable.decoder.hidden(alone.pack, alone.places_N), alone.targets_N)
+                log_alone_N = log_probabilities(
+                    tunable.decoder, tunable.decoder.hidden(alone.pack, alone.places_N), alone.targets_N
+                )
             assert float(slots[index, slot]) == pytest.approx(float(log_alone_N[-count:].sum()), abs=1e-3)
 
 

@@ -20,9 +20,11 @@ from expertune.ratings.scale import RatingScale, make_scale, parse_answer
 from expertune.ratings.schema import Rating, Split
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
-COMPLAINTS = {1: ["cough", "wheeze", "short of breath", "sore throat", "croup"],
-              0: ["ankle sprain", "laceration", "back pain", "rash", "dog bite"],
-              -1: ["unwell", "referred by clinic", "no note", "walked out", "check up"]}
+COMPLAINTS = {
+    1: ["cough", "wheeze", "short of breath", "sore throat", "croup"],
+    0: ["ankle sprain", "laceration", "back pain", "rash", "dog bite"],
+    -1: ["unwell", "referred by clinic", "no note", "walked out", "check up"],
+}
 WHEN = "2026-11-23T09:30:00+00:00"
 
 
@@ -36,8 +38,14 @@ def visits(count: int, *, start: int = 0, marker: str = "") -> list[Rating]:
     for number in range(start, start + count):
         value = (1, 0, -1)[number % 3]
         complaint = COMPLAINTS[value][number // 3 % 5]
-        rows.append(rating(number, value, f"Chief complaint: {complaint}\nAge: {20 + number}\n{marker}Task: rate it.",
-                           f"{marker}the complaint is {complaint}"))
+        rows.append(
+            rating(
+                number,
+                value,
+                f"Chief complaint: {complaint}\nAge: {20 + number}\n{marker}Task: rate it.",
+                f"{marker}the complaint is {complaint}",
+            )
+        )
     return rows
 
 
@@ -89,8 +97,10 @@ def test_the_canary_would_be_seen_in_train():
 
 def test_no_text_that_was_rated_in_two_ways():
     rows = visits(30)
-    clash = [rating(100 + at, value, f"Chief complaint: {text}, case 12")
-             for at, (value, text) in enumerate([(1, "fever"), (0, "Fever"), (1, "chills"), (1, "chills ")])]
+    clash = [
+        rating(100 + at, value, f"Chief complaint: {text}, case 12")
+        for at, (value, text) in enumerate([(1, "fever"), (0, "Fever"), (1, "chills"), (1, "chills ")])
+    ]
     kept = unconflicted([*rows, *clash])
     assert "row-100" not in {row.id for row in kept} and "row-101" not in {row.id for row in kept}
     assert [row.id for row in kept if "chills" in row.prompt] == ["row-102"]
@@ -99,11 +109,14 @@ def test_no_text_that_was_rated_in_two_ways():
 
 def test_long_rows_are_no_examples_unless_a_label_has_no_other():
     rows = visits(60)
-    long = [rating(200 + at, value, "Chief complaint: cough. " + "A long history follows. " * 40)
-            for at, value in enumerate((1, 1, 0, 0))]
+    long = [
+        rating(200 + at, value, "Chief complaint: cough. " + "A long history follows. " * 40)
+        for at, value in enumerate((1, 1, 0, 0))
+    ]
     assert not {row.id for row in long} & set(build([*rows, *long])["example_ids"])
     only_long = [row for row in rows if row.value != 0] + [
-        rating(300 + at, 0, f"Complaint: sprain {at}. " + f"History number {at}. " * (60 + at)) for at in range(5)]
+        rating(300 + at, 0, f"Complaint: sprain {at}. " + f"History number {at}. " * (60 + at)) for at in range(5)
+    ]
     chosen = build(only_long)["example_ids"]
     assert {"row-300", "row-301"} <= set(chosen) and "row-304" not in chosen
 
@@ -125,16 +138,29 @@ def test_the_choice_does_not_hang_on_the_order_of_the_rows():
     assert len(firsts) > 1  # the seed decides which label comes first
 
 
-@pytest.mark.parametrize(("rows", "labels", "missing"), [
-    ([], [], ['rows rated "Match"', 'rows rated "Does Not Match"', 'rows rated "Unknown"']),
-    (visits(1), ["Match"], ['examples of "Match": 1 in place of 2', 'rows rated "Does Not Match"',
-                            'rows rated "Unknown"']),
-    (visits(3), list(SCALE.labels), ['examples of "Match"', 'examples of "Does Not Match"', 'examples of "Unknown"']),
-    ([row for row in visits(30) if row.value != -1], ["Match", "Does Not Match"], ['rows rated "Unknown"']),
-    ([*visits(30), rating(90, -1, "  ")], list(SCALE.labels), []),
-    ([rating(0, 1, "one text"), rating(1, 0, "one text"), rating(2, -1, "..")], ["Unknown"],
-     ['an example of "Match"', 'an example of "Does Not Match"', 'examples of "Unknown"']),
-])
+@pytest.mark.parametrize(
+    ("rows", "labels", "missing"),
+    [
+        ([], [], ['rows rated "Match"', 'rows rated "Does Not Match"', 'rows rated "Unknown"']),
+        (
+            visits(1),
+            ["Match"],
+            ['examples of "Match": 1 in place of 2', 'rows rated "Does Not Match"', 'rows rated "Unknown"'],
+        ),
+        (
+            visits(3),
+            list(SCALE.labels),
+            ['examples of "Match"', 'examples of "Does Not Match"', 'examples of "Unknown"'],
+        ),
+        ([row for row in visits(30) if row.value != -1], ["Match", "Does Not Match"], ['rows rated "Unknown"']),
+        ([*visits(30), rating(90, -1, "  ")], list(SCALE.labels), []),
+        (
+            [rating(0, 1, "one text"), rating(1, 0, "one text"), rating(2, -1, "..")],
+            ["Unknown"],
+            ['an example of "Match"', 'an example of "Does Not Match"', 'examples of "Unknown"'],
+        ),
+    ],
+)
 def test_small_sets_give_a_valid_file_that_says_what_is_missing(rows, labels, missing, tmp_path):
     config = build(rows)
     assert {each["label"] for each in config["few_shot_examples"]} == set(labels)
@@ -190,8 +216,7 @@ def test_the_system_prompt_fits_the_scale():
     assert 'ordered, from "Resuscitation" to "Urgency"' in config["system_prompt"]
     assert "topic" not in config["system_prompt"] and "Unknown" not in config["system_prompt"]
     assert "The rationale stays empty." in config["system_prompt"]  # as in every example
-    assert [each["definition"] for each in config["rating_schema"]] == [
-        "level 1 of 3", "level 2 of 3", "level 3 of 3"]
+    assert [each["definition"] for each in config["rating_schema"]] == ["level 1 of 3", "level 2 of 3", "level 3 of 3"]
 
 
 def test_definitions_come_from_the_synonyms_not_from_rows():
@@ -210,7 +235,8 @@ def test_messages_put_the_new_record_last():
     assert turns[0]["content"] == config["system_prompt"]
     assert turns[-1]["content"] == "Chief complaint: sneezing"
     assert [turn["content"] for turn in turns[1:-1]] == [
-        text for each in config["few_shot_examples"] for text in (each["prompt"], each["answer"])]
+        text for each in config["few_shot_examples"] for text in (each["prompt"], each["answer"])
+    ]
     assert turns[:-1] == modelset.messages(config, "another record")[:-1]  # what the server's cache can keep
 
 
@@ -284,18 +310,26 @@ def break_json(config):
     config["dataset_size"] = object()
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (break_version, "version 2, but version 1 is needed"), (break_extra, "few_shot_exmples: Extra inputs"),
-    (break_rating, "few_shot_examples: a label or rating is not in rating_mapping"),
-    (break_type, r"few_shot_examples\.1\.prompt: Input should be a valid string"),
-    (break_answer, r"few_shot_examples\.1: the answer is not JSON"),
-    (break_label, r"few_shot_examples\.0: the answer's rating is not the label"),
-    (break_ids, "example_ids are not"), (break_twice, "one row is used twice"),
-    (break_mapping, "rating_schema and rating_mapping differ"), (break_schema, "output_schema does not fit"),
-    (break_truncate, r"decoding\.truncate"), (break_temperature, r"decoding\.temperature"),
-    (break_patient, "contains_patient_text"), (break_time, "created_at: it is no date"),
-    (break_json, "JSON has no form for"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (break_version, "version 2, but version 1 is needed"),
+        (break_extra, "few_shot_exmples: Extra inputs"),
+        (break_rating, "few_shot_examples: a label or rating is not in rating_mapping"),
+        (break_type, r"few_shot_examples\.1\.prompt: Input should be a valid string"),
+        (break_answer, r"few_shot_examples\.1: the answer is not JSON"),
+        (break_label, r"few_shot_examples\.0: the answer's rating is not the label"),
+        (break_ids, "example_ids are not"),
+        (break_twice, "one row is used twice"),
+        (break_mapping, "rating_schema and rating_mapping differ"),
+        (break_schema, "output_schema does not fit"),
+        (break_truncate, r"decoding\.truncate"),
+        (break_temperature, r"decoding\.temperature"),
+        (break_patient, "contains_patient_text"),
+        (break_time, "created_at: it is no date"),
+        (break_json, "JSON has no form for"),
+    ],
+)
 def test_a_spoilt_file_is_refused_in_one_line_without_text_of_a_row(spoil, message, tmp_path):
     config = build([rating(at, at % 2, f"SECRET TEXT of patient {at}") for at in range(10)])
     spoil(config)
@@ -338,8 +372,11 @@ def test_the_records_are_frozen_and_the_schema_names_every_key():
 texts = st.text(st.characters(blacklist_categories=("Cs",)), max_size=30)
 
 
-@given(st.lists(st.tuples(st.sampled_from(SCALE.values), texts, texts), max_size=12), st.integers(0, 9),
-       st.integers(1, 5000))
+@given(
+    st.lists(st.tuples(st.sampled_from(SCALE.values), texts, texts), max_size=12),
+    st.integers(0, 9),
+    st.integers(1, 5000),
+)
 @settings(max_examples=60, deadline=None)
 def test_any_rows_give_a_valid_file_of_conflict_free_train_rows(cells, shots, context):
     rows = [rating(number, value, prompt, reason) for number, (value, prompt, reason) in enumerate(cells)]

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from gguf import GGMLQuantizationType as Type
-from llama import Served
 
+import tiny
 from expertune.config import Config
 from expertune.gguf import quants
 from expertune.gguf.read import GGUFFile
@@ -25,6 +24,7 @@ from expertune.model.attention import Segment
 from expertune.model.decoder import Decoder, Pack
 from expertune.model.linear import Stack
 from expertune.model.load import Placement, Tunable, load
+from llama import Served
 
 
 def open_model(path: Path, *, cached: bool = False) -> tuple[GGUFFile, Tunable]:
@@ -68,8 +68,11 @@ def rounded_input(x_TI: torch.Tensor, kind: Type) -> torch.Tensor:
     return torch.from_numpy(round_q8_k(x_array))
 
 
-@pytest.mark.parametrize("variant", [{}, {"tied": True}, {"rope_freqs": True}, {"vocab": "spm"}, {"heads": 8, "kv": 8}],
-                         ids=lambda variant: ",".join(variant) or "plain")
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"tied": True}, {"rope_freqs": True}, {"vocab": "spm"}, {"heads": 8, "kv": 8}],
+    ids=lambda variant: ",".join(variant) or "plain",
+)
 @pytest.mark.parametrize("cached", [False, True], ids=["packed", "cached"])
 def test_f32_logits_equal_llama_cpp(tmp_path: Path, variant: dict, cached: bool) -> None:
     tiny.make(tmp_path / "tiny.gguf", qtype="F32", **variant)
@@ -79,7 +82,8 @@ def test_f32_logits_equal_llama_cpp(tmp_path: Path, variant: dict, cached: bool)
 @pytest.mark.slow
 @pytest.mark.parametrize("qtype", ["Q8_0", "Q4_K", "Q5_K", "Q6_K"])
 def test_quantised_logits_differ_by_llama_cpps_activation_rounding_only(
-        tmp_path: Path, qtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, qtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, lengths = tmp_path / "tiny.gguf", (1, 2, 3, 4, 6, 8, 12, 16, 24)
     tiny.make(path, qtype=qtype, width=256, ffn=512)
     unrounded = differences(path, lengths)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 
+import gguf
 import numpy as np
 import pytest
-
-import gguf
-from expertune.gguf import quants
 from gguf import GGMLQuantizationType as Type
+
+from expertune.gguf import quants
 
 TYPES = [kind for kind in Type if quants.can_dequantize(kind)]
 FUSED = platform.machine().lower() not in ("x86_64", "amd64")  # compilers there may fuse multiply and add

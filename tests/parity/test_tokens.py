@@ -18,11 +18,17 @@ SEPARATOR = "\n__ggml_vocab_test__\n"
 WIDTH = 64
 
 
-@pytest.fixture(scope="module", params=[
-    "llama-spm", "gpt-2", *(pytest.param(name, marks=pytest.mark.slow)
-                            for name in ("llama-bpe", "qwen2", "qwen35", "gemma-4", "phi-3"))])
-def served(request: pytest.FixtureRequest,
-           tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LlamaCppEngine]]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        "llama-spm",
+        "gpt-2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama-bpe", "qwen2", "qwen35", "gemma-4", "phi-3")),
+    ],
+)
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, LlamaCppEngine]]:
     name = f"ggml-vocab-{request.param}.gguf"
     vocabulary = next((folder / name for folder in (OURS, MORE) if (folder / name).is_file()), None)
     if vocabulary is None:
@@ -39,13 +45,22 @@ def _model_around(vocabulary: Path, path: Path) -> None:
     The tokenizer's entries are copied as bytes: gguf-py takes 24 seconds to read and write 260,000 tokens.
     """
     count, tokens, entries = _tokenizer(vocabulary.read_bytes())
-    settings = {"context_length": 4096, "embedding_length": WIDTH, "block_count": 1, "feed_forward_length": WIDTH,
-                "attention.head_count": 2, "attention.head_count_kv": 2}
-    keys = [_text("general.architecture") + struct.pack("<I", 8) + _text("llama"),
-            _text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, 1e-5),
-            *(_text(f"llama.{key}") + struct.pack("<II", 4, value) for key, value in settings.items())]
-    matrices = [f"blk.0.{name}" for name in ("attn_q", "attn_k", "attn_v", "attn_output",
-                                             "ffn_gate", "ffn_up", "ffn_down")]
+    settings = {
+        "context_length": 4096,
+        "embedding_length": WIDTH,
+        "block_count": 1,
+        "feed_forward_length": WIDTH,
+        "attention.head_count": 2,
+        "attention.head_count_kv": 2,
+    }
+    keys = [
+        _text("general.architecture") + struct.pack("<I", 8) + _text("llama"),
+        _text("llama.attention.layer_norm_rms_epsilon") + struct.pack("<If", 6, 1e-5),
+        *(_text(f"llama.{key}") + struct.pack("<II", 4, value) for key, value in settings.items()),
+    ]
+    matrices = [
+        f"blk.0.{name}" for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    ]
     norms = ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"]
     infos, data = b"", b""
     for name, rows in [("token_embd", tokens), *((name, WIDTH) for name in matrices), *((name, 0) for name in norms)]:

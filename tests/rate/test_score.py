@@ -129,8 +129,10 @@ def test_no_probability_at_all() -> None:
         rate_examples(WordEngine(), [example(0, "98")], SCALE)
 
 
-@given(st.lists(st.floats(-1e5, 0) | st.just(-math.inf), min_size=1, max_size=6).filter(lambda s: max(s) > -math.inf),
-       st.floats(-100, 100))
+@given(
+    st.lists(st.floats(-1e5, 0) | st.just(-math.inf), min_size=1, max_size=6).filter(lambda s: max(s) > -math.inf),
+    st.floats(-100, 100),
+)
 def test_softmax(scores: list[float], shift: float) -> None:
     shares = softmax(scores)
     assert sum(shares) == pytest.approx(1.0) and min(shares) >= 0
@@ -141,8 +143,12 @@ def test_softmax(scores: list[float], shift: float) -> None:
 @pytest.mark.slow
 def test_with_a_served_model(tmp_path: Path) -> None:
     """A real file in the embedded engine: probabilities are the engine's, and neither order nor slots change them."""
-    rows = [example(at, f"Rate this record: {words}") for at, words in enumerate(
-        ["cough and fever", "ankle injury, fall", "chest pain", "the record does not say", "shortness of breath"])]
+    rows = [
+        example(at, f"Rate this record: {words}")
+        for at, words in enumerate(
+            ["cough and fever", "ankle injury, fall", "chest pain", "the record does not say", "shortness of breath"]
+        )
+    ]
     with LlamaCppEngine(tiny.make(tmp_path / "model.gguf"), slots=2, threads=1) as engine:
         timed = rate_pass(engine, rows, SCALE, generate=True, max_tokens=12)
         backwards = rate_examples(engine, rows[::-1], SCALE)[::-1]

@@ -43,12 +43,23 @@ def test_planted_duplicates_and_conflicts() -> None:
     assert set(findings["conflicting_ratings"].row_ids) == {rows[1].id, "dispute"}
 
 
-@pytest.mark.parametrize("leak", [
-    "Rating: {value}", "Standardized_Rating = {value}", "Rated as {label}", "rated {label}",
-    "- **Expert rating:** {label}",
-    '{{"rating": "{label}", "rationale": "clear"}}', "Rating: {value}, Rationale: clear", "Fever. Rating: {value}.",
-    "Final Answer: {label}", "Label is {label}", "Standardized_Rating: {value} ({label})", "Ground truth: {label}",
-])
+@pytest.mark.parametrize(
+    "leak",
+    [
+        "Rating: {value}",
+        "Standardized_Rating = {value}",
+        "Rated as {label}",
+        "rated {label}",
+        "- **Expert rating:** {label}",
+        '{{"rating": "{label}", "rationale": "clear"}}',
+        "Rating: {value}, Rationale: clear",
+        "Fever. Rating: {value}.",
+        "Final Answer: {label}",
+        "Label is {label}",
+        "Standardized_Rating: {value} ({label})",
+        "Ground truth: {label}",
+    ],
+)
 def test_a_rating_in_one_prompt(leak: str) -> None:
     rows = visits()
     row = rows[5]
@@ -63,18 +74,32 @@ def test_a_rating_in_every_prompt_even_where_most_rows_share_it() -> None:
     assert found(rows, SCALE)["rating_in_prompt"].count == 100
 
 
-@pytest.mark.parametrize("line", [
-    "Rating: 1", "Rating: 1 = match", "Rate as Match or Does Not Match.", "1 = resuscitation", "Answer: Match",
-    "Example: fever. Rating: 0",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Rating: 1",
+        "Rating: 1 = match",
+        "Rate as Match or Does Not Match.",
+        "1 = resuscitation",
+        "Answer: Match",
+        "Example: fever. Rating: 0",
+    ],
+)
 def test_lines_of_the_task_are_no_leak(line: str) -> None:
     rows = [Rating(str(i), i + 2, f"visit {i}\n{line}", int(i >= 20), "x") for i in range(100)]
     assert "rating_in_prompt" not in found(rows, SCALE)
 
 
-@pytest.mark.parametrize("line", [
-    "Pain rating: {value}", "Rating: {other}", "Age: {value}", "Operating: {value}", "Corroborated as {label}",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Pain rating: {value}",
+        "Rating: {other}",
+        "Age: {value}",
+        "Operating: {value}",
+        "Corroborated as {label}",
+    ],
+)
 def test_lines_of_the_record_are_no_leak(line: str) -> None:
     rows = visits()
     row = rows[5]
@@ -97,7 +122,10 @@ def test_few_rows_few_classes_unused_labels() -> None:
     rows = [Rating(str(i), i + 2, f"visit {i}", 1, "Match", "r") for i in range(12)]
     findings = found(rows, SCALE)
     assert {kind: finding.severity for kind, finding in findings.items()} == {
-        "one_class": "error", "few_rows": "warning", "unused_rating": "info"}
+        "one_class": "error",
+        "few_rows": "warning",
+        "unused_rating": "info",
+    }
     assert "Does Not Match, Unknown" in findings["unused_rating"].message
 
 

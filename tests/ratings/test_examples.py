@@ -40,8 +40,9 @@ def training_file(examples: list[Example], tmp_path_factory: pytest.TempPathFact
 
 def test_the_system_prompt_is_short_and_names_all_labels() -> None:
     assert system_prompt(SCALE, " respiratory\n infections") == (
-        'Rate the record for: respiratory infections. Answer in JSON: '
-        '{"rating": "Match" or "Does Not Match" or "Unknown", "rationale": "why"}')
+        "Rate the record for: respiratory infections. Answer in JSON: "
+        '{"rating": "Match" or "Does Not Match" or "Unknown", "rationale": "why"}'
+    )
     assert system_prompt(SCALE, "  ").startswith("Rate the record. Answer")
 
 
@@ -96,25 +97,53 @@ def test_a_raw_file_becomes_a_formatted_dataset(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text(RAW, encoding="utf-8")
     frame = format_raw(raw, make_scale({1: 1, 2: 0, 0: -1}), "respiratory infections")
-    assert list(frame.columns) == ["Row_ID", "C_BioSense_ID", "Prompt", "Standardized_Rating", "Rationale of Rating",
-                                   "ChiefComplaintOrig", "Discharge Diagnosis", "TriageNotes", "Age", "Sex", "Hospital"]
+    assert list(frame.columns) == [
+        "Row_ID",
+        "C_BioSense_ID",
+        "Prompt",
+        "Standardized_Rating",
+        "Rationale of Rating",
+        "ChiefComplaintOrig",
+        "Discharge Diagnosis",
+        "TriageNotes",
+        "Age",
+        "Sex",
+        "Hospital",
+    ]
     assert list(frame["Standardized_Rating"]) == [1, 0, -1]
     assert frame["Prompt"][0].splitlines() == [
-        "Task: Rate this record for: respiratory infections.", "", "Rating schema:", "1 = Match", "0 = Does Not Match",
-        "-1 = Unknown", "", "Record:", "Chief complaint: cough", "Discharge diagnosis: pneumonia", "Age: 34", "Sex: F",
-        "Triage notes: temp 38.5, SpO2 91"]
+        "Task: Rate this record for: respiratory infections.",
+        "",
+        "Rating schema:",
+        "1 = Match",
+        "0 = Does Not Match",
+        "-1 = Unknown",
+        "",
+        "Record:",
+        "Chief complaint: cough",
+        "Discharge diagnosis: pneumonia",
+        "Age: 34",
+        "Sex: F",
+        "Triage notes: temp 38.5, SpO2 91",
+    ]
     assert frame["Prompt"][1].endswith("Record:\nChief complaint: ankle pain\nSex: M")
     ratings = from_frame(frame, SCALE, "formatted")
     assert [(rating.id, rating.group, rating.label) for rating in ratings] == [
-        ("1", "P1", "Match"), ("2", "P2", "Does Not Match"), ("3", "P1", "Unknown")]
+        ("1", "P1", "Match"),
+        ("2", "P2", "Does Not Match"),
+        ("3", "P1", "Unknown"),
+    ]
 
 
-@pytest.mark.parametrize(("raw", "says"), [
-    ("Expert Rating,Notes\n1,x\n", "a prompt needs one of ChiefComplaintOrig"),
-    ("Age,Notes\n1,x\n", 'no column "Standardized_Rating" or "Expert Rating" or "Rating"; it has: Age, Notes'),
-    ("Age,Sex,Rating\n1,F,1\n,,1\n", "row 3: Age, Sex are all blank"),
-    ("Age,Rating\n1,3\n", 'row 2, column "Rating": 3 is not one of'),
-])
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ("Expert Rating,Notes\n1,x\n", "a prompt needs one of ChiefComplaintOrig"),
+        ("Age,Notes\n1,x\n", 'no column "Standardized_Rating" or "Expert Rating" or "Rating"; it has: Age, Notes'),
+        ("Age,Sex,Rating\n1,F,1\n,,1\n", "row 3: Age, Sex are all blank"),
+        ("Age,Rating\n1,3\n", 'row 2, column "Rating": 3 is not one of'),
+    ],
+)
 def test_raw_files_that_cannot_be_used(tmp_path: Path, raw: str, says: str) -> None:
     path = tmp_path / "raw.csv"
     path.write_text(raw, encoding="utf-8")

@@ -22,13 +22,19 @@ BAD = {  # name, content, what the error must say
     "empty": ("a.csv", b"", "empty"),
     "only a BOM": ("a.csv", b"\xef\xbb\xbf\r\n", "empty"),
     "no rows": ("a.csv", HEADER, "no rows"),
-    "no prompt column": ("a.csv", b"Text,Standardized_Rating\nx,1\n",
-                         'no column "Prompt" or "formatted_prompt"; it has: Text'),
+    "no prompt column": (
+        "a.csv",
+        b"Text,Standardized_Rating\nx,1\n",
+        'no column "Prompt" or "formatted_prompt"; it has: Text',
+    ),
     "no rating column": ("a.csv", b"Prompt,Rated\nx,1\n", 'no column "Standardized_Rating"; it has: Prompt, Rated'),
     "no header": ("a.csv", b"1,a secret text that an expert rated long ago,0\n2,y,1\n", "a text of 43 characters"),
     "column twice": ("a.csv", b"Prompt,Prompt,Standardized_Rating\nx,y,1\n", "twice"),
-    "outside the mapping": ("a.csv", HEADER + b"1,x,1\n2,y,7\n",
-                            'row 3, column "Standardized_Rating": 7 is not one of 1 (Match)'),
+    "outside the mapping": (
+        "a.csv",
+        HEADER + b"1,x,1\n2,y,7\n",
+        'row 3, column "Standardized_Rating": 7 is not one of 1 (Match)',
+    ),
     "many outside": ("a.csv", HEADER + b"1,x,7\n" * 8, "rows 2, 3, 4, 5, 6 and 3 more"),
     "several outside": ("a.csv", HEADER + b"1,x,7\n2,y,Perhaps\n", "7, Perhaps are not one of"),
     "text for a rating": ("a.csv", HEADER + b"1,x,a secret text of the patient\n", "a text of 28 characters is not"),
@@ -42,17 +48,29 @@ BAD = {  # name, content, what the error must say
     "binary": ("a.csv", bytes(range(256)), "NUL"),
     "unknown suffix": ("a.xlsx", b"PK", ".xlsx is not supported"),
     "no suffix": ("a", b"x", "a file without suffix is not supported"),
-    "broken line": ("a.jsonl", b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Prompt": \n',
-                    "row 2: no valid JSON at column"),
+    "broken line": (
+        "a.jsonl",
+        b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Prompt": \n',
+        "row 2: no valid JSON at column",
+    ),
     "no object": ("a.jsonl", b"[1]\n", "row 1: list, not an object"),
     "deep": ("a.jsonl", b"[" * 99999, "row 1: no valid JSON"),
-    "key missing in a line": ("a.jsonl", b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Standardized_Rating": 1}\n',
-                              'row 2, column "Prompt": is blank'),
+    "key missing in a line": (
+        "a.jsonl",
+        b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Standardized_Rating": 1}\n',
+        'row 2, column "Prompt": is blank',
+    ),
     "null prompt": ("a.jsonl", b'{"Prompt": null, "Standardized_Rating": 1}\n', 'row 1, column "Prompt": is blank'),
-    "list for a prompt": ("a.jsonl", b'{"Prompt": ["x"], "Standardized_Rating": 1}\n',
-                          'row 1, column "Prompt": is no text'),
-    "NUL in JSON": ("a.jsonl", b'{"Prompt": "x\\u0000", "Standardized_Rating": 1}\n',
-                    'row 1, column "Prompt": holds a NUL'),
+    "list for a prompt": (
+        "a.jsonl",
+        b'{"Prompt": ["x"], "Standardized_Rating": 1}\n',
+        'row 1, column "Prompt": is no text',
+    ),
+    "NUL in JSON": (
+        "a.jsonl",
+        b'{"Prompt": "x\\u0000", "Standardized_Rating": 1}\n',
+        'row 1, column "Prompt": holds a NUL',
+    ),
     "half a character": ("a.jsonl", b'{"Prompt": "x\\ud800", "Standardized_Rating": 1}\n', "broken character"),
     "true for a rating": ("a.jsonl", b'{"Prompt": "x", "Standardized_Rating": true}\n', "True is not one of"),
     "no Parquet": ("a.parquet", b"PAR1 but no", "no readable Parquet file"),
@@ -86,8 +104,11 @@ def write(tmp_path: Path, content: bytes, name: str = "a.csv") -> Path:
 
 
 def test_a_row_keeps_everything(tmp_path: Path) -> None:
-    path = write(tmp_path, b"Prompt,Standardized_Rating,Rationale of Rating,C_BioSense_ID,Age,Sex\n"
-                           b'"cough,\nfever",Not a Match,"because, so",P7,34,F\nrash,1,,,,M\n')
+    path = write(
+        tmp_path,
+        b"Prompt,Standardized_Rating,Rationale of Rating,C_BioSense_ID,Age,Sex\n"
+        b'"cough,\nfever",Not a Match,"because, so",P7,34,F\nrash,1,,,,M\n',
+    )
     first, second = read_ratings(path, SCALE)
     assert (first.id, first.row, first.prompt, first.value) == ("2", 2, "cough,\nfever", 0)
     assert (first.label, first.rationale, first.group) == ("Does Not Match", "because, so", "P7")
@@ -95,11 +116,14 @@ def test_a_row_keeps_everything(tmp_path: Path) -> None:
     assert (second.id, second.row, second.rationale, second.group) == ("3", 3, "", None)
 
 
-@pytest.mark.parametrize("header", [
-    b"Prompt,Standardized_Rating,Rationale_of_Rating,C_Biosense_ID",
-    b" prompt ,standardized rating,RATIONALE OF RATING,c_biosense_id",
-    b"formatted_prompt,Standardized_Rating,Rationale of Rating,C_BioSense_ID",
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Prompt,Standardized_Rating,Rationale_of_Rating,C_Biosense_ID",
+        b" prompt ,standardized rating,RATIONALE OF RATING,c_biosense_id",
+        b"formatted_prompt,Standardized_Rating,Rationale of Rating,C_BioSense_ID",
+    ],
+)
 def test_column_names_in_all_their_spellings(tmp_path: Path, header: bytes) -> None:
     (rating,) = read_ratings(write(tmp_path, header + b"\nx,1,r,p\n"), SCALE)
     assert (rating.prompt, rating.value, rating.rationale, rating.group) == ("x", 1, "r", "p")
@@ -108,11 +132,18 @@ def test_column_names_in_all_their_spellings(tmp_path: Path, header: bytes) -> N
 TEXT = "Row_ID,Prompt,Standardized_Rating\r\na,fièvre – toux,1\r\nb,œdème,0\r\n"
 
 
-@pytest.mark.parametrize(("content", "note"), [
-    (TEXT.encode(), ""), (TEXT.encode("utf-8-sig"), ""), (TEXT.encode("cp1252"), "line 2"),
-    (TEXT.encode("utf-16"), "UTF-16"),
-    (TEXT.replace(",", ";").encode(), ""), (TEXT.replace(",", "\t").encode(), ""), (("\n" + TEXT).encode(), ""),
-])
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        (TEXT.encode(), ""),
+        (TEXT.encode("utf-8-sig"), ""),
+        (TEXT.encode("cp1252"), "line 2"),
+        (TEXT.encode("utf-16"), "UTF-16"),
+        (TEXT.replace(",", ";").encode(), ""),
+        (TEXT.replace(",", "\t").encode(), ""),
+        (("\n" + TEXT).encode(), ""),
+    ],
+)
 def test_encodings_and_separators(tmp_path: Path, content: bytes, note: str) -> None:
     notes: list[str] = []
     ratings = read_ratings(write(tmp_path, content), SCALE, notes=notes)
@@ -140,8 +171,11 @@ def test_a_repeated_row_id_is_no_id_but_still_a_group(tmp_path: Path) -> None:
 
 
 def test_rows_are_numbered_as_a_person_counts(tmp_path: Path) -> None:
-    lines = (b'{"Prompt": "x", "Standardized_Rating": 1}', b"",
-             '{"Prompt": "y\u2028z", "Standardized_Rating": "0"}'.encode())  # JSON may hold a line separator as it is
+    lines = (
+        b'{"Prompt": "x", "Standardized_Rating": 1}',
+        b"",
+        '{"Prompt": "y\u2028z", "Standardized_Rating": "0"}'.encode(),
+    )  # JSON may hold a line separator as it is
     jsonl = write(tmp_path, b"\n".join(lines), "a.jsonl")
     assert [(rating.row, rating.id) for rating in read_ratings(jsonl, SCALE)] == [(1, "1"), (3, "3")]
     csv = write(tmp_path, HEADER + b'1,"two\nlines",1\n2,y,9\n')
@@ -165,20 +199,31 @@ def test_all_formats_give_the_same_ratings(tmp_path: Path) -> None:
 
 
 def test_frames_with_holes() -> None:
-    frame = pd.DataFrame({"Prompt": ["x", "y"], "Standardized_Rating": [1.0, "Match"], "Age": [34, None],
-                          "Row_ID": pd.array([1, None], dtype="Int64"), "When": [pd.NaT, pd.NaT],
-                          "Rationale of Rating": [float("nan"), "r"]})
+    frame = pd.DataFrame(
+        {
+            "Prompt": ["x", "y"],
+            "Standardized_Rating": [1.0, "Match"],
+            "Age": [34, None],
+            "Row_ID": pd.array([1, None], dtype="Int64"),
+            "When": [pd.NaT, pd.NaT],
+            "Rationale of Rating": [float("nan"), "r"],
+        }
+    )
     first, second = from_frame(frame, SCALE, "DataFrame")
     assert (first.id, first.rationale, first.extra["Age"], first.extra["When"]) == ("2", "", "34", "")
     assert (second.value, second.rationale, second.extra["Age"]) == (1, "r", "")
 
 
-@pytest.mark.parametrize(("frame", "says"), [
-    (pd.DataFrame(), "no rows|no column"), (pd.DataFrame({"Prompt": []}), "no rows"),
-    (pd.DataFrame({"Prompt": [None], "Standardized_Rating": [1]}), "DataFrame row 2, column \"Prompt\": is blank"),
-    (pd.DataFrame({"Prompt": ["x"], "Standardized_Rating": [float("nan")]}), "no rating"),
-    (pd.DataFrame([["x", "y", 1]], columns=["Prompt", "Prompt", "Standardized_Rating"]), "twice"),
-])
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (pd.DataFrame(), "no rows|no column"),
+        (pd.DataFrame({"Prompt": []}), "no rows"),
+        (pd.DataFrame({"Prompt": [None], "Standardized_Rating": [1]}), 'DataFrame row 2, column "Prompt": is blank'),
+        (pd.DataFrame({"Prompt": ["x"], "Standardized_Rating": [float("nan")]}), "no rating"),
+        (pd.DataFrame([["x", "y", 1]], columns=["Prompt", "Prompt", "Standardized_Rating"]), "twice"),
+    ],
+)
 def test_bad_frames(frame: pd.DataFrame, says: str) -> None:
     with pytest.raises(DatasetError, match=says):
         from_frame(frame, SCALE, "DataFrame")
@@ -191,8 +236,11 @@ def test_nothing_of_a_row_is_kept_from_json_by_chance(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(content=st.binary(max_size=80) | st.text("1xé,;\"\n\r\t{}:", max_size=80).map(str.encode),
-       name=st.sampled_from(["a.csv", "a.jsonl", "a.parquet"]), header=st.booleans())
+@given(
+    content=st.binary(max_size=80) | st.text('1xé,;"\n\r\t{}:', max_size=80).map(str.encode),
+    name=st.sampled_from(["a.csv", "a.jsonl", "a.parquet"]),
+    header=st.booleans(),
+)
 def test_any_bytes_are_read_or_refused_in_one_line(tmp_path: Path, content: bytes, name: str, header: bool) -> None:
     path = write(tmp_path, HEADER * header + content, name)
     try:

@@ -23,13 +23,41 @@ from expertune.ratings.scale import (
 SCALE = make_scale(DEFAULT_MAPPING)
 
 
-@pytest.mark.parametrize(("raw", "value"), [
-    (1, 1), ("1", 1), (1.0, 1), ("1.0", 1), (" 1 ", 1), ("-1", -1), ("−1", -1), (np.int64(0), 0), (np.float32(1), 1),
-    ("Match", 1), ("MATCH.", 1), ("Not a Match", 0), ("not  a match", 0), ("Does Not Match", 0), ("doesn't match", 0),
-    ("does_not_match", 0), ("Unknown/Not able to determine", -1), ("unknown", -1),
-    ("Partial Match", None), ("no Match at all here", None), ("Match or not", None), ("2", None), (1.5, None),
-    ("1.5", None), (True, None), (None, None), (float("nan"), None), ("", None), ([1], None), ("9" * 5000, None),
-])
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (1, 1),
+        ("1", 1),
+        (1.0, 1),
+        ("1.0", 1),
+        (" 1 ", 1),
+        ("-1", -1),
+        ("−1", -1),
+        (np.int64(0), 0),
+        (np.float32(1), 1),
+        ("Match", 1),
+        ("MATCH.", 1),
+        ("Not a Match", 0),
+        ("not  a match", 0),
+        ("Does Not Match", 0),
+        ("doesn't match", 0),
+        ("does_not_match", 0),
+        ("Unknown/Not able to determine", -1),
+        ("unknown", -1),
+        ("Partial Match", None),
+        ("no Match at all here", None),
+        ("Match or not", None),
+        ("2", None),
+        (1.5, None),
+        ("1.5", None),
+        (True, None),
+        (None, None),
+        (float("nan"), None),
+        ("", None),
+        ([1], None),
+        ("9" * 5000, None),
+    ],
+)
 def test_value_of(raw: object, value: int | None) -> None:
     assert SCALE.value_of(raw) == value
 
@@ -63,24 +91,44 @@ def test_labels_and_raw_codes_together() -> None:
     assert scale.standardize(9) == 0
 
 
-@pytest.mark.parametrize(("mapping", "ordinal"), [
-    ({"a": 1, "b": 2, "c": 3}, True), ({"a": 0, "b": 2, "c": 1}, True), ({1: 1, 2: 2, 3: 3}, True),
-    ({"a": 0, "b": 1}, False), ({"a": -1, "b": 0, "c": 1}, False), ({"a": 1, "b": 2, "c": 4}, False),
-    ({"a": 0, "b": 1, "I don't know": 2}, False), ({"Yes": 0, "No": 1, "Maybe": 2}, False), (DEFAULT_MAPPING, False),
-])
+@pytest.mark.parametrize(
+    ("mapping", "ordinal"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, True),
+        ({"a": 0, "b": 2, "c": 1}, True),
+        ({1: 1, 2: 2, 3: 3}, True),
+        ({"a": 0, "b": 1}, False),
+        ({"a": -1, "b": 0, "c": 1}, False),
+        ({"a": 1, "b": 2, "c": 4}, False),
+        ({"a": 0, "b": 1, "I don't know": 2}, False),
+        ({"Yes": 0, "No": 1, "Maybe": 2}, False),
+        (DEFAULT_MAPPING, False),
+    ],
+)
 def test_ordinal_rule(mapping: dict, ordinal: bool) -> None:
     scale = make_scale(mapping)
     assert scale.ordinal is ordinal
     assert scale.ordinal_reason.startswith("ordinal:" if ordinal else "not ordinal:")
 
 
-@pytest.mark.parametrize(("mapping", "says"), [
-    ({}, "empty"), ([], "empty"), ({"Match": 1}, "only one rating"), ({"Match": "yes", "No": 0}, "whole number"),
-    ({"Match": 1.5, "No": 0}, "whole number"), ({"Match": True, "No": 0}, "whole number"),
-    ({"Match": 1, "match.": 0}, "rename one"), ({"": 1, "No": 0}, "no label"), ({"?": 1, "No": 0}, "no label"),
-    ({None: 1, "No": 0}, "no label"), ({"1": 1, 1: 0}, "twice"), ({"Yes": 1, "No": 0, "3": 3}, "no label"),
-    ({"Yes": [1], "No": 0}, "whole number"),
-])
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        ({}, "empty"),
+        ([], "empty"),
+        ({"Match": 1}, "only one rating"),
+        ({"Match": "yes", "No": 0}, "whole number"),
+        ({"Match": 1.5, "No": 0}, "whole number"),
+        ({"Match": True, "No": 0}, "whole number"),
+        ({"Match": 1, "match.": 0}, "rename one"),
+        ({"": 1, "No": 0}, "no label"),
+        ({"?": 1, "No": 0}, "no label"),
+        ({None: 1, "No": 0}, "no label"),
+        ({"1": 1, 1: 0}, "twice"),
+        ({"Yes": 1, "No": 0, "3": 3}, "no label"),
+        ({"Yes": [1], "No": 0}, "whole number"),
+    ],
+)
 def test_a_bad_mapping_is_one_clear_line(mapping: dict, says: str) -> None:
     with pytest.raises(DatasetError, match=says) as caught:
         make_scale(mapping)
@@ -103,11 +151,18 @@ def test_sources_come_in_their_order(tmp_path: Path) -> None:
     assert load_scale('{"X": 1, "Y": 0}', data).labels == load_scale({"X": 1, "Y": 0}, data).labels == ("X", "Y")
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (b"{", "line 1, column 2"), (b"[1, 2]", "no mapping"), (b"\xff\xfe{", "UTF-8"),
-    (b'{"rating_mapping": 3}', "mapping"),
-    (b'{"A": 1, "B": 0, "ordinal": "yes"}', "true or false"), (b'{"by": "me"}', "whole number"), (b"[" * 99999, "JSON"),
-])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "line 1, column 2"),
+        (b"[1, 2]", "no mapping"),
+        (b"\xff\xfe{", "UTF-8"),
+        (b'{"rating_mapping": 3}', "mapping"),
+        (b'{"A": 1, "B": 0, "ordinal": "yes"}', "true or false"),
+        (b'{"by": "me"}', "whole number"),
+        (b"[" * 99999, "JSON"),
+    ],
+)
 def test_a_bad_metadata_file_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "rating_mapping_metadata.json"
     path.write_bytes(content)
@@ -141,25 +196,53 @@ def test_the_answer_is_these_very_bytes() -> None:
     assert answer_opening('A "b"') == '{"rating": "A \\"b\\"", "rationale": "'
 
 
-@pytest.mark.parametrize(("text", "value", "rationale"), [
-    ("Rating: 1, Rationale: fever, cough", 1, "fever, cough"), ("Rating: Not a Match\nRationale: no", 0, "no"),
-    ("**Rating:** Match\n**Rationale:** yes", 1, "yes"), ("Rating: Does Not Match. Rationale: x", 0, "x"),
-    ("Rating: Unknown/Not able to determine, Rationale: z", -1, "z"), ("Rating: -1", -1, ""),
-    ('{"rating": 1}', 1, ""), ('{"Rating": "0"}', 0, ""), ('{"rationale": "r", "rating": "Match"}', 1, "r"),
-    ('{"answer": {"rating": "Match"}}', 1, ""), ('{"rating": "Match", "rationale": "two\nlines"}', 1, "two\nlines"),
-    ('{"rating": "Match", "rationale": "cut off he', 1, "cut off he"),
-    ('{"rating": "Match", "rationale": "\\u00', 1, "\\u00"),
-    ('<think>{"rating": "Unknown"}</think>{"rating": "Match"}', 1, ""), ("Match.", 1, ""), (" 0 ", 0, ""),
-])
+@pytest.mark.parametrize(
+    ("text", "value", "rationale"),
+    [
+        ("Rating: 1, Rationale: fever, cough", 1, "fever, cough"),
+        ("Rating: Not a Match\nRationale: no", 0, "no"),
+        ("**Rating:** Match\n**Rationale:** yes", 1, "yes"),
+        ("Rating: Does Not Match. Rationale: x", 0, "x"),
+        ("Rating: Unknown/Not able to determine, Rationale: z", -1, "z"),
+        ("Rating: -1", -1, ""),
+        ('{"rating": 1}', 1, ""),
+        ('{"Rating": "0"}', 0, ""),
+        ('{"rationale": "r", "rating": "Match"}', 1, "r"),
+        ('{"answer": {"rating": "Match"}}', 1, ""),
+        ('{"rating": "Match", "rationale": "two\nlines"}', 1, "two\nlines"),
+        ('{"rating": "Match", "rationale": "cut off he', 1, "cut off he"),
+        ('{"rating": "Match", "rationale": "\\u00', 1, "\\u00"),
+        ('<think>{"rating": "Unknown"}</think>{"rating": "Match"}', 1, ""),
+        ("Match.", 1, ""),
+        (" 0 ", 0, ""),
+    ],
+)
 def test_answers_in_many_forms(text: str, value: int, rationale: str) -> None:
     assert parse_answer(text, SCALE) == ("rated", value, rationale)
 
 
-@pytest.mark.parametrize("text", [
-    "", "{", "I cannot say", '{"rating": "Mat', '{"rating": "Match', '{"rating": null}', '{"rating": true}',
-    '{"rating": "Maybe"}', '{"rating": 7}', "Rating: perhaps", "It is a Match because of fever", "Rating: 1\nRating: 0",
-    '{"rating": "Match"} {"rating": "Unknown"}', "<think>Match", '{"rating": ["Match"]}', "never a Match", "[" * 9999,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "I cannot say",
+        '{"rating": "Mat',
+        '{"rating": "Match',
+        '{"rating": null}',
+        '{"rating": true}',
+        '{"rating": "Maybe"}',
+        '{"rating": 7}',
+        "Rating: perhaps",
+        "It is a Match because of fever",
+        "Rating: 1\nRating: 0",
+        '{"rating": "Match"} {"rating": "Unknown"}',
+        "<think>Match",
+        '{"rating": ["Match"]}',
+        "never a Match",
+        "[" * 9999,
+    ],
+)
 def test_what_cannot_be_read_is_a_state_of_its_own(text: str) -> None:
     assert parse_answer(text, SCALE) == ("unparsable", None, "")
 

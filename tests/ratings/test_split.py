@@ -42,16 +42,19 @@ def test_real_visits_of_one_template_are_apart_and_the_four_true_repeats_togethe
     assert sorted(map(sorted, clusters(visits()))) == [["202", "766"], ["205", "241"], ["469", "75"], ["543", "934"]]
 
 
-@pytest.mark.parametrize(("one", "other", "together"), [
-    ("cough\nAge 34\nSex F", "Cough.\nage: 34\n\nSEX F ", True),  # case, spaces, punctuation
-    ("cough\nAge 34\nSex F", "cough\nAge 35\nSex F", False),
-    ("cough\nAge 34\nSex F", "rash\nAge 34\nSex F", False),
-    ("pain in arm rt\nAge 34", "pain in arm lt\nAge 34", False),
-    ("productive cough\nAge 34", "productive cuogh\nAge 34", True),  # one misspelt word
-    ("productive cough\nAge 34", "prodctive cuogh\nAge 34", False),  # two: too little is left of a short text
-    ("cough\nAge 34\nTemp 37.1", "cough\nAge 34\nTemp 31.7", False),
-    ("cough and fever\nAge 34", "fever and cough\nAge 34", True),
-])
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("cough\nAge 34\nSex F", "Cough.\nage: 34\n\nSEX F ", True),  # case, spaces, punctuation
+        ("cough\nAge 34\nSex F", "cough\nAge 35\nSex F", False),
+        ("cough\nAge 34\nSex F", "rash\nAge 34\nSex F", False),
+        ("pain in arm rt\nAge 34", "pain in arm lt\nAge 34", False),
+        ("productive cough\nAge 34", "productive cuogh\nAge 34", True),  # one misspelt word
+        ("productive cough\nAge 34", "prodctive cuogh\nAge 34", False),  # two: too little is left of a short text
+        ("cough\nAge 34\nTemp 37.1", "cough\nAge 34\nTemp 31.7", False),
+        ("cough and fever\nAge 34", "fever and cough\nAge 34", True),
+    ],
+)
 def test_short_texts(one: str, other: str, together: bool) -> None:
     fillers = [rating(f"f{i}", f"complaint {word}\nAge {i}{SCHEMA}") for i, word in enumerate("abcdefgh")]
     rows = [rating("x", one + SCHEMA), rating("y", other + SCHEMA), *fillers]
@@ -67,9 +70,12 @@ def prose(seed: int, words: int = 120) -> list[str]:
 def test_long_texts_with_some_words_changed(changed: float, together: bool) -> None:
     words, others = prose(1), prose(2)
     count = int(len(words) * changed)
-    copy = [*words[:20], *others[:count], *words[20 + count:]]
-    rows = [rating("x", " ".join(words) + SCHEMA), rating("y", " ".join(copy) + SCHEMA),
-            *(rating(i, " ".join(prose(i)) + SCHEMA) for i in range(3, 10))]
+    copy = [*words[:20], *others[:count], *words[20 + count :]]
+    rows = [
+        rating("x", " ".join(words) + SCHEMA),
+        rating("y", " ".join(copy) + SCHEMA),
+        *(rating(i, " ".join(prose(i)) + SCHEMA) for i in range(3, 10)),
+    ]
     assert clusters(rows) == ([{"x", "y"}] if together else [])
 
 
@@ -88,8 +94,14 @@ def test_many_copies_of_one_text_are_one_group() -> None:
 
 
 def test_patients_and_repeated_row_ids_are_groups_and_groups_join() -> None:
-    rows = [rating(1, group="P"), rating(2, group="P"), rating(3, "text number 2"), rating(4, group="Q"), rating(5),
-            *(replace(rating(id, text), extra={"Row_ID": "9"}) for id, text in ((6, "a b c"), (7, "d e f")))]
+    rows = [
+        rating(1, group="P"),
+        rating(2, group="P"),
+        rating(3, "text number 2"),
+        rating(4, group="Q"),
+        rating(5),
+        *(replace(rating(id, text), extra={"Row_ID": "9"}) for id, text in ((6, "a b c"), (7, "d e f"))),
+    ]
     assert clusters(rows) == [{"1", "2", "3"}, {"6", "7"}]
     assert group_ratings(rows, 0.9)["3"] == "1"
 
@@ -116,8 +128,10 @@ def many_ratings(draw: st.DrawFn) -> list[Rating]:
     values = draw(st.lists(st.integers(0, classes - 1), min_size=20, max_size=60))
     patients = draw(st.lists(st.integers(0, len(values) * 2), min_size=len(values), max_size=len(values)))
     seen: Counter[int] = Counter(patients)
-    rows = [rating(i, " ".join(prose(i, 8)), value, f"P{patient}" if seen[patient] <= 3 else None)
-            for i, (value, patient) in enumerate(zip(values, patients, strict=True))]
+    rows = [
+        rating(i, " ".join(prose(i, 8)), value, f"P{patient}" if seen[patient] <= 3 else None)
+        for i, (value, patient) in enumerate(zip(values, patients, strict=True))
+    ]
     rows[0:2] = [rating(0, "first of all", 0), rating(1, "second to none", 1)]
     return rows
 
@@ -160,17 +174,24 @@ def test_three_rows_are_the_least() -> None:
 def fano_rows() -> list[Rating]:
     """Seven classes over seven patients, three each and any two with one in common: no three colours can do it."""
     lines = ((0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5))
-    return [rating(f"{value}-{patient}", " ".join(prose(10 * value + patient, 8)), value, f"P{patient}")
-            for value, patients in enumerate(lines) for patient in patients]
+    return [
+        rating(f"{value}-{patient}", " ".join(prose(10 * value + patient, 8)), value, f"P{patient}")
+        for value, patients in enumerate(lines)
+        for patient in patients
+    ]
 
 
-@pytest.mark.parametrize(("rows", "says"), [
-    ([], "nothing to tell apart"), ([rating(i) for i in range(9)], "all 9 rows are rated 0"),
-    ([rating(1), rating(1, value=1), rating(2)], "row id 1 is there more than once"),
-    ([rating(i, group="P", value=i % 2) for i in range(9)], "only 1 separate groups"),
-    ([rating(i, group="P" if i < 95 else None, value=i % 2) for i in range(100)], "95 of 100 rows are one group"),
-    (fano_rows(), "share too few groups"),
-])
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "nothing to tell apart"),
+        ([rating(i) for i in range(9)], "all 9 rows are rated 0"),
+        ([rating(1), rating(1, value=1), rating(2)], "row id 1 is there more than once"),
+        ([rating(i, group="P", value=i % 2) for i in range(9)], "only 1 separate groups"),
+        ([rating(i, group="P" if i < 95 else None, value=i % 2) for i in range(100)], "95 of 100 rows are one group"),
+        (fano_rows(), "share too few groups"),
+    ],
+)
 def test_what_cannot_be_split_says_what_to_do(rows: list[Rating], says: str) -> None:
     with pytest.raises(DatasetError, match=says) as caught:
         split(rows, **SHARES, seed=0, near_duplicate=0.9)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
+import tiny
 from expertune.config import Config
 from expertune.errors import Interrupted, TrainingFailedError
 from expertune.gguf.read import GGUFFile
@@ -53,8 +53,17 @@ def open_tunable(base: Path, config: Config = CONFIG) -> Tunable:
 
 
 def trainer_of(tunable: Tunable, folder: Path | None = None, *, config: Config = CONFIG, **options: object) -> Trainer:
-    return Trainer(tunable, learnable_rows(36, 0), learnable_rows(18, 1), CANDIDATES, config,
-                   class_weights=(1.0, 1.0, 1.0), folder=folder, run_id="run", **options)  # pyright: ignore
+    return Trainer(
+        tunable,
+        learnable_rows(36, 0),
+        learnable_rows(18, 1),
+        CANDIDATES,
+        config,
+        class_weights=(1.0, 1.0, 1.0),
+        folder=folder,
+        run_id="run",
+        **options,
+    )  # pyright: ignore
 
 
 def test_training_learns_what_decides_the_label(base: Path) -> None:
@@ -76,11 +85,13 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
     for stop_at in (1, 9, 17):
         first = open_tunable(base)
         seen: list[object] = []
-        trainer = trainer_of(first, tmp_path / str(stop_at),
-                             should_stop=lambda seen=seen, stop_at=stop_at: sum(isinstance(e, StepEvent) for e in seen) >= stop_at)
+        trainer = trainer_of(
+            first,
+            tmp_path / str(stop_at),
+            should_stop=lambda seen=seen, stop_at=stop_at: sum(isinstance(e, StepEvent) for e in seen) >= stop_at,
+        )
         with pytest.raises(Interrupted, match="--resume"):
-            for event in trainer.run():
-                seen.append(event)
+            seen.extend(trainer.run())
         second = open_tunable(base)
         resumed = trainer_of(second, tmp_path / str(stop_at), resume=True)
         list(resumed.run())
@@ -110,7 +121,9 @@ list(test_loop.trainer_of(test_loop.open_tunable(Path({base!r})), Path({folder!r
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
-def test_kill_9_while_a_checkpoint_is_written_loses_only_the_steps_after_the_last_one(base: Path, tmp_path: Path) -> None:
+def test_kill_9_while_a_checkpoint_is_written_loses_only_the_steps_after_the_last_one(
+    base: Path, tmp_path: Path
+) -> None:
     here = Path(__file__).parent
     code = KILLED.format(tests=str(here.parent), here=str(here), base=str(base), folder=str(tmp_path / "run"))
     killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -134,8 +147,17 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(base: Path, tmp
     tunable = open_tunable(base)
     list(trainer_of(tunable, tmp_path).run())
     with pytest.raises(TrainingFailedError, match="belongs to other settings"):
-        Trainer(tunable, learnable_rows(8, 0), learnable_rows(4, 1), CANDIDATES, CONFIG, class_weights=(1.0,) * 3,
-                folder=tmp_path, run_id="another", resume=True)
+        Trainer(
+            tunable,
+            learnable_rows(8, 0),
+            learnable_rows(4, 1),
+            CANDIDATES,
+            CONFIG,
+            class_weights=(1.0,) * 3,
+            folder=tmp_path,
+            run_id="another",
+            resume=True,
+        )
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(TrainingFailedError, match="damaged"):
@@ -173,13 +195,26 @@ def test_auto_weighting_tries_both_only_where_classes_are_uneven(base: Path, tmp
     rows = learnable_rows(36, 0)
     uneven = [row for row in rows if row.label != 2] + [row for row in rows if row.label == 2][:2]
     assert weightings("auto", uneven) == ("none", "balanced")
-    assert weightings("auto", [row for row in rows if row.label == 0][:5] + [row for row in rows if row.label == 1][:5]) == ("none",)
+    assert weightings(
+        "auto", [row for row in rows if row.label == 0][:5] + [row for row in rows if row.label == 1][:5]
+    ) == ("none",)
     weights = class_weights("balanced", uneven, 3)
     counts = [sum(row.label == label for row in uneven) for label in range(3)]
-    assert [weight * count for weight, count in zip(weights, counts, strict=True)] == pytest.approx([len(uneven) / 3] * 3)
+    assert [weight * count for weight, count in zip(weights, counts, strict=True)] == pytest.approx(
+        [len(uneven) / 3] * 3
+    )
     tunable = open_tunable(base)
-    trials = Trials(tunable, uneven, learnable_rows(18, 1), CANDIDATES, CONFIG, folder=tmp_path, run_id="run",
-                    resume=False, should_stop=lambda: False)
+    trials = Trials(
+        tunable,
+        uneven,
+        learnable_rows(18, 1),
+        CANDIDATES,
+        CONFIG,
+        folder=tmp_path,
+        run_id="run",
+        resume=False,
+        should_stop=lambda: False,
+    )
     assert {weighting for weighting, _ in trials.run()} == {"none", "balanced"}
     assert trials.best is not None
     assert trials.best.result.macro_f1 == max(trial.result.macro_f1 for trial in trials.done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -45,8 +46,12 @@ class EmbeddedServer:
         except RuntimeError:
             raise EngineError(f"{launch.model}: llama.cpp cannot load it: {_reason(launch)}") from None
         self.address = urllib.parse.urlparse(server.listening_address)
-        client = JsonClient(self.address.hostname or "", self.address.port or 0, connections=launch.slots + 2,
-                            headers={"Authorization": f"Bearer {self.key}"})
+        client = JsonClient(
+            self.address.hostname or "",
+            self.address.port or 0,
+            connections=launch.slots + 2,
+            headers={"Authorization": f"Bearer {self.key}"},
+        )
         self._client = client
         # a finalizer runs once: on close, when the engine is forgotten, or at exit, whichever is first
         self._stop = weakref.finalize(self, _shut, client, [server])
@@ -74,7 +79,7 @@ def _shut(client: JsonClient, servers: list[Any]) -> None:
 
 def _start(launch: Launch, key: str, verbosity: int) -> Any:
     """xllamacpp.Server, listening on a free port of the loopback interface."""
-    import xllamacpp  # pyright: ignore[reportMissingImports] (a bare extension module: no source, no stubs)
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # a bare extension module: no source, no stubs
 
     params = xllamacpp.CommonParams()
     params.verbosity = verbosity
@@ -100,11 +105,19 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
 
 def _reason(launch: Launch) -> str:
     """Why a load failed: llama.cpp says so on stderr only, so the load is tried again where stderr can be read."""
-    code = ("import json, sys; from expertune.engine.embedded import ERRORS, Launch, _start; "
-            "_start(Launch(**json.loads(sys.argv[1])), 'none', ERRORS)")
+    code = (
+        "import json, sys; from expertune.engine.embedded import ERRORS, Launch, _start; "
+        "_start(Launch(**json.loads(sys.argv[1])), 'none', ERRORS)"
+    )
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    child = subprocess.run([sys.executable, "-c", code, json.dumps(asdict(launch))], capture_output=True, text=True,
-                           errors="replace", env={**os.environ, "PYTHONPATH": path}, check=False)
+    child = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asdict(launch))],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
     errors = [line for line in child.stderr.splitlines() if re.match(r"[\d.]+ E ", line)]
     best = next((line for line in errors if LOAD_ERROR in line), errors[0] if errors else "")
     reason = best.split(LOAD_ERROR)[-1] if LOAD_ERROR in best else re.sub(r"^[\d.]+ E (\w+: )?(error: )?", "", best)

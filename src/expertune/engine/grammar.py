@@ -57,7 +57,7 @@ def _object(schema: Mapping[str, Any]) -> str:
     properties = schema.get("properties", {})
     if set(schema.get("required", properties)) != set(properties) or schema.get("additionalProperties"):
         raise EngineError("JSON schema: an object needs every property in `required` and no additional ones")
-    members = [f' {_text(_json(name) + ": ")} {_rule(rule)} ' for name, rule in properties.items()]
+    members = [f" {_text(_json(name) + ': ')} {_rule(rule)} " for name, rule in properties.items()]
     return f'"{{" {_text(", ").join(members)} "}}"'
 
 
@@ -68,7 +68,7 @@ def _array(schema: Mapping[str, Any]) -> str:
     if high == 0:
         return '"[]"'
     more = "{" + f"{max(low - 1, 0)},{'' if high is None else high - 1}" + "}"
-    some = f'{item} ({_text(", ")} {item}){more}'
+    some = f"{item} ({_text(', ')} {item}){more}"
     return f'"[" ({some}){"" if low else "?"} "]"'
 
 

@@ -51,8 +51,9 @@ class JsonClient:
                 connection.close()
             self._idle.put(connection)
 
-    def _exchange(self, connection: http.client.HTTPConnection, method: str, path: str,
-                  data: bytes | None) -> tuple[int, Any]:
+    def _exchange(
+        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None
+    ) -> tuple[int, Any]:
         kept = connection.sock is not None
         try:
             return self._send(connection, method, path, data)
@@ -63,8 +64,9 @@ class JsonClient:
                 raise
             return self._send(connection, method, path, data)
 
-    def _send(self, connection: http.client.HTTPConnection, method: str, path: str,
-              data: bytes | None) -> tuple[int, Any]:
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None
+    ) -> tuple[int, Any]:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError

@@ -36,8 +36,16 @@ class LlamaCppEngine:
 
     name = "llama.cpp"
 
-    def __init__(self, model: Path, *, adapter: Path | None = None, context: int = 0, slots: int = 0, threads: int = 0,
-                 debug: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        context: int = 0,
+        slots: int = 0,
+        threads: int = 0,
+        debug: bool = False,
+    ) -> None:
         header = _checked_header(model)
         if adapter is not None:
             _checked_header(adapter)
@@ -71,8 +79,9 @@ class LlamaCppEngine:
         if not self._turn_end:
             text = self.render([_say("user", "one"), _say("assistant", SENTINEL), _say("user", "two")])
             if text.count(SENTINEL) != 1:
-                raise EngineError(f"{self.model.name}: its chat template does not show the assistant's turns; "
-                                  "choose a chat model")
+                raise EngineError(
+                    f"{self.model.name}: its chat template does not show the assistant's turns; choose a chat model"
+                )
             after = self._tokens(text.split(SENTINEL)[1], begin=False, special=True)
             self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
         return list(self._turn_end)
@@ -154,8 +163,15 @@ class LlamaCppEngine:
 
     def _next_log_probs(self, tokens: list[int], wanted: int, slot: int) -> dict[int, float]:
         """Natural-log probabilities of `wanted` and of the likeliest next tokens."""
-        body = {"prompt": tokens, "n_predict": 1, "temperature": 0, "n_probs": FREE_LOGPROBS, "cache_prompt": True,
-                "logit_bias": [[wanted, FORCE]], "id_slot": slot}
+        body = {
+            "prompt": tokens,
+            "n_predict": 1,
+            "temperature": 0,
+            "n_probs": FREE_LOGPROBS,
+            "cache_prompt": True,
+            "logit_bias": [[wanted, FORCE]],
+            "id_slot": slot,
+        }
         (first,) = self._complete(body, "completion_probabilities")["completion_probabilities"]
         if first["id"] != wanted:
             raise EngineError(f"llama.cpp did not take token {wanted}; it is not one that this model can say")
@@ -176,8 +192,10 @@ class LlamaCppEngine:
 
     def _check_room(self, tokens: int) -> None:
         if tokens > self.context:
-            raise EngineError(f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
-                              "shorten the row or raise the context")
+            raise EngineError(
+                f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
+                "shorten the row or raise the context"
+            )
 
     @contextmanager
     def _slot(self) -> Iterator[int]:
@@ -190,8 +208,15 @@ class LlamaCppEngine:
     # --- life ---
 
     def describe(self) -> dict[str, Any]:
-        return {"engine": self.name, "xllamacpp": version("xllamacpp"), "context": self.context, "slots": self.slots,
-                "threads": self.threads, "adapter": self.adapter is not None, "notes": list(self.notes)}
+        return {
+            "engine": self.name,
+            "xllamacpp": version("xllamacpp"),
+            "context": self.context,
+            "slots": self.slots,
+            "threads": self.threads,
+            "adapter": self.adapter is not None,
+            "notes": list(self.notes),
+        }
 
     def close(self) -> None:
         """Free the model; safe to call twice, and from another thread while requests are under way."""
@@ -200,8 +225,9 @@ class LlamaCppEngine:
     def __enter__(self) -> LlamaCppEngine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -71,8 +71,10 @@ def _in_ollama(model: str) -> Located:
     if refused:
         raise FineTuningNotSupportedError(_how_to_read(refused[0]))
     if not found:
-        raise UsageError(f"{model}: neither a file nor an Ollama model (no models in {_listed(models_folders())}); "
-                         "give the path of a GGUF, or set OLLAMA_MODELS to the folder that the Ollama server uses")
+        raise UsageError(
+            f"{model}: neither a file nor an Ollama model (no models in {_listed(models_folders())}); "
+            "give the path of a GGUF, or set OLLAMA_MODELS to the folder that the Ollama server uses"
+        )
     near = difflib.get_close_matches(model, found, n=3, cutoff=0.4) or sorted(found)[:3]
     raise UsageError(f"{model}: no such file or Ollama model; nearest: {', '.join(near)}")
 
@@ -122,8 +124,11 @@ def _from_manifest(model: str, folder: Path, manifest: Path) -> Located:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{manifest}: a damaged manifest; run `ollama pull {model}` again") from error
     _check_config(model, config, [kind for kind, _ in layers])
-    texts = {kind: _blob(model, folder, digest).read_text("utf-8") for kind, digest in layers
-             if kind in ("template", "system", "params")}
+    texts = {
+        kind: _blob(model, folder, digest).read_text("utf-8")
+        for kind, digest in layers
+        if kind in ("template", "system", "params")
+    }
     path = _blob(model, folder, next(digest for kind, digest in layers if kind == "model"))
     if not os.access(path, os.R_OK):
         raise PermissionError
@@ -135,11 +140,14 @@ def _from_manifest(model: str, folder: Path, manifest: Path) -> Located:
 def _check_config(model: str, config: Mapping[str, Any], kinds: list[str]) -> None:
     """Each kind of model that has no GGUF of its own here, with its own line."""
     if config.get("remote_host"):
-        raise FineTuningNotSupportedError(f"{model}: runs in Ollama's cloud, its weights are not on this machine; "
-                                          "choose a model that `ollama pull` brings here")
+        raise FineTuningNotSupportedError(
+            f"{model}: runs in Ollama's cloud, its weights are not on this machine; "
+            "choose a model that `ollama pull` brings here"
+        )
     if config.get("model_format", "gguf") != "gguf":
-        raise FineTuningNotSupportedError(f"{model}: stored as {config['model_format']} (MLX), not as GGUF; "
-                                          "choose the GGUF variant of this model")
+        raise FineTuningNotSupportedError(
+            f"{model}: stored as {config['model_format']} (MLX), not as GGUF; choose the GGUF variant of this model"
+        )
     if "projector" in kinds:
         raise FineTuningNotSupportedError(f"{model}: a vision model (it has a projector); choose its text-only variant")
     if "adapter" in kinds:
@@ -173,8 +181,10 @@ def _how_to_read(folder: Path) -> str:
             break
         except (PermissionError, FileNotFoundError, KeyError, NotImplementedError):
             continue
-    return (f"{folder}: you may not read this folder; have your user added to its group ({group}) and log in again, "
-            "or give the path of a GGUF file")
+    return (
+        f"{folder}: you may not read this folder; have your user added to its group ({group}) and log in again, "
+        "or give the path of a GGUF file"
+    )
 
 
 def _listed(folders: list[Path]) -> str:

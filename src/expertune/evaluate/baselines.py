@@ -38,8 +38,10 @@ def tfidf(train: Sequence[Rating], rows: Sequence[Rating], scale: RatingScale, s
     model.fit([rating.prompt for rating in train], [rating.value for rating in train])
     column = {int(value): at for at, value in enumerate(model.classes_)}
     predicted = model.predict_proba([row.prompt for row in rows])
-    return [_rated(row, scale, [float(shares[column[value]]) if value in column else 0.0 for value in scale.values])
-            for row, shares in zip(rows, predicted, strict=True)]
+    return [
+        _rated(row, scale, [float(shares[column[value]]) if value in column else 0.0 for value in scale.values])
+        for row, shares in zip(rows, predicted, strict=True)
+    ]
 
 
 def _model(seed: int) -> Any:
@@ -50,8 +52,9 @@ def _model(seed: int) -> Any:
     # single letters and signs count as words, so that no prompt is ever without a feature
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=_FEATURES)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=_FEATURES)
-    return make_pipeline(make_union(words, letters),
-                         LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed))
+    return make_pipeline(
+        make_union(words, letters), LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed)
+    )
 
 
 def _rated(row: Rating, scale: RatingScale, shares: Sequence[float]) -> Rated:

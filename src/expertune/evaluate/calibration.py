@@ -47,8 +47,11 @@ def calibrate(truth: Sequence[int], probabilities: Sequence[Sequence[float]], co
     # a bin holds its upper end: a probability of exactly 1 belongs to the last one
     bin_N = np.clip(np.ceil(top_N * BINS).astype(int) - 1, 0, BINS - 1)
     bins = tuple(_bin(at, top_N[bin_N == at], right_N[bin_N == at], confidence) for at in range(BINS))
-    gap = sum(each.accuracy.n * abs(each.confidence - each.accuracy.value) for each in bins
-              if each.confidence is not None and each.accuracy.value is not None)
+    gap = sum(
+        each.accuracy.n * abs(each.confidence - each.accuracy.value)
+        for each in bins
+        if each.confidence is not None and each.accuracy.value is not None
+    )
     return Calibration(float(brier), float(gap / len(truth)), bins)
 
 

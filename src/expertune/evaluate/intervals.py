@@ -83,24 +83,31 @@ def resamples(raters: Sequence[Clusters], statistics: Sequence[Statistic], count
     return np.concatenate(parts, axis=1).transpose(2, 0, 1)
 
 
-def bootstrap(rater: Clusters, statistics: Sequence[Statistic], count: int, seed: int,
-              confidence: float) -> list[Estimate]:
+def bootstrap(
+    rater: Clusters, statistics: Sequence[Statistic], count: int, seed: int, confidence: float
+) -> list[Estimate]:
     """Each statistic of one rater with its percentile interval from a cluster bootstrap."""
     values_SB = resamples([rater], statistics, count, seed)[0]
     rows = int(rater.total_TP.sum())
-    return [Estimate(defined(statistic(rater.total_TP).item()),
-                     percentiles(values_B, confidence, len(rater.counts_GTP)), rows)
-            for statistic, values_B in zip(statistics, values_SB, strict=True)]
+    return [
+        Estimate(
+            defined(statistic(rater.total_TP).item()), percentiles(values_B, confidence, len(rater.counts_GTP)), rows
+        )
+        for statistic, values_B in zip(statistics, values_SB, strict=True)
+    ]
 
 
-def paired(first: Clusters, second: Clusters, statistic: Statistic, count: int, seed: int,
-           confidence: float) -> Estimate:
+def paired(
+    first: Clusters, second: Clusters, statistic: Statistic, count: int, seed: int, confidence: float
+) -> Estimate:
     """The statistic of `first` less that of `second`, on the same rows, with a paired cluster-bootstrap interval."""
     values_RB = resamples([first, second], [statistic], count, seed)[:, 0]
     difference = statistic(first.total_TP) - statistic(second.total_TP)
-    return Estimate(defined(difference.item()),
-                    percentiles(values_RB[0] - values_RB[1], confidence, len(first.counts_GTP)),
-                    int(first.total_TP.sum()))
+    return Estimate(
+        defined(difference.item()),
+        percentiles(values_RB[0] - values_RB[1], confidence, len(first.counts_GTP)),
+        int(first.total_TP.sum()),
+    )
 
 
 def percentiles(values_B: NDArray[np.float64], confidence: float, groups: int) -> Interval | None:
@@ -114,5 +121,6 @@ def percentiles(values_B: NDArray[np.float64], confidence: float, groups: int) -
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(sound, [tail, 1 - tail])
-    return Interval(float(low), float(high), f"cluster bootstrap, {len(values_B)} resamples of {groups} groups",
-                    confidence)
+    return Interval(
+        float(low), float(high), f"cluster bootstrap, {len(values_B)} resamples of {groups} groups", confidence
+    )

@@ -82,8 +82,15 @@ class Difference:
         return {**asdict(self), "metric": "macro_f1", "includes_zero": self.includes_zero}
 
 
-def evaluate(name: str, truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale,
-             groups: Mapping[str, Hashable], config: Config, rows_per_second: float | None = None) -> Evaluation:
+def evaluate(
+    name: str,
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    config: Config,
+    rows_per_second: float | None = None,
+) -> Evaluation:
     """Judge `rated` against the expert's `truth`, matched by id; `groups` maps ids to what belongs together.
 
     Rows absent from `groups` are groups of their own. Raises UsageError where the ids do not match.
@@ -97,21 +104,36 @@ def evaluate(name: str, truth: Sequence[Rating], rated: Sequence[Rated], scale: 
     by_id = {each.id: each for each in rated}
     ordered = [by_id[row.id] for row in truth]
     return Evaluation(
-        name=name, rows=len(truth), groups=len(rater.counts_GTP), labels=tuple(scale.labels),
+        name=name,
+        rows=len(truth),
+        groups=len(rater.counts_GTP),
+        labels=tuple(scale.labels),
         accuracy=wilson(int(total_TP.trace()), len(truth), config.confidence),
-        macro_f1=macro_f1, kappa=kappa, weighted_kappa=weighted[0] if weighted else None,
+        macro_f1=macro_f1,
+        kappa=kappa,
+        weighted_kappa=weighted[0] if weighted else None,
         ordinal_reason=scale.ordinal_reason,
         per_class=_per_class(total_TP, scale, config.confidence),
         confusion=tuple(tuple(int(count) for count in line) for line in total_TP),
         json_validity=_json_validity(ordered, scale, config.confidence),
         answer_agreement=_answer_agreement(ordered, config.confidence),
-        calibration=calibrate([scale.values.index(row.value) for row in truth],
-                              [each.probabilities for each in ordered], config.confidence),
-        rows_per_second=rows_per_second)
+        calibration=calibrate(
+            [scale.values.index(row.value) for row in truth],
+            [each.probabilities for each in ordered],
+            config.confidence,
+        ),
+        rows_per_second=rows_per_second,
+    )
 
 
-def compare(tuned: tuple[str, Sequence[Rated]], others: Mapping[str, Sequence[Rated]], truth: Sequence[Rating],
-            scale: RatingScale, groups: Mapping[str, Hashable], config: Config) -> tuple[Difference, ...]:
+def compare(
+    tuned: tuple[str, Sequence[Rated]],
+    others: Mapping[str, Sequence[Rated]],
+    truth: Sequence[Rating],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    config: Config,
+) -> tuple[Difference, ...]:
     """The macro-F1 of `tuned` (name and ratings) less that of each other rater, paired by row and group."""
     name, rated = tuned
     first = _clusters(truth, rated, scale, groups)
@@ -123,18 +145,25 @@ def compare(tuned: tuple[str, Sequence[Rated]], others: Mapping[str, Sequence[Ra
     return tuple(differences)
 
 
-def _clusters(truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale,
-              groups: Mapping[str, Hashable]) -> Clusters:
+def _clusters(
+    truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale, groups: Mapping[str, Hashable]
+) -> Clusters:
     if not truth:
         raise UsageError("no rows to judge: the test part is empty; give more rated rows or raise test_share")
     label_of = {each.id: scale.labels.index(each.label) for each in rated}
     expected = {row.id for row in truth}
     if len(expected) != len(truth) or len(label_of) != len(rated) or expected != label_of.keys():
         stray = sorted(expected ^ label_of.keys())
-        raise UsageError(f"{len(truth)} expert rows and {len(rated)} rated rows do not match by id"
-                         f"{f' (first: {stray[0]})' if stray else ' (an id occurs twice)'}; rate the same rows again")
-    return clusters([scale.values.index(row.value) for row in truth], [label_of[row.id] for row in truth],
-                    len(scale.labels), [groups.get(row.id, ("row", row.id)) for row in truth])
+        raise UsageError(
+            f"{len(truth)} expert rows and {len(rated)} rated rows do not match by id"
+            f"{f' (first: {stray[0]})' if stray else ' (an id occurs twice)'}; rate the same rows again"
+        )
+    return clusters(
+        [scale.values.index(row.value) for row in truth],
+        [label_of[row.id] for row in truth],
+        len(scale.labels),
+        [groups.get(row.id, ("row", row.id)) for row in truth],
+    )
 
 
 def _per_class(total_TP: metrics.Floats, scale: RatingScale, confidence: float) -> tuple[ClassResult, ...]:
@@ -143,14 +172,19 @@ def _per_class(total_TP: metrics.Floats, scale: RatingScale, confidence: float) 
     for at, (label, value) in enumerate(zip(scale.labels, scale.values, strict=True)):
         count = metrics.counts(total_TP, at)
         positive, negative = count.true_positive, count.true_negative
-        results.append(ClassResult(
-            label=label, value=value,
-            support=positive + count.false_negative, predicted=positive + count.false_positive,
-            sensitivity=wilson(positive, positive + count.false_negative, confidence),
-            specificity=wilson(negative, negative + count.false_positive, confidence),
-            ppv=wilson(positive, positive + count.false_positive, confidence),
-            npv=wilson(negative, negative + count.false_negative, confidence),
-            f1=metrics.defined(f1_K[at])))
+        results.append(
+            ClassResult(
+                label=label,
+                value=value,
+                support=positive + count.false_negative,
+                predicted=positive + count.false_positive,
+                sensitivity=wilson(positive, positive + count.false_negative, confidence),
+                specificity=wilson(negative, negative + count.false_positive, confidence),
+                ppv=wilson(positive, positive + count.false_positive, confidence),
+                npv=wilson(negative, negative + count.false_negative, confidence),
+                f1=metrics.defined(f1_K[at]),
+            )
+        )
     return tuple(results)
 
 

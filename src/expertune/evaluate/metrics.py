@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
-def confusion(truth: Sequence[int], predicted: Sequence[int], labels: int, rows: NDArray[np.intp] | None = None,
-              blocks: int = 1) -> Floats:
+def confusion(
+    truth: Sequence[int], predicted: Sequence[int], labels: int, rows: NDArray[np.intp] | None = None, blocks: int = 1
+) -> Floats:
     """Counts of (true, predicted) label indices, as floats.
 
     Shape: (labels, labels); with `rows`, the block of each row, (blocks, labels, labels).

@@ -33,8 +33,15 @@ from ..files import write_json, write_text
 from . import report_plots
 from .report_html import TEMPLATE
 
-_EXPORT_SHOWN = ("types", "bytes", "base_bytes", "agreement", "probability_gap", "rows_per_second",
-                 "base_rows_per_second")
+_EXPORT_SHOWN = (
+    "types",
+    "bytes",
+    "base_bytes",
+    "agreement",
+    "probability_gap",
+    "rows_per_second",
+    "base_rows_per_second",
+)
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
@@ -56,8 +63,9 @@ def render_html(report: Mapping[str, Any]) -> str:
     missing = [key for key in ("verdict", "run") if key not in report]
     if missing:
         raise UsageError(f"report: {' and '.join(missing)} missing; write the report from a finished run")
-    pages = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                               undefined=jinja2.ChainableUndefined)
+    pages = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
+    )
     pages.filters.update(number=number, span=span, size=size, facts=lambda section: list(facts(section)))
     pages.globals.update(plots=report_plots, export_shown=_EXPORT_SHOWN, tone=tone)
     return pages.from_string(TEMPLATE).render(report=plain(report))

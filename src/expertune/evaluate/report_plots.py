@@ -16,16 +16,19 @@ Points = Sequence[tuple[float, float]]
 class Frame:
     """Axes of one plot: data units to viewBox units, ticks, labels."""
 
-    def __init__(self, x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str],
-                 height: int = HEIGHT) -> None:
+    def __init__(
+        self, x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str], height: int = HEIGHT
+    ) -> None:
         self.x, self.y, self.labels, self.height = _wide(x), _wide(y), labels, height
         self.marks: list[str] = []
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         across = (x - self.x[0]) / (self.x[1] - self.x[0])
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        return (round(LEFT + across * (WIDTH - LEFT - RIGHT), 1),
-                round(self.height - BOTTOM - up * (self.height - TOP - BOTTOM), 1))
+        return (
+            round(LEFT + across * (WIDTH - LEFT - RIGHT), 1),
+            round(self.height - BOTTOM - up * (self.height - TOP - BOTTOM), 1),
+        )
 
     def line(self, points: Points, kind: str) -> None:
         path = " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in points))
@@ -41,15 +44,23 @@ class Frame:
         grid: list[str] = []
         for tick in ticks(*self.y):
             down = self.at(self.x[0], tick)[1]
-            grid.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{down}" y2="{down}"/>'
-                        f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{tick:g}</text>')
-        grid += [f'<text x="{self.at(tick, self.y[0])[0]}" y="{floor + 16}" text-anchor="middle">{tick:g}</text>'
-                 for tick in ticks(*self.x)]
-        words = (f'<text class="axis" x="{(LEFT + right) / 2}" y="{self.height - 4}" text-anchor="middle">'
-                 f'{self.labels[0]}</text><text class="axis" text-anchor="middle" '
-                 f'transform="translate(11 {(TOP + floor) / 2}) rotate(-90)">{self.labels[1]}</text>')
-        return Markup(f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{name}">'
-                      f'{"".join(grid)}{words}{"".join(self.marks)}</svg>')
+            grid.append(
+                f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{down}" y2="{down}"/>'
+                f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{tick:g}</text>'
+            )
+        grid += [
+            f'<text x="{self.at(tick, self.y[0])[0]}" y="{floor + 16}" text-anchor="middle">{tick:g}</text>'
+            for tick in ticks(*self.x)
+        ]
+        words = (
+            f'<text class="axis" x="{(LEFT + right) / 2}" y="{self.height - 4}" text-anchor="middle">'
+            f'{self.labels[0]}</text><text class="axis" text-anchor="middle" '
+            f'transform="translate(11 {(TOP + floor) / 2}) rotate(-90)">{self.labels[1]}</text>'
+        )
+        return Markup(
+            f'<svg class="plot" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{name}">'
+            f"{''.join(grid)}{words}{''.join(self.marks)}</svg>"
+        )
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -93,7 +104,7 @@ def _smooth(points: Points) -> list[tuple[float, float]]:
     reach = max(1, len(points) // 20)
     means = []
     for at, (x, _) in enumerate(points):
-        near = [y for _, y in points[max(0, at - reach):at + reach + 1]]
+        near = [y for _, y in points[max(0, at - reach) : at + reach + 1]]
         means.append((x, sum(near) / len(near)))
     return means
 
@@ -139,6 +150,8 @@ def whisker_plot(estimate: Mapping[str, Any]) -> Markup:
         low, high = (5 + span * min(1.0, max(0.0, estimate["interval"][end])) for end in ("low", "high"))
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8"/>'
     dot = 5 + span * min(1.0, max(0.0, estimate["value"]))
-    return Markup(f'<svg class="forest" viewBox="0 0 {span + 10} 16" aria-hidden="true">'
-                  f'<line class="grid" x1="5" x2="{span + 5}" y1="8" y2="8"/>{whisker}'
-                  f'<circle class="dot" cx="{dot:.1f}" cy="8" r="3.5"/></svg>')
+    return Markup(
+        f'<svg class="forest" viewBox="0 0 {span + 10} 16" aria-hidden="true">'
+        f'<line class="grid" x1="5" x2="{span + 5}" y1="8" y2="8"/>{whisker}'
+        f'<circle class="dot" cx="{dot:.1f}" cy="8" r="3.5"/></svg>'
+    )

@@ -39,12 +39,17 @@ class Verdict:
         return self.majority == "better"
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "better_than_base": self.better_than_base,
-                "better_than_tfidf": self.better_than_tfidf, "better_than_majority": self.better_than_majority}
+        return {
+            **asdict(self),
+            "better_than_base": self.better_than_base,
+            "better_than_tfidf": self.better_than_tfidf,
+            "better_than_majority": self.better_than_majority,
+        }
 
 
-def verdict(tuned: Evaluation, base: Evaluation, tfidf: Evaluation, majority: Evaluation,
-            differences: Sequence[Difference]) -> Verdict:
+def verdict(
+    tuned: Evaluation, base: Evaluation, tfidf: Evaluation, majority: Evaluation, differences: Sequence[Difference]
+) -> Verdict:
     """Weigh `tuned` against the other three; `differences` (of `judge.compare`) must hold one for each of them."""
     found = {each.second: each for each in differences if each.first == tuned.name}
     rivals = {"its base": base, "TF-IDF": tfidf, "the majority class": majority}
@@ -67,8 +72,11 @@ def _clause(called: str, difference: Difference) -> str:
     result = outcome(difference)
     by = f"{difference.value:+.3f}{_span(difference.interval)}"
     if result == "unclear":
-        why = "but with no interval to prove it" if difference.interval is None else \
-              "but the interval of the difference includes 0"
+        why = (
+            "but with no interval to prove it"
+            if difference.interval is None
+            else "but the interval of the difference includes 0"
+        )
         return f"not proven better than {called} (higher, {why}: {by})"
     return f"{'better' if result == 'better' else 'NOT better'} than {called} ({by})"
 

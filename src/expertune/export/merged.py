@@ -23,7 +23,7 @@ from .types import Choice, Delta, choose, raise_worst
 
 @dataclass(frozen=True)
 class Agreement:
-    """File beside base + adapter on the dev rows: share of equal labels, mean of the largest gap of a label's probability."""
+    """File beside base + adapter on the dev rows: share of equal labels, mean of the rows' largest gaps."""
 
     labels: float
     probability_gap: float
@@ -42,9 +42,19 @@ class Merged:
     judged: Pass
 
 
-def merge(path: Path, base: GGUFFile, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], *, scale: float, config: Config,
-          adapter_pass: Pass, serve: Callable[[Path], Pass], metadata: Mapping[str, str], threads: int,
-          on_write: Callable[[int, int], None] | None = None) -> Merged:
+def merge(
+    path: Path,
+    base: GGUFFile,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    scale: float,
+    config: Config,
+    adapter_pass: Pass,
+    serve: Callable[[Path], Pass],
+    metadata: Mapping[str, str],
+    threads: int,
+    on_write: Callable[[int, int], None] | None = None,
+) -> Merged:
     """Write the merged model and judge it with `serve`, which rates the dev rows with a file.
 
     Raises TrainingFailedError where the adapter changes nothing, OutputError where the file cannot be written.
@@ -70,8 +80,16 @@ def merge(path: Path, base: GGUFFile, pairs: Mapping[str, tuple[np.ndarray, np.n
     return replace(best, rounds=tuple(tried.agreement for tried in tries))
 
 
-def write_merged(path: Path, base: GGUFFile, delta: Delta, choices: Sequence[Choice], *, metadata: Mapping[str, str],
-                 threads: int, on_write: Callable[[int, int], None] | None = None) -> None:
+def write_merged(
+    path: Path,
+    base: GGUFFile,
+    delta: Delta,
+    choices: Sequence[Choice],
+    *,
+    metadata: Mapping[str, str],
+    threads: int,
+    on_write: Callable[[int, int], None] | None = None,
+) -> None:
     """Untouched tensors byte for byte, touched ones as W + ΔW in their chosen type; atomic."""
 
     def packed(choice: Choice) -> Callable[[], np.ndarray]:
@@ -90,6 +108,8 @@ def agreement(first: Pass, second: Pass, config: Config) -> Agreement:
     """Two passes over the same rows. One row may always differ: below a hundred rows it is more than 1 %."""
     pairs = list(zip(first.rated, second.rated, strict=True))
     same = sum(a.label == b.label for a, b in pairs)
-    gap = sum(max(abs(p - q) for p, q in zip(a.probabilities, b.probabilities, strict=True)) for a, b in pairs) / len(pairs)
+    gap = sum(max(abs(p - q) for p, q in zip(a.probabilities, b.probabilities, strict=True)) for a, b in pairs) / len(
+        pairs
+    )
     enough = min(len(pairs) - 1, config.agreement * len(pairs))
     return Agreement(same / len(pairs), gap, len(pairs), same >= enough and gap <= config.probability_gap)

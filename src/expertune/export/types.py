@@ -92,13 +92,16 @@ def measure(file: GGUFFile, delta: Delta, name: str, kind: Type, *, threads: int
 def ladder_of(file: GGUFFile, name: str) -> tuple[Type, ...]:
     """The base's own type, then the larger ones that fit the tensor's rows and can be made here.
 
-    A quantised base goes no further than Q8_0: beyond, llama.cpp's rounding of what goes into a product is what differs.
+    A quantised base goes no further than Q8_0: beyond, llama.cpp's rounding of activations is what differs.
     """
     info = file.tensors[name]
     width, own = info.shape[-1], quants.bytes_per_row(info.type, info.shape[-1])
     reach = LADDER if info.type in quants.FLOATS else LADDER[: LADDER.index(Type.Q8_0) + 1]
-    larger = [kind for kind in reach
-              if quants.row_fits(kind, width) and quants.can_quantize(kind) and quants.bytes_per_row(kind, width) > own]
+    larger = [
+        kind
+        for kind in reach
+        if quants.row_fits(kind, width) and quants.can_quantize(kind) and quants.bytes_per_row(kind, width) > own
+    ]
     return (info.type, *larger) if quants.can_quantize(info.type) else tuple(larger)
 
 

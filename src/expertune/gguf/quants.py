@@ -14,9 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 import gguf
+import numpy as np
 from gguf import GGML_QUANT_SIZES as BLOCKS  # type → (elements, bytes) of a block
 from gguf import GGMLQuantizationType as Type
 
@@ -98,8 +97,9 @@ def row_fits(kind: Type, width: int) -> bool:
 def bytes_per_row(kind: Type, width: int) -> int:
     """Bytes of a packed row. Raises TrainingFailedError where the row is no whole number of blocks."""
     if not row_fits(kind, width):
-        raise TrainingFailedError(f"{kind.name} needs rows that are multiples of {BLOCKS[kind][0]}, not {width}; "
-                                  f"choose another --export-type")
+        raise TrainingFailedError(
+            f"{kind.name} needs rows that are multiples of {BLOCKS[kind][0]}, not {width}; choose another --export-type"
+        )
     block, size = BLOCKS[kind]
     return width // block * size
 
@@ -133,8 +133,11 @@ def dequantize_into(blocks_RB: np.ndarray, kind: Type, out_RI: np.ndarray, *, th
 
     def by_ggml(first: int, last: int) -> None:
         assert decode
-        decode(blocks_RB.ctypes.data + first * blocks_RB.shape[1], out_RI.ctypes.data + 4 * first * width,
-               (last - first) * width)
+        decode(
+            blocks_RB.ctypes.data + first * blocks_RB.shape[1],
+            out_RI.ctypes.data + 4 * first * width,
+            (last - first) * width,
+        )
 
     def by_numpy(first: int, last: int) -> None:
         _decode(blocks_RB[first:last], kind, out_RI[first:last])
@@ -177,8 +180,9 @@ def quantize(weight_RI: np.ndarray, kind: Type, *, threads: int = 1, name: str =
         if library is None:
             _encode(part_RI, kind, packed_RB[first:last], name)
         else:
-            library.ggml_quantize_chunk(int(kind), weight_RI.ctypes.data, packed_RB.ctypes.data, first * width,
-                                        last - first, width, None)
+            library.ggml_quantize_chunk(
+                int(kind), weight_RI.ctypes.data, packed_RB.ctypes.data, first * width, last - first, width, None
+            )
 
     _over_rows(work, rows, width, threads)
     return packed_RB

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-
 from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from ..errors import OutputError, TrainingFailedError
@@ -122,8 +121,13 @@ def _of_base(base: GGUFFile, info: TensorInfo, new: Replacement | None) -> _Tens
     if new is None:
         packed_B = base.blocks(info.name).reshape(-1)
         starts = range(0, info.nbytes, COPY_CHUNK)
-        return _Tensor(info.name, info.shape, info.type, info.nbytes,
-                       lambda: (packed_B[start : start + COPY_CHUNK] for start in starts))
+        return _Tensor(
+            info.name,
+            info.shape,
+            info.type,
+            info.nbytes,
+            lambda: (packed_B[start : start + COPY_CHUNK] for start in starts),
+        )
     shape = (info.rows, bytes_per_row(new.type, info.width))
 
     def parts() -> Iterator[np.ndarray]:
@@ -150,8 +154,9 @@ def _of_array(name: str, values: np.ndarray) -> _Tensor:
 # --- metadata ---
 
 
-def _model_keys(base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value],
-                drop: Collection[str]) -> list[bytes]:
+def _model_keys(
+    base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value], drop: Collection[str]
+) -> list[bytes]:
     """Base's keys in their order with changed values in place, then new ones, then the two that stand last."""
     keys = {
         key: _text(key) + UINT32.pack(field.type) + field.raw for key, field in base.fields.items() if key not in drop

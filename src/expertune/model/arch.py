@@ -85,7 +85,9 @@ FAMILIES: dict[str, Callable[[GGUFFile], Spec]] = {"llama": _llama}
 def _number(file: GGUFFile, key: str) -> int:
     value = file.metadata(key, None)
     if not isinstance(value, (int, float)) or value <= 0:
-        raise ModelFileError(f"{file.path}: the metadata key {key} is missing or not a positive number; export the model again")
+        raise ModelFileError(
+            f"{file.path}: the metadata key {key} is missing or not a positive number; export the model again"
+        )
     return int(value)
 
 
@@ -119,18 +121,23 @@ def _rope(file: GGUFFile, family: str, head_width: int, context: int) -> tuple[n
     if "rope_freqs.weight" in file.tensors:  # llama 3.1: one factor for each pair
         frequencies_F = frequencies_F / file.tensor("rope_freqs.weight").reshape(-1).astype(np.float64)
     kind = str(file.metadata(f"{family}.rope.scaling.type", "linear"))
-    factor = float(file.metadata(f"{family}.rope.scaling.factor", file.metadata(f"{family}.rope.scale_linear", 1.0)) or 1.0)
+    factor = float(
+        file.metadata(f"{family}.rope.scaling.factor", file.metadata(f"{family}.rope.scale_linear", 1.0)) or 1.0
+    )
     if kind == "none":
         return frequencies_F, 1.0
     if kind == "linear":
         return frequencies_F / factor, 1.0
     if kind != "yarn":
-        raise FineTuningNotSupportedError(f"{file.path}: the rope scaling {kind!r} cannot be tuned yet; use the model set")
+        raise FineTuningNotSupportedError(
+            f"{file.path}: the rope scaling {kind!r} cannot be tuned yet; use the model set"
+        )
     return _yarn(file, family, frequencies_F, factor, base, head_width, context)
 
 
-def _yarn(file: GGUFFile, family: str, frequencies_F: np.ndarray, factor: float, base: float, head_width: int,
-          context: int) -> tuple[np.ndarray, float]:
+def _yarn(
+    file: GGUFFile, family: str, frequencies_F: np.ndarray, factor: float, base: float, head_width: int, context: int
+) -> tuple[np.ndarray, float]:
     """YaRN (Peng et al., arXiv 2309.00071) as llama.cpp computes it: slow pairs are stretched, fast ones kept."""
     original = int(file.metadata(f"{family}.rope.scaling.original_context_length", context))
     beta_fast = float(file.metadata(f"{family}.rope.scaling.yarn_beta_fast", 32.0))

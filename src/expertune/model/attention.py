@@ -69,9 +69,15 @@ class Piece:
         return self.out.stop - self.out.start
 
 
-def pieces_of(segments: Sequence[Segment], wanted_N: torch.Tensor | None, heads: Heads, *, dtype: torch.dtype,
-              device: torch.device) -> tuple[Piece, ...]:
-    """All tokens as queries, or only the `wanted_N` (sorted places in the pack, on the CPU). The same for every layer."""
+def pieces_of(
+    segments: Sequence[Segment],
+    wanted_N: torch.Tensor | None,
+    heads: Heads,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Piece, ...]:
+    """All tokens as queries, or only the `wanted_N` (sorted places in the pack, on the CPU); for all layers."""
     pieces, done = [], 0
     for segment in segments:
         places = torch.arange(segment.start, segment.stop)
@@ -98,7 +104,9 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...], heads: Heads) -> torch.Tensor:
+    def forward(
+        ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...], heads: Heads
+    ) -> torch.Tensor:
         rotate(qkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW)
         ctx.pieces, ctx.heads = pieces, heads
         ctx.save_for_backward(qkv_TE, turn_TW)
@@ -114,7 +122,11 @@ class Attention(torch.autograd.Function):
         dqkv_TE = torch.zeros_like(qkv_TE)
         for piece in ctx.pieces:
             _attend_backward(qkv_TE, dout_NE, piece, heads, dqkv_TE)
-        rotate(dqkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW, back=True)
+        rotate(
+            dqkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)),
+            turn_TW,
+            back=True,
+        )
         return dqkv_TE, None, None, None
 
 
@@ -146,8 +158,9 @@ def _attend(qkv_TE: torch.Tensor, piece: Piece, heads: Heads, out_NE: torch.Tens
     out_NE[piece.out].unflatten(-1, (heads.keys, -1, heads.width)).copy_(out_HGQW.permute(2, 0, 1, 3))
 
 
-def _attend_backward(qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: Piece, heads: Heads,
-                     dqkv_TE: torch.Tensor) -> None:
+def _attend_backward(
+    qkv_TE: torch.Tensor, dout_NE: torch.Tensor, piece: Piece, heads: Heads, dqkv_TE: torch.Tensor
+) -> None:
     q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
     dq_HGTW, dk_HTW, dv_HTW = _split(dqkv_TE, heads)
     q_HQW = q_HGTW[:, :, piece.rows].flatten(1, 2)

@@ -42,8 +42,18 @@ class Block:
 class Decoder:
     """A GGUF's decoder with LoRA on its linear layers. Made by `model.load`."""
 
-    def __init__(self, spec: Spec, *, embedding: Embedding, blocks: Sequence[Block], norm_D: torch.Tensor,
-                 head: FrozenWeight, dtype: torch.dtype, device: torch.device, recompute: bool) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        embedding: Embedding,
+        blocks: Sequence[Block],
+        norm_D: torch.Tensor,
+        head: FrozenWeight,
+        dtype: torch.dtype,
+        device: torch.device,
+        recompute: bool,
+    ) -> None:
         self.spec, self.dtype, self.device = spec, dtype, device
         self.head = head
         self.recompute = recompute
@@ -61,10 +71,18 @@ class Decoder:
         turn_TW = self._turns(pack.positions_T)
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
         all_pieces, last_pieces = (
-            pieces_of(pack.segments, wanted, self._heads, dtype=self.dtype, device=self.device) for wanted in (None, wanted_N))
+            pieces_of(pack.segments, wanted, self._heads, dtype=self.dtype, device=self.device)
+            for wanted in (None, wanted_N)
+        )
         last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
-            step = (block, x_TD, turn_TW, last_pieces if index == last else all_pieces, wanted_N if index == last else None)
+            step = (
+                block,
+                x_TD,
+                turn_TW,
+                last_pieces if index == last else all_pieces,
+                wanted_N if index == last else None,
+            )
             if self.recompute and torch.is_grad_enabled():
                 x_TD = checkpoint(self._block, *step, use_reentrant=False)
             else:
@@ -79,8 +97,14 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return (self.last_norm(x_ND) @ self.head.matrix().t()).float()
 
-    def _block(self, block: Block, x_TD: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...],
-               wanted_N: torch.Tensor | None) -> torch.Tensor:
+    def _block(
+        self,
+        block: Block,
+        x_TD: torch.Tensor,
+        turn_TW: torch.Tensor,
+        pieces: tuple[Piece, ...],
+        wanted_N: torch.Tensor | None,
+    ) -> torch.Tensor:
         epsilon = self.spec.epsilon
         qkv_TE = NormLinear.apply(x_TD, self._anchor, block.attention_norm_D, epsilon, block.qkv, self.dtype)
         mixed_TE = Attention.apply(qkv_TE, turn_TW, pieces, self._heads)

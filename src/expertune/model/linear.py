@@ -34,8 +34,9 @@ class Part:
 class Stack:
     """Frozen weights over one input, with the adapters of their parts."""
 
-    def __init__(self, weight: FrozenWeight, parts: Sequence[Part], lora: Lora | None,
-                 bias_O: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, weight: FrozenWeight, parts: Sequence[Part], lora: Lora | None, bias_O: torch.Tensor | None = None
+    ) -> None:
         self.weight, self.parts, self.lora, self.bias_O = weight, tuple(parts), lora, bias_O
         self.adapted = tuple(part for part in parts if part.adapted and lora is not None)
 
@@ -58,8 +59,9 @@ class Stack:
             y_TO[:, part.start : part.stop].addmm_(self._low(low_TR, index), b_RO, alpha=self.lora.scale)
         return y_TO, low_TR
 
-    def backward(self, dy_TO: torch.Tensor, x_TI: torch.Tensor, low_TR: torch.Tensor | None, *,
-                 need_dx: bool) -> torch.Tensor | None:
+    def backward(
+        self, dy_TO: torch.Tensor, x_TI: torch.Tensor, low_TR: torch.Tensor | None, *, need_dx: bool
+    ) -> torch.Tensor | None:
         """Adds dA and dB to the adapter's gradient; returns dx (T, I) where asked for."""
         dlow_TR: torch.Tensor | None = None
         if self.lora is not None and low_TR is not None:
@@ -109,8 +111,15 @@ class NormLinear(torch.autograd.Function):
     """y = stack(RMSNorm(x) · w); keeps only x, and makes the normalised input again in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: torch.Tensor, anchor: torch.Tensor, norm_D: torch.Tensor, epsilon: float,
-                stack: Stack, dtype: torch.dtype) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x_TD: torch.Tensor,
+        anchor: torch.Tensor,
+        norm_D: torch.Tensor,
+        epsilon: float,
+        stack: Stack,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
         scale_T1 = rms_scale(x_TD, epsilon)
         y_TO, low_TR = stack.forward((x_TD * scale_T1).mul_(norm_D).to(dtype))
         ctx.stack, ctx.dtype = stack, dtype

@@ -37,8 +37,12 @@ class Placement:
     threads: int
 
     def describe(self) -> dict[str, object]:
-        return {"device": str(self.device), "precision": str(self.dtype).removeprefix("torch."),
-                "base_memory": "cached" if self.cached else "packed", "threads": self.threads}
+        return {
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "base_memory": "cached" if self.cached else "packed",
+            "threads": self.threads,
+        }
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,20 @@ def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: in
     _check_shapes(file, spec)
     names = [f"blk.{block}.{target}" for block in range(spec.layers) for target in TARGETS[config.targets]]
     layers = [Layer(name, *file.tensors[f"{name}.weight"].shape) for name in names]
-    lora = Lora(layers, rank=config.rank, alpha=config.alpha, seed=config.seed,
-                device=placement.device, dtype=placement.dtype)
+    lora = Lora(
+        layers, rank=config.rank, alpha=config.alpha, seed=config.seed, device=placement.device, dtype=placement.dtype
+    )
     builder = _Builder(file, lora, frozenset(names), placement)
     head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
     decoder = Decoder(
-        spec, embedding=Embedding(file), blocks=[builder.block(index) for index in range(spec.layers)],
-        norm_D=builder.vector("output_norm.weight"), head=builder.weight([head]), dtype=placement.dtype,
-        device=placement.device, recompute=_must_recompute(spec, row_tokens, placement),
+        spec,
+        embedding=Embedding(file),
+        blocks=[builder.block(index) for index in range(spec.layers)],
+        norm_D=builder.vector("output_norm.weight"),
+        head=builder.weight([head]),
+        dtype=placement.dtype,
+        device=placement.device,
+        recompute=_must_recompute(spec, row_tokens, placement),
     )
     if placement.cached:
         file.release()
@@ -116,8 +126,14 @@ class _Builder:
 
     def weight(self, names: Sequence[str]) -> FrozenWeight:
         placement = self._placement
-        return FrozenWeight(self._file, names, dtype=placement.dtype, device=placement.device,
-                            threads=placement.threads, scratch=self._scratch)
+        return FrozenWeight(
+            self._file,
+            names,
+            dtype=placement.dtype,
+            device=placement.device,
+            threads=placement.threads,
+            scratch=self._scratch,
+        )
 
     def vector(self, name: str) -> torch.Tensor:
         values = np.array(self._file.tensor(name), dtype=np.float32).reshape(-1)
@@ -128,7 +144,9 @@ class _Builder:
         if not any(name in self._file.tensors for name in names):
             return None
         pieces = [
-            self.vector(name) if name in self._file.tensors else torch.zeros(part.stop - part.start, device=self._placement.device)
+            self.vector(name)
+            if name in self._file.tensors
+            else torch.zeros(part.stop - part.start, device=self._placement.device)
             for name, part in zip(names, parts, strict=True)
         ]
         return torch.cat(pieces).to(self._placement.dtype)
@@ -137,17 +155,26 @@ class _Builder:
 def _check_shapes(file: GGUFFile, spec: Spec) -> None:
     """Every tensor that the decoder reads is there and has the shape that the metadata promise."""
     heads, keys = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
-    shapes = {"attn_q": (heads, spec.width), "attn_k": (keys, spec.width), "attn_v": (keys, spec.width),
-              "attn_output": (spec.width, heads), "ffn_gate": (spec.feed_forward, spec.width),
-              "ffn_up": (spec.feed_forward, spec.width), "ffn_down": (spec.width, spec.feed_forward),
-              "attn_norm": (spec.width,), "ffn_norm": (spec.width,)}
+    shapes = {
+        "attn_q": (heads, spec.width),
+        "attn_k": (keys, spec.width),
+        "attn_v": (keys, spec.width),
+        "attn_output": (spec.width, heads),
+        "ffn_gate": (spec.feed_forward, spec.width),
+        "ffn_up": (spec.feed_forward, spec.width),
+        "ffn_down": (spec.width, spec.feed_forward),
+        "attn_norm": (spec.width,),
+        "ffn_norm": (spec.width,),
+    }
     expected = {f"blk.{block}.{name}.weight": shape for block in range(spec.layers) for name, shape in shapes.items()}
     expected |= {"output_norm.weight": (spec.width,), "token_embd.weight": (spec.vocabulary, spec.width)}
     for name, shape in expected.items():
         if name not in file.tensors:
             raise ModelFileError(f"{file.path}: the tensor {name} is missing; export the model again")
         if tuple(file.tensors[name].shape) != shape:
-            raise ModelFileError(f"{file.path}: {name} has shape {tuple(file.tensors[name].shape)}, its metadata say {shape}")
+            raise ModelFileError(
+                f"{file.path}: {name} has shape {tuple(file.tensors[name].shape)}, its metadata say {shape}"
+            )
 
 
 def _device(wanted: str) -> torch.device:
@@ -175,7 +202,7 @@ def product_rate(dtype: torch.dtype, size: int = 768) -> float:
     best = float("inf")
     for _ in range(4):
         start = time.perf_counter()
-        left @ right
+        torch.mm(left, right)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
 

@@ -30,8 +30,9 @@ class Lora:
     `values_P` are the trained numbers (float32), `gradients_P` their gradient, filled by the layers' backward.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, rank: int, alpha: float, seed: int,
-                 device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], *, rank: int, alpha: float, seed: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.layers, self.rank, self.scale, self.alpha = tuple(layers), rank, alpha / rank, alpha
         self._places = _places(self.layers, rank)
         size = sum(rank * (layer.inputs + layer.outputs) for layer in self.layers)
@@ -42,7 +43,7 @@ class Lora:
         self.restart()
 
     def restart(self) -> None:
-        """Kaiming-uniform A as in PEFT and B = 0; drawn by numpy, so that every device and torch version starts alike."""
+        """Kaiming-uniform A as in PEFT and B = 0; drawn by numpy, so that every device and torch starts alike."""
         self.values_P.zero_()
         draw = np.random.default_rng(self._seed)
         for layer in self.layers:
@@ -76,7 +77,9 @@ class Lora:
     def load(self, values_P: torch.Tensor) -> None:
         """Take over trained numbers of the same layout."""
         if values_P.shape != self.values_P.shape:
-            raise TrainingFailedError("the checkpoint belongs to another model or rank; remove the checkpoints folder and start anew")
+            raise TrainingFailedError(
+                "the checkpoint belongs to another model or rank; remove the checkpoints folder and start anew"
+            )
         self.values_P.copy_(values_P)
         self.refresh()
 

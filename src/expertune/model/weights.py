@@ -20,8 +20,16 @@ class FrozenWeight:
     until the next one is asked for.
     """
 
-    def __init__(self, file: GGUFFile, names: Sequence[str], *, dtype: torch.dtype, device: torch.device,
-                 threads: int, scratch: Scratch | None) -> None:
+    def __init__(
+        self,
+        file: GGUFFile,
+        names: Sequence[str],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        threads: int,
+        scratch: Scratch | None,
+    ) -> None:
         self._file, self._names, self._threads = file, tuple(names), threads
         self._dtype, self._device, self._scratch = dtype, device, scratch
         self.shape = (sum(file.tensors[name].shape[0] for name in names), file.tensors[names[0]].shape[1])

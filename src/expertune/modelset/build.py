@@ -23,9 +23,19 @@ SMALLEST_CONTEXT = 2048
 BYTES_PER_TOKEN = 3.0  # on the safe side for English notes, where four are usual
 
 
-def build(model_name: str, split_or_train: Split | Sequence[Rating], scale: RatingScale, topics: str, *,
-          created_at: str, seed: int, system: str | None = None, shots: int = SHOTS, context: int = 4096,
-          count_tokens: Callable[[str], int] | None = None) -> dict[str, Any]:
+def build(
+    model_name: str,
+    split_or_train: Split | Sequence[Rating],
+    scale: RatingScale,
+    topics: str,
+    *,
+    created_at: str,
+    seed: int,
+    system: str | None = None,
+    shots: int = SHOTS,
+    context: int = 4096,
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, Any]:
     """The content of model_set_config.json.
 
     Examples come from train rows only: of a Split its `train`, else the rows given must be train rows.
@@ -52,8 +62,13 @@ def build(model_name: str, split_or_train: Split | Sequence[Rating], scale: Rati
         "dataset_size": sum(map(len, parts)),
         "rating_schema": _rating_schema(scale),
         "output_schema": output_schema(list(scale.labels)),
-        "decoding": {"temperature": 0.0, "seed": seed, "num_ctx": num_ctx, "num_predict": ANSWER_TOKENS,
-                     "truncate": False},
+        "decoding": {
+            "temperature": 0.0,
+            "seed": seed,
+            "num_ctx": num_ctx,
+            "num_predict": ANSWER_TOKENS,
+            "truncate": False,
+        },
         "contains_patient_text": True,
         "example_ids": [row.id for row in chosen],
         "missing": [*_missing(train, chosen, scale, shots), *cut],
@@ -87,21 +102,29 @@ def messages(config: Mapping[str, Any], prompt: str) -> list[dict[str, str]]:
 
 
 def _example(row: Rating) -> dict[str, Any]:
-    return {"id": row.id, "prompt": row.prompt, "answer": answer_text(row.label, row.rationale), "label": row.label,
-            "rating": row.value}
+    return {
+        "id": row.id,
+        "prompt": row.prompt,
+        "answer": answer_text(row.label, row.rationale),
+        "label": row.label,
+        "rating": row.value,
+    }
 
 
 def _rating_schema(scale: RatingScale) -> list[dict[str, Any]]:
-    return [{"label": label, "value": value, "definition": definition(scale, value),
-             "synonyms": synonyms(scale, value)} for label, value in zip(scale.labels, scale.values, strict=True)]
+    return [
+        {"label": label, "value": value, "definition": definition(scale, value), "synonyms": synonyms(scale, value)}
+        for label, value in zip(scale.labels, scale.values, strict=True)
+    ]
 
 
 def _reckon(text: str) -> int:
     return round(len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN) + 1
 
 
-def _fit(wanted: Sequence[Rating], system: str, longest: str, context: int,
-         count: Callable[[str], int]) -> tuple[list[Rating], int, list[str]]:
+def _fit(
+    wanted: Sequence[Rating], system: str, longest: str, context: int, count: Callable[[str], int]
+) -> tuple[list[Rating], int, list[str]]:
     """The first examples that fit the context, the context to ask for, and what had to be left out."""
     room = context - count(system) - count(longest) - 2 * TURN_TOKENS - ANSWER_TOKENS
     notes = [] if room >= 0 else [f"room for the longest rows: they do not fit the model's context of {context} tokens"]
@@ -109,8 +132,10 @@ def _fit(wanted: Sequence[Rating], system: str, longest: str, context: int,
     for row in wanted:
         needed = count(row.prompt) + count(answer_text(row.label, row.rationale)) + 2 * TURN_TOKENS
         if needed > room:
-            notes.append(f"room for {len(wanted) - len(chosen)} of {len(wanted)} examples: "
-                         f"the model's context holds {context} tokens")
+            notes.append(
+                f"room for {len(wanted) - len(chosen)} of {len(wanted)} examples: "
+                f"the model's context holds {context} tokens"
+            )
             break
         room -= needed
         chosen.append(row)

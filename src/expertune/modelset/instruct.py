@@ -37,7 +37,8 @@ def system_prompt(scale: RatingScale, topics: str, *, rationales: bool) -> str:
     reason = "<one or two sentences: what in the record decides>" if rationales else ""
     parts = [
         f"You are an expert rater. Read the record and rate it against this topic: {topics.strip()}."
-        if topics.strip() else "You are an expert rater. Read the record and rate it.",
+        if topics.strip()
+        else "You are an expert rater. Read the record and rate it.",
         "Give exactly one of these labels:\n" + "\n".join(_label_line(scale, value) for value in scale.values),
         *_guidance(scale),
         "Answer with one JSON object and nothing else, the rating first:\n"
@@ -61,7 +62,9 @@ def _guidance(scale: RatingScale) -> list[str]:
         guidance.append(f'The labels are ordered, from "{lowest}" to "{highest}": take the one that fits best.')
     abstaining = scale.synonyms.get(_ABSTAINING)
     if abstaining is not None:
-        guidance.append(f'Use "{scale.label_of(abstaining)}" only where the record lacks what is needed to decide, '
-                        "never as a way out of a hard choice.")
+        guidance.append(
+            f'Use "{scale.label_of(abstaining)}" only where the record lacks what is needed to decide, '
+            "never as a way out of a hard choice."
+        )
     guidance.append("Use only what the record says.")
     return guidance

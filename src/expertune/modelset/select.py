@@ -92,7 +92,8 @@ def _vectors(texts: Sequence[str]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
-        return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+",
-                               max_features=MAX_TERMS).fit_transform(texts)
+        return TfidfVectorizer(
+            ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+", max_features=MAX_TERMS
+        ).fit_transform(texts)
     except ValueError:  # no word in any text: signs only
         return TfidfVectorizer(analyzer="char", max_features=MAX_TERMS).fit_transform(texts)

@@ -1,4 +1,4 @@
-"""Where tuning is impossible or loses: the model set, judged on the same untouched rows where an engine can serve the model."""
+"""Where tuning is impossible or loses: the model set, judged on the same rows where an engine can serve the model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,26 @@ class ModelSet:
     unjudged: str | None
 
 
-def fall_back(folder: Path, prepared: Prepared, config: Config, progress: Progress, *, model_name: str,
-              model_path: Path | None, base_test: Pass | None) -> ModelSet:
+def fall_back(
+    folder: Path,
+    prepared: Prepared,
+    config: Config,
+    progress: Progress,
+    *,
+    model_name: str,
+    model_path: Path | None,
+    base_test: Pass | None,
+) -> ModelSet:
     """Build model_set_config.json and judge it. Raises ModelSetConfigError and OutputError."""
-    content = build.build(model_name, prepared.split, prepared.scale, prepared.topics, created_at=outputs.now(),
-                          seed=config.seed, system=None)
+    content = build.build(
+        model_name,
+        prepared.split,
+        prepared.scale,
+        prepared.topics,
+        created_at=outputs.now(),
+        seed=config.seed,
+        system=None,
+    )
     build.write(folder / outputs.MODEL_SET, content)
     if model_path is None:
         return ModelSet(content, None, "the model's file is not on this machine")
@@ -40,10 +55,19 @@ def fall_back(folder: Path, prepared: Prepared, config: Config, progress: Progre
         return ModelSet(content, None, str(error))
 
 
-def _judge(content: dict[str, Any], prepared: Prepared, config: Config, progress: Progress, model_path: Path,
-           base_test: Pass | None) -> Judgement:
+def _judge(
+    content: dict[str, Any],
+    prepared: Prepared,
+    config: Config,
+    progress: Progress,
+    model_path: Path,
+    base_test: Pass | None,
+) -> Judgement:
     examples = prepared.examples["test"]
-    asked = tuple(replace(example, messages=tuple(build.messages(content, example.messages[-1]["content"]))) for example in examples)
+    asked = tuple(
+        replace(example, messages=tuple(build.messages(content, example.messages[-1]["content"])))
+        for example in examples
+    )
     with LlamaCppEngine(model_path, context=content["decoding"]["num_ctx"], threads=config.threads) as engine:
         passes = []
         for title, rows in (("Model set, test rows", asked), ("Base, test rows", examples)):

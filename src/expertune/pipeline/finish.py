@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +14,113 @@ from .judge import Judgement
 from .prepare import Prepared
 from .records import Base, Clock
 
-PRODUCTS = (outputs.TRAINING_DATA, outputs.TRAINING_CONFIG, outputs.ADAPTER, outputs.MODEL, outputs.MODELFILE, outputs.MODEL_SET)
+PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET)
 
 
-def finish(folder: Path, *, prepared: Prepared, config: Config, clock: Clock, model_name: str, base: Base | None,
-           line: str, judgement: Judgement | None, info: Mapping[str, Any], training: Mapping[str, Any] | None = None,
-           export: Mapping[str, Any] | None = None, history: tuple[Mapping[str, Any], ...] = (),
-           notes: tuple[str, ...] = (), fallback_reason: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """What a run has to tell. `line` is the verdict; `info` is {"fine_tuning_info" or "model_set_info": facts}."""
+
+    line: str
+    info: Mapping[str, Any]
+    judgement: Judgement | None
+    training: Mapping[str, Any] | None = None
+    export: Mapping[str, Any] | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+    fallback_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's facts, gathered once for both files."""
+
+    told: Told
+    prepared: Prepared
+    config: Config
+    seconds: Mapping[str, float]
+    model_name: str
+    provenance: Mapping[str, Any]
+    made: str = field(default_factory=outputs.now)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Verdict, all raters and their differences; the latter empty where nothing could be judged."""
+        judgement = self.told.judgement
+        found = judgement.to_dict() if judgement else {"verdict": {}, "evaluations": [], "differences": []}
+        return {**found, "verdict": {**found["verdict"], "line": self.told.line}}
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        return {**self.prepared.audit.to_dict(), "notes": [*self.prepared.notes, *self.told.notes]}
+
+
+def finish(
+    folder: Path, told: Told, *, prepared: Prepared, config: Config, clock: Clock, model_name: str, base: Base | None
+) -> dict[str, Any]:
     """Write report.json, report.html and fine_tuning_metadata.json; returns what the last one holds.
 
-    `info` is the fine_tuning_info or model_set_info section, with its name as the key. Raises OutputError.
+    Raises OutputError.
     """
-    made = outputs.now()
-    evaluation = {**(judgement.to_dict() if judgement else {"evaluations": [], "differences": []}),
-                  "verdict": {**(judgement.verdict.to_dict() if judgement else {}), "line": line}}
     provenance = {
-        "hashes": {"input_rows": prepared.input_sha256, **({"base": base.sha256} if base else {}),
-                   **outputs.hashes(folder, PRODUCTS)},
+        "hashes": {
+            "input_rows": prepared.input_sha256,
+            **({"base": base.sha256} if base else {}),
+            **outputs.hashes(folder, PRODUCTS),
+        },
         "versions": outputs.versions(),
         "base": {"path": str(base.path), "source": base.source} if base else None,
     }
-    audit = {**prepared.audit.to_dict(), "notes": [*prepared.notes, *notes]}
-    run = {"topics": prepared.topics, "model": model_name, "created": made, "seed": config.seed, "rows": prepared.counts}
-    report = {"verdict": evaluation["verdict"], "run": run, "evaluations": evaluation["evaluations"],
-              "differences": evaluation["differences"], "audit": audit, "provenance": provenance,
-              "config": as_dict(config), "timings": clock.seconds}
-    if history:
-        report["curves"] = {"steps": [event for event in history if event["kind"] == "step"],
-                            "dev": [event for event in history if event["kind"] == "dev"]}
-    if export:
-        report["export"] = dict(export)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # plotting libraries warn about fonts; the user can do nothing about it
-        write_report(folder, report)
-    metadata = plain({
-        "processing_info": {"model_name": model_name, "dataset_size": len(prepared.ratings), "target_topics": prepared.topics,
-                            "processing_timestamp": made},
-        **info, "fallback_reason": fallback_reason, "verdict": line, "evaluation": evaluation, "training": training,
-        "export": export, "data_audit": audit, "split": {**prepared.counts, "groups": len(set(prepared.split.groups.values()))},
-        "rating_mapping": dict(zip(prepared.scale.labels, prepared.scale.values, strict=True)), "provenance": provenance,
-        "settings": as_dict(config), "seed": config.seed, "timings": clock.seconds,
-    })
+    finished = Finished(told, prepared, config, clock.seconds, model_name, provenance)
+    write_report(folder, _report(finished))
+    metadata = plain(_metadata(finished))
     outputs.write_metadata(folder, metadata)
     return metadata
+
+
+def _report(finished: Finished) -> dict[str, Any]:
+    """As evaluate.report documents it."""
+    told, prepared = finished.told, finished.prepared
+    report = {
+        **finished.evaluation,
+        "run": {
+            "topics": prepared.topics,
+            "model": finished.model_name,
+            "created": finished.made,
+            "seed": finished.config.seed,
+            "rows": prepared.counts,
+        },
+        "audit": finished.audit,
+        "provenance": finished.provenance,
+        "config": as_dict(finished.config),
+        "timings": finished.seconds,
+    }
+    if told.history:
+        by_kind = {kind: [event for event in told.history if event["kind"] == kind] for kind in ("step", "dev")}
+        report["curves"] = {"steps": by_kind["step"], "dev": by_kind["dev"]}
+    return report | ({"export": dict(told.export)} if told.export else {})
+
+
+def _metadata(finished: Finished) -> dict[str, Any]:
+    told, prepared = finished.told, finished.prepared
+    return {
+        "processing_info": {
+            "model_name": finished.model_name,
+            "dataset_size": len(prepared.ratings),
+            "target_topics": prepared.topics,
+            "processing_timestamp": finished.made,
+        },
+        **told.info,
+        "fallback_reason": told.fallback_reason,
+        "verdict": told.line,
+        "evaluation": finished.evaluation,
+        "training": told.training,
+        "export": told.export,
+        "data_audit": finished.audit,
+        "split": {**prepared.counts, "groups": len(set(prepared.split.groups.values()))},
+        "rating_mapping": dict(zip(prepared.scale.labels, prepared.scale.values, strict=True)),
+        "provenance": finished.provenance,
+        "settings": as_dict(finished.config),
+        "seed": finished.config.seed,
+        "timings": finished.seconds,
+    }

@@ -23,8 +23,11 @@ class Judgement:
     differences: tuple[Difference, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"verdict": self.verdict.to_dict(), "evaluations": [each.to_dict() for each in self.evaluations],
-                "differences": [each.to_dict() for each in self.differences]}
+        return {
+            "verdict": self.verdict.to_dict(),
+            "evaluations": [each.to_dict() for each in self.evaluations],
+            "differences": [each.to_dict() for each in self.differences],
+        }
 
 
 def judge(name: str, product: Pass, base: Pass, prepared: Prepared, config: Config) -> Judgement:
@@ -36,11 +39,14 @@ def judge(name: str, product: Pass, base: Pass, prepared: Prepared, config: Conf
         "TF-IDF": (tfidf(split.train, split.test, scale, config.seed), None),
         "majority": (majority(split.train, split.test, scale), None),
     }
-    evaluations = [evaluate(rater, split.test, rated, scale, split.groups, config, speed)
-                   for rater, (rated, speed) in raters.items()]
+    evaluations = [
+        evaluate(rater, split.test, rated, scale, split.groups, config, speed)
+        for rater, (rated, speed) in raters.items()
+    ]
     others: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
     differences = compare((name, product.rated), others, split.test, scale, split.groups, config)
-    return Judgement(verdict(*evaluations, differences), tuple(evaluations), tuple(differences))
+    product_, base_, tfidf_, majority_ = evaluations
+    return Judgement(verdict(product_, base_, tfidf_, majority_, differences), tuple(evaluations), tuple(differences))
 
 
 def dev_macro_f1(rated: Pass, prepared: Prepared, config: Config) -> float:

@@ -32,7 +32,9 @@ class Memory:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if content.pop("run") != self._run_id:
                 return None
-            rated = tuple(Rated(**{**each, "probabilities": tuple(each["probabilities"])}) for each in content.pop("rated"))
+            rated = tuple(
+                Rated(**{**each, "probabilities": tuple(each["probabilities"])}) for each in content.pop("rated")
+            )
             return Pass(rated=rated, **content)
         except (OSError, ValueError, KeyError, TypeError):
             return None  # absent or of another version: the pass is made again

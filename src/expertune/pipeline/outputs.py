@@ -58,13 +58,16 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """What the result depends on: our version, Python, the libraries that compute."""
+    names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn")
     found = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    for name in ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn"):
-        try:
-            found[name] = packages.version(name)
-        except packages.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+    return found | {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return packages.version(name)
+    except packages.PackageNotFoundError:
+        return "absent"
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -76,8 +79,11 @@ def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
     """The resolved settings and what they were applied to; `--config` takes the file back."""
     import yaml
 
-    write_text(path, "# expertune tune --config takes this file back and repeats the run\n"
-               + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True))
+    write_text(
+        path,
+        "# expertune tune --config takes this file back and repeats the run\n"
+        + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True),
+    )
 
 
 def write_metadata(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ class Prepared:
 
     def without(self, ids: frozenset[str]) -> Prepared:
         """The same split with some rows left out (those that are too long for the model)."""
+
         def kept(rows: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(row for row in rows if row.id not in ids)
 
@@ -62,16 +63,34 @@ def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prep
         scale = load_scale(rating_mapping, None)
         ratings = from_frame(data, scale, source, notes=notes)
     if len(ratings) < SMALL:
-        warnings.warn(f"{source}: {len(ratings)} usable rows; below {SMALL} a tuned model would be a guess",
-                      DatasetTooSmallWarning, stacklevel=2)
+        warnings.warn(
+            f"{source}: {len(ratings)} usable rows; below {SMALL} a tuned model would be a guess",
+            DatasetTooSmallWarning,
+            stacklevel=2,
+        )
     found = audit(ratings, scale, near_duplicate=config.near_duplicate)
-    parts = split(ratings, dev_share=config.dev_share, test_share=config.test_share, seed=config.seed,
-                  near_duplicate=config.near_duplicate)
+    parts = split(
+        ratings,
+        dev_share=config.dev_share,
+        test_share=config.test_share,
+        seed=config.seed,
+        near_duplicate=config.near_duplicate,
+    )
     by_part: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
     for example in make_examples(parts, scale, topics):
         by_part[example.split].append(example)
-    return Prepared(tuple(ratings), scale, topics, system_prompt(scale, topics), found, parts,
-                    {name: tuple(examples) for name, examples in by_part.items()}, _digest(ratings), source, tuple(notes))
+    return Prepared(
+        tuple(ratings),
+        scale,
+        topics,
+        system_prompt(scale, topics),
+        found,
+        parts,
+        {name: tuple(examples) for name, examples in by_part.items()},
+        _digest(ratings),
+        source,
+        tuple(notes),
+    )
 
 
 def _digest(ratings: list[Rating]) -> str:

@@ -87,6 +87,11 @@ class Job:
 
 def run_identity(base: Base, prepared: Prepared, config: Config) -> str:
     """Two runs with the same identity make the same adapter."""
-    facts = {"base": base.sha256, "rows": prepared.input_sha256, "topics": prepared.topics,
-             "labels": prepared.scale.labels, "settings": as_dict(config)}
+    facts = {
+        "base": base.sha256,
+        "rows": prepared.input_sha256,
+        "topics": prepared.topics,
+        "labels": prepared.scale.labels,
+        "settings": as_dict(config),
+    }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

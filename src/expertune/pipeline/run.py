@@ -18,7 +18,7 @@ from ..rate.score import Pass
 from ..ratings.examples import training_lines
 from . import outputs
 from .fall_back import fall_back
-from .finish import finish
+from .finish import Told, finish
 from .interrupt import stop_after_step
 from .judge import dev_macro_f1, judge
 from .memory import Memory
@@ -31,7 +31,9 @@ log = logging.getLogger("expertune")
 class Run:
     """Holds what a fallback can use again: the base and its ratings."""
 
-    def __init__(self, prepared: Prepared, config: Config, folder: Path, progress: Progress, model_name: str, *, resume: bool) -> None:
+    def __init__(
+        self, prepared: Prepared, config: Config, folder: Path, progress: Progress, model_name: str, *, resume: bool
+    ) -> None:
         self.prepared, self.config, self.folder, self.progress = prepared, config, folder, progress
         self.model_name, self.resume, self.clock = model_name, resume, Clock()
         self._base: Base | None = None
@@ -41,7 +43,7 @@ class Run:
         """Locate and check the model's file.
 
         Raises UsageError for a path that leads nowhere and ModelFileError for a damaged file, whatever comes next;
-        FineTuningNotSupportedError for a name that no local file belongs to: a model set can be made for it all the same.
+        FineTuningNotSupportedError for a name that no local file belongs to: a model set can be made for it.
         """
         try:
             found = locate(self.model_name)
@@ -50,7 +52,14 @@ class Run:
                 raise
             raise FineTuningNotSupportedError(str(error)) from None
         with GGUFFile(found.path):
-            self._base = Base(self.model_name, found.path, sha256(found.path), found.source, found.template, dict(found.parameters or {}))
+            self._base = Base(
+                self.model_name,
+                found.path,
+                sha256(found.path),
+                found.source,
+                found.template,
+                dict(found.parameters or {}),
+            )
         log.info("base %s (%s), sha256 %s", found.path, found.source, self._base.sha256)
 
     def tuned(self) -> dict[str, Any]:
@@ -77,8 +86,11 @@ class Run:
     def _write_inputs(self) -> None:
         examples = [*self.prepared.examples["train"], *self.prepared.examples["dev"]]
         write_text(self.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in training_lines(examples)))
-        outputs.write_config(self.folder / outputs.TRAINING_CONFIG, self.config, {
-            "input": self.prepared.source, "model": self.model_name, "topics": self.prepared.topics})
+        outputs.write_config(
+            self.folder / outputs.TRAINING_CONFIG,
+            self.config,
+            {"input": self.prepared.source, "model": self.model_name, "topics": self.prepared.topics},
+        )
 
     def _hold_to_base(self, read: Read, made: Tuned) -> None:
         """The finished file must beat its base on the dev rows; the test rows play no part in any choice."""
@@ -87,7 +99,8 @@ class Run:
         if tuned <= base:
             raise TrainingFailedError(
                 f"the finished file is not better than its base on the {len(made.dev.rated)} dev rows "
-                f"(macro-F1 {tuned:.3f} against {base:.3f}); check the ratings, or raise --epochs or --learning-rate")
+                f"(macro-F1 {tuned:.3f} against {base:.3f}); check the ratings, or raise --epochs or --learning-rate"
+            )
 
     def _judge(self, job: Job, read: Read, made: Tuned) -> dict[str, Any]:
         from .tune import rate_all
@@ -97,15 +110,31 @@ class Run:
                 return rate_all(job, engine, self.prepared, "test", "Finished file, test rows", generate=True)
 
         with self.clock.stage("judge"):
-            judgement = judge("tuned", job.memory.passed("tuned-test", rate_test), read.test, self.prepared, self.config)
+            judgement = judge(
+                "tuned", job.memory.passed("tuned-test", rate_test), read.test, self.prepared, self.config
+            )
         made.file.replace(self.folder / outputs.MODEL)
         outputs.retire(self.folder, (outputs.MODEL_SET,))
-        outputs.write_modelfile(self.folder, system=self.prepared.system, parameters=job.base.parameters, template=job.base.template)
-        metadata = finish(
-            self.folder, prepared=self.prepared, config=self.config, clock=self.clock, model_name=self.model_name, base=job.base,
-            line=judgement.verdict.line, judgement=judgement, training=made.training, export=made.export, history=made.history,
-            notes=read.notes, info={"fine_tuning_info": {"approach": made.training["approach"], "success": True,
-                                                         "output_file": outputs.MODEL, "adapter_file": outputs.ADAPTER}})
+        outputs.write_modelfile(
+            self.folder, system=self.prepared.system, parameters=job.base.parameters, template=job.base.template
+        )
+        facts = {
+            "approach": made.training["approach"],
+            "success": True,
+            "output_file": outputs.MODEL,
+            "adapter_file": outputs.ADAPTER,
+        }
+        metadata = self._finish(
+            Told(
+                judgement.verdict.line,
+                {"fine_tuning_info": facts},
+                judgement,
+                training=made.training,
+                export=made.export,
+                history=made.history,
+                notes=read.notes,
+            )
+        )
         outputs.remove_checkpoints(self.folder)
         return metadata
 
@@ -113,12 +142,34 @@ class Run:
         """The other way; returns the metadata. Raises ModelSetConfigError and OutputError."""
         base, read = self._base, self._read
         with self.clock.stage("model set"):
-            made = fall_back(self.folder, self.prepared, self.config, self.progress, model_name=self.model_name,
-                             model_path=base.path if base else None, base_test=read.test if read else None)
+            made = fall_back(
+                self.folder,
+                self.prepared,
+                self.config,
+                self.progress,
+                model_name=self.model_name,
+                model_path=base.path if base else None,
+                base_test=read.test if read else None,
+            )
         outputs.retire(self.folder, outputs.TUNED_FILES)
         told = made.judgement.verdict.line if made.judgement else f"The model set has not been judged: {made.unjudged}."
+        facts = {
+            "approach": "meta_prompting",
+            "success": True,
+            "output_file": outputs.MODEL_SET,
+            "examples": len(made.content["few_shot_examples"]),
+            "judged": made.judgement is not None,
+        }
+        line = f"No tuned model: {reason}. {told}"
+        return self._finish(Told(line, {"model_set_info": facts}, made.judgement, fallback_reason=reason))
+
+    def _finish(self, told: Told) -> dict[str, Any]:
         return finish(
-            self.folder, prepared=self.prepared, config=self.config, clock=self.clock, model_name=self.model_name, base=base,
-            line=f"No tuned model: {reason}. {told}", judgement=made.judgement, fallback_reason=reason,
-            info={"model_set_info": {"approach": "meta_prompting", "success": True, "output_file": outputs.MODEL_SET,
-                                     "examples": len(made.content["few_shot_examples"]), "judged": made.judgement is not None}})
+            self.folder,
+            told,
+            prepared=self.prepared,
+            config=self.config,
+            clock=self.clock,
+            model_name=self.model_name,
+            base=self._base,
+        )

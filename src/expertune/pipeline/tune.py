@@ -31,37 +31,52 @@ ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
 
 
 def read_base(job: Job, prepared: Prepared) -> Read:
-    """Tokenise every row with the serving engine and let the base rate dev and test. Raises DatasetError for long rows."""
+    """Tokenise every row with the serving engine; let the base rate dev and test. Raises DatasetError for long rows."""
     context = job.config.max_tokens + ANSWER_ROOM
     with job.clock.stage("read"), LlamaCppEngine(job.base.path, context=context, threads=job.config.threads) as engine:
         limit = min(job.config.max_tokens, engine.context)
         rows, prepared = _encode(job, engine, prepared, limit)
         first = prepared.examples["train"][0]
         return Read(
-            prepared, rows, candidates(engine, first, prepared.scale), engine.context,
+            prepared,
+            rows,
+            candidates(engine, first, prepared.scale),
+            engine.context,
             job.memory.passed("base-dev", lambda: rate_all(job, engine, prepared, "dev", "Base, dev rows")),
             job.memory.passed("base-test", lambda: rate_all(job, engine, prepared, "test", "Base, test rows")),
-            tuple(engine.notes), engine.describe())
+            tuple(engine.notes),
+            engine.describe(),
+        )
 
 
-def _encode(job: Job, engine: LlamaCppEngine, prepared: Prepared, limit: int) -> tuple[dict[str, tuple[Row, ...]], Prepared]:
+def _encode(
+    job: Job, engine: LlamaCppEngine, prepared: Prepared, limit: int
+) -> tuple[dict[str, tuple[Row, ...]], Prepared]:
     examples = [example for part in prepared.examples.values() for example in part]
     with job.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
-        rows = encode(engine, examples, prepared.scale, rationale_weight=job.config.rationale_weight, on_row=stage.advance)
+        rows = encode(
+            engine, examples, prepared.scale, rationale_weight=job.config.rationale_weight, on_row=stage.advance
+        )
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=job.config.long_rows == "drop")}
     prepared = prepared.without(frozenset(example.id for example in examples if example.id not in fitting))
     empty = [part for part, left in prepared.examples.items() if not left]
     if empty:
         raise TrainingFailedError(f"no rows are left in {' and '.join(empty)}; give more rows or raise --max-tokens")
-    return {part: tuple(fitting[example.id] for example in part_examples)
-            for part, part_examples in prepared.examples.items()}, prepared
+    return {
+        part: tuple(fitting[example.id] for example in part_examples)
+        for part, part_examples in prepared.examples.items()
+    }, prepared
 
 
-def rate_all(job: Job, engine: LlamaCppEngine, prepared: Prepared, part: str, title: str, *, generate: bool = False) -> Pass:
+def rate_all(
+    job: Job, engine: LlamaCppEngine, prepared: Prepared, part: str, title: str, *, generate: bool = False
+) -> Pass:
     """Rate one part of the rows, with progress."""
     examples: Sequence[Example] = prepared.examples[part]
     with job.progress.stage(title, total=len(examples), unit="rows") as stage:
-        return rate_pass(engine, examples, prepared.scale, generate=generate, on_row=lambda done, total: stage.advance())
+        return rate_pass(
+            engine, examples, prepared.scale, generate=generate, on_row=lambda done, total: stage.advance()
+        )
 
 
 def tune(job: Job, read: Read, should_stop: Callable[[], bool]) -> Tuned:
@@ -73,23 +88,43 @@ def tune(job: Job, read: Read, should_stop: Callable[[], bool]) -> Tuned:
         pairs, scale, threads = tunable.lora.pairs(), tunable.lora.scale, tunable.placement.threads
         del tunable  # the float copies of the base go before the engine loads the file
         with job.clock.stage("export"):
-            adapter_pass = job.memory.passed("adapter-dev", lambda: _rate_dev(job, read, job.base.path, with_adapter=True))
+            adapter_pass = job.memory.passed(
+                "adapter-dev", lambda: _rate_dev(job, read, job.base.path, with_adapter=True)
+            )
             merged = merge(
-                job.folder / outputs.CHECKPOINTS / outputs.MODEL, file, pairs, scale=scale, config=job.config,
-                adapter_pass=adapter_pass, serve=lambda path: _rate_dev(job, read, path),
-                metadata=_provenance(job), threads=threads)
+                job.folder / outputs.CHECKPOINTS / outputs.MODEL,
+                file,
+                pairs,
+                scale=scale,
+                config=job.config,
+                adapter_pass=adapter_pass,
+                serve=lambda path: _rate_dev(job, read, path),
+                metadata=_provenance(job),
+                threads=threads,
+            )
             export = _export_facts(file, read, merged)
     return Tuned(merged.path, merged.judged, training, export, history)
 
 
-def _train(job: Job, file: GGUFFile, read: Read, should_stop: Callable[[], bool]) -> tuple[Tunable, dict[str, Any], tuple[dict[str, Any], ...]]:
+def _train(
+    job: Job, file: GGUFFile, read: Read, should_stop: Callable[[], bool]
+) -> tuple[Tunable, dict[str, Any], tuple[dict[str, Any], ...]]:
     placement = place(file, job.config)
     longest = max(row.length for rows in read.rows.values() for row in rows)
     started = time.perf_counter()
     tunable = load(file, job.config, placement, row_tokens=longest)
     load_seconds = round(time.perf_counter() - started, 3)
-    trials = Trials(tunable, read.rows["train"], read.rows["dev"], read.candidates, job.config,
-                    folder=job.folder / outputs.CHECKPOINTS, run_id=job.run_id, resume=job.resume, should_stop=should_stop)
+    trials = Trials(
+        tunable,
+        read.rows["train"],
+        read.rows["dev"],
+        read.candidates,
+        job.config,
+        folder=job.folder / outputs.CHECKPOINTS,
+        run_id=job.run_id,
+        resume=job.resume,
+        should_stop=should_stop,
+    )
     shown = ""
     with ExitStack() as display:
         for weighting, event in trials.run():
@@ -104,32 +139,55 @@ def _train(job: Job, file: GGUFFile, read: Read, should_stop: Callable[[], bool]
     if best.result.best_step == 0:
         raise TrainingFailedError(
             f"training gained nothing on the {len(read.rows['dev'])} dev rows over the base "
-            f"(macro-F1 {best.result.base_macro_f1:.3f}); check the ratings, or raise --epochs or --learning-rate")
+            f"(macro-F1 {best.result.base_macro_f1:.3f}); check the ratings, or raise --epochs or --learning-rate"
+        )
     return tunable, _training_facts(trials, best, placement, load_seconds, tunable), best.result.history
 
 
-def _training_facts(trials: Trials, best: Trial, placement: Placement, load_seconds: float, tunable: Tunable) -> dict[str, Any]:
+def _training_facts(
+    trials: Trials, best: Trial, placement: Placement, load_seconds: float, tunable: Tunable
+) -> dict[str, Any]:
     steps = [event for event in best.result.history if event["kind"] == "step"]
     seconds = sum(event["seconds"] for event in steps)
     return {
-        "approach": "lora_on_gguf", "family": tunable.spec.family, "layers_touched": len(tunable.lora.layers),
-        "trained_numbers": int(tunable.lora.values_P.numel()), **placement.describe(), "load_seconds": load_seconds,
-        "steps": best.result.steps, "best_step": best.result.best_step, "class_weighting": best.weighting,
-        "weightings_tried": {trial.weighting: {"dev_macro_f1": trial.result.macro_f1, "dev_loss": trial.result.loss,
-                                               "best_step": trial.result.best_step} for trial in trials.done},
-        "dev_macro_f1": best.result.macro_f1, "dev_loss": best.result.loss, "base_dev_macro_f1": best.result.base_macro_f1,
+        "approach": "lora_on_gguf",
+        "family": tunable.spec.family,
+        "layers_touched": len(tunable.lora.layers),
+        "trained_numbers": int(tunable.lora.values_P.numel()),
+        **placement.describe(),
+        "load_seconds": load_seconds,
+        "steps": best.result.steps,
+        "best_step": best.result.best_step,
+        "class_weighting": best.weighting,
+        "weightings_tried": {
+            trial.weighting: {
+                "dev_macro_f1": trial.result.macro_f1,
+                "dev_loss": trial.result.loss,
+                "best_step": trial.result.best_step,
+            }
+            for trial in trials.done
+        },
+        "dev_macro_f1": best.result.macro_f1,
+        "dev_loss": best.result.loss,
+        "base_dev_macro_f1": best.result.base_macro_f1,
         "tokens_per_second": round(sum(event["tokens"] for event in steps) / seconds, 1) if seconds else None,
         "last_loss": steps[-1]["loss"] if steps else None,
     }
 
 
 def _write_adapter(job: Job, file: GGUFFile, tunable: Tunable) -> None:
-    export_adapter(job.folder / outputs.ADAPTER, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata=_provenance(job))
+    export_adapter(
+        job.folder / outputs.ADAPTER, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata=_provenance(job)
+    )
 
 
 def _provenance(job: Job) -> dict[str, str]:
-    return {"general.name": f"{job.base.name} tuned by Expertune", "expertune.version": __version__,
-            "expertune.base.sha256": job.base.sha256, "expertune.run": job.run_id}
+    return {
+        "general.name": f"{job.base.name} tuned by Expertune",
+        "expertune.version": __version__,
+        "expertune.base.sha256": job.base.sha256,
+        "expertune.run": job.run_id,
+    }
 
 
 def _rate_dev(job: Job, read: Read, path: Path, *, with_adapter: bool = False) -> Pass:
@@ -144,14 +202,25 @@ def _export_facts(file: GGUFFile, read: Read, merged: Merged) -> dict[str, Any]:
     for choice in merged.choices:
         by_type.setdefault(choice.type.name, []).append(choice)
     return {
-        "types": [{"type": name, "tensors": len(choices), "bytes": sum(_bytes(file, choice) for choice in choices),
-                   "kept": min(choice.kept for choice in choices)} for name, choices in sorted(by_type.items())],
+        "types": [
+            {
+                "type": name,
+                "tensors": len(choices),
+                "bytes": sum(_bytes(file, choice) for choice in choices),
+                "kept": min(choice.kept for choice in choices),
+            }
+            for name, choices in sorted(by_type.items())
+        ],
         "base_types": dict(sorted(Counter(choice.base_type.name for choice in merged.choices).items())),
-        "bytes": merged.path.stat().st_size, "base_bytes": file.path.stat().st_size,
-        "agreement": merged.agreement.labels, "probability_gap": merged.agreement.probability_gap,
-        "agreement_passed": merged.agreement.passed, "agreement_rows": merged.agreement.rows,
+        "bytes": merged.path.stat().st_size,
+        "base_bytes": file.path.stat().st_size,
+        "agreement": merged.agreement.labels,
+        "probability_gap": merged.agreement.probability_gap,
+        "agreement_passed": merged.agreement.passed,
+        "agreement_rows": merged.agreement.rows,
         "rounds": [asdict(each) for each in merged.rounds],
-        "rows_per_second": merged.judged.rows_per_second, "base_rows_per_second": read.dev.rows_per_second,
+        "rows_per_second": merged.judged.rows_per_second,
+        "base_rows_per_second": read.dev.rows_per_second,
         "prompt_tokens_per_second": merged.judged.prompt_tokens / merged.judged.seconds,
         "base_prompt_tokens_per_second": read.dev.prompt_tokens / read.dev.seconds,
     }

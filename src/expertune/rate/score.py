@@ -42,8 +42,15 @@ class Pass:
     prompt_tokens: int
 
 
-def rate_examples(engine: Engine, examples: Sequence[Example], scale: RatingScale, *, generate: bool = False,
-                  max_tokens: int = 160, on_row: Callable[[int, int], None] | None = None) -> list[Rated]:
+def rate_examples(
+    engine: Engine,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    *,
+    generate: bool = False,
+    max_tokens: int = 160,
+    on_row: Callable[[int, int], None] | None = None,
+) -> list[Rated]:
     """Every example rated, in the order given, `engine.slots` at a time.
 
     With `generate` each row also gets a greedy answer of at most `max_tokens` without a grammar: what the model
@@ -62,8 +69,15 @@ def rate_examples(engine: Engine, examples: Sequence[Example], scale: RatingScal
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def rate_pass(engine: Engine, examples: Sequence[Example], scale: RatingScale, *, generate: bool = False,
-              max_tokens: int = 160, on_row: Callable[[int, int], None] | None = None) -> Pass:
+def rate_pass(
+    engine: Engine,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    *,
+    generate: bool = False,
+    max_tokens: int = 160,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Pass:
     """`rate_examples`, timed; the prompts' tokens are counted after the clock has stopped."""
     start = time.perf_counter()
     rated = rate_examples(engine, examples, scale, generate=generate, max_tokens=max_tokens, on_row=on_row)
@@ -84,8 +98,7 @@ def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, 
         return rated
     answer = engine.generate(prompt, max_tokens=max_tokens).text
     state, value, _ = parse_answer(answer, scale)
-    return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable",
-                   answer_value=value)
+    return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable", answer_value=value)
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:

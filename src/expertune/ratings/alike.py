@@ -71,9 +71,12 @@ def _own_texts(prompts: Sequence[str]) -> list[_Text]:
     tokens = [tuple(word for line in lines for word in words(line)) for lines in specific_lines(prompts)]
     held = Counter(token for own in tokens for token in set(own))
     rare = [[token for token in own if held[token] <= len(prompts) / 2] for own in tokens]
-    return [_Text(" ".join(own), own, tuple(t for t in scarce if not _is_number(t)),
-                  tuple(t for t in scarce if _is_number(t)))
-            for own, scarce in zip(tokens, rare, strict=True)]
+    return [
+        _Text(
+            " ".join(own), own, tuple(t for t in scarce if not _is_number(t)), tuple(t for t in scarce if _is_number(t))
+        )
+        for own, scarce in zip(tokens, rare, strict=True)
+    ]
 
 
 def _is_number(token: str) -> bool:
@@ -112,7 +115,7 @@ def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
             bag = sorted(text.tokens)
             for place, word in enumerate(bag):
                 if len(word) >= _TYPO_LETTERS and word.isalpha():
-                    places[tuple(bag[:place] + bag[place + 1:])].setdefault(word, i)
+                    places[tuple(bag[:place] + bag[place + 1 :])].setdefault(word, i)
     for rest, left_out in places.items():
         if rest and len(left_out) > 1:
             for (word, i), (other, j) in combinations(left_out.items(), 2):
@@ -131,8 +134,10 @@ def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]
             if pair not in seen:
                 seen.add(pair)
                 one, other = texts[pair[0]], texts[pair[1]]
-                if (_share(one.numbers, other.numbers) >= threshold
-                        and fuzz.ratio(one.own, other.own, score_cutoff=100 * threshold) >= 100 * threshold):
+                if (
+                    _share(one.numbers, other.numbers) >= threshold
+                    and fuzz.ratio(one.own, other.own, score_cutoff=100 * threshold) >= 100 * threshold
+                ):
                     yield pair
 
 
@@ -161,8 +166,9 @@ def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]
         yield from _refined(range(len(signatures)), signatures, bands)
 
 
-def _refined(indices: Iterable[int], signatures: Sequence[NDArray[np.uint32]], bands: Sequence[slice]
-             ) -> Iterator[list[int]]:
+def _refined(
+    indices: Iterable[int], signatures: Sequence[NDArray[np.uint32]], bands: Sequence[slice]
+) -> Iterator[list[int]]:
     """Buckets by the first band; those too large to compare pair by pair are parted by the next bands too."""
     for bucket in _buckets((signatures[i][bands[0]].tobytes(), i) for i in indices):
         if len(bucket) > _LARGE and len(bands) > 1:
@@ -175,4 +181,4 @@ def _worth_comparing(bucket: Sequence[int]) -> Iterator[tuple[int, int]]:
     """All pairs of a bucket; of one that stays large (many copies of a text) each with the next few."""
     if len(bucket) <= _LARGE:
         return combinations(bucket, 2)
-    return ((i, j) for place, i in enumerate(bucket) for j in bucket[place + 1:place + 1 + _NEXT])
+    return ((i, j) for place, i in enumerate(bucket) for j in bucket[place + 1 : place + 1 + _NEXT])

@@ -22,7 +22,8 @@ _STATED = re.compile(
     (?:(?:standardi[sz]ed|expert|human|gold|true|final|correct|assigned)[\s_]*)*
     (?:rating|label|rated|classification|ground[\s_]truth|answer)["'*]*\s*(?::|=|\bis\b|\bas\b|\s)\s*["'*]*
     (?P<rating>[^\n]*)""",
-    re.IGNORECASE | re.VERBOSE)
+    re.IGNORECASE | re.VERBOSE,
+)
 
 Severity = Literal["error", "warning", "info"]
 
@@ -62,16 +63,25 @@ class AuditReport:
         return lines
 
 
-def audit(ratings: Sequence[Rating], scale: RatingScale, *, near_duplicate: float,
-          token_counts: Mapping[str, int] | None = None, max_tokens: int | None = None) -> AuditReport:
+def audit(
+    ratings: Sequence[Rating],
+    scale: RatingScale,
+    *,
+    near_duplicate: float,
+    token_counts: Mapping[str, int] | None = None,
+    max_tokens: int | None = None,
+) -> AuditReport:
     """All findings about the rows; `token_counts` (id → tokens) and `max_tokens` are given once a model is known.
 
     Lines that most rows hold (task, rating schema) are no leak, and do not make two rows alike.
     """
     by_value = Counter(rating.value for rating in ratings)
     findings = [
-        *_class_findings(by_value, scale), *_duplicates(ratings, near_duplicate), *_leaks(ratings, scale),
-        *_missing_rationales(ratings), *_long_rows(ratings, token_counts or {}, max_tokens),
+        *_class_findings(by_value, scale),
+        *_duplicates(ratings, near_duplicate),
+        *_leaks(ratings, scale),
+        *_missing_rationales(ratings),
+        *_long_rows(ratings, token_counts or {}, max_tokens),
     ]
     findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
     by_label = {label: by_value[value] for label, value in zip(scale.labels, scale.values, strict=True)}
@@ -88,15 +98,31 @@ def _finding(kind: str, severity: Severity, ratings: Iterable[Rating], message: 
 def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Finding]:
     rows = by_value.total()
     if len(by_value) < 2:
-        yield Finding("one_class", "error", len(by_value), (), "all rows have the same rating; rate rows of another "
-                      "class too: there is nothing to tell apart")
+        yield Finding(
+            "one_class",
+            "error",
+            len(by_value),
+            (),
+            "all rows have the same rating; rate rows of another class too: there is nothing to tell apart",
+        )
     if rows < FEW_ROWS:
-        yield Finding("few_rows", "warning", rows, (), f"only {rows} rows; below {FEW_ROWS} a tuned model is a guess, "
-                      "rate more rows")
+        yield Finding(
+            "few_rows",
+            "warning",
+            rows,
+            (),
+            f"only {rows} rows; below {FEW_ROWS} a tuned model is a guess, rate more rows",
+        )
     small = [f"{scale.label_of(value)} {count}" for value, count in by_value.items() if count < FEW_OF_A_CLASS]
     if small:
-        yield Finding("small_class", "warning", len(small), (), f"fewer than {FEW_OF_A_CLASS} rows of: "
-                      f"{', '.join(small)}; the model cannot learn them and nothing can be measured on them, rate more")
+        yield Finding(
+            "small_class",
+            "warning",
+            len(small),
+            (),
+            f"fewer than {FEW_OF_A_CLASS} rows of: "
+            f"{', '.join(small)}; the model cannot learn them and nothing can be measured on them, rate more",
+        )
     unused = [label for label, value in zip(scale.labels, scale.values, strict=True) if not by_value[value]]
     if unused:
         yield Finding("unused_rating", "info", len(unused), (), f"no row is rated {', '.join(unused)}")
@@ -107,25 +133,48 @@ def _duplicates(ratings: Sequence[Rating], near_duplicate: float) -> Iterator[Fi
     same = same_texts(prompts)
     disputed = [group for group in same if len({ratings[i].value for i in group}) > 1]
     near = sorted({i for pair in near_pairs(prompts, near_duplicate) for i in pair})
-    yield from _finding("conflicting_ratings", "warning", (ratings[i] for group in disputed for i in group),
-                        "{n} rows have the same text as another row but not the same rating; settle which is right")
-    yield from _finding("exact_duplicates", "warning", (ratings[i] for group in same for i in group),
-                        "{n} rows have the same text as another row; they are kept in one part of the split")
-    yield from _finding("near_duplicates", "info", (ratings[i] for i in near),
-                        "{n} rows have nearly the same text as another row; they are kept in one part of the split")
+    yield from _finding(
+        "conflicting_ratings",
+        "warning",
+        (ratings[i] for group in disputed for i in group),
+        "{n} rows have the same text as another row but not the same rating; settle which is right",
+    )
+    yield from _finding(
+        "exact_duplicates",
+        "warning",
+        (ratings[i] for group in same for i in group),
+        "{n} rows have the same text as another row; they are kept in one part of the split",
+    )
+    yield from _finding(
+        "near_duplicates",
+        "info",
+        (ratings[i] for i in near),
+        "{n} rows have nearly the same text as another row; they are kept in one part of the split",
+    )
 
 
 def _leaks(ratings: Sequence[Rating], scale: RatingScale) -> Iterator[Finding]:
     lines = [[line.strip() for line in rating.prompt.splitlines() if line.strip()] for rating in ratings]
     shared = _lines_of_other_classes(ratings, lines)
-    told = [rating for rating, own in zip(ratings, lines, strict=True)
-            if any(rating.value in _stated(line, scale) and (line, rating.value) not in shared for line in own)]
-    yield from _finding("rating_in_prompt", "error", told,
-                        "{n} prompts state their own rating; remove it, or the model learns to copy it")
+    told = [
+        rating
+        for rating, own in zip(ratings, lines, strict=True)
+        if any(rating.value in _stated(line, scale) and (line, rating.value) not in shared for line in own)
+    ]
+    yield from _finding(
+        "rating_in_prompt",
+        "error",
+        told,
+        "{n} prompts state their own rating; remove it, or the model learns to copy it",
+    )
     specific = specific_lines([rating.prompt for rating in ratings])
     quoted = [rating for rating, own in zip(ratings, specific, strict=True) if _quotes(own, rating.rationale)]
-    yield from _finding("rationale_in_prompt", "warning", quoted,
-                        "{n} prompts hold their own rationale; remove it unless it is known when a new row is rated")
+    yield from _finding(
+        "rationale_in_prompt",
+        "warning",
+        quoted,
+        "{n} prompts hold their own rationale; remove it unless it is known when a new row is rated",
+    )
 
 
 def _lines_of_other_classes(ratings: Sequence[Rating], lines: Sequence[Sequence[str]]) -> set[tuple[str, int]]:
@@ -138,8 +187,12 @@ def _lines_of_other_classes(ratings: Sequence[Rating], lines: Sequence[Sequence[
     for rating, own in zip(ratings, lines, strict=True):
         for line in set(own):
             held[line][rating.value] += 1
-    return {(line, value) for line, counts in held.items() for value in rows
-            if counts.total() - counts[value] > (rows.total() - rows[value]) / 2}
+    return {
+        (line, value)
+        for line, counts in held.items()
+        for value in rows
+        if counts.total() - counts[value] > (rows.total() - rows[value]) / 2
+    }
 
 
 def _stated(line: str, scale: RatingScale) -> set[int]:
@@ -161,13 +214,20 @@ def _quotes(own_lines: Sequence[str], rationale: str) -> bool:
 
 
 def _missing_rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
-    yield from _finding("missing_rationales", "info", (rating for rating in ratings if not rating.rationale),
-                        "{n} rows have no rationale; only their rating is learnt")
+    yield from _finding(
+        "missing_rationales",
+        "info",
+        (rating for rating in ratings if not rating.rationale),
+        "{n} rows have no rationale; only their rating is learnt",
+    )
 
 
-def _long_rows(ratings: Sequence[Rating], token_counts: Mapping[str, int], max_tokens: int | None
-               ) -> Iterator[Finding]:
+def _long_rows(ratings: Sequence[Rating], token_counts: Mapping[str, int], max_tokens: int | None) -> Iterator[Finding]:
     if max_tokens is not None:
-        yield from _finding("long_rows", "error", (r for r in ratings if token_counts.get(r.id, 0) > max_tokens),
-                            f"{{n}} rows are longer than {max_tokens} tokens; shorten them, raise max_tokens, or drop "
-                            "them (long_rows: drop)")
+        yield from _finding(
+            "long_rows",
+            "error",
+            (r for r in ratings if token_counts.get(r.id, 0) > max_tokens),
+            f"{{n}} rows are longer than {max_tokens} tokens; shorten them, raise max_tokens, or drop "
+            "them (long_rows: drop)",
+        )

@@ -28,8 +28,14 @@ def make_examples(split: Split, scale: RatingScale, topics: str) -> list[Example
 
 
 def _example(rating: Rating, part: str, scale: RatingScale, topics: str) -> Example:
-    return Example(id=rating.id, split=part, messages=chat_messages(rating.prompt, scale, topics),
-                   target=answer_text(rating.label, rating.rationale), label=rating.label, value=rating.value)
+    return Example(
+        id=rating.id,
+        split=part,
+        messages=chat_messages(rating.prompt, scale, topics),
+        target=answer_text(rating.label, rating.rationale),
+        label=rating.label,
+        value=rating.value,
+    )
 
 
 def select_part(examples: Sequence[Example], part: str) -> list[Example]:
@@ -41,5 +47,13 @@ def training_lines(examples: Iterable[Example]) -> Iterator[str]:
     for example in examples:
         if example.split == "train":
             messages = [*map(dict, example.messages), {"role": "assistant", "content": example.target}]
-            yield json.dumps({"id": example.id, "split": example.split, "messages": messages,
-                              "rating": example.value, "label": example.label}, ensure_ascii=False)
+            yield json.dumps(
+                {
+                    "id": example.id,
+                    "split": example.split,
+                    "messages": messages,
+                    "rating": example.value,
+                    "label": example.label,
+                },
+                ensure_ascii=False,
+            )

@@ -68,5 +68,4 @@ def _prompt(record: Mapping[str, Any], fields: Mapping[str, str], scale: RatingS
     """Task and schema first: they are the same for all rows, so the server reads them once (prefix cache)."""
     known = [f"{name}: {text}" for name, column in fields.items() if (text := filled(record, column))]
     schema = [f"{value} = {label}" for label, value in zip(scale.labels, scale.values, strict=True)]
-    return "\n".join([f"Task: Rate this record for: {topics}.", "", "Rating schema:", *schema, "",
-                      "Record:", *known])
+    return "\n".join([f"Task: Rate this record for: {topics}.", "", "Rating schema:", *schema, "", "Record:", *known])

@@ -81,8 +81,11 @@ def from_frame(df: Any, scale: RatingScale, source: str, *, notes: list[str] | N
     """The rated rows of a pandas DataFrame; rows count from 2, as if it had been written as CSV."""
     columns = tuple(str(column) for column in df.columns)
     records = zip(*(df.iloc[:, i].tolist() for i in range(len(columns))), strict=True) if columns else ()
-    table = Table(source, columns, tuple((i, dict(zip(columns, record, strict=True)))
-                                         for i, record in enumerate(records, start=2)))
+    table = Table(
+        source,
+        columns,
+        tuple((i, dict(zip(columns, record, strict=True))) for i, record in enumerate(records, start=2)),
+    )
     return _ratings(_checked(table), scale, notes)
 
 
@@ -140,14 +143,17 @@ def _csv(source: str, text: str) -> tuple[tuple[str, ...], tuple[tuple[int, dict
         except StopIteration:
             return columns, tuple(records)
         except csv.Error as error:
-            raise DatasetError(f"{source} row {row} (near line {reader.line_num}): broken CSV ({error}); "
-                               "check its quotation marks") from None
+            raise DatasetError(
+                f"{source} row {row} (near line {reader.line_num}): broken CSV ({error}); check its quotation marks"
+            ) from None
         if not columns:
             columns = tuple(cell.strip() for cell in cells)
         elif cells:
             if len(cells) != len(columns):
-                raise DatasetError(f"{source} row {row}: {len(cells)} cells where the header has {len(columns)}; "
-                                   "check its quotation marks and separators")
+                raise DatasetError(
+                    f"{source} row {row}: {len(cells)} cells where the header has {len(columns)}; "
+                    "check its quotation marks and separators"
+                )
             records.append((row, dict(zip(columns, cells, strict=True))))
 
 
@@ -213,11 +219,21 @@ def _ratings(table: Table, scale: RatingScale, notes: list[str] | None) -> list[
         notes.extend((*table.notes, *by_row))
     used = {prompt, value, rationale, patient, *(() if by_row else (row_id,))}
     return [
-        Rating(id=ids[i], row=row, prompt=as_text(cells[prompt]), value=values[i], label=scale.label_of(values[i]),
-               rationale=filled(cells, rationale), group=filled(cells, patient) or None,
-               # a repeated Row_ID still says which rows belong together: kept under its canonical name
-               extra={ROW_ID[0] if column == row_id else column: as_text(cells.get(column))
-                      for column in table.columns if column not in used})
+        Rating(
+            id=ids[i],
+            row=row,
+            prompt=as_text(cells[prompt]),
+            value=values[i],
+            label=scale.label_of(values[i]),
+            rationale=filled(cells, rationale),
+            group=filled(cells, patient) or None,
+            # a repeated Row_ID still says which rows belong together: kept under its canonical name
+            extra={
+                ROW_ID[0] if column == row_id else column: as_text(cells.get(column))
+                for column in table.columns
+                if column not in used
+            },
+        )
         for i, (row, cells) in enumerate(table.records)
     ]
 
@@ -247,9 +263,12 @@ def rating_values(table: Table, column: str, scale: RatingScale, *, raw: bool = 
     if outside:
         seen = list(dict.fromkeys(_shown(cell) for _, cell in outside))
         named = ", ".join(seen[:5]) + (" …" if len(seen) > 5 else "")
-        raise table.fault([row for row, _ in outside], column,
-                          f"{named} {'are' if len(seen) > 1 else 'is'} not one of {scale.describe()} "
-                          "(add it to the mapping or correct the row)")
+        raise table.fault(
+            [row for row, _ in outside],
+            column,
+            f"{named} {'are' if len(seen) > 1 else 'is'} not one of {scale.describe()} "
+            "(add it to the mapping or correct the row)",
+        )
     return [value for value in values if value is not None]
 
 

@@ -15,6 +15,7 @@ from .texts import ABSTENTIONS, FAMILIES, as_whole_number, fold
 DEFAULT_MAPPING: Mapping[str, int] = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 METADATA_FILES = ("rating_mapping_metadata.json", "formatting_metadata.json")
 
+
 @dataclass(frozen=True)
 class RatingScale:
     """The labels with their values, in the mapping's order.
@@ -213,11 +214,16 @@ def answer_opening(label: str) -> str:
 
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
-_CUT_JSON = re.compile(r'\{\s*"rating"\s*:\s*(?P<rating>"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.0*)?)\s*'
-                       r'(?:,\s*"rationale"\s*:\s*"(?P<rationale>(?:[^"\\]|\\.)*))?', re.DOTALL)
-_OLD_FORM = re.compile(r"(?<![\w\"'])rating\W*?[:=][ \t*]*(?P<rating>[^\n]*?)[ \t*]*"
-                       r"(?:[,;.\n]\s*\W*rationale\W*?[:=]\s*(?P<rationale>.*?))?(?=\n\W*rating\W*?[:=]|\n|\Z)",
-                       re.IGNORECASE)
+_CUT_JSON = re.compile(
+    r'\{\s*"rating"\s*:\s*(?P<rating>"(?:[^"\\]|\\.)*"|[+-]?\d+(?:\.0*)?)\s*'
+    r'(?:,\s*"rationale"\s*:\s*"(?P<rationale>(?:[^"\\]|\\.)*))?',
+    re.DOTALL,
+)
+_OLD_FORM = re.compile(
+    r"(?<![\w\"'])rating\W*?[:=][ \t*]*(?P<rating>[^\n]*?)[ \t*]*"
+    r"(?:[,;.\n]\s*\W*rationale\W*?[:=]\s*(?P<rationale>.*?))?(?=\n\W*rating\W*?[:=]|\n|\Z)",
+    re.IGNORECASE,
+)
 
 
 def parse_answer(text: str, scale: RatingScale) -> Answer:
@@ -254,8 +260,10 @@ def _json_answers(text: str) -> list[tuple[Any, str]]:
 
 
 def _cut_answers(text: str) -> list[tuple[Any, str]]:
-    return [(_unescape(match["rating"].strip('"')), _unescape(match["rationale"] or ""))
-            for match in _CUT_JSON.finditer(text)]
+    return [
+        (_unescape(match["rating"].strip('"')), _unescape(match["rationale"] or ""))
+        for match in _CUT_JSON.finditer(text)
+    ]
 
 
 def _unescape(text: str) -> str:

@@ -86,8 +86,10 @@ def _check_rows(rows: Sequence[Rating]) -> None:
         raise DatasetError(f"row id {repeated[0]} is there more than once; give each row its own id")
     labels = sorted({rating.label for rating in rows})
     if len(labels) < 2:
-        raise DatasetError(f"all {len(rows)} rows are rated {', '.join(labels) or 'nothing'}; "
-                           "rate rows of at least one other class too: there is nothing to tell apart")
+        raise DatasetError(
+            f"all {len(rows)} rows are rated {', '.join(labels) or 'nothing'}; "
+            "rate rows of at least one other class too: there is nothing to tell apart"
+        )
 
 
 def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Mapping[str, float]) -> None:
@@ -95,12 +97,16 @@ def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Ma
     size = len(members[largest])
     remedy = "correct the patient ids, remove repeated texts, raise near_duplicate, or add rows of others"
     if len(members) < len(PARTS):
-        raise DatasetError(f"the {rows} rows are only {len(members)} separate groups (same patient, same or nearly the "
-                           f"same text), too few for train, dev and test; {remedy}")
+        raise DatasetError(
+            f"the {rows} rows are only {len(members)} separate groups (same patient, same or nearly the "
+            f"same text), too few for train, dev and test; {remedy}"
+        )
     # such a group fits nowhere but in train, and would leave dev and test with less than half of their shares
     if rows - size < rows * (1 - shares["train"]) / 2:
-        raise DatasetError(f"{size} of {rows} rows are one group (same patient, same or nearly the same text; "
-                           f"first id {largest}) and must stay together, which leaves too little to test on; {remedy}")
+        raise DatasetError(
+            f"{size} of {rows} rows are one group (same patient, same or nearly the same text; "
+            f"first id {largest}) and must stay together, which leaves too little to test on; {remedy}"
+        )
 
 
 def _allocate(classes: Mapping[str, Counter[int]], shares: Mapping[str, float]) -> dict[str, str]:
@@ -140,21 +146,29 @@ def _footholds(classes: Mapping[str, Counter[int]], totals: Mapping[int, int]) -
     If it can be, a class of two groups is in train and test and a class of one group in train; no part is empty.
     Raises DatasetError where classes share their groups in a way that allows no such choice.
     """
-    holders = {value: sorted((name for name in classes if value in classes[name]), key=lambda n: classes[n].total())
-               for value in sorted(totals)}
+    holders = {
+        value: sorted((name for name in classes if value in classes[name]), key=lambda n: classes[n].total())
+        for value in sorted(totals)
+    }
     rare_first = sorted(holders.values(), key=len)
     needed = [(names, part) for names in rare_first if len(names) >= 3 for part in ("test", "dev", "train")]
-    wished = [(names, part) for names in rare_first if len(names) < 3 for part in ("train", "test")[:len(names)]]
+    wished = [(names, part) for names in rare_first if len(names) < 3 for part in ("train", "test")[: len(names)]]
     for demands in (wished + needed, needed):
         found = _satisfy(demands, {}, classes, [_SEARCH_STEPS])
         if found is not None:
             return found
-    raise DatasetError("the rarest ratings share too few groups (patients, repeated texts) to be in train, dev and "
-                       "test; add rows of them, or merge rare ratings in the mapping")
+    raise DatasetError(
+        "the rarest ratings share too few groups (patients, repeated texts) to be in train, dev and "
+        "test; add rows of them, or merge rare ratings in the mapping"
+    )
 
 
-def _satisfy(demands: Sequence[tuple[Sequence[str], str]], part_of: dict[str, str],
-             classes: Mapping[str, Counter[int]], steps: list[int]) -> dict[str, str] | None:
+def _satisfy(
+    demands: Sequence[tuple[Sequence[str], str]],
+    part_of: dict[str, str],
+    classes: Mapping[str, Counter[int]],
+    steps: list[int],
+) -> dict[str, str] | None:
     """Depth-first: each demand (one of these groups in this part) by its first free group that leaves a way on."""
     for place, (names, part) in enumerate(demands):
         if any(part_of.get(name) == part for name in names):
@@ -162,7 +176,7 @@ def _satisfy(demands: Sequence[tuple[Sequence[str], str]], part_of: dict[str, st
         for name in names:
             if name not in part_of and steps[0] > 0:
                 steps[0] -= 1
-                found = _satisfy(demands[place + 1:], {**part_of, name: part}, classes, steps)
+                found = _satisfy(demands[place + 1 :], {**part_of, name: part}, classes, steps)
                 if found is not None:
                     return found
         return None

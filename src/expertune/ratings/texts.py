@@ -12,16 +12,61 @@ from typing import Any
 # Ways to write one rating. A family counts only where one of its members is a label of the mapping.
 FAMILIES = (
     ("match", "matches", "is a match", "a match", "matched", "rated as match"),
-    ("does not match", "not a match", "no match", "not match", "non match", "doesnt match", "did not match",
-     "is not a match", "not matched", "rated as does not match", "rated as not a match"),
-    ("partial match", "partially matches", "partially match", "partly matches", "a partial match",
-     "rated as partial match"),
-    ("unknown", "unknown not able to determine", "unknown unable to determine", "not able to determine",
-     "unable to determine", "cannot determine", "cannot be determined", "undetermined", "indeterminate", "not sure",
-     "unsure", "uncertain", "rated as unknown"),
+    (
+        "does not match",
+        "not a match",
+        "no match",
+        "not match",
+        "non match",
+        "doesnt match",
+        "did not match",
+        "is not a match",
+        "not matched",
+        "rated as does not match",
+        "rated as not a match",
+    ),
+    (
+        "partial match",
+        "partially matches",
+        "partially match",
+        "partly matches",
+        "a partial match",
+        "rated as partial match",
+    ),
+    (
+        "unknown",
+        "unknown not able to determine",
+        "unknown unable to determine",
+        "not able to determine",
+        "unable to determine",
+        "cannot determine",
+        "cannot be determined",
+        "undetermined",
+        "indeterminate",
+        "not sure",
+        "unsure",
+        "uncertain",
+        "rated as unknown",
+    ),
 )
-ABSTENTIONS = ("unknown", "maybe", "unsure", "uncertain", "undetermined", "indeterminate", "unclear", "abstain",
-               "not sure", "not able", "unable", "cannot", "dont know", "do not know", "not applicable", "n a")
+ABSTENTIONS = (
+    "unknown",
+    "maybe",
+    "unsure",
+    "uncertain",
+    "undetermined",
+    "indeterminate",
+    "unclear",
+    "abstain",
+    "not sure",
+    "not able",
+    "unable",
+    "cannot",
+    "dont know",
+    "do not know",
+    "not applicable",
+    "n a",
+)
 
 _WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 
@@ -58,6 +103,8 @@ def specific_lines(prompts: Sequence[str]) -> list[list[str]]:
     keys = [tuple(" ".join(words(line)) for line in own) for own in lines]
     distinct = set(keys)
     held = Counter(key for own in distinct for key in set(own))
-    specific = [[line for line, key in zip(own, own_keys, strict=True) if held[key] <= len(distinct) / 2]
-                for own, own_keys in zip(lines, keys, strict=True)]
+    specific = [
+        [line for line, key in zip(own, own_keys, strict=True) if held[key] <= len(distinct) / 2]
+        for own, own_keys in zip(lines, keys, strict=True)
+    ]
     return [own or whole for own, whole in zip(specific, lines, strict=True)]

@@ -69,12 +69,17 @@ def training_batch(rows: Sequence[Row], class_weights: Sequence[float]) -> Batch
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     places, targets, weights = [], [], []
     for row in rows:
-        start, stop = packer.add((*row.prompt[shared:], *row.answer[:-1]), before)
+        _, stop = packer.add((*row.prompt[shared:], *row.answer[:-1]), before)
         places += range(stop - len(row.answer), stop)
         targets += row.answer
         weights += [weight * class_weights[row.label] for weight in row.weights]
-    return Batch(packer.pack(), torch.tensor(places), torch.tensor(targets), torch.tensor(weights, dtype=torch.float32),
-                 sum(row.length for row in rows))
+    return Batch(
+        packer.pack(),
+        torch.tensor(places),
+        torch.tensor(targets),
+        torch.tensor(weights, dtype=torch.float32),
+        sum(row.length for row in rows),
+    )
 
 
 def parts_of(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
@@ -113,8 +118,13 @@ def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
             targets += tokens
             weights += token_weights
             owners += [owner] * len(tokens)
-    batch = Batch(packer.pack(), torch.tensor(places), torch.tensor(targets), torch.tensor(weights, dtype=torch.float32),
-                  sum(row.length for row in rows))
+    batch = Batch(
+        packer.pack(),
+        torch.tensor(places),
+        torch.tensor(targets),
+        torch.tensor(weights, dtype=torch.float32),
+        sum(row.length for row in rows),
+    )
     return DevBatch(batch, torch.tensor(owners), tuple(rows))
 
 

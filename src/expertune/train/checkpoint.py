@@ -53,7 +53,9 @@ def load(folder: Path, run: str) -> Checkpoint | None:
         state["history"], state["best_score"] = tuple(state["history"]), tuple(state["best_score"])
         checkpoint = Checkpoint(**state)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingFailedError(f"{path}: damaged ({type(error).__name__}); remove it and start without --resume") from error
+        raise TrainingFailedError(
+            f"{path}: damaged ({type(error).__name__}); remove it and start without --resume"
+        ) from error
     if owner != run:
         raise TrainingFailedError(
             f"{path}: belongs to other settings, another base or other rows; repeat those, or start without --resume"

@@ -49,7 +49,9 @@ def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidat
     same_end = min(_common([rest[::-1] for rest in rests]), *(len(rest) for rest in rests))
     own = tuple(rest[: len(rest) - same_end + 1] if same_end else rest for rest in rests)
     if len(set(own)) < len(own):
-        raise TrainingFailedError("two labels of the mapping are the same for the model's tokenizer; give them different words")
+        raise TrainingFailedError(
+            "two labels of the mapping are the same for the model's tokenizer; give them different words"
+        )
     return Candidates(full[0][:shared], own)
 
 
@@ -63,8 +65,14 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
     return count
 
 
-def encode(engine: Engine, examples: Sequence[Example], scale: RatingScale, *, rationale_weight: float,
-           on_row: Callable[[], None] = lambda: None) -> list[Row]:
+def encode(
+    engine: Engine,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    *,
+    rationale_weight: float,
+    on_row: Callable[[], None] = lambda: None,
+) -> list[Row]:
     """All examples as token rows. Raises TrainingFailedError with the row's id where an answer has no target token."""
     end = tuple(engine.turn_end())
     rows = []
@@ -74,13 +82,17 @@ def encode(engine: Engine, examples: Sequence[Example], scale: RatingScale, *, r
     return rows
 
 
-def _encode_row(engine: Engine, example: Example, scale: RatingScale, end: tuple[int, ...], rationale_weight: float) -> Row:
+def _encode_row(
+    engine: Engine, example: Example, scale: RatingScale, end: tuple[int, ...], rationale_weight: float
+) -> Row:
     prompt_text = engine.render(example.messages)
     prompt = tuple(engine.tokenize(prompt_text))
     answer = tuple(engine.continuation(prompt_text, example.target))
     opening = tuple(engine.continuation(prompt_text, answer_opening(example.label)))
     if not answer or not prompt:
-        raise TrainingFailedError(f"row {example.id}: no target token is left after the prompt; check its prompt and rating")
+        raise TrainingFailedError(
+            f"row {example.id}: no target token is left after the prompt; check its prompt and rating"
+        )
     rationale = _common([answer, opening])
     has_text = not example.target.endswith('"rationale": ""}')
     weight = rationale_weight if has_text else 1.0

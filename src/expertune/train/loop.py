@@ -1,9 +1,9 @@
 """The training loop: it reports events and leaves printing to others.
 
-    trainer = Trainer(tunable, train_rows, dev_rows, candidates, config, …)
-    for event in trainer.run():
-        progress.show(event)
-    trainer.result
+trainer = Trainer(tunable, train_rows, dev_rows, candidates, config, …)
+for event in trainer.run():
+    progress.show(event)
+trainer.result
 """
 
 from __future__ import annotations
@@ -48,12 +48,28 @@ class TrainingResult:
 class Trainer:
     """LoRA training of one adapter. `run` may be stopped after any step and taken up again bit for bit (on the CPU)."""
 
-    def __init__(self, tunable: Tunable, train_rows: Sequence[Row], dev_rows: Sequence[Row], candidates: Candidates,
-                 config: Config, *, class_weights: Sequence[float], folder: Path | None = None, run_id: str = "",
-                 resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        tunable: Tunable,
+        train_rows: Sequence[Row],
+        dev_rows: Sequence[Row],
+        candidates: Candidates,
+        config: Config,
+        *,
+        class_weights: Sequence[float],
+        folder: Path | None = None,
+        run_id: str = "",
+        resume: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         if not train_rows or not dev_rows:
             raise TrainingFailedError("no rows are left to train on or to choose by; add rows")
-        self._tunable, self._train, self._dev, self._candidates = tunable, tuple(train_rows), tuple(dev_rows), candidates
+        self._tunable, self._train, self._dev, self._candidates = (
+            tunable,
+            tuple(train_rows),
+            tuple(dev_rows),
+            candidates,
+        )
         self._config, self._class_weights = config, tuple(class_weights)
         self._folder, self._run_id, self._should_stop = folder, run_id, should_stop
         batches = math.ceil(len(train_rows) / config.batch_size)
@@ -72,8 +88,14 @@ class Trainer:
     @property
     def result(self) -> TrainingResult:
         looks = [event for event in self._history if event["kind"] == "dev"]
-        return TrainingResult(self._step, self._best_step, self._best_score[0], -self._best_score[1],
-                              looks[0]["macro_f1"], tuple(self._history))
+        return TrainingResult(
+            self._step,
+            self._best_step,
+            self._best_score[0],
+            -self._best_score[1],
+            looks[0]["macro_f1"],
+            tuple(self._history),
+        )
 
     def run(self) -> Iterator[Event]:
         """Train to the end or to the last gain; afterwards the adapter holds the best state.
@@ -90,7 +112,9 @@ class Trainer:
                 self._done = self._without_gain >= self._config.patience
             if self._should_stop():
                 self._save()
-                raise Interrupted(f"stopped after step {self._step} of {self.steps}; run the same command with --resume to go on")
+                raise Interrupted(
+                    f"stopped after step {self._step} of {self.steps}; run the same command with --resume to go on"
+                )
             if time.monotonic() - saved >= self._config.checkpoint_seconds:
                 self._save()
                 saved = time.monotonic()
@@ -107,7 +131,9 @@ class Trainer:
         loss = sum(self._backward(batch, weight) for batch in batches)
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingFailedError(f"the loss became no number at step {self._step + 1}; lower --learning-rate or take --precision fp32")
+            raise TrainingFailedError(
+                f"the loss became no number at step {self._step + 1}; lower --learning-rate or take --precision fp32"
+            )
         if norm > self._config.clip:
             lora.gradients_P.mul_(self._config.clip / norm)
         rate = self._learning_rate(self._step)
@@ -115,8 +141,16 @@ class Trainer:
         self._optimizer.step()
         lora.refresh()
         self._step += 1
-        event = StepEvent(self._step, self.steps, self._step / self._steps_in_epoch, loss, rate, norm,
-                          sum(batch.tokens for batch in batches), time.perf_counter() - start)
+        event = StepEvent(
+            self._step,
+            self.steps,
+            self._step / self._steps_in_epoch,
+            loss,
+            rate,
+            norm,
+            sum(batch.tokens for batch in batches),
+            time.perf_counter() - start,
+        )
         self._history.append({"kind": "step", **asdict(event)})
         return event
 
@@ -134,8 +168,11 @@ class Trainer:
         first = within * self._config.accumulate * self._config.batch_size
         rows = order[first : first + self._config.accumulate * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
-        return [training_batch(part, self._class_weights)
-                for group in groups_of(self._train, rows, self._config.batch_size) for part in parts_of(group, limit)]
+        return [
+            training_batch(part, self._class_weights)
+            for group in groups_of(self._train, rows, self._config.batch_size)
+            for part in parts_of(group, limit)
+        ]
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
@@ -157,7 +194,9 @@ class Trainer:
             self._best_score, self._best_step = score, self._step
             self._best_P.copy_(self._tunable.lora.values_P)
         self._without_gain = 0 if best else self._without_gain + 1
-        event = DevEvent(self._step, self.steps, seen.loss, seen.macro_f1, seen.accuracy, best, time.perf_counter() - start)
+        event = DevEvent(
+            self._step, self.steps, seen.loss, seen.macro_f1, seen.accuracy, best, time.perf_counter() - start
+        )
         self._history.append({"kind": "dev", **asdict(event)})
         return event
 
@@ -166,10 +205,22 @@ class Trainer:
             return
         state = self._optimizer.state.get(self._tunable.lora.values_P, {})
         empty_P = torch.zeros_like(self._best_P)
-        checkpoints.save(self._folder, Checkpoint(
-            self._step, self._tunable.lora.values_P.cpu(), state.get("exp_avg", empty_P).cpu(),
-            state.get("exp_avg_sq", empty_P).cpu(), self._best_P.cpu(), self._best_score, self._best_step,
-            self._without_gain, tuple(self._history), self._done), self._run_id)
+        checkpoints.save(
+            self._folder,
+            Checkpoint(
+                self._step,
+                self._tunable.lora.values_P.cpu(),
+                state.get("exp_avg", empty_P).cpu(),
+                state.get("exp_avg_sq", empty_P).cpu(),
+                self._best_P.cpu(),
+                self._best_score,
+                self._best_step,
+                self._without_gain,
+                tuple(self._history),
+                self._done,
+            ),
+            self._run_id,
+        )
 
     def _take_up(self, saved: Checkpoint | None) -> None:
         if saved is None:
@@ -178,8 +229,10 @@ class Trainer:
         lora.load(saved.values_P)
         self._best_P.copy_(saved.best_P)
         self._optimizer.state[lora.values_P] = {
-            "step": torch.tensor(float(saved.step)), "exp_avg": saved.first_moment_P.to(lora.values_P.device),
-            "exp_avg_sq": saved.second_moment_P.to(lora.values_P.device)}
+            "step": torch.tensor(float(saved.step)),
+            "exp_avg": saved.first_moment_P.to(lora.values_P.device),
+            "exp_avg_sq": saved.second_moment_P.to(lora.values_P.device),
+        }
         self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.looks_without_gain
         self._best_score, self._done = saved.best_score, saved.done
         self._history = [dict(event) for event in saved.history]

@@ -18,8 +18,9 @@ class TargetLoss(torch.autograd.Function):
     """Normed hidden states (N, D) → sum of weight · −log p(target). Logits never outlive their piece."""
 
     @staticmethod
-    def forward(ctx: Any, normed_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor,
-                weights_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, normed_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor
+    ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
         dnormed_ND = torch.empty_like(normed_ND)
         rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
@@ -41,7 +42,9 @@ class TargetLoss(torch.autograd.Function):
         return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None
 
 
-def weighted_loss(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:
+def weighted_loss(
+    decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor
+) -> torch.Tensor:
     """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights."""
     return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head.matrix(), targets_N, weights_N)
 

@@ -27,8 +27,19 @@ class Trial:
 class Trials:
     """Trains once for each weighting to try; afterwards the adapter holds the best state of the best one."""
 
-    def __init__(self, tunable: Tunable, train_rows: Sequence[Row], dev_rows: Sequence[Row], candidates: Candidates,
-                 config: Config, *, folder: Path, run_id: str, resume: bool, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        tunable: Tunable,
+        train_rows: Sequence[Row],
+        dev_rows: Sequence[Row],
+        candidates: Candidates,
+        config: Config,
+        *,
+        folder: Path,
+        run_id: str,
+        resume: bool,
+        should_stop: Callable[[], bool],
+    ) -> None:
         self._tunable, self._train, self._dev, self._candidates = tunable, train_rows, dev_rows, candidates
         self._config, self._folder, self._run_id = config, folder, run_id
         self._resume, self._should_stop = resume, should_stop
@@ -42,10 +53,17 @@ class Trials:
         for weighting in self.weightings:
             self._tunable.lora.restart()
             trainer = Trainer(
-                self._tunable, self._train, self._dev, self._candidates, self._config,
+                self._tunable,
+                self._train,
+                self._dev,
+                self._candidates,
+                self._config,
                 class_weights=class_weights(weighting, self._train, len(self._candidates.own)),
-                folder=self._folder / weighting, run_id=f"{self._run_id}-{weighting}", resume=self._resume,
-                should_stop=self._should_stop)
+                folder=self._folder / weighting,
+                run_id=f"{self._run_id}-{weighting}",
+                resume=self._resume,
+                should_stop=self._should_stop,
+            )
             for event in trainer.run():
                 yield weighting, event
             trial = Trial(weighting, trainer.result)
