@@ -28,7 +28,7 @@ SYSTEM_PROBE = "walrus"
 class LlamaCppEngine:
     """Serves one GGUF, optionally with a LoRA adapter; a context manager.
 
-    `context` is the tokens that one request may hold (0: as the model was trained for; mind the memory);
+    `context` is the tokens that one request may hold (0, and at most: as the model was trained for; mind the memory);
     `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
     one the figures do not depend on which requests happened to be computed together.
     Raises EngineError in one line where the files cannot be served.
@@ -51,7 +51,8 @@ class LlamaCppEngine:
             _checked_header(adapter)
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
-        self.context = context or _trained_context(header)
+        trained = _trained_context(header)
+        self.context = min(context or trained, trained)
         self.slots = slots or 1
         self.threads = threads or _cores()
         launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)

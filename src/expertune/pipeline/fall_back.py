@@ -12,6 +12,7 @@ from ..errors import EngineError
 from ..modelset import build
 from ..progress import Progress
 from ..rate.score import Pass, rate_pass
+from ..ratings.schema import Example
 from . import outputs
 from .judge import Judgement, judge
 from .prepare import Prepared
@@ -26,6 +27,9 @@ class ModelSet:
     unjudged: str | None
 
 
+LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
+
+
 def fall_back(
     folder: Path,
     prepared: Prepared,
@@ -37,22 +41,28 @@ def fall_back(
     base_test: Pass | None,
 ) -> ModelSet:
     """Build model_set_config.json and judge it. Raises ModelSetConfigError and OutputError."""
-    content = build.build(
-        model_name,
-        prepared.split,
-        prepared.scale,
-        prepared.topics,
-        created_at=outputs.now(),
-        seed=config.seed,
-        system=None,
-    )
-    build.write(folder / outputs.MODEL_SET, content)
+
+    def make(**engine_facts: Any) -> dict[str, Any]:
+        content = build.build(
+            model_name,
+            prepared.split,
+            prepared.scale,
+            prepared.topics,
+            created_at=outputs.now(),
+            seed=config.seed,
+            **engine_facts,
+        )
+        build.write(folder / outputs.MODEL_SET, content)
+        return content
+
     if model_path is None:
-        return ModelSet(content, None, "the model's file is not on this machine")
+        return ModelSet(make(), None, "the model's file is not on this machine")
     try:
-        return ModelSet(content, _judge(content, prepared, config, progress, model_path, base_test), None)
+        with LlamaCppEngine(model_path, context=LARGEST_CONTEXT, threads=config.threads) as engine:
+            content = make(context=engine.context, count_tokens=lambda text: len(engine.tokenize(text)))
+            return ModelSet(content, _judge(content, prepared, config, progress, engine, base_test), None)
     except EngineError as error:
-        return ModelSet(content, None, str(error))
+        return ModelSet(make(), None, str(error))
 
 
 def _judge(
@@ -60,20 +70,17 @@ def _judge(
     prepared: Prepared,
     config: Config,
     progress: Progress,
-    model_path: Path,
+    engine: LlamaCppEngine,
     base_test: Pass | None,
 ) -> Judgement:
-    examples = prepared.examples["test"]
+    plain = prepared.examples["test"]
     asked = tuple(
-        replace(example, messages=tuple(build.messages(content, example.messages[-1]["content"])))
-        for example in examples
+        replace(example, messages=tuple(build.messages(content, example.messages[-1]["content"]))) for example in plain
     )
-    with LlamaCppEngine(model_path, context=content["decoding"]["num_ctx"], threads=config.threads) as engine:
-        passes = []
-        for title, rows in (("Model set, test rows", asked), ("Base, test rows", examples)):
-            if rows is examples and base_test is not None:
-                passes.append(base_test)
-                continue
-            with progress.stage(title, total=len(rows), unit="rows") as stage:
-                passes.append(rate_pass(engine, rows, prepared.scale, on_row=lambda done, total: stage.advance()))
-    return judge("few-shot", passes[0], passes[1], prepared, config)
+
+    def rate(title: str, rows: tuple[Example, ...]) -> Pass:
+        with progress.stage(title, total=len(rows), unit="rows") as stage:
+            return rate_pass(engine, rows, prepared.scale, on_row=lambda done, total: stage.advance())
+
+    few_shot = rate("Model set, test rows", asked)
+    return judge("few-shot", few_shot, base_test or rate("Base, test rows", plain), prepared, config)

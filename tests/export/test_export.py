@@ -1,0 +1,198 @@
+"""Adapter and merged file as llama.cpp serves them, and the choice of types."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+import tiny
+from expertune.config import Config
+from expertune.errors import TrainingFailedError
+from expertune.export.adapter import export_adapter
+from expertune.export.merged import Merged, agreement, merge, write_merged
+from expertune.export.types import Delta, choose, ladder_of, measure, raise_worst
+from expertune.gguf.read import GGUFFile
+from expertune.model.attention import Segment
+from expertune.model.decoder import Pack
+from expertune.model.load import Placement, Tunable, load
+from expertune.rate.score import Pass, Rated
+from llama import Served
+
+CONFIG = Config(rank=4, alpha=8.0)
+NAME = "blk.0.ffn_up.weight"
+
+
+def stirred(path: Path, size: float = 0.05) -> tuple[GGUFFile, Tunable]:
+    """A base with an adapter that changes its answers."""
+    file = GGUFFile(path)
+    tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
+    draw = torch.Generator().manual_seed(1)
+    tunable.lora.values_P.add_(size * torch.randn(tunable.lora.values_P.shape, generator=draw))
+    tunable.lora.refresh()
+    return file, tunable
+
+
+def ours(tunable: Tunable, tokens: list[int]) -> np.ndarray:
+    pack = Pack(torch.tensor(tokens), torch.arange(len(tokens)), (Segment(0, len(tokens)),))
+    with torch.no_grad():
+        hidden_ND = tunable.decoder.hidden(pack, torch.tensor([len(tokens) - 1]))
+        return torch.log_softmax(tunable.decoder.logits(hidden_ND), -1)[0].numpy()
+
+
+def tokens_of(tunable: Tunable, count: int = 40) -> list[int]:
+    return [int(token) for token in np.random.default_rng(2).integers(5, tunable.spec.vocabulary, count)]
+
+
+def delta_of(tunable: Tunable) -> Delta:
+    return Delta(tunable.lora.pairs(), tunable.lora.scale)
+
+
+def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: Path) -> None:
+    base = tiny.make(tmp_path / "base.gguf", qtype="F32")
+    file, tunable = stirred(base)
+    tokens, vocabulary = tokens_of(tunable), tunable.spec.vocabulary
+    plain_V = Served(base).log_probabilities(tokens, vocabulary)
+    expected_V = ours(tunable, tokens)
+    assert np.abs(plain_V - expected_V).max() > 0.1  # the adapter matters
+    export_adapter(tmp_path / "adapter.gguf", file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata={})
+    with_adapter_V = Served(base, adapter=tmp_path / "adapter.gguf").log_probabilities(tokens, vocabulary)
+    assert np.abs(with_adapter_V - expected_V).max() < 1e-4
+    delta = delta_of(tunable)
+    choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
+    write_merged(tmp_path / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+    merged_V = Served(tmp_path / "merged.gguf").log_probabilities(tokens, vocabulary)
+    assert np.abs(merged_V - expected_V).max() < 1e-4
+
+
+def test_untouched_tensors_and_the_tokenizer_are_kept_byte_for_byte(tmp_path: Path) -> None:
+    base = tiny.make(tmp_path / "base.gguf", qtype="Q4_K")
+    file, tunable = stirred(base)
+    delta = delta_of(tunable)
+    choices = choose(file, delta, wanted="Q8_0", keep=0.9, threads=1)
+    write_merged(tmp_path / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+    with GGUFFile(tmp_path / "merged.gguf") as merged:
+        touched = {choice.name for choice in choices}
+        assert merged.tensors.keys() == file.tensors.keys()
+        for name in file.tensors.keys() - touched:
+            assert merged.blocks(name).tobytes() == file.blocks(name).tobytes()
+        assert {merged.tensors[name].type for name in touched} == {Type.Q8_0}
+        for key, field in file.fields.items():
+            if key not in {"general.name", "general.file_type"}:
+                assert merged.fields[key].raw == field.raw, key
+        assert merged.metadata("general.name") == "merged"
+
+
+def test_a_small_change_is_lost_in_the_bases_own_type_and_kept_in_a_larger_one(tmp_path: Path) -> None:
+    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=0.002)
+    delta = delta_of(tunable)
+    share = {kind: measure(file, delta, NAME, kind, threads=1).kept for kind in (Type.Q4_K, Type.Q6_K, Type.Q8_0)}
+    assert share[Type.Q4_K] < 0.5 < 0.9 < share[Type.Q8_0] < 1.1
+    chosen = {choice.name: choice for choice in choose(file, delta, wanted="auto", keep=0.9, threads=1)}
+    assert chosen[NAME].type != Type.Q4_K
+    assert chosen[NAME].kept >= 0.9
+
+
+def test_a_large_change_stays_in_the_bases_type(tmp_path: Path) -> None:
+    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    assert {choice.type for choice in choose(file, delta_of(tunable), wanted="auto", keep=0.9, threads=1)} == {
+        Type.Q4_K
+    }
+
+
+def test_the_ladder_keeps_to_types_that_fit_the_rows(tmp_path: Path) -> None:
+    with GGUFFile(tiny.make(tmp_path / "narrow.gguf", qtype="Q8_0", width=64)) as narrow:
+        assert ladder_of(narrow, NAME) == (Type.Q8_0,)
+    with GGUFFile(tiny.make(tmp_path / "wide.gguf", qtype="Q4_K")) as wide:
+        assert ladder_of(wide, NAME) == (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
+    with GGUFFile(tiny.make(tmp_path / "half.gguf", qtype="F16")) as half:
+        assert ladder_of(half, NAME) == (Type.F16, Type.F32)
+
+
+def test_raising_goes_up_one_type_for_the_worst_half_until_the_top(tmp_path: Path) -> None:
+    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    delta = delta_of(tunable)
+    choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
+    raised = raise_worst(file, delta, choices, threads=1)
+    assert raised is not None
+    changed = {after.name for before, after in zip(choices, raised, strict=True) if after.type != before.type}
+    worst = sorted(choices, key=lambda choice: -choice.noise)[: math.ceil(len(choices) / 2)]
+    assert changed == {choice.name for choice in worst}
+    rounds = 0
+    while raised is not None:
+        choices, raised, rounds = raised, raise_worst(file, delta, raised, threads=1), rounds + 1
+    assert {choice.type for choice in choices} == {Type.Q8_0}
+    assert rounds < 12
+
+
+def passed(labels: str, certain: float = 0.9) -> Pass:
+    rated = tuple(
+        Rated(str(i), label, ord(label), (certain, 1 - certain) if label == "a" else (1 - certain, certain))
+        for i, label in enumerate(labels)
+    )
+    return Pass(rated, 1.0, float(len(labels)), 10)
+
+
+def test_agreement_counts_labels_and_probabilities() -> None:
+    assert agreement(passed("aabb"), passed("aabb"), CONFIG).passed
+    one_of_four = agreement(passed("aabb"), passed("abbb"), CONFIG)
+    assert (one_of_four.labels, one_of_four.passed) == (0.75, False)  # the gap of that row is 0.8
+    assert agreement(passed("ab" * 10, 0.505), passed("ab" * 9 + "aa", 0.505), CONFIG).passed  # one near tie may differ
+    assert not agreement(passed("ab" * 100, 0.505), passed("ab" * 97 + "ba" * 3, 0.505), CONFIG).passed
+    assert not agreement(passed("aabb", 0.9), passed("aabb", 0.8), CONFIG).passed
+
+
+def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[Merged, int]:
+    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    served: list[Path] = []
+
+    def serve(path: Path) -> Pass:
+        served.append(path)
+        return answers[min(len(served), len(answers)) - 1]
+
+    merged = merge(
+        tmp_path / "merged.gguf", file, tunable.lora.pairs(), scale=tunable.lora.scale, config=config,
+        adapter_pass=passed("aabb" * 50), serve=serve, metadata={}, threads=1,
+    )  # fmt: skip
+    return merged, len(served)
+
+
+def test_types_go_up_until_the_file_agrees(tmp_path: Path) -> None:
+    wrong, right = passed("bbbb" * 50), passed("aabb" * 50)
+    merged, served = merged_with(tmp_path, [wrong, wrong, right])
+    assert served == 3
+    assert merged.agreement.passed
+    assert [each.passed for each in merged.rounds] == [False, False, True]
+    assert {choice.type for choice in merged.choices} == {Type.Q5_K}  # half of them in each of two rounds
+
+
+def test_where_no_type_helps_the_smallest_of_the_best_files_stays(tmp_path: Path) -> None:
+    bad, better = passed("bbbb" * 50), passed("aabb" * 48 + "bbbb" * 2)
+    merged, _ = merged_with(tmp_path, [bad, better, bad, better])
+    assert not merged.agreement.passed
+    assert merged.agreement.labels == max(each.labels for each in merged.rounds)
+    with GGUFFile(merged.path) as file:
+        assert {file.tensors[choice.name].type for choice in merged.choices} == {
+            choice.type for choice in merged.choices
+        }
+        assert Type.Q4_K in {choice.type for choice in merged.choices}
+
+
+def test_a_forced_type_is_taken_as_it_is(tmp_path: Path) -> None:
+    merged, served = merged_with(tmp_path, [passed("bbbb" * 50)], Config(rank=4, alpha=8.0, export_type="Q6_K"))
+    assert served == 1
+    assert {choice.type for choice in merged.choices} == {Type.Q6_K}
+
+
+def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    base = GGUFFile(tiny.make(tmp_path / "base.gguf", qtype="F32"))
+    fresh = load(base, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
+    with pytest.raises(TrainingFailedError, match="changed nothing"):
+        merge(
+            tmp_path / "merged.gguf", base, fresh.lora.pairs(), scale=2.0, config=CONFIG,
+            adapter_pass=passed("ab"), serve=lambda path: passed("ab"), metadata={}, threads=1,
+        )  # fmt: skip
