@@ -105,12 +105,12 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...], heads: Heads
+        ctx: Any, qkv_TE: torch.Tensor, turn_TW: torch.Tensor, pieces: tuple[Piece, ...], heads: Heads, count: int
     ) -> torch.Tensor:
         rotate(qkv_TE[:, : (heads.queries + heads.keys) * heads.width].unflatten(-1, (-1, heads.width)), turn_TW)
         ctx.pieces, ctx.heads = pieces, heads
         ctx.save_for_backward(qkv_TE, turn_TW)
-        out_NE = qkv_TE.new_empty((pieces[-1].out.stop, heads.queries * heads.width))
+        out_NE = qkv_TE.new_zeros((count, heads.queries * heads.width))
         for piece in pieces:
             _attend(qkv_TE, piece, heads, out_NE)
         return out_NE
@@ -127,7 +127,7 @@ class Attention(torch.autograd.Function):
             turn_TW,
             back=True,
         )
-        return dqkv_TE, None, None, None
+        return dqkv_TE, None, None, None, None
 
 
 def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

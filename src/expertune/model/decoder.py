@@ -74,15 +74,12 @@ class Decoder:
             pieces_of(pack.segments, wanted, self._heads, dtype=self.dtype, device=self.device)
             for wanted in (None, wanted_N)
         )
+        # a round number of places, for the matrix library's sake; nothing asks for the added ones
+        rounded_N = torch.cat([wanted_N, wanted_N.new_zeros(-len(wanted_N) % 32)])
         last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
-            step = (
-                block,
-                x_TD,
-                turn_TW,
-                last_pieces if index == last else all_pieces,
-                wanted_N if index == last else None,
-            )
+            narrowed = (last_pieces, rounded_N) if index == last else (all_pieces, None)
+            step = (block, x_TD, turn_TW, *narrowed)
             if self.recompute and torch.is_grad_enabled():
                 x_TD = checkpoint(self._block, *step, use_reentrant=False)
             else:
@@ -107,7 +104,7 @@ class Decoder:
     ) -> torch.Tensor:
         epsilon = self.spec.epsilon
         qkv_TE = NormLinear.apply(x_TD, self._anchor, block.attention_norm_D, epsilon, block.qkv, self.dtype)
-        mixed_TE = Attention.apply(qkv_TE, turn_TW, pieces, self._heads)
+        mixed_TE = Attention.apply(qkv_TE, turn_TW, pieces, self._heads, len(x_TD if wanted_N is None else wanted_N))
         if wanted_N is not None:
             x_TD = x_TD[wanted_N.to(self.device)]
         x_TD = x_TD + Linear.apply(mixed_TE, self._anchor, block.output)

@@ -15,6 +15,7 @@ from ..model.attention import Segment
 from ..model.decoder import Pack
 from .encode import Candidates, Row
 
+ROUND = 32  # tokens
 WORTH_SHARING = 4  # tokens; below, a segment of its own costs more than it spares
 
 
@@ -50,7 +51,12 @@ class _Packer:
         return run
 
     def pack(self) -> Pack:
-        return Pack(torch.tensor(self.tokens), torch.tensor(self.positions), tuple(self.segments))
+        """The pack, filled up to a round length with tokens that belong to no segment: nothing sees them.
+
+        A few lengths instead of hundreds, since the CPU's matrix library prepares itself for each.
+        """
+        fill = [0] * (-len(self.tokens) % ROUND)
+        return Pack(torch.tensor(self.tokens + fill), torch.tensor(self.positions + fill), tuple(self.segments))
 
 
 def shared_beginning(rows: Sequence[Row]) -> int:
