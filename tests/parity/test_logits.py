@@ -79,6 +79,21 @@ def test_f32_logits_equal_llama_cpp(tmp_path: Path, variant: dict, cached: bool)
     assert max(differences(tmp_path / "tiny.gguf", (3, 120), cached=cached)) < 1e-4
 
 
+SCALINGS = {
+    "linear": {"type": "linear", "factor": 4.0},
+    "yarn": {"type": "yarn", "factor": 4.0, "original_context_length": 128},
+    "yarn with its own attention factor": {
+        "type": "yarn", "factor": 2.0, "original_context_length": 256, "attn_factor": 1.2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_rope_scaling_equals_llama_cpp(tmp_path: Path, scaling: str) -> None:
+    keys = {f"llama.rope.scaling.{key}": value for key, value in SCALINGS[scaling].items()}
+    tiny.make(tmp_path / "tiny.gguf", qtype="F32", extra=keys)
+    assert max(differences(tmp_path / "tiny.gguf", (3, 200))) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("qtype", ["Q8_0", "Q4_K", "Q5_K", "Q6_K"])
 def test_quantised_logits_differ_by_llama_cpps_activation_rounding_only(

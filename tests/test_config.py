@@ -1,0 +1,73 @@
+"""A setting exists once and reaches everything: the flag, the YAML key, the keyword and its consumer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from expertune import cli
+from expertune.config import Config, as_dict, make_config
+from expertune.errors import UsageError
+
+SOURCE = Path(cli.__file__).parent
+NAMES = [setting.name for setting in fields(Config)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_is_used_somewhere(name: str) -> None:
+    used = [path for path in SOURCE.rglob("*.py") if path.name != "config.py" and f"config.{name}" in path.read_text()]
+    assert used, f"nothing reads config.{name}"
+
+
+def test_every_setting_is_a_flag_with_its_default_in_the_help() -> None:
+    command = typer.main.get_command(cli.app).commands["tune"]  # pyright: ignore[reportAttributeAccessIssue]
+    options = {option: parameter for parameter in command.params for option in parameter.opts}
+    for setting in fields(Config):
+        option = options[f"--{setting.name.replace('_', '-')}"]
+        assert str(setting.default) in option.help
+        assert option.default is None  # "not given" must not overrule a --config file
+
+
+def test_settings_travel_through_a_yaml_file(tmp_path: Path) -> None:
+    from expertune.pipeline.outputs import write_config
+
+    config = make_config({"epochs": 7, "export_type": "Q6_K", "seed": 3})
+    write_config(tmp_path / "run.yaml", config, {"input": "rows.csv", "model": "m", "topics": "t"})
+    run, settings = cli._merged(tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4})
+    assert run == {"input": "rows.csv", "model": "other", "topics": "t"}
+    assert make_config(settings) == make_config({**as_dict(config), "rank": 4})
+
+
+@given(
+    st.sampled_from([setting for setting in fields(Config) if setting.metadata["high"] is not None]),
+    st.floats(0.001, 1e6),
+)
+def test_what_is_out_of_range_is_refused_by_name(setting, beyond: float) -> None:
+    with pytest.raises(UsageError, match=setting.name):
+        make_config({setting.name: setting.metadata["high"] + max(1, round(beyond))})
+
+
+@pytest.mark.parametrize("value", ["many", None, float("nan"), True, [1]])
+def test_what_is_no_number_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="epochs"):
+        make_config({"epochs": value})
+
+
+def test_numbers_may_come_as_text_or_as_whole_floats() -> None:
+    assert make_config({"epochs": "3", "batch_size": 4.0}) == Config()
+    with pytest.raises(UsageError, match="whole number"):
+        make_config({"batch_size": 2.5})
+
+
+def test_docstrings_stand_where_users_look() -> None:
+    from expertune.fine_tuner import FineTuner
+
+    for name, member in inspect.getmembers(FineTuner, inspect.isfunction):
+        assert name.startswith("_") or re.search(r"\S", member.__doc__ or ""), name

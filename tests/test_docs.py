@@ -1,0 +1,58 @@
+"""What the documents tell a user to type exists."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+from expertune.cli import app
+from expertune.config import Config
+from expertune.pipeline import outputs
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "docs" / "usage.md", ROOT / "bench" / "README.md", ROOT / "examples" / "README.md"]
+COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_flags_files_and_links_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"`?expertune ([a-z]+)\b(?= |`)", text):
+        assert name in COMMANDS, name
+    for target in re.findall(r"^make ([a-z]+)", text, flags=re.M):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), target
+    for script in re.findall(r"python ((?:[a-z_]+/)?[a-z_]+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_flags_in_the_guide_are_flags_of_tune() -> None:
+    known = {option for parameter in COMMANDS["tune"].params for option in parameter.opts}
+    known |= {"--help", "--lora", "--output"}
+    for page in PAGES[:2]:
+        assert set(re.findall(r"`(--[a-z-]+)", page.read_text())) <= known
+
+
+def test_the_readme_lists_every_output() -> None:
+    text = (ROOT / "README.md").read_text()
+    names = [
+        *outputs.TUNED_FILES,
+        outputs.MODEL_SET,
+        outputs.METADATA,
+        outputs.LOG,
+        outputs.EVENTS,
+        "report.html",
+        "report.json",
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_defaults_told_in_the_documents_are_the_defaults() -> None:
+    defaults = {setting.name: setting.default for setting in fields(Config)}
+    assert (defaults["dev_share"], defaults["test_share"]) == (0.1, 0.2)  # "70/10/20"
+    assert (defaults["agreement"], defaults["probability_gap"], defaults["keep_delta"]) == (0.99, 0.02, 0.9)
