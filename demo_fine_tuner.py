@@ -31,9 +31,13 @@ def main() -> None:
             "--output-dir",
             folder,
             "--learning-rate",
-            "0.001",
+            "0.003",
             "--epochs",
-            "4",
+            "6",
+            "--batch-size",
+            "8",
+            "--class-weight",
+            "none",
         ]
     )
 

@@ -38,7 +38,7 @@ def main() -> None:
 
     from expertune.config import Config
     from expertune.gguf.read import GGUFFile
-    from expertune.model.load import load, place, product_rate
+    from expertune.model.load import load, place
     from expertune.train.encode import Candidates
     from expertune.train.loop import Trainer
 
@@ -60,12 +60,8 @@ def main() -> None:
         events = [trainer._one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)
-    seconds = sum(
-        event.seconds for event in events[1:]
-    )  # the first step sets up the kernels, as the peer's warm-up does
-    rates = {
-        str(dtype).removeprefix("torch."): product_rate(dtype, 2048) / 1e9 for dtype in (torch.float32, torch.bfloat16)
-    }
+    seconds = sum(event.seconds for event in events[1:])  # the first step also sets up the kernels
+    rates = {str(dtype).removeprefix("torch."): product_rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
     print(
         json.dumps(
             {
@@ -112,6 +108,18 @@ def read_rows(base: Path, csv: Path, longest: int) -> list:
             if len(tokens) + len(target) < longest:
                 rows.append(Row(str(index), 0, tokens, target, (1.0,) * len(target)))
     return rows
+
+
+def product_rate(dtype, size: int = 2048) -> float:
+    """This machine's floating-point operations per second in a square product, the best of a few."""
+    import torch
+
+    left, right, best = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype), float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
 
 
 def matrix_flop_per_token(tunable) -> float:

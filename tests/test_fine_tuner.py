@@ -402,8 +402,8 @@ def run_apart(
 ) -> subprocess.CompletedProcess[str]:
     rows = folder.parent / "rows.csv"
     if not rows.exists():
-        frame(120).to_csv(rows, index=False)
-    settings = flags(**{**QUICK, "epochs": 1, "checkpoint_seconds": 0})
+        frame(160).to_csv(rows, index=False)
+    settings = flags(**{**QUICK, "epochs": 3, "checkpoint_seconds": 0})
     arguments = [
         "--input",
         str(rows),

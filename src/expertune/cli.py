@@ -109,28 +109,16 @@ def _merged(
     path: Path | None, run: dict[str, Any], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is given, over what the file says, over the defaults. Raises UsageError for what is missing."""
+    from .pipeline.outputs import read_config
+
     kept: dict[str, Any] = {"run": {}, "settings": {}}
     if path is not None:
-        kept |= _read_config(path)
+        kept |= read_config(path)
     run = {name: value if value is not None else kept["run"].get(name) for name, value in run.items()}
     missing = [f"--{name}" for name, value in run.items() if value is None]
     if missing:
         raise UsageError(f"{', '.join(missing)}: not given; see expertune tune --help")
     return run, {**kept["settings"], **{name: value for name, value in settings.items() if value is not None}}
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"{path}: cannot be read as YAML ({type(error).__name__}); give the training_config.yaml of a run"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
-        raise UsageError(f"{path}: is no training_config.yaml (it has the parts run and settings)")
-    return {key: content.get(key, {}) for key in ("run", "settings")}
 
 
 @app.command()

@@ -78,8 +78,8 @@ class Decoder:
         rounded_N = torch.cat([wanted_N, wanted_N.new_zeros(-len(wanted_N) % 32)])
         last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
-            narrowed = (last_pieces, rounded_N) if index == last else (all_pieces, None)
-            step = (block, x_TD, turn_TW, *narrowed)
+            pieces, wanted = (last_pieces, rounded_N) if index == last else (all_pieces, None)
+            step = (block, x_TD, turn_TW, pieces, wanted)
             if self.recompute and torch.is_grad_enabled():
                 x_TD = checkpoint(self._block, *step, use_reentrant=False)
             else:

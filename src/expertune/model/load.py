@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import psutil
@@ -25,6 +25,10 @@ TARGETS = {
     "attention": ("attn_q", "attn_k", "attn_v", "attn_output"),
     "feed-forward": ("ffn_gate", "ffn_up", "ffn_down"),
 }
+
+
+# Products must gain this much from bf16: what lies between them, and its conversions, gains nothing (docs/LOG.md)
+WORTH_BF16 = 1.5
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,25 @@ class Tunable:
     placement: Placement
 
 
-def place(file: GGUFFile, config: Config) -> Placement:
-    """Choose device, number format and memory mode; sets torch's thread count."""
+def resolve(file: GGUFFile, config: Config) -> Config:
+    """The configuration with device, precision and threads as this machine and model want them.
+
+    What they are decides the adapter's last bits, so a resumed or repeated run takes them from the first one.
+    """
     threads = config.threads or available_cores()
     torch.set_num_threads(threads)
     device = _device(config.device)
-    dtype = _dtype(config.precision, device)
-    return Placement(device, dtype, _cache_base(file, config.base_memory, device, dtype), threads)
+    precision = config.precision if config.precision != "auto" else _precision(file, device)
+    return replace(config, device=device.type, precision=precision, threads=threads)
+
+
+def place(file: GGUFFile, config: Config) -> Placement:
+    """Choose device, number format and memory mode; sets torch's thread count."""
+    config = resolve(file, config)
+    torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return Placement(device, dtype, _cache_base(file, config.base_memory, device, dtype), config.threads)
 
 
 def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: int = 0) -> Tunable:
@@ -188,23 +204,37 @@ def _device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    if wanted != "auto":
-        return torch.bfloat16 if wanted == "bf16" else torch.float32
+def _precision(file: GGUFFile, device: torch.device) -> str:
+    """The faster of bf16 and float32; on a CPU by trying both on products of the model's own size."""
     if device.type != "cpu":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if product_rate(torch.bfloat16) > 1.2 * product_rate(torch.float32) else torch.float32
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    shape = file.tensors["blk.0.ffn_up.weight"].shape if "blk.0.ffn_up.weight" in file.tensors else (1024, 1024)
+    some = (min(shape[0], 2048), min(shape[-1], 2048))  # enough to tell, and quick for a large model
+    gain = _layer_seconds(torch.float32, some) / _layer_seconds(torch.bfloat16, some)
+    return "bf16" if gain > WORTH_BF16 else "fp32"
 
 
-def product_rate(dtype: torch.dtype, size: int = 768) -> float:
-    """Floating-point operations per second of a square product on the CPU, the best of a few: a few milliseconds."""
-    left, right = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
+    """The products of about one layer on the CPU, at new numbers of tokens each time, the best of a few.
+
+    New ones, as rows of all lengths bring them: bf16 products are prepared anew for each, which costs a small model
+    more than it gains.
+    """
+    outputs, inputs = shape
+    weight_IO, a_IR, b_RO = (
+        torch.ones(*size, dtype=dtype) for size in ((inputs, outputs), (inputs, 16), (16, outputs))
+    )
     best = float("inf")
-    for _ in range(4):
+    for attempt in range(4):
+        tokens = 320 + 16 * attempt
+        x_TI, heads_HTW = torch.ones(tokens, inputs, dtype=dtype), torch.ones(8, tokens // 2 + attempt, 64, dtype=dtype)
         start = time.perf_counter()
-        torch.mm(left, right)
+        for _ in range(4):  # a pack's sizes come again in each layer, forward and backward
+            torch.mm(x_TI, weight_IO)
+            torch.mm(torch.mm(x_TI, a_IR), b_RO)
+            torch.bmm(torch.softmax(torch.bmm(heads_HTW, heads_HTW.transpose(1, 2)), -1), heads_HTW)
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+    return best
 
 
 def _cache_base(file: GGUFFile, wanted: str, device: torch.device, dtype: torch.dtype) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..config import Config, as_dict
-from ..errors import OutputError
+from ..errors import OutputError, UsageError
 from ..files import sha256, write_json, write_text
 
 TRAINING_DATA = "training_data.jsonl"
@@ -84,6 +84,20 @@ def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
         "# expertune tune --config takes this file back and repeats the run\n"
         + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True),
     )
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """The parts "run" and "settings" of such a file. Raises UsageError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        kind = type(error).__name__
+        raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
+        raise UsageError(f"{path}: is no training_config.yaml (it has the parts run and settings)")
+    return {key: content.get(key, {}) for key in ("run", "settings")}
 
 
 def write_metadata(folder: Path, facts: Mapping[str, Any]) -> None:

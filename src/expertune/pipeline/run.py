@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import Config, as_dict, make_config
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.locate import locate
 from ..errors import FineTuningNotSupportedError, TrainingFailedError, UsageError
@@ -65,6 +65,7 @@ class Run:
     def tuned(self) -> dict[str, Any]:
         """Read, train, export, judge; returns the metadata. Raises TrainingFailedError where the file loses on dev."""
         from ..model.arch import read_spec
+        from ..model.load import resolve
         from .tune import read_base, tune
 
         base = self._base
@@ -72,6 +73,7 @@ class Run:
             raise FineTuningNotSupportedError(f"{self.model_name}: its file is not on this machine")
         with GGUFFile(base.path) as file:
             read_spec(file)
+            self.config = self._first_settings() or resolve(file, self.config)
         identity = run_identity(base, self.prepared, self.config)
         self._write_inputs()
         memory = Memory(self.folder / outputs.CHECKPOINTS, identity, resume=self.resume)
@@ -82,6 +84,16 @@ class Run:
             made = tune(job, read, should_stop)
         self._hold_to_base(read, made)
         return self._judge(job, read, made)
+
+    def _first_settings(self) -> Config | None:
+        """The settings of the run that is resumed, where they differ from ours only in what it had to choose."""
+        path = self.folder / outputs.TRAINING_CONFIG
+        if not self.resume or not path.exists():
+            return None
+        first = outputs.read_config(path)["settings"]
+        chosen = {name: first.get(name) for name in ("device", "precision", "threads")}
+        ours = {name: value for name, value in as_dict(self.config).items() if name not in chosen}
+        return make_config(first) if ours.items() <= first.items() else None
 
     def _write_inputs(self) -> None:
         examples = [*self.prepared.examples["train"], *self.prepared.examples["dev"]]
