@@ -239,3 +239,9 @@ def test_macro_f1_equals_scikit_learn() -> None:
     for _ in range(20):
         truth, predicted = draw.integers(0, 4, 30).tolist(), draw.integers(0, 4, 30).tolist()
         assert macro_f1(truth, predicted) == pytest.approx(f1_score(truth, predicted, average="macro"))
+
+
+def test_losses_are_golden(base: Path) -> None:
+    """A refactoring must not move them; a change that means to says so and writes new ones."""
+    losses = [event.loss for event in trainer_of(open_tunable(base)).run() if isinstance(event, StepEvent)]
+    assert losses[:6] == pytest.approx([8.43459, 8.36971, 8.09278, 8.34082, 7.54851, 6.96618], abs=2e-3)
