@@ -172,6 +172,8 @@ def test_capability_gives_the_reason(tmp_path: Path) -> None:
     assert tuner.check_fine_tuning_capability(str(tmp_path / "qwen.gguf")) is False
     assert "'qwen2' cannot be tuned yet" in tuner.capability(str(tmp_path / "qwen.gguf")).reason
     assert tuner.check_fine_tuning_capability("no-such-model-anywhere") is False
+    tiny.make(tmp_path / "part.gguf", extra={"split.count": 2})
+    assert "llama-gguf-split --merge" in tuner.capability(str(tmp_path / "part.gguf")).reason
 
 
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def read_spec(file: GGUFFile) -> Spec:
     Raises FineTuningNotSupportedError for a family or a variant that Expertune cannot tune,
     ModelFileError where a needed key or tensor is missing.
     """
+    if int(file.metadata("split.count", 1) or 1) > 1:
+        raise FineTuningNotSupportedError(
+            f"{file.path}: is one part of a split model; join the parts with llama-gguf-split --merge and use the result"
+        )
     family = str(file.metadata("general.architecture", ""))
     reader = FAMILIES.get(family)
     if reader is None:
