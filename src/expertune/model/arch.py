@@ -43,7 +43,7 @@ def read_spec(file: GGUFFile) -> Spec:
     """
     if int(file.metadata("split.count", 1) or 1) > 1:
         raise FineTuningNotSupportedError(
-            f"{file.path}: is one part of a split model; join the parts with llama-gguf-split --merge and use the result"
+            f"{file.path}: is one part of a split model; join the parts with llama-gguf-split --merge"
         )
     family = str(file.metadata("general.architecture", ""))
     reader = FAMILIES.get(family)
