@@ -32,6 +32,7 @@ ROWS = ROOT / "examples" / "formatted_dataset.csv"
 BASE = ROOT / "examples" / "base.gguf"
 TOPIC = "respiratory infections"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
+# float32: which is faster depends on what else the machine does, and some tests compare two runs bit for bit
 QUICK: dict[str, Any] = {
     "epochs": 2,
     "learning_rate": 3e-3,
@@ -39,6 +40,7 @@ QUICK: dict[str, Any] = {
     "batch_size": 8,
     "class_weight": "none",
     "bootstrap": 200,
+    "precision": "fp32",
 }
 TUNED_FILES = {
     "fine_tuned_adapter.gguf",
