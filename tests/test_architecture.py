@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "expertune"
 # An import may only point to a row above its own, or stay inside its package.
 ROWS = (
     ("__init__", "errors"),
-    ("files", "config"),
+    ("files", "config", "machine"),
     ("ratings", "gguf", "engine"),
     ("modelset",),
     ("rate",),

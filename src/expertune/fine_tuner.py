@@ -34,6 +34,7 @@ from .pipeline import outputs
 from .pipeline.prepare import SMALL, prepare
 from .pipeline.run import Run
 from .progress import Progress
+from .ratings.examples import chat_record
 
 log = logging.getLogger("expertune")
 
@@ -160,17 +161,7 @@ class FineTuner:
     ) -> list[dict[str, Any]]:
         """Every row as the chat example that it is trained or judged by: id, split, messages, rating, label."""
         prepared = prepare(df, rating_mapping, target_topics, make_config(settings))
-        return [
-            {
-                "id": example.id,
-                "split": example.split,
-                "rating": example.value,
-                "label": example.label,
-                "messages": [*map(dict, example.messages), {"role": "assistant", "content": example.target}],
-            }
-            for part in ("train", "dev", "test")
-            for example in prepared.examples[part]
-        ]
+        return [chat_record(example) for examples in prepared.examples.values() for example in examples]
 
     def create_model_set_config(
         self,

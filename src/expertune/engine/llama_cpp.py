@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import EngineError, ModelFileError
+from ..machine import usable_cores
 from .answers import distinguishing, sum_log_probs
 from .base import Generation, Message
 from .embedded import EmbeddedServer, Launch
@@ -54,7 +54,7 @@ class LlamaCppEngine:
         trained = _trained_context(header)
         self.context = min(context or trained, trained)
         self.slots = slots or 1
-        self.threads = threads or _cores()
+        self.threads = threads or usable_cores()
         launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
         self._server = EmbeddedServer(launch, debug=debug)
         self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
@@ -267,11 +267,3 @@ def _trained_context(header: Mapping[str, Any]) -> int:
     """Tokens the model was trained for; llama.cpp refuses a file that does not say it, so the 1 is never served."""
     length = header.get(f"{header.get('general.architecture')}.context_length")
     return length if isinstance(length, int) else 1
-
-
-def _cores() -> int:
-    """Physical cores that this process may use: a second thread on a core only slows the matrix products."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import torch
 from ..config import Config
 from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
+from ..machine import usable_cores
 from .arch import Spec, read_spec
 from .decoder import Block, Decoder
 from .linear import Part, Stack
@@ -64,7 +64,7 @@ def resolve(file: GGUFFile, config: Config) -> Config:
 
     What they are decides the adapter's last bits, so a resumed or repeated run takes them from the first one.
     """
-    threads = config.threads or available_cores()
+    threads = config.threads or usable_cores()
     torch.set_num_threads(threads)
     device = _device(config.device)
     precision = config.precision if config.precision != "auto" else _precision(file, device)
@@ -74,7 +74,6 @@ def resolve(file: GGUFFile, config: Config) -> Config:
 def place(file: GGUFFile, config: Config) -> Placement:
     """Choose device, number format and memory mode; sets torch's thread count."""
     config = resolve(file, config)
-    torch.set_num_threads(config.threads)
     device = _device(config.device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return Placement(device, dtype, _cache_base(file, config.base_memory, device, dtype), config.threads)
@@ -107,11 +106,6 @@ def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: in
     if placement.cached:
         file.release()
     return Tunable(spec, decoder, lora, placement)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Builder:

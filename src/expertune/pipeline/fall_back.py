@@ -11,10 +11,9 @@ from ..engine.llama_cpp import LlamaCppEngine
 from ..errors import EngineError
 from ..modelset import build
 from ..progress import Progress
-from ..rate.score import Pass, rate_pass
-from ..ratings.schema import Example
+from ..rate.score import Pass
 from . import outputs
-from .judge import Judgement, judge
+from .judge import Judgement, judge, rate_shown
 from .prepare import Prepared
 
 
@@ -78,9 +77,6 @@ def _judge(
         replace(example, messages=tuple(build.messages(content, example.messages[-1]["content"]))) for example in plain
     )
 
-    def rate(title: str, rows: tuple[Example, ...]) -> Pass:
-        with progress.stage(title, total=len(rows), unit="rows") as stage:
-            return rate_pass(engine, rows, prepared.scale, on_row=lambda done, total: stage.advance())
-
-    few_shot = rate("Model set, test rows", asked)
-    return judge("few-shot", few_shot, base_test or rate("Base, test rows", plain), prepared, config)
+    few_shot = rate_shown(progress, engine, asked, prepared.scale, "Model set, test rows")
+    base = base_test or rate_shown(progress, engine, plain, prepared.scale, "Base, test rows")
+    return judge("few-shot", few_shot, base, prepared, config)

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import Config
+from ..engine.base import Engine
 from ..evaluate.baselines import majority, tfidf
 from ..evaluate.judge import Difference, Evaluation, compare, evaluate
 from ..evaluate.verdict import Verdict, verdict
-from ..rate.score import Pass, Rated
+from ..progress import Progress
+from ..rate.score import Pass, Rated, rate_pass
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Example
 from .prepare import Prepared
 
 
@@ -47,6 +51,20 @@ def judge(name: str, product: Pass, base: Pass, prepared: Prepared, config: Conf
     differences = compare((name, product.rated), others, split.test, scale, split.groups, config)
     product_, base_, tfidf_, majority_ = evaluations
     return Judgement(verdict(product_, base_, tfidf_, majority_, differences), tuple(evaluations), tuple(differences))
+
+
+def rate_shown(
+    progress: Progress,
+    engine: Engine,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    title: str,
+    *,
+    generate: bool = False,
+) -> Pass:
+    """Rate the rows with a served model, with progress under `title`."""
+    with progress.stage(title, total=len(examples), unit="rows") as stage:
+        return rate_pass(engine, examples, scale, generate=generate, on_row=lambda done, total: stage.advance())
 
 
 def dev_macro_f1(rated: Pass, prepared: Prepared, config: Config) -> float:

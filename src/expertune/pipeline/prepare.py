@@ -12,7 +12,7 @@ from typing import Any
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
 from ..ratings.audit import AuditReport, audit
-from ..ratings.examples import make_examples, system_prompt
+from ..ratings.examples import make_examples, select_part, system_prompt
 from ..ratings.read import from_frame, read_ratings
 from ..ratings.scale import RatingScale, load_scale
 from ..ratings.schema import Example, Rating, Split
@@ -76,9 +76,7 @@ def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prep
         seed=config.seed,
         near_duplicate=config.near_duplicate,
     )
-    by_part: dict[str, list[Example]] = {"train": [], "dev": [], "test": []}
-    for example in make_examples(parts, scale, topics):
-        by_part[example.split].append(example)
+    examples = make_examples(parts, scale, topics)
     return Prepared(
         tuple(ratings),
         scale,
@@ -86,7 +84,7 @@ def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prep
         system_prompt(scale, topics),
         found,
         parts,
-        {name: tuple(examples) for name, examples in by_part.items()},
+        {part: tuple(select_part(examples, part)) for part in parts.parts()},
         _digest(ratings),
         source,
         tuple(notes),

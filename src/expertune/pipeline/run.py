@@ -20,7 +20,7 @@ from . import outputs
 from .fall_back import fall_back
 from .finish import Told, finish
 from .interrupt import stop_after_step
-from .judge import dev_macro_f1, judge
+from .judge import dev_macro_f1, judge, rate_shown
 from .memory import Memory
 from .prepare import Prepared
 from .records import Base, Clock, Job, Read, Tuned, run_identity
@@ -96,8 +96,8 @@ class Run:
         return make_config(first) if ours.items() <= first.items() else None
 
     def _write_inputs(self) -> None:
-        examples = [*self.prepared.examples["train"], *self.prepared.examples["dev"]]
-        write_text(self.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in training_lines(examples)))
+        lines = training_lines(self.prepared.examples["train"])
+        write_text(self.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
         outputs.write_config(
             self.folder / outputs.TRAINING_CONFIG,
             self.config,
@@ -115,11 +115,10 @@ class Run:
             )
 
     def _judge(self, job: Job, read: Read, made: Tuned) -> dict[str, Any]:
-        from .tune import rate_all
-
         def rate_test() -> Pass:
             with LlamaCppEngine(made.file, context=read.context, threads=self.config.threads) as engine:
-                return rate_all(job, engine, self.prepared, "test", "Finished file, test rows", generate=True)
+                rows, scale = self.prepared.examples["test"], self.prepared.scale
+                return rate_shown(self.progress, engine, rows, scale, "Finished file, test rows", generate=True)
 
         with self.clock.stage("judge"):
             judgement = judge(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +19,11 @@ from ..export.types import Choice
 from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..model.load import Placement, Tunable, load, place
-from ..rate.score import Pass, rate_pass
-from ..ratings.schema import Example
+from ..rate.score import Pass
 from ..train.encode import Row, candidates, check_lengths, encode
 from ..train.trials import Trial, Trials
 from . import outputs
+from .judge import rate_shown
 from .prepare import Prepared
 from .records import Job, Read, Tuned
 
@@ -37,13 +37,17 @@ def read_base(job: Job, prepared: Prepared) -> Read:
         limit = min(job.config.max_tokens, engine.context)
         rows, prepared = _encode(job, engine, prepared, limit)
         first = prepared.examples["train"][0]
+
+        def rate(part: str) -> Pass:
+            return rate_shown(job.progress, engine, prepared.examples[part], prepared.scale, f"Base, {part} rows")
+
         return Read(
             prepared,
             rows,
             candidates(engine, first, prepared.scale),
             engine.context,
-            job.memory.passed("base-dev", lambda: rate_all(job, engine, prepared, "dev", "Base, dev rows")),
-            job.memory.passed("base-test", lambda: rate_all(job, engine, prepared, "test", "Base, test rows")),
+            job.memory.passed("base-dev", lambda: rate("dev")),
+            job.memory.passed("base-test", lambda: rate("test")),
             tuple(engine.notes),
             engine.describe(),
         )
@@ -66,17 +70,6 @@ def _encode(
         part: tuple(fitting[example.id] for example in part_examples)
         for part, part_examples in prepared.examples.items()
     }, prepared
-
-
-def rate_all(
-    job: Job, engine: LlamaCppEngine, prepared: Prepared, part: str, title: str, *, generate: bool = False
-) -> Pass:
-    """Rate one part of the rows, with progress."""
-    examples: Sequence[Example] = prepared.examples[part]
-    with job.progress.stage(title, total=len(examples), unit="rows") as stage:
-        return rate_pass(
-            engine, examples, prepared.scale, generate=generate, on_row=lambda done, total: stage.advance()
-        )
 
 
 def tune(job: Job, read: Read, should_stop: Callable[[], bool]) -> Tuned:
@@ -194,7 +187,7 @@ def _rate_dev(job: Job, read: Read, path: Path, *, with_adapter: bool = False) -
     adapter = job.folder / outputs.ADAPTER if with_adapter else None
     title = "Adapter, dev rows" if with_adapter else "Finished file, dev rows"
     with LlamaCppEngine(path, adapter=adapter, context=read.context, threads=job.config.threads) as engine:
-        return rate_all(job, engine, read.prepared, "dev", title)
+        return rate_shown(job.progress, engine, read.prepared.examples["dev"], read.prepared.scale, title)
 
 
 def _export_facts(file: GGUFFile, read: Read, merged: Merged) -> dict[str, Any]:

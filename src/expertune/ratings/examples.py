@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from .scale import RatingScale, answer_text
 from .schema import Example, Rating, Split
@@ -42,18 +43,19 @@ def select_part(examples: Sequence[Example], part: str) -> list[Example]:
     return [example for example in examples if example.split == part]
 
 
+def chat_record(example: Example) -> dict[str, Any]:
+    """An example with its answer, in the chat form that other trainers read."""
+    return {
+        "id": example.id,
+        "split": example.split,
+        "messages": [*map(dict, example.messages), {"role": "assistant", "content": example.target}],
+        "rating": example.value,
+        "label": example.label,
+    }
+
+
 def training_lines(examples: Iterable[Example]) -> Iterator[str]:
     """The lines of training_data.jsonl, for the training rows only: whoever trains on the file sees no other row."""
     for example in examples:
         if example.split == "train":
-            messages = [*map(dict, example.messages), {"role": "assistant", "content": example.target}]
-            yield json.dumps(
-                {
-                    "id": example.id,
-                    "split": example.split,
-                    "messages": messages,
-                    "rating": example.value,
-                    "label": example.label,
-                },
-                ensure_ascii=False,
-            )
+            yield json.dumps(chat_record(example), ensure_ascii=False)
