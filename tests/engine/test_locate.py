@@ -124,8 +124,8 @@ def _projector(layers: list[dict[str, Any]]) -> None:
         (_change_config(remote_host="https://ollama.com:443"), "runs in Ollama's cloud"),
         (_change_config(model_format="safetensors"), r"stored as safetensors \(MLX\)"),
         (_change_layers(_projector), "vision model"),
-        (_change_layers(lambda layers: layers.append(layers[0])), "its weights are 2 files"),
-        (_change_layers(lambda layers: layers.pop(0)), "its weights are 0 files"),
+        (_change_layers(lambda layers: layers.append(layers[0])), "its weights are split into 2 files"),
+        (_change_layers(lambda layers: layers.pop(0)), "names no file of weights"),
     ],
 )
 def test_refused(folder: Path, change: Callable[[Path], None], line: str):

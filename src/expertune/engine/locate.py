@@ -1,31 +1,41 @@
-"""A model's name → its GGUF file: a path, or a name in Ollama's models folder on this disk. Needs no running server.
-
-Layout of the folder (ollama 0.33): `manifests/<host>/<namespace>/<model>/<tag>` is JSON that names a config blob and
-layers by digest; a digest `sha256:<hex>` is the file `blobs/sha256-<hex>`.
-"""
+"""A model's name → its GGUF file: a path, a name in a running Ollama server, or a name in its models folder."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import FineTuningNotSupportedError, ModelFileError, UsageError
+from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
+from . import ollama_disk as disk
 from .header import read_header
+from .ollama_disk import models_folders
+from .ollama_host import host_url, is_this_machine
+from .ollama_model import OllamaModel, shown
+from .ollama_server import OllamaServer, full_name
 
-LAYER = "application/vnd.ollama.image."
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+__all__ = ["Listed", "Located", "listed", "locate", "models_folders"]
+
+BLOB = re.compile(r"[/\\](sha256-[0-9a-f]{64})")
+# Architectures of Ollama's own that it translates when it serves them (ollama, llama/compat/llama-ollama-compat.cpp)
+# or served with an engine of its own (mllama, solar); llama.cpp knows none of these names.
+ONLY_OLLAMAS = frozenset(
+    ("deepseekocr", "glm4moelite", "glmocr", "gptoss", "mllama", "nemotron_h_omni", "olmo3", "qwen25vl", "solar")
+)
 
 
 @dataclass(frozen=True)
 class Located:
-    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where nothing."""
+    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where nothing.
+
+    `template` is a template layer, never the one inside the GGUF. `server` is the URL of the server that named the
+    file; `notes` are lines that a user should read although the model can be used.
+    """
 
     path: Path
     name: str
@@ -33,159 +43,251 @@ class Located:
     template: str | None = None
     system: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    license: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    server: str | None = None
+    notes: tuple[str, ...] = ()
 
 
-def locate(model: str) -> Located:
+@dataclass(frozen=True)
+class Listed:
+    """A model that Ollama holds, as `ollama list` shows it: its file in `located`, else the `reason` why not.
+
+    `parameters` is a text such as "42.2M", `modified` an ISO 8601 date, `size` bytes.
+    """
+
+    name: str
+    size: int
+    family: str
+    parameters: str
+    quantisation: str
+    modified: str
+    located: Located | None = None
+    reason: str | None = None
+
+
+def locate(model: str, server: OllamaServer | None = None) -> Located:
     """The GGUF that `model` names: a path, or an Ollama name such as llama2, llama2:13b or team/model.
 
+    With a `server` a name is what that server holds; without one the models folder on this disk is read.
     Raises UsageError (nothing of that name; the nearest names), FineTuningNotSupportedError (a model whose file cannot
-    be tuned, or a folder that may not be read), ModelFileError (a damaged GGUF or manifest).
+    be tuned or had), ModelFileError (a damaged GGUF or manifest), EngineError (the server fails).
     """
-    path = Path(model).expanduser()
-    if path.is_file():
-        _check_kind(path, read_header(path))
-        return Located(path, path.stem, "file")
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+    except RuntimeError:
+        path = Path(model)
+    if os.path.isfile(path):  # noqa: PTH113 - never raises, whatever the text
+        return Located(path, path.stem, "file", notes=_checked(path))
+    if os.path.isdir(path):  # noqa: PTH112
         raise UsageError(f"{model}: a folder; give a GGUF file or the name of an Ollama model")
     if path.suffix.lower() == ".gguf" or path.is_absolute():
         raise UsageError(f"{model}: no such file")
-    return _in_ollama(model)
+    disk.parts_of(model)
+    return _from_folders(model) if server is None else _from_server(model, server)
 
 
-def models_folders() -> list[Path]:
-    """Where Ollama keeps models: its variable, this user's folder, the Linux service's folder."""
-    variable = os.environ.get("OLLAMA_MODELS")
-    folders = [Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
-    return [Path(variable).expanduser(), *folders] if variable else folders
-
-
-def _in_ollama(model: str) -> Located:
-    parts = _parts(model)
-    found: list[str] = []
-    refused: list[Path] = []
+def listed(server: OllamaServer | None = None) -> list[Listed]:
+    """Every model that the server, else the folders on this disk hold; one that is broken never hides the others."""
+    if server is not None:
+        return [_listed(_entry(each), each.get("modified_at"), server) for each in server.tags()]
+    found: dict[disk.Parts, disk.Entry] = {}
     for folder in models_folders():
-        located, names = _look(model, folder, parts, refused)
-        if located is not None:
-            return located
-        found += names
-    if refused:
-        raise FineTuningNotSupportedError(_how_to_read(refused[0]))
-    if not found:
-        raise UsageError(
-            f"{model}: neither a file nor an Ollama model (no models in {_listed(models_folders())}); "
-            "give the path of a GGUF, or set OLLAMA_MODELS to the folder that the Ollama server uses"
-        )
-    near = difflib.get_close_matches(model, found, n=3, cutoff=0.4) or sorted(found)[:3]
-    raise UsageError(f"{model}: no such file or Ollama model; nearest: {', '.join(near)}")
+        if disk.readable(folder):
+            found = {parts: disk.entry(folder, parts) for parts in disk.models_in(folder)} | found
+    return [_listed(found[parts], None, None) for parts in sorted(found)]
 
 
-def _look(model: str, folder: Path, parts: Sequence[str], refused: list[Path]) -> tuple[Located | None, list[str]]:
-    """The model where this folder has it, else the names that it has; a folder that may not be read is `refused`."""
+def _entry(tag: Mapping[str, Any]) -> disk.Entry:
+    details = tag.get("details") or {}
+    family, parameters, quantisation = (
+        str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level")
+    )
+    return disk.Entry(str(tag["name"]), int(tag.get("size") or 0), family, parameters, quantisation, 0.0)
+
+
+def _listed(entry: disk.Entry, modified: str | None, server: OllamaServer | None) -> Listed:
+    located, reason = None, None
     try:
-        names = _names(folder)
-        manifest = folder.joinpath("manifests", *parts)
-        return (_from_manifest(model, folder, manifest) if manifest.is_file() else None), names
-    except PermissionError:
-        refused.append(folder)
-        return None, []
-
-
-def _parts(model: str) -> tuple[str, str, str, str]:
-    """Host, namespace, model, tag, with Ollama's defaults. Raises UsageError for what cannot be a name."""
-    name, colon, tag = model.rpartition(":")
-    if not colon or "/" in tag:
-        name, tag = model, "latest"
-    parts = ["registry.ollama.ai", "library"][: max(0, 3 - name.count("/") - 1)] + name.split("/")
-    if len(parts) != 3 or not all(NAME.fullmatch(part) for part in [*parts, tag]):
-        raise UsageError(f"{model}: no such file, and not a model's name (those look like llama2:13b or team/model)")
-    return parts[0], parts[1], parts[2], tag
-
-
-def _names(folder: Path) -> list[str]:
-    """Every model of a folder, as `ollama list` writes it but for the tag `latest`. Raises PermissionError."""
-    root = folder / "manifests"
-    try:
-        any(root.iterdir())  # glob passes over what it may not read; this raises
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [_name(*manifest.relative_to(root).parts) for manifest in sorted(root.glob("*/*/*/*"))]
-
-
-def _name(host: str, namespace: str, model: str, tag: str) -> str:
-    begin = f"{namespace}/" if host == "registry.ollama.ai" else f"{host}/{namespace}/"
-    return ("" if begin == "library/" else begin) + model + ("" if tag == "latest" else f":{tag}")
-
-
-def _from_manifest(model: str, folder: Path, manifest: Path) -> Located:
-    try:
-        content = json.loads(manifest.read_bytes())
-        config = json.loads(_blob(model, folder, content["config"]["digest"]).read_bytes())
-        layers = [(layer["mediaType"].removeprefix(LAYER), layer["digest"]) for layer in content["layers"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{manifest}: a damaged manifest; run `ollama pull {model}` again") from error
-    _check_config(model, config, [kind for kind, _ in layers])
-    texts = {
-        kind: _blob(model, folder, digest).read_text("utf-8")
-        for kind, digest in layers
-        if kind in ("template", "system", "params")
-    }
-    path = _blob(model, folder, next(digest for kind, digest in layers if kind == "model"))
-    if not os.access(path, os.R_OK):
-        raise PermissionError
-    _check_kind(path, read_header(path))
-    parameters = json.loads(texts.get("params", "{}"))
-    return Located(path, model, "ollama", texts.get("template"), texts.get("system"), parameters)
-
-
-def _check_config(model: str, config: Mapping[str, Any], kinds: list[str]) -> None:
-    """Each kind of model that has no GGUF of its own here, with its own line."""
-    if config.get("remote_host"):
-        raise FineTuningNotSupportedError(
-            f"{model}: runs in Ollama's cloud, its weights are not on this machine; "
-            "choose a model that `ollama pull` brings here"
-        )
-    if config.get("model_format", "gguf") != "gguf":
-        raise FineTuningNotSupportedError(
-            f"{model}: stored as {config['model_format']} (MLX), not as GGUF; choose the GGUF variant of this model"
-        )
-    if "projector" in kinds:
-        raise FineTuningNotSupportedError(f"{model}: a vision model (it has a projector); choose its text-only variant")
-    if "adapter" in kinds:
-        raise FineTuningNotSupportedError(f"{model}: already a base with an adapter; choose the base it was made from")
-    if kinds.count("model") != 1:
-        raise FineTuningNotSupportedError(f"{model}: its weights are {kinds.count('model')} files; choose one with one")
-
-
-def _check_kind(path: Path, header: Mapping[str, Any]) -> None:
-    kind = "projector" if header.get("general.architecture") == "clip" else header.get("general.type", "model")
-    if kind != "model":
-        raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's file")
-
-
-def _blob(model: str, folder: Path, digest: str) -> Path:
-    match = DIGEST.fullmatch(digest)
-    if match is None:
-        raise ValueError("not a digest")
-    path = folder / "blobs" / f"sha256-{match[1]}"
-    if not path.is_file():
-        raise ModelFileError(f"{model}: its file {path} is missing; run `ollama pull {model}` again")
-    return path
-
-
-def _how_to_read(folder: Path) -> str:
-    """Whose folder it is, asked of the nearest part of the path that may be looked at."""
-    group = "its owner's"
-    for part in (folder, *folder.parents):
-        try:
-            group = part.group()
-            break
-        except (PermissionError, FileNotFoundError, KeyError, NotImplementedError):
-            continue
-    return (
-        f"{folder}: you may not read this folder; have your user added to its group ({group}) and log in again, "
-        "or give the path of a GGUF file"
+        located = _from_folders(entry.name) if server is None else _from_server(entry.name, server)
+    except ExpertuneError as error:
+        reason = str(error)
+    when = modified or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.modified))
+    name = entry.name.removesuffix(":latest")
+    return Listed(
+        name, entry.size, entry.family, entry.parameters, entry.quantisation, when, located=located, reason=reason
     )
 
 
-def _listed(folders: list[Path]) -> str:
-    return ", ".join(str(folder) for folder in folders)
+# --- through the server ---
+
+
+def _from_server(model: str, server: OllamaServer) -> Located:
+    try:
+        show = server.show(model)
+    except UsageError:
+        names = [full_name(str(each["name"])).removesuffix(":latest") for each in server.tags()]
+        raise _no_such_model(model, names, f"in Ollama at {server.url}") from None
+    try:
+        found = shown(model, show)
+    except disk.DAMAGE:
+        raise EngineError(
+            f"{model}: Ollama at {server.url} describes it in an unknown form; update Expertune"
+        ) from None
+    _check_model(found)
+    return _located(found, _on_this_disk(found, server.url), server.url)
+
+
+def _on_this_disk(model: OllamaModel, url: str) -> Path:
+    """The file under the server's path, else the blob of that name in a models folder here."""
+    theirs = Path(model.weights[0])
+    blob = BLOB.search(model.weights[0])
+    local = is_this_machine(url)
+    places = [theirs] if local else []
+    places += [folder / "blobs" / blob[1] for folder in models_folders()] if blob else []
+    for place in places:
+        if _can_read(place):
+            return place
+    # the server's image keeps its models under /root, which on this side of a container is somebody else's
+    if local and _can_read(theirs) is False and theirs.parts[:2] != ("/", "root"):
+        raise disk.may_not_read(theirs.parent.parent)
+    where = "in its container, or where only another user may read" if local else "on its own machine"
+    raise FineTuningNotSupportedError(
+        f"{model.name}: Ollama at {url} keeps it {where} ({theirs}); mount its models folder here and set "
+        "OLLAMA_MODELS to it, or give the path of a copy of the GGUF"
+    )
+
+
+def _can_read(path: Path) -> bool | None:
+    """None where there is no such file, False where it or its folder may not be read."""
+    try:
+        return os.access(path, os.R_OK) if disk.is_file(path) else None
+    except PermissionError:
+        return False
+
+
+# --- in the folders ---
+
+
+def _from_folders(model: str) -> Located:
+    wanted = disk.parts_of(model)
+    names: list[str] = []
+    refused: list[Path] = []
+    for folder in models_folders():
+        located = _from_folder(model, folder, wanted, names, refused)
+        if located is not None:
+            return located
+    if refused:
+        raise disk.may_not_read(refused[0])
+    raise _no_such_model(model, names, "in the models folders on this disk")
+
+
+def _from_folder(model: str, folder: Path, wanted: disk.Parts, names: list[str], refused: list[Path]) -> Located | None:
+    """The model where this folder has it; else its models go to `names`, or it to `refused` if it may not be read."""
+    try:
+        held = disk.models_in(folder)
+        parts = disk.matching(wanted, held)
+        if parts is not None:
+            found = disk.stored(model, folder, parts)
+            _check_model(found)
+            if _can_read(path := Path(found.weights[0])):
+                return _located(found, path, None)
+            raise PermissionError
+        names += map(disk.name_of, held)
+    except PermissionError:
+        refused.append(folder)
+    return None
+
+
+# --- what both share ---
+
+
+def _located(model: OllamaModel, path: Path, server: str | None) -> Located:
+    return Located(
+        path,
+        model.name,
+        "ollama",
+        model.template,
+        model.system,
+        model.parameters,
+        model.license,
+        model.renderer,
+        model.parser,
+        server,
+        _checked(path),
+    )
+
+
+def _no_such_model(model: str, names: Iterable[str], where: str) -> UsageError:
+    names = sorted(set(names))
+    if names:
+        near = difflib.get_close_matches(model, names, n=3, cutoff=0.4) or names[:3]
+        line = f"{model}: no such file or Ollama model; nearest: {', '.join(near)}"
+    else:
+        line = (
+            f"{model}: neither a file nor an Ollama model (there are none {where}); get one with `ollama pull`, "
+            "give the path of a GGUF, or set OLLAMA_MODELS to the folder that the Ollama server uses"
+        )
+    return UsageError(line + _other_machine())
+
+
+def _other_machine() -> str:
+    """A server that was not asked because it is elsewhere may have it."""
+    try:
+        url = host_url()
+    except UsageError as error:
+        return f"; OLLAMA_HOST was not used ({error})"
+    return "" if is_this_machine(url) else f"; OLLAMA_HOST names another machine ({url}): ask it with --allow-remote"
+
+
+def _check_model(model: OllamaModel) -> None:
+    """Each kind of model that has no GGUF of its own here, with its own line."""
+    if model.remote_host:
+        reason = (
+            "runs in Ollama's cloud, its weights are not on this machine; choose one that `ollama pull` brings here"
+        )
+    elif model.format != "gguf":
+        reason = f"stored as {model.format} (MLX), not as GGUF; choose the GGUF variant of this model"
+    elif model.vision:
+        reason = "a vision model (it has a projector); choose its text-only variant"
+    elif model.adapters:
+        reason = "already a base with an adapter; choose the base it was made from"
+    elif not model.weights:
+        reason = "Ollama names no file of weights for it; pull or create it again"
+    elif len(model.weights) > 1:
+        reason = (
+            f"its weights are split into {len(model.weights)} files; join them with llama-gguf-split --merge and give "
+            "the path of the joined file"
+        )
+    else:
+        return
+    raise FineTuningNotSupportedError(f"{model.name}: {reason}")
+
+
+def _checked(path: Path) -> tuple[str, ...]:
+    """Notes on a file of weights. Raises FineTuningNotSupportedError for another kind of GGUF, ModelFileError."""
+    header = read_header(path)
+    architecture = str(header.get("general.architecture", ""))
+    kind = "projector" if architecture == "clip" else header.get("general.type", "model")
+    if kind != "model":
+        raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's file")
+    if architecture in ONLY_OLLAMAS or any(key.startswith(f"{architecture}.vision.") for key in header):
+        raise FineTuningNotSupportedError(
+            f"{path}: in Ollama's own older form ({architecture}), which llama.cpp alone does not load; pull it again "
+            "with a newer Ollama or choose a GGUF from elsewhere"
+        )
+    return tuple(_notes(header))
+
+
+def _notes(header: Mapping[str, Any]) -> Iterable[str]:
+    if "general.file_type" not in header:
+        yield (
+            "its header has no general.file_type: Ollama shows its quantisation as unknown and would refuse to "
+            "quantise it; the tuned file carries the key"
+        )
+    if header.get("tokenizer.ggml.model") == "gpt2" and header.get("tokenizer.ggml.pre", "") in ("", "default"):
+        yield (
+            "its header names no pre-tokenizer (tokenizer.ggml.pre): Ollama corrects this for Llama 3 when it serves "
+            "the file and llama.cpp does not, so the two may split text differently; pull the model again if you can"
+        )

@@ -50,7 +50,7 @@ class OllamaServer:
         self._failures = (httpx.TransportError, httpx.StreamError, ConnectionError, json.JSONDecodeError)
         try:
             self.version_text = str(self.ask("GET", "/api/version", patience=0.0)["version"])
-        except (Unavailable, KeyError, TypeError):
+        except (EngineError, UsageError, KeyError, TypeError):  # nothing, or something else that listens there
             self.close()
             raise EngineError(
                 f"no Ollama server answers at {self.url}; start it (`ollama serve`) or set OLLAMA_HOST"
@@ -71,7 +71,7 @@ class OllamaServer:
 
         def once() -> Any:
             answer = self._client.request(method, path, json=body)
-            if answer.status_code >= 400:
+            if answer.status_code >= 300:  # a redirect is not followed
                 raise explained(answer.text, what, answer.status_code)
             value = json.loads(answer.content) if answer.content.strip() else None
             if isinstance(value, dict) and "error" in value:
