@@ -10,12 +10,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from .capability import Capability
+from .capability import capability as capability_of
 from .config import as_dict, make_config
+from .engine.ollama_server import running_server
 from .errors import (
     DatasetError,
     DatasetTooSmallWarning,
@@ -53,17 +55,6 @@ __all__ = [
     "TrainingFailedError",
     "UsageError",
 ]
-
-
-@dataclass(frozen=True)
-class Capability:
-    """Whether a model can be tuned here, with the reason where it cannot."""
-
-    model: str
-    tunable: bool
-    reason: str
-    path: Path | None = None
-    family: str | None = None
 
 
 class FineTuner:
@@ -138,19 +129,14 @@ class FineTuner:
             log.warning("falling back to the model set: %s", error)
             return run.model_set(str(error))
 
-    def capability(self, model_name: str) -> Capability:
-        """Find the model and look whether it can be tuned; never raises for a model that cannot."""
-        from .engine.locate import locate
-        from .gguf.read import GGUFFile
-        from .model.arch import read_spec
+    def capability(self, model_name: str, *, allow_remote: bool = False) -> Capability:
+        """Find the model, in the running Ollama server first, and look whether it can be tuned.
 
-        try:
-            found = locate(model_name)
-            with GGUFFile(found.path) as file:
-                spec = read_spec(file)
-            return Capability(model_name, True, "can be tuned", found.path, spec.family)
-        except ExpertuneError as error:
-            return Capability(model_name, False, str(error))
+        Never raises for a model that cannot. `allow_remote` lets OLLAMA_HOST name a server on another machine.
+        """
+        server = None if os.path.isfile(model_name) else running_server(allow_remote=allow_remote)  # noqa: PTH113
+        with server or nullcontext():
+            return capability_of(model_name, server)
 
     def check_fine_tuning_capability(self, model_name: str) -> bool:
         """True where `model_name` can be tuned here; the reason is in `capability`."""
