@@ -156,10 +156,23 @@ def format_(
 
 
 @app.command()
+def models(
+    *,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Ask a server that OLLAMA_HOST names on another machine.")
+    ] = False,
+) -> None:
+    """Show the models that Ollama holds and whether each can be tuned, with the reason where it cannot."""
+    from .summary import print_models
+
+    print_models(allow_remote=allow_remote)
+
+
+@app.command()
 def doctor(
     *, model: Annotated[str | None, typer.Option("--model", help="Also look whether this model can be tuned.")] = None
 ) -> None:
-    """Show what this machine offers: libraries, processor, memory, and whether a model can be tuned."""
+    """Show what this machine offers: libraries, processor, memory, Ollama, and whether a model can be tuned."""
     from .summary import print_doctor
 
     print_doctor(model)

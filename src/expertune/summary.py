@@ -71,7 +71,7 @@ def size_text(count: float) -> str:
 
 
 def print_doctor(model: str | None) -> None:
-    """Libraries, machine and, where named, the model."""
+    """Libraries, machine, Ollama and, where named, the model."""
     import os
 
     import psutil
@@ -84,6 +84,88 @@ def print_doctor(model: str | None) -> None:
     print(f"{'cores':14} {os.cpu_count()}")
     memory = psutil.virtual_memory()
     print(f"{'memory':14} {size_text(memory.available)} free of {size_text(memory.total)}")
+    for name, line in _ollama():
+        print(f"{name:14} {line}")
     if model is not None:
         found = FineTuner().capability(model)
         print(f"{'model':14} {found.model}: {found.reason}")
+        for note in found.notes:
+            print(f"{'':14} {note}")
+
+
+def _ollama() -> list[tuple[str, str]]:
+    """The server, or why there is none, and each models folder on this disk."""
+    from .engine.ollama_server import OllamaServer
+    from .errors import ExpertuneError
+
+    try:
+        with OllamaServer() as server:
+            lines = [("Ollama", f"{server.url}, version {server.version_text}")]
+    except ExpertuneError as error:
+        lines = [("Ollama", str(error))]
+    return lines + [
+        ("models folder", line) for line in _folders() or ["none on this disk; OLLAMA_MODELS names another"]
+    ]
+
+
+def _folders() -> list[str]:
+    from .engine.ollama_disk import may_not_read, models_folders, readable
+
+    states = [(folder, readable(folder)) for folder in models_folders()]
+    return [str(folder if state else may_not_read(folder)) for folder, state in states if state is not None]
+
+
+COLUMNS = ("name", "family", "parameters", "quantisation", "size", "can be tuned", "reason")
+
+
+def print_models(*, allow_remote: bool = False) -> None:
+    """Where was looked, then a line for each model that Ollama holds: what it is, and whether it can be tuned."""
+    from contextlib import nullcontext
+
+    from .capability import capabilities
+    from .engine.ollama_server import OllamaServer
+    from .errors import ExpertuneError
+
+    server = None
+    try:
+        server = OllamaServer(allow_remote=allow_remote, patience=5.0)
+        print(f"Ollama {server.version_text} at {server.url}")
+    except ExpertuneError as error:
+        print(f"{', '.join(_folders()) or 'No models folder on this disk'} ({error})")
+    with server or nullcontext():
+        found = capabilities(server)
+    if not found:
+        print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
+        return
+    rows = [
+        (
+            each.name,
+            each.family,
+            each.parameters,
+            each.quantisation,
+            size_text(each.size),
+            "yes" if can.tunable else "no",
+            "; ".join(can.notes) if can.tunable else can.reason.removeprefix(f"{each.name}: "),
+        )
+        for each, can in found
+    ]
+    _print_table([tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows])
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """For people on a terminal, else aligned text, a line for each row, for other programs."""
+    import sys
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*COLUMNS)
+        for row in rows:
+            table.add_row(*map(Text, row))  # as it is: a name is no markup
+        Console().print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    for row in (COLUMNS, *rows):
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
