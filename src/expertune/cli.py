@@ -72,6 +72,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 Input = Annotated[Path, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")]
 Topics = Annotated[str, typer.Option("--topics", help="What the records are rated against.")]
 Mapping_ = Annotated[str | None, typer.Option("--rating-mapping", help="JSON, or a file with it: label to integer.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Take a name that is in use in Ollama.")]
+Force = Annotated[bool, typer.Option("--force", help="Register also what the gate holds back; it is told.")]
+AllowRemote = Annotated[
+    bool, typer.Option("--allow-remote", help="OLLAMA_HOST may be another machine; patient text is sent there.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -88,7 +94,13 @@ def tune(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail instead of making a model set.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    register: Annotated[
+        str | None, typer.Option("--register", help="The name that a file which passed gets in the running Ollama.")
+    ] = None,
+    replace: Replace = False,
+    force: Force = False,
+    allow_remote: AllowRemote = False,
+    debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Tune a model on expert ratings and judge the finished file on rows it never saw."""
@@ -96,9 +108,18 @@ def tune(
     from .summary import print_summary
 
     run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
-    tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback)
+    tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback, allow_remote=allow_remote)
     _, metadata = tuner.process_dataset(
-        run["input"], run["model"], rating_mapping, run["topics"], output_dir, resume=resume, **values
+        run["input"],
+        run["model"],
+        rating_mapping,
+        run["topics"],
+        output_dir,
+        resume=resume,
+        register=register,
+        replace=replace,
+        force=force,
+        **values,
     )
     print_summary(metadata, output_dir)
     if "model_set_info" in metadata:
@@ -119,6 +140,27 @@ def _merged(
     if missing:
         raise UsageError(f"{', '.join(missing)}: not given; see expertune tune --help")
     return run, {**kept["settings"], **{name: value for name, value in settings.items() if value is not None}}
+
+
+@app.command()
+def register(
+    *,
+    folder: Annotated[Path, typer.Argument(help="The output folder of a finished run.")],
+    name: Annotated[str, typer.Option("--name", help="The model's name in Ollama.")],
+    input: Annotated[
+        Path | None, typer.Option("--input", help="The run's rating file, where it is not where it was.")
+    ] = None,
+    replace: Replace = False,
+    force: Force = False,
+    allow_remote: AllowRemote = False,
+    debug: Debug = False,
+) -> None:
+    """Register a finished run's tuned file with Ollama, and prove it there."""
+    from .fine_tuner import FineTuner
+    from .summary import print_registration
+
+    tuner = FineTuner(debug_mode=debug, allow_remote=allow_remote)
+    print_registration(tuner.register_model(folder, name, input, replace=replace, force=force))
 
 
 @app.command()

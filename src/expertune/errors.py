@@ -8,6 +8,7 @@
     ├── TrainingFailedError             1: training or export did not give a usable file
     ├── EngineError                     1: the serving engine failed
     ├── ModelSetConfigError             1: no valid model set could be made
+    ├── RegistrationError               1: the model was not registered with Ollama; what was there is as it was
     ├── OutputError                     1: an output cannot be written (permission, full disk)
     └── Interrupted                     130: stopped by the user; can be resumed
     DatasetTooSmallWarning (UserWarning)  fewer than 50 usable rows
@@ -49,6 +50,10 @@ class EngineError(ExpertuneError):
 
 
 class ModelSetConfigError(ExpertuneError):
+    pass
+
+
+class RegistrationError(ExpertuneError):
     pass
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from .capability import Capability
 from .capability import capability as capability_of
 from .config import as_dict, make_config
-from .engine.ollama_server import running_server
+from .engine.ollama_server import OllamaServer, running_server
 from .errors import (
     DatasetError,
     DatasetTooSmallWarning,
@@ -28,15 +28,19 @@ from .errors import (
     ModelFileError,
     ModelSetConfigError,
     OutputError,
+    RegistrationError,
     TrainingFailedError,
     UsageError,
 )
 from .modelset import build as modelset
 from .pipeline import outputs
 from .pipeline.prepare import SMALL, prepare
+from .pipeline.registration import prepared_again, read_metadata, register_folder
 from .pipeline.run import Run
 from .progress import Progress
 from .ratings.examples import chat_record
+from .register.gate import objections
+from .register.register import refuse_taken
 
 log = logging.getLogger("expertune")
 
@@ -52,6 +56,7 @@ __all__ = [
     "ModelFileError",
     "ModelSetConfigError",
     "OutputError",
+    "RegistrationError",
     "TrainingFailedError",
     "UsageError",
 ]
@@ -62,10 +67,19 @@ class FineTuner:
 
     With `fallback_mode`, a model that cannot be tuned, a training that fails or gains nothing, and fewer than 50 rows
     lead to a model set, and the metadata says why; without it the first two are raised. Bad input is always raised.
+    `allow_remote` lets OLLAMA_HOST be another machine, to which the rows' text is then sent.
     """
 
-    def __init__(self, debug_mode: bool = False, fallback_mode: bool = True, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        debug_mode: bool = False,
+        fallback_mode: bool = True,
+        *,
+        quiet: bool = False,
+        allow_remote: bool = False,
+    ) -> None:
         self.debug_mode, self.fallback_mode, self.quiet = debug_mode, fallback_mode, quiet
+        self.allow_remote = allow_remote
 
     def process_dataset(
         self,
@@ -76,16 +90,23 @@ class FineTuner:
         output_dir: str | Path = "outputs",
         *,
         resume: bool = False,
+        register: str | None = None,
+        replace: bool = False,
+        force: bool = False,
         **settings: Any,
     ) -> tuple[bool, dict[str, Any]]:
         """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
 
         `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
+        `register` is the name that a tuned file which passed gets in the running Ollama; `replace` and `force` as in
+        `register_model`.
         Raises DatasetError, UsageError and ModelFileError for bad input, OutputError where nothing can be written,
         Interrupted on Ctrl-C (go on with resume=True), and without fallback FineTuningNotSupportedError and
         TrainingFailedError.
         """
         config = make_config(settings)
+        if register is not None:
+            self._check_name(register, replace=replace)  # before hours of work, not after them
         folder = outputs.open_folder(Path(output_dir))
         prepared = prepare(df, rating_mapping, target_topics, config)
         with (
@@ -101,9 +122,15 @@ class FineTuner:
             )
             for line in prepared.audit.lines():
                 log.info("audit: %s", line)
-            run = Run(prepared, config, folder, progress, model_name, resume=resume)
+            run = Run(prepared, config, folder, progress, model_name, resume=resume, allow_remote=self.allow_remote)
             try:
-                return True, self._process(run)
+                metadata = self._process(run)
+                if register is not None and "fine_tuning_info" in metadata:
+                    with OllamaServer(allow_remote=self.allow_remote) as server:
+                        register_folder(
+                            server, register, folder, metadata, run.prepared, progress, replace=replace, force=force
+                        )
+                return True, metadata
             except KeyboardInterrupt:
                 raise Interrupted("stopped; run the same command with --resume to go on") from None
             except Exception as error:
@@ -114,6 +141,33 @@ class FineTuner:
                     exc_info=self.debug_mode,
                 )
                 raise
+            finally:
+                run.close()
+
+    def register_model(
+        self, output_dir: str | Path, name: str, df: Any = None, *, replace: bool = False, force: bool = False
+    ) -> dict[str, Any]:
+        """Register the tuned file of a finished run with the running Ollama as `name`; returns how it was proven.
+
+        `df` are the run's rows (a DataFrame or a path) where they are not where they were. `replace` takes a name that
+        is in use, `force` registers a file that the gate held back.
+        Raises RegistrationError, and EngineError where no server answers: what Ollama holds is then as it was.
+        """
+        folder = Path(output_dir)
+        metadata = read_metadata(folder)
+        objections(metadata)  # a folder without a tuned file is refused before its rows are read
+        prepared = prepared_again(folder, metadata, Path(df) if isinstance(df, str) else df)
+        with (
+            _log_to(folder / outputs.LOG, debug=self.debug_mode),
+            Progress(quiet=self.quiet) as progress,
+            OllamaServer(allow_remote=self.allow_remote) as server,
+        ):
+            made = register_folder(server, name, folder, metadata, prepared, progress, replace=replace, force=force)
+        return made.to_dict()
+
+    def _check_name(self, name: str, *, replace: bool) -> None:
+        with OllamaServer(allow_remote=self.allow_remote) as server:
+            refuse_taken(server, name, replace=replace)
 
     def _process(self, run: Run) -> dict[str, Any]:
         if len(run.prepared.ratings) < SMALL and self.fallback_mode:

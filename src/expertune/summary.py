@@ -22,6 +22,8 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
             print(f"  {each['name']:10} {' '.join(figures)}")
     for line in _training(metadata.get("training"), metadata.get("export")):
         print(line)
+    if (registration := metadata.get("registration")) is not None:
+        print_registration(registration)
     for finding in metadata["data_audit"]["findings"]:
         if finding["severity"] != "info":
             print(f"{finding['severity']}: {finding['message']}")
@@ -29,6 +31,21 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
     for path in sorted(Path(folder).iterdir()):
         if path.is_file():
             print(f"  {path.name:28} {size_text(path.stat().st_size):>9}")
+
+
+def print_registration(made: Mapping[str, Any]) -> None:
+    """How a registered model was proven in the server."""
+    found = made["agreement"]
+    kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
+    print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")
+    print(
+        f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows {found['labels']:.0%} "
+        f"are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
+        f"{found['chat_labels']:.0%} also by a plain /api/chat."
+    )
+    for line in made["overridden"]:
+        print(f"warning: registered although {line} (--force)")
+    print(f"Try it: ollama run {made['name']}")
 
 
 def _estimate(estimate: Mapping[str, Any] | None) -> str:

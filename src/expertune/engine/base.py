@@ -26,6 +26,7 @@ class Engine(Protocol):
     context: int
     slots: int  # requests that are worth sending at once
     file_bytes: int  # size of the model file
+    folds_system: bool  # the template has no system role: its text is put at the head of the first user message
     notes: tuple[str, ...]  # what a user should know about how this model is served, one line each
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -34,6 +35,10 @@ class Engine(Protocol):
 
     def tokenize(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt, as the server makes them (BOS once, special tokens recognised)."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the server reads a rendered prompt as."""
         ...
 
     def continuation(self, prompt: str, answer: str) -> list[int]:

@@ -14,6 +14,7 @@ from ..errors import EngineError, ModelFileError
 from ..machine import usable_cores
 from .answers import distinguishing, sum_log_probs
 from .base import Generation, Message
+from .chat import Renderer, after_turn, fold_system, shows_system
 from .embedded import EmbeddedServer, Launch
 from .grammar import schema_grammar
 from .header import read_header
@@ -21,8 +22,6 @@ from .header import read_header
 FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one, in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
 REMEMBERED = 256  # answers whose tokens are kept
-SENTINEL = "zebra"  # a plain word: templates strip blanks and rewrite markup
-SYSTEM_PROBE = "walrus"
 
 
 class LlamaCppEngine:
@@ -30,7 +29,8 @@ class LlamaCppEngine:
 
     `context` is the tokens that one request may hold (0, and at most: as the model was trained for; mind the memory);
     `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
-    one the figures do not depend on which requests happened to be computed together.
+    one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
+    place of the file's own template: what the server that serves the model makes of messages.
     Raises EngineError in one line where the files cannot be served.
     """
 
@@ -44,6 +44,7 @@ class LlamaCppEngine:
         context: int = 0,
         slots: int = 0,
         threads: int = 0,
+        renderer: Renderer | None = None,
         debug: bool = False,
     ) -> None:
         header = _checked_header(model)
@@ -61,29 +62,34 @@ class LlamaCppEngine:
         for slot in range(self.slots):
             self._free.put(slot)
         self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
-        self._folds_system = not self._renders_system()
+        self._renderer = renderer
+        self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self.notes = self._notes("tokenizer.chat_template" in header)
         self._turn_end: list[int] = []
 
     # --- rendering and tokens ---
 
     def render(self, messages: Sequence[Message]) -> str:
-        return self._render(_fold_system(messages) if self._folds_system else messages)
+        if self._renderer is not None:
+            return self._renderer(messages)
+        return self._render(fold_system(messages) if self.folds_system else messages)
 
     def tokenize(self, prompt: str) -> list[int]:
         return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
 
+    def count_tokens(self, prompt: str) -> int:
+        return len(self.tokenize(prompt))
+
     def continuation(self, prompt: str, answer: str) -> list[int]:
+        return [token for token, _ in self.spelled(prompt, answer)]
+
+    def spelled(self, prompt: str, answer: str) -> list[tuple[int, bytes]]:
+        """`continuation`, with the bytes that each token stands for."""
         return self._continuation(prompt, self.tokenize(prompt), answer)
 
     def turn_end(self) -> list[int]:
         if not self._turn_end:
-            text = self.render([_say("user", "one"), _say("assistant", SENTINEL), _say("user", "two")])
-            if text.count(SENTINEL) != 1:
-                raise EngineError(
-                    f"{self.model.name}: its chat template does not show the assistant's turns; choose a chat model"
-                )
-            after = self._tokens(text.split(SENTINEL)[1], begin=False, special=True)
+            after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
             self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
         return list(self._turn_end)
 
@@ -94,16 +100,13 @@ class LlamaCppEngine:
     def _renders_system(self) -> bool:
         if not self._server.ask("/props")["chat_template_caps"]["supports_system_role"]:
             return False
-        try:
-            return SYSTEM_PROBE in self._render([_say("system", SYSTEM_PROBE), _say("user", "one")])
-        except EngineError:
-            return False
+        return shows_system(self._render)
 
     def _notes(self, has_template: bool) -> tuple[str, ...]:
         notes = []
-        if not has_template:
+        if not has_template and self._renderer is None:
             notes.append(f"{self.model.name} has no chat template: messages are written as ChatML")
-        if self._folds_system:
+        if self.folds_system:
             notes.append("the chat template has no system role: its text stands at the head of the first user message")
         return tuple(notes)
 
@@ -112,17 +115,17 @@ class LlamaCppEngine:
         body = {"content": text, "add_special": begin, "parse_special": special, "with_pieces": True}
         return [(token["id"], _bytes(token["piece"])) for token in self._server.ask("/tokenize", body)["tokens"]]
 
-    def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[int]:
+    def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[tuple[int, bytes]]:
         """Jointly with the prompt where that leaves the prompt's tokens alone; else as text after a newline."""
         alone, looks_special = self._remembered_alone(answer)
         if not looks_special:
             joint = self._tokens(prompt + answer, begin=True, special=True)
             rest = joint[len(prompt_ids) :]
             if [token for token, _ in joint[: len(prompt_ids)]] == prompt_ids and _text_is(rest, answer):
-                return [token for token, _ in rest]
+                return rest
         if not _text_is(alone, answer):
             raise EngineError("an answer cannot be written in this model's tokens; use plain words for the labels")
-        return [token for token, _ in alone]
+        return alone
 
     def _remembered_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
         """The few label texts are asked for with every row."""
@@ -156,7 +159,8 @@ class LlamaCppEngine:
 
     def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
         prompt_ids = self.tokenize(prompt)
-        begin, tails = distinguishing([self._continuation(prompt, prompt_ids, answer) for answer in answers])
+        spelled = [self._continuation(prompt, prompt_ids, answer) for answer in answers]
+        begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
@@ -216,6 +220,7 @@ class LlamaCppEngine:
             "slots": self.slots,
             "threads": self.threads,
             "adapter": self.adapter is not None,
+            "folds_system": self.folds_system,
             "notes": list(self.notes),
         }
 
@@ -230,21 +235,6 @@ class LlamaCppEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _say(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _fold_system(messages: Sequence[Message]) -> list[Message]:
-    """The system text at the head of the first user message, as llama.cpp itself joins them."""
-    head = [message["content"] for message in messages if message["role"] == "system"]
-    rest = [message for message in messages if message["role"] != "system"]
-    first = next((i for i, message in enumerate(rest) if message["role"] == "user"), None)
-    if not head or first is None:
-        return rest if not head else [_say("user", "\n".join(head)), *rest]
-    rest[first] = _say("user", "\n".join([*head, rest[first]["content"]]))
-    return rest
 
 
 def _bytes(piece: str | list[int]) -> bytes:

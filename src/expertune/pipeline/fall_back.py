@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.base import Engine
 from ..errors import EngineError
 from ..modelset import build
 from ..progress import Progress
@@ -36,10 +38,13 @@ def fall_back(
     progress: Progress,
     *,
     model_name: str,
-    model_path: Path | None,
+    serve: Callable[[], Engine] | None,
     base_test: Pass | None,
 ) -> ModelSet:
-    """Build model_set_config.json and judge it. Raises ModelSetConfigError and OutputError."""
+    """Build model_set_config.json and judge it with the engine that `serve` opens, None where there is none.
+
+    Raises ModelSetConfigError and OutputError.
+    """
 
     def make(**engine_facts: Any) -> dict[str, Any]:
         content = build.build(
@@ -54,11 +59,11 @@ def fall_back(
         build.write(folder / outputs.MODEL_SET, content)
         return content
 
-    if model_path is None:
+    if serve is None:
         return ModelSet(make(), None, "the model's file is not on this machine")
     try:
-        with LlamaCppEngine(model_path, context=LARGEST_CONTEXT, threads=config.threads) as engine:
-            content = make(context=engine.context, count_tokens=lambda text: len(engine.tokenize(text)))
+        with contextlib.closing(serve()) as engine:
+            content = make(context=engine.context, count_tokens=engine.count_tokens)
             return ModelSet(content, _judge(content, prepared, config, progress, engine, base_test), None)
     except EngineError as error:
         return ModelSet(make(), None, str(error))
@@ -69,7 +74,7 @@ def _judge(
     prepared: Prepared,
     config: Config,
     progress: Progress,
-    engine: LlamaCppEngine,
+    engine: Engine,
     base_test: Pass | None,
 ) -> Judgement:
     plain = prepared.examples["test"]

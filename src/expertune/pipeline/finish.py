@@ -69,7 +69,9 @@ def finish(
             **outputs.hashes(folder, PRODUCTS),
         },
         "versions": outputs.versions(),
-        "base": {"path": str(base.path), "source": base.source} if base else None,
+        "base": {"path": str(base.path), "source": base.located.source, "prompts_by": base.prompts_by}
+        if base
+        else None,
     }
     finished = Finished(told, prepared, config, clock.seconds, model_name, provenance)
     write_report(folder, _report(finished))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from .. import __version__
 from ..config import Config, as_dict
+from ..engine.locate import Located
 from ..errors import OutputError, UsageError
 from ..files import sha256, write_json, write_text
 
@@ -104,26 +104,32 @@ def write_metadata(folder: Path, facts: Mapping[str, Any]) -> None:
     write_json(folder / METADATA, facts)
 
 
-def write_modelfile(folder: Path, *, system: str, parameters: Mapping[str, Any], template: str | None) -> None:
-    """For `ollama create NAME -f Modelfile`: the tuned file with the system text it was trained under.
+def write_modelfile(folder: Path, base: Located, *, system: str | None) -> None:
+    """For `ollama create NAME -f Modelfile`: the tuned file, dressed as its base, with the system text of its training.
 
-    `template` is given only where the base has a template of its own in Ollama; else the file's own is used.
+    A TEMPLATE stands there only where the base has one of its own in Ollama; else the file's own is used, and Ollama
+    could not read that one here. `system` is None where the template has no place for it.
     """
     lines = [f"FROM ./{MODEL}"]
-    if template:
-        lines.append(f"TEMPLATE {_quoted(template)}")
-    lines.append(f"SYSTEM {_quoted(system)}")
-    for key, value in parameters.items():
-        lines += [f"PARAMETER {key} {_parameter(each)}" for each in (value if isinstance(value, list) else [value])]
+    for key, value in (
+        ("TEMPLATE", base.template),
+        ("SYSTEM", system),
+        ("RENDERER", base.renderer),
+        ("PARSER", base.parser),
+        ("LICENSE", base.license),
+    ):
+        if value:
+            lines.append(f"{key} {_quoted(value)}")
+    for key, value in base.parameters.items():
+        lines += [f"PARAMETER {key} {_quoted(str(each))}" for each in (value if isinstance(value, list) else [value])]
     write_text(folder / MODELFILE, "\n".join(lines) + "\n")
 
 
 def _quoted(text: str) -> str:
-    return f'"""{text}"""' if '"' in text or "\n" in text else json.dumps(text, ensure_ascii=False)
-
-
-def _parameter(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+    """As Ollama's own Modelfiles quote (0.33, parser/parser.go): it knows no escapes."""
+    if "\n" not in text and '"' not in text and text == text.strip():
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -7,28 +7,39 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, as_dict
+from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.locate import Located
+from ..engine.ollama_render import OllamaRenderer
 from ..progress import Progress
 from ..rate.score import Pass
 from ..train.encode import Candidates, Row
 from .memory import Memory
 from .prepare import Prepared
 
+ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
+
 
 @dataclass(frozen=True)
 class Base:
-    """The base file and what is known of it."""
+    """The base file, what Ollama serves with it, and who writes its prompts (None: the file's own template)."""
 
     name: str
-    path: Path
+    located: Located
     sha256: str
-    source: str
-    template: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    renderer: OllamaRenderer | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.located.path
+
+    @property
+    def prompts_by(self) -> str:
+        return f"Ollama {self.renderer.server.version_text}" if self.renderer else "the file's own template"
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,12 @@ class Job:
     run_id: str
     resume: bool
 
+    def serve(self, path: Path, *, context: int, adapter: Path | None = None) -> LlamaCppEngine:
+        """llama.cpp on a file of this run, with prompts as the server of the base writes them."""
+        return LlamaCppEngine(
+            path, adapter=adapter, context=context, threads=self.config.threads, renderer=self.base.renderer
+        )
+
 
 def run_identity(base: Base, prepared: Prepared, config: Config) -> str:
     """Two runs with the same identity make the same adapter."""
@@ -93,5 +110,6 @@ def run_identity(base: Base, prepared: Prepared, config: Config) -> str:
         "topics": prepared.topics,
         "labels": prepared.scale.labels,
         "settings": as_dict(config),
+        "prompts": [base.renderer is not None, base.located.template],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

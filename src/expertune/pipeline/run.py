@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, as_dict, make_config
+from ..engine.base import Engine
 from ..engine.llama_cpp import LlamaCppEngine
-from ..engine.locate import locate
+from ..engine.locate import Located, locate
+from ..engine.ollama import OllamaEngine
+from ..engine.ollama_render import OllamaRenderer
+from ..engine.ollama_server import OllamaServer, running_server
 from ..errors import FineTuningNotSupportedError, TrainingFailedError, UsageError
 from ..files import sha256, write_text
 from ..gguf.read import GGUFFile
@@ -17,13 +22,13 @@ from ..progress import Progress
 from ..rate.score import Pass
 from ..ratings.examples import training_lines
 from . import outputs
-from .fall_back import fall_back
+from .fall_back import LARGEST_CONTEXT, fall_back
 from .finish import Told, finish
 from .interrupt import stop_after_step
 from .judge import dev_macro_f1, judge, rate_shown
 from .memory import Memory
 from .prepare import Prepared
-from .records import Base, Clock, Job, Read, Tuned, run_identity
+from .records import ANSWER_ROOM, Base, Clock, Job, Read, Tuned, run_identity
 
 log = logging.getLogger("expertune")
 
@@ -32,12 +37,26 @@ class Run:
     """Holds what a fallback can use again: the base and its ratings."""
 
     def __init__(
-        self, prepared: Prepared, config: Config, folder: Path, progress: Progress, model_name: str, *, resume: bool
+        self,
+        prepared: Prepared,
+        config: Config,
+        folder: Path,
+        progress: Progress,
+        model_name: str,
+        *,
+        resume: bool,
+        allow_remote: bool = False,
     ) -> None:
         self.prepared, self.config, self.folder, self.progress = prepared, config, folder, progress
         self.model_name, self.resume, self.clock = model_name, resume, Clock()
+        self._allow_remote = allow_remote
+        self._server: OllamaServer | None = None
         self._base: Base | None = None
         self._read: Read | None = None
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
 
     def find_base(self) -> None:
         """Locate and check the model's file.
@@ -45,22 +64,29 @@ class Run:
         Raises UsageError for a path that leads nowhere and ModelFileError for a damaged file, whatever comes next;
         FineTuningNotSupportedError for a name that no local file belongs to: a model set can be made for it.
         """
+        if not Path(self.model_name).expanduser().exists():
+            self._server = running_server(allow_remote=self._allow_remote)
         try:
-            found = locate(self.model_name)
+            found = locate(self.model_name, self._server)
         except UsageError as error:
             if self.model_name.endswith(".gguf") or Path(self.model_name).exists() or os.sep in self.model_name:
                 raise
             raise FineTuningNotSupportedError(str(error)) from None
         with GGUFFile(found.path):
-            self._base = Base(
-                self.model_name,
-                found.path,
-                sha256(found.path),
-                found.source,
-                found.template,
-                dict(found.parameters or {}),
-            )
-        log.info("base %s (%s), sha256 %s", found.path, found.source, self._base.sha256)
+            self._base = Base(self.model_name, found, sha256(found.path), self._renderer(found))
+        log.info(
+            "base %s (%s), sha256 %s, prompts by %s",
+            found.path,
+            found.source,
+            self._base.sha256,
+            self._base.prompts_by,
+        )
+
+    def _renderer(self, found: Located) -> OllamaRenderer | None:
+        """The server that serves the model writes its prompts, so that the tuned file is asked as it was taught."""
+        if self._server is None or found.server is None:
+            return None
+        return OllamaRenderer(self._server, self.model_name, context=self.config.max_tokens + ANSWER_ROOM)
 
     def tuned(self) -> dict[str, Any]:
         """Read, train, export, judge; returns the metadata. Raises TrainingFailedError where the file loses on dev."""
@@ -116,7 +142,7 @@ class Run:
 
     def _judge(self, job: Job, read: Read, made: Tuned) -> dict[str, Any]:
         def rate_test() -> Pass:
-            with LlamaCppEngine(made.file, context=read.context, threads=self.config.threads) as engine:
+            with job.serve(made.file, context=read.context) as engine:
                 rows, scale = self.prepared.examples["test"], self.prepared.scale
                 return rate_shown(self.progress, engine, rows, scale, "Finished file, test rows", generate=True)
 
@@ -127,7 +153,7 @@ class Run:
         made.file.replace(self.folder / outputs.MODEL)
         outputs.retire(self.folder, (outputs.MODEL_SET,))
         outputs.write_modelfile(
-            self.folder, system=self.prepared.system, parameters=job.base.parameters, template=job.base.template
+            self.folder, job.base.located, system=None if read.engine["folds_system"] else self.prepared.system
         )
         facts = {
             "approach": made.training["approach"],
@@ -149,9 +175,20 @@ class Run:
         outputs.remove_checkpoints(self.folder)
         return metadata
 
+    def _serve_base(self) -> Callable[[], Engine] | None:
+        """How the model set can be judged: by the base's file, else by the server that has the model."""
+        base, server = self._base, self._server
+        if base is not None:
+            return lambda: LlamaCppEngine(
+                base.path, context=LARGEST_CONTEXT, threads=self.config.threads, renderer=base.renderer
+            )
+        if server is not None and server.holds(self.model_name):
+            return lambda: OllamaEngine(server, self.model_name, context=LARGEST_CONTEXT)
+        return None
+
     def model_set(self, reason: str) -> dict[str, Any]:
         """The other way; returns the metadata. Raises ModelSetConfigError and OutputError."""
-        base, read = self._base, self._read
+        read = self._read
         with self.clock.stage("model set"):
             made = fall_back(
                 self.folder,
@@ -159,7 +196,7 @@ class Run:
                 self.config,
                 self.progress,
                 model_name=self.model_name,
-                model_path=base.path if base else None,
+                serve=self._serve_base(),
                 base_test=read.test if read else None,
             )
         outputs.retire(self.folder, outputs.TUNED_FILES)

@@ -12,7 +12,8 @@ from typing import Any
 
 from .. import __version__
 from ..engine.llama_cpp import LlamaCppEngine
-from ..errors import TrainingFailedError
+from ..engine.ollama_render import OllamaRenderer
+from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..export.adapter import export_adapter
 from ..export.merged import Merged, merge
 from ..export.types import Choice
@@ -25,18 +26,18 @@ from ..train.trials import Trial, Trials
 from . import outputs
 from .judge import rate_shown
 from .prepare import Prepared
-from .records import Job, Read, Tuned
-
-ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
+from .records import ANSWER_ROOM, Job, Read, Tuned
 
 
 def read_base(job: Job, prepared: Prepared) -> Read:
     """Tokenise every row with the serving engine; let the base rate dev and test. Raises DatasetError for long rows."""
     context = job.config.max_tokens + ANSWER_ROOM
-    with job.clock.stage("read"), LlamaCppEngine(job.base.path, context=context, threads=job.config.threads) as engine:
+    with job.clock.stage("read"), job.serve(job.base.path, context=context) as engine:
         limit = min(job.config.max_tokens, engine.context)
         rows, prepared = _encode(job, engine, prepared, limit)
         first = prepared.examples["train"][0]
+        if job.base.renderer is not None:
+            _settle_with_ollama(job.base.renderer, engine, prepared)
 
         def rate(part: str) -> Pass:
             return rate_shown(job.progress, engine, prepared.examples[part], prepared.scale, f"Base, {part} rows")
@@ -51,6 +52,21 @@ def read_base(job: Job, prepared: Prepared) -> Read:
             tuple(engine.notes),
             engine.describe(),
         )
+
+
+def _settle_with_ollama(renderer: OllamaRenderer, engine: LlamaCppEngine, prepared: Prepared) -> None:
+    """Its tokens are ours; every prompt is known; then the model leaves the server's memory to the training.
+
+    Raises FineTuningNotSupportedError where the server reads a prompt as other tokens than the file's tokenizer.
+    """
+    prompt = engine.render(prepared.examples["train"][0].messages)
+    there, here = renderer.count_tokens(prompt), engine.count_tokens(prompt)
+    if there != here:
+        raise FineTuningNotSupportedError(
+            f"{renderer.model}: Ollama reads a prompt as {there} tokens where the file's own tokenizer makes {here}; "
+            "a tuned file would be served other tokens than it was tuned on"
+        )
+    renderer.server.unload(renderer.model)
 
 
 def _encode(
@@ -186,7 +202,7 @@ def _provenance(job: Job) -> dict[str, str]:
 def _rate_dev(job: Job, read: Read, path: Path, *, with_adapter: bool = False) -> Pass:
     adapter = job.folder / outputs.ADAPTER if with_adapter else None
     title = "Adapter, dev rows" if with_adapter else "Finished file, dev rows"
-    with LlamaCppEngine(path, adapter=adapter, context=read.context, threads=job.config.threads) as engine:
+    with job.serve(path, adapter=adapter, context=read.context) as engine:
         return rate_shown(job.progress, engine, read.prepared.examples["dev"], read.prepared.scale, title)
 
 

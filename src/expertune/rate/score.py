@@ -82,7 +82,7 @@ def rate_pass(
     start = time.perf_counter()
     rated = rate_examples(engine, examples, scale, generate=generate, max_tokens=max_tokens, on_row=on_row)
     seconds = time.perf_counter() - start
-    tokens = sum(len(engine.tokenize(engine.render(example.messages))) for example in examples)
+    tokens = sum(engine.count_tokens(engine.render(example.messages)) for example in examples)
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
 
 

@@ -1,0 +1,120 @@
+"""Is what Ollama serves under the new name, byte for byte and answer for answer, the file that was judged?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engine.base import Message
+from ..engine.ollama import OllamaEngine
+from ..errors import EngineError, RegistrationError
+from ..gguf.read import GGUFFile
+from ..rate.score import Rated
+from ..ratings.scale import RatingScale, parse_answer
+from ..ratings.schema import Example
+
+FROM_BLOB = re.compile(r"^FROM (.*sha256-([0-9a-f]{64}))\s*$", re.MULTILINE)
+TIE = 0.1  # two labels whose probabilities are closer than this may change places: servers round differently
+LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the registered model rated a sample of the held-out rows beside the file; shares of `rows`."""
+
+    rows: int
+    labels: float
+    probability_gap: float
+    chat_labels: float
+    ties: int
+
+
+def check_bytes(shown: Mapping[str, Any], file: Path, digest: str) -> str:
+    """ "same file", or "same tensors" where Ollama wrote the blob anew. Raises RegistrationError."""
+    found = FROM_BLOB.search(shown["modelfile"])
+    if found is None:
+        raise RegistrationError("Ollama does not say which file the new model is; nothing was registered")
+    if found[2] == digest.removeprefix("sha256:"):
+        return "same file"
+    blob = Path(found[1])
+    try:
+        same = _same_tensors(blob, file)
+    except OSError:
+        raise RegistrationError(
+            f"Ollama wrote the file anew ({found[2][:12]}… instead of {digest[7:19]}…) and {blob} cannot be read here "
+            "to compare it; nothing was registered"
+        ) from None
+    if not same:
+        raise RegistrationError(f"Ollama changed the weights on import ({blob}); nothing was registered")
+    return "same tensors"
+
+
+def _same_tensors(one: Path, other: Path) -> bool:
+    with GGUFFile(one) as a, GGUFFile(other) as b:
+        if a.tensors.keys() != b.tensors.keys():
+            return False
+        return all(
+            a.tensors[name].type == b.tensors[name].type
+            and a.tensors[name].shape == b.tensors[name].shape
+            and np.array_equal(a.blocks(name), b.blocks(name))
+            for name in a.tensors
+        )
+
+
+def sample(rows: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` rows, the labels in turn, in the order of the rows."""
+    by_label: dict[str, list[Example]] = {}
+    for row in rows:
+        by_label.setdefault(row.label, []).append(row)
+    in_turn = (row for row in chain.from_iterable(zip_longest(*by_label.values())) if row is not None)
+    return [row for _, row in zip(range(count), in_turn, strict=False)]
+
+
+def check_ratings(
+    engine: OllamaEngine,
+    rows: Sequence[Example],
+    by_file: Sequence[Rated],
+    by_server: Sequence[Rated],
+    scale: RatingScale,
+    schema: Mapping[str, Any],
+) -> Agreement:
+    """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError."""
+    pairs = list(zip(by_file, by_server, strict=True))
+    clear = [not _tied(each) for each in by_file]
+    wrong = [one.id for (one, other), sure in zip(pairs, clear, strict=True) if sure and one.label != other.label]
+    gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
+    if wrong or gap > LARGEST_GAP:
+        raise RegistrationError(
+            f"in Ollama the model rates {len(wrong)} of {len(pairs)} held-out rows otherwise than the file did "
+            f"(probabilities {gap:.3f} apart on average); nothing was registered"
+        )
+    asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
+    return Agreement(
+        rows=len(pairs),
+        labels=float(np.mean([one.label == other.label for one, other in pairs])),
+        probability_gap=gap,
+        chat_labels=float(np.mean([label == other.label for label, (_, other) in zip(asked, pairs, strict=True)])),
+        ties=clear.count(False),
+    )
+
+
+def _tied(rated: Rated) -> bool:
+    best, second = sorted(rated.probabilities, reverse=True)[:2]
+    return best - second < TIE
+
+
+def _chat_label(
+    engine: OllamaEngine, messages: Sequence[Message], scale: RatingScale, schema: Mapping[str, Any]
+) -> str | None:
+    """What a plain client gets: the label of the answer to /api/chat with the answer's schema."""
+    try:
+        state, value, _ = parse_answer(engine.chat(messages, schema=schema).text, scale)
+    except EngineError:
+        return None
+    return scale.labels[scale.values.index(value)] if state == "rated" and value is not None else None

@@ -1,0 +1,228 @@
+"""Registration: upload, create under a name of its own, prove, and only then give the model its name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.locate import Located
+from ..engine.ollama import OllamaEngine
+from ..engine.ollama_render import OllamaRenderer
+from ..engine.ollama_server import UPLOAD_BLOCK, OllamaServer, full_name
+from ..errors import ExpertuneError, RegistrationError
+from ..files import sha256
+from ..modelset.schema import output_schema
+from ..progress import Progress
+from ..rate.score import rate_examples
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Example
+from .gate import objections
+from .parity import check_renders, check_rows, check_tokens, probes
+from .proof import Agreement, check_bytes, check_ratings, sample
+from .request import Dress, create_request, differences, unproven
+
+log = logging.getLogger("expertune")
+
+SAMPLE = 24  # held-out rows that the registered model rates once more
+ROOM = 64  # tokens of an answer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished file and all that it has to be held to.
+
+    `base` is None where the base is no model of this server; `prompts_by_server` says that the server wrote the prompts
+    that the file was tuned on. `context` is the tokens that one request may hold, `rows` are held-out ones.
+    """
+
+    file: Path
+    base: Located | None
+    base_name: str
+    prompts_by_server: bool
+    system: str
+    rows: tuple[Example, ...]
+    scale: RatingScale
+    context: int
+    threads: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was registered, and how it was proven."""
+
+    name: str
+    server: str
+    ollama: str
+    digest: str
+    bytes: str
+    agreement: Agreement
+    prompts: int
+    overridden: tuple[str, ...]
+    replaced: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "registered": True}
+
+
+def register(
+    server: OllamaServer,
+    name: str,
+    candidate: Candidate,
+    progress: Progress,
+    *,
+    replace: bool = False,
+    force: bool = False,
+) -> Registered:
+    """Make `name` in Ollama from the candidate's file. Whatever goes wrong, `name` is as it was before.
+
+    Raises RegistrationError (the gate, a name in use, a difference), EngineError, OutputError and UsageError.
+    """
+    overridden = tuple(_objections(candidate, force=force))
+    taken = _check_name(server, name, candidate, replace=replace)
+    digest = f"sha256:{sha256(candidate.file)}"
+    _check_file(candidate, digest)
+    reference = _reference(server, candidate)
+    temporary = unproven(name)
+    with (
+        LlamaCppEngine(
+            candidate.file, context=candidate.context, threads=candidate.threads, renderer=reference
+        ) as by_file,
+        _removed_at_the_end(server, temporary),
+    ):
+        rows = _sample(by_file, candidate)
+        dress = _dress(server, candidate, folds_system=by_file.folds_system)
+        _make(server, temporary, candidate.file, digest, dress, progress)
+        shown = server.show(temporary)
+        kept = check_bytes(shown, candidate.file, digest)
+        if wrong := differences(shown, dress):
+            raise RegistrationError(
+                f"in Ollama the new model differs from its base in {', '.join(wrong)}; nothing was registered"
+            )
+        with OllamaEngine(
+            server, temporary, context=candidate.context, file=candidate.file, threads=candidate.threads
+        ) as by_server:
+            prompts = _check_prompts(by_server, by_file, candidate, rows, progress)
+            agreement = _check_ratings(by_server, by_file, candidate.scale, rows, progress)
+        server.copy(temporary, name)
+    log.info("registered %s with Ollama %s, %s", name, server.version_text, digest)
+    return Registered(
+        name, server.url, server.version_text, digest, kept, agreement, prompts, overridden, replaced=taken
+    )
+
+
+def _reference(server: OllamaServer, candidate: Candidate) -> OllamaRenderer | None:
+    """What the rows were rendered by in training: this server for the base, else the file's own template."""
+    if candidate.base is None or not candidate.prompts_by_server:
+        return None
+    return OllamaRenderer(server, candidate.base_name, context=candidate.context)
+
+
+def _objections(candidate: Candidate, *, force: bool) -> list[str]:
+    found = objections(candidate.metadata)
+    if found and not force:
+        raise RegistrationError(f"not registered: {'; '.join(found)} (--force registers it all the same)")
+    return found
+
+
+def _check_name(server: OllamaServer, name: str, candidate: Candidate, *, replace: bool) -> bool:
+    """Whether the name is in use. Raises RegistrationError where that forbids to take it."""
+    if candidate.base is not None and full_name(name) == full_name(candidate.base_name):
+        raise RegistrationError(f"{name}: is the base itself; choose another name for the tuned model")
+    return refuse_taken(server, name, replace=replace)
+
+
+def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:
+    """Whether the name is in use. Raises RegistrationError where it may not be replaced."""
+    taken = server.holds(name)
+    if taken and not replace:
+        raise RegistrationError(f"{name}: in use in Ollama; choose another name, or replace that model with --replace")
+    return taken
+
+
+def _check_file(candidate: Candidate, digest: str) -> None:
+    judged = candidate.metadata["provenance"]["hashes"].get(candidate.file.name)
+    if digest != f"sha256:{judged}":
+        raise RegistrationError(
+            f"{candidate.file}: not the file that was judged (its sha256 differs from fine_tuning_metadata.json); "
+            "tune again"
+        )
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(server: OllamaServer, temporary: str) -> Iterator[None]:
+    """The temporary name goes, however the block ends; also one that a killed run has left."""
+    server.delete(temporary)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ExpertuneError):  # must not hide why the block ended
+            server.delete(temporary)
+
+
+def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> Dress:
+    """A template without a system role takes the text from the user's message, so that the model brings none along."""
+    shown = server.show(candidate.base_name) if candidate.base is not None else None
+    return Dress.of(candidate.base, shown, None if folds_system else candidate.system)
+
+
+def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress, progress: Progress) -> None:
+    blocks = -(-file.stat().st_size // UPLOAD_BLOCK)
+    with progress.stage("Uploading to Ollama", total=blocks, unit="MiB") as stage:
+        server.upload(file, digest, lambda count: stage.advance())
+    with progress.stage("Creating the model in Ollama") as stage:
+        for line in server.stream("/api/create", create_request(temporary, file.name, digest, dress)):
+            log.info("ollama: %s", line.get("status"))
+            stage.advance()
+
+
+def _sample(by_file: LlamaCppEngine, candidate: Candidate) -> list[Example]:
+    """Held-out rows that the context has room for, a few of each label. Raises RegistrationError for none."""
+    rows = [
+        row
+        for row in sample(candidate.rows, SAMPLE)
+        if by_file.count_tokens(by_file.render(row.messages)) + ROOM <= by_file.context
+    ]
+    if not rows:
+        raise RegistrationError("no held-out row fits into the context, so the model cannot be proven in Ollama")
+    return rows
+
+
+def _check_prompts(
+    by_server: OllamaEngine, by_file: LlamaCppEngine, candidate: Candidate, rows: list[Example], progress: Progress
+) -> int:
+    """How many prompts are the same, in text and in tokens. Raises RegistrationError."""
+    talks = probes(candidate.system)
+    with_system = {name: talk for name, talk in talks.items() if talk[0]["role"] == "system"}
+    asked = [(row.id, row.messages) for row in rows]
+    with progress.stage("Comparing prompts", total=len(talks) + len(rows)) as stage:
+        expected = {name: by_file.render(talk) for name, talk in with_system.items()}
+        expected_rows = [by_file.render(messages) for _, messages in asked]
+        if candidate.prompts_by_server:
+            by_server.server.unload(candidate.base_name)  # one model in memory is enough
+        check_renders(expected, by_server.render, with_system)
+        check_rows(expected_rows, by_server.render, asked)
+        if not by_server.folds_system:
+            # the system text that the model brings along is the one that it was tuned under
+            alone = [(row.id, [message for message in row.messages if message["role"] != "system"]) for row in rows]
+            check_rows(expected_rows, by_server.render, alone)
+        prompts = {name: by_server.render(talk) for name, talk in talks.items()}
+        check_tokens(by_server.count_tokens, by_file.count_tokens, prompts)
+        stage.advance(len(talks) + len(rows))
+    return len(talks) + len(rows)
+
+
+def _check_ratings(
+    by_server: OllamaEngine, by_file: LlamaCppEngine, scale: RatingScale, rows: list[Example], progress: Progress
+) -> Agreement:
+    with progress.stage("Rating by the file and in Ollama", total=2 * len(rows), unit="rows") as stage:
+        first, second = (
+            rate_examples(engine, rows, scale, on_row=lambda done, total: stage.advance())
+            for engine in (by_file, by_server)
+        )
+        return check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)))
