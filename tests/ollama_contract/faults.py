@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .generate import CANNOT_LOAD, now
+from .generate import now
+from .runners import CANNOT_LOAD
 from .store import go_json
 
 if TYPE_CHECKING:
-    from .server import _Handler
+    from .handler import Handler
 
 Fault = Literal["busy", "runner-killed", "closed", "cut", "slow", "cannot-load", "no-space"]
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -21,7 +22,7 @@ FULL = "write {path}: no space left on device"
 POLL = 0.02  # seconds
 
 
-def act(handler: _Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> None:
+def act(handler: Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> None:
     """Answer (or not) as `fault` says."""
     if fault == "busy":
         handler.send_json({"error": BUSY}, 503)
@@ -33,7 +34,6 @@ def act(handler: _Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> 
         else:
             handler.send_json({"error": KILLED}, 500)
     elif fault == "no-space":
-        handler.body()
         blob = handler.server.contract.store.shown_blob(path.rpartition("/")[2])
         handler.send_json({"error": FULL.format(path=f"{blob}-partial")}, 500)
     elif fault == "cut":
@@ -44,7 +44,7 @@ def act(handler: _Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> 
         hang_up(handler)
 
 
-def hang_up(handler: _Handler) -> None:
+def hang_up(handler: Handler) -> None:
     handler.close_connection = True
     handler.wfile.flush()
     handler.connection.shutdown(socket.SHUT_RDWR)
@@ -55,7 +55,7 @@ def _beginning(path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"model": body.get("model"), "created_at": now(), **part, "done": False}] * 2
 
 
-def _cut(handler: _Handler, path: str, body: Mapping[str, Any]) -> None:
+def _cut(handler: Handler, path: str, body: Mapping[str, Any]) -> None:
     """A stream loses its end; one answer loses the second half of its bytes."""
     streams = path in ("/api/chat", "/api/generate", "/api/create") and body.get("stream", True)
     lines = [{"status": "parsing GGUF"}] if path == "/api/create" else _beginning(path, body)
@@ -75,7 +75,7 @@ def _cut(handler: _Handler, path: str, body: Mapping[str, Any]) -> None:
     hang_up(handler)
 
 
-def _outwait(handler: _Handler) -> None:
+def _outwait(handler: Handler) -> None:
     """No answer until the client has gone, or for `server.delay` seconds at most; then the connection closes."""
     contract = handler.server.contract
     until = time.monotonic() + contract.delay

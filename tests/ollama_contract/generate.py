@@ -6,21 +6,19 @@ import codecs
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.errors import EngineError
 
 from .go_template import Template
 from .grammar import SchemaError, grammar
+from .runners import Runners
 from .show import moment
 from .store import Failure, Model, Store
 
-DEFAULT_CONTEXT, KEPT, MOST_LOADED, KEEP_ALIVE = 4096, 5, 3, 300
+DEFAULT_CONTEXT, KEPT = 4096, 5
 PASSED_ON = ("temperature", "seed", "top_k", "top_p", "min_p", "repeat_penalty", "stop")
-CANNOT_LOAD = "llama-server process has terminated: exit status 1"
 Answer = dict[str, Any] | Iterator[dict[str, Any]]
 
 
@@ -28,73 +26,6 @@ def llama_error(message: str, kind: str = "invalid_request_error", **more: Any) 
     """llama-server's own error, which Ollama passes on as JSON inside its error text."""
     error = {"error": {"code": 400, "message": message, "type": kind, **more}}
     return Failure(400, json.dumps(error, ensure_ascii=False, separators=(",", ":")))
-
-
-@dataclass
-class Loaded:
-    """A model in memory, under the context that it was loaded with."""
-
-    model: Model
-    asked: int
-    engine: LlamaCppEngine
-    expires: float = 0.0
-
-
-@dataclass
-class Runners:
-    """The loaded models by name; the one that is used least goes when there are too many."""
-
-    loaded: dict[str, Loaded] = field(default_factory=dict)
-
-    def get(self, model: Model, context: int) -> LlamaCppEngine:
-        name = model.name.short
-        known = self.loaded.pop(name, None)
-        if known is not None and (known.asked, known.model.digest) != (context, model.digest):
-            known.engine.close()
-            known = None
-        if known is None:
-            while len(self.loaded) >= MOST_LOADED:
-                self.unload(next(iter(self.loaded)))
-            known = Loaded(model, context, _load(model, context))
-        self.loaded[name] = known
-        known.expires = time.time() + KEEP_ALIVE
-        return known.engine
-
-    def unload(self, name: str) -> None:
-        if known := self.loaded.pop(name, None):
-            known.engine.close()
-
-    def close(self) -> None:
-        for name in list(self.loaded):
-            self.unload(name)
-
-    def ps(self) -> dict[str, Any]:
-        newest = sorted(self.loaded.values(), key=lambda loaded: -loaded.expires)
-        return {
-            "models": [
-                {
-                    "name": each.model.name.short,
-                    "model": each.model.name.short,
-                    "size": each.engine.file_bytes,
-                    "digest": each.model.digest,
-                    "details": {**each.model.details(), "parent_model": ""},
-                    "expires_at": moment(int(each.expires * 1e9)),
-                    "size_vram": 0,
-                    "context_length": each.engine.context,
-                }
-                for each in newest
-            ]
-        }
-
-
-def _load(model: Model, context: int) -> LlamaCppEngine:
-    path: Path | None = model.path("model")
-    if path is None:
-        raise Failure(500, CANNOT_LOAD)
-    try:
-        return LlamaCppEngine(path, adapter=model.path("adapter"), context=context, threads=1)
-    except (EngineError, OSError):
-        raise Failure(500, CANNOT_LOAD) from None
 
 
 @dataclass(frozen=True)
@@ -321,8 +252,8 @@ def _spoken(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _logprob(each: Mapping[str, Any], top: int) -> dict[str, Any]:
     entry = {"token": each["token"], "logprob": each["logprob"]}
-    if each["bytes"]:
-        entry["bytes"] = each["bytes"]
+    if each["token"]:  # Ollama makes the bytes from the text: those of half a character are lost
+        entry["bytes"] = list(each["token"].encode())
     if top:
         entry["top_logprobs"] = [_logprob(other, 0) for other in each["top_logprobs"][:top]]
     return entry
