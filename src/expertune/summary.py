@@ -39,8 +39,8 @@ def print_registration(made: Mapping[str, Any]) -> None:
     kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
     print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")
     print(
-        f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows {found['labels']:.0%} "
-        f"are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
+        f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows "
+        f"{found['labels']:.0%} are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
         f"{found['chat_labels']:.0%} also by a plain /api/chat."
     )
     for line in made["overridden"]:

@@ -7,7 +7,7 @@ import re
 
 from ..errors import EngineError, ExpertuneError, OutputError, UsageError
 
-LENGTH = 200  # characters of a server's own words
+LENGTH = 140  # characters of a server's own words
 
 
 class Unavailable(EngineError):
@@ -17,7 +17,7 @@ class Unavailable(EngineError):
 # (part of the server's text, error, what to do); the first that fits counts
 KNOWN: tuple[tuple[str, type[ExpertuneError], str], ...] = (
     ("server busy", Unavailable, "the Ollama server has too many requests waiting; try again when it is less busy"),
-    ("unexpected eof", Unavailable, "the model's process ended in the middle of an answer; look at Ollama's log"),
+    ("running the model: unexpected eof", Unavailable, "the model's process ended in the middle of an answer; look at Ollama's log"),
     ("runner process", Unavailable, "the model's process ended; look at Ollama's log"),
     (
         "llama-server process has terminated",
@@ -75,8 +75,8 @@ def _inner(text: str) -> str:
     for _ in range(3):
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         error = value.get("error", value) if isinstance(value, dict) else value
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    return " ".join(text.split())[:LENGTH]
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:LENGTH]
