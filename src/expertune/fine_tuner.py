@@ -123,7 +123,7 @@ class FineTuner:
             for line in prepared.audit.lines():
                 log.info("audit: %s", line)
             run = Run(prepared, config, folder, progress, model_name, resume=resume, allow_remote=self.allow_remote)
-            try:
+            with closing(run), self._told():
                 metadata = self._process(run)
                 if register is not None and "fine_tuning_info" in metadata:
                     with OllamaServer(allow_remote=self.allow_remote) as server:
@@ -131,18 +131,22 @@ class FineTuner:
                             server, register, folder, metadata, run.prepared, progress, replace=replace, force=force
                         )
                 return True, metadata
-            except KeyboardInterrupt:
-                raise Interrupted("stopped; run the same command with --resume to go on") from None
-            except Exception as error:
-                log.error(
-                    "%s: %s",
-                    type(error).__name__,
-                    error if isinstance(error, ExpertuneError) else "unexpected",
-                    exc_info=self.debug_mode,
-                )
-                raise
-            finally:
-                run.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What ends a run stands in its log."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; run the same command with --resume to go on") from None
+        except Exception as error:
+            log.error(
+                "%s: %s",
+                type(error).__name__,
+                error if isinstance(error, ExpertuneError) else "unexpected",
+                exc_info=self.debug_mode,
+            )
+            raise
 
     def register_model(
         self, output_dir: str | Path, name: str, df: Any = None, *, replace: bool = False, force: bool = False

@@ -339,5 +339,6 @@ def test_describe(engine: LlamaCppEngine):
         "slots": 1,
         "threads": 1,
         "adapter": False,
+        "folds_system": False,
         "notes": [],
     }

@@ -39,6 +39,9 @@ class WordEngine:
     def tokenize(self, prompt: str) -> list[int]:
         return [len(word) for word in prompt.split()]
 
+    def count_tokens(self, prompt: str) -> int:
+        return len(self.tokenize(prompt))
+
     def continuation(self, prompt: str, answer: str) -> list[int]:
         return self.tokenize(answer)
 

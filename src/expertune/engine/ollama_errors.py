@@ -17,7 +17,11 @@ class Unavailable(EngineError):
 # (part of the server's text, error, what to do); the first that fits counts
 KNOWN: tuple[tuple[str, type[ExpertuneError], str], ...] = (
     ("server busy", Unavailable, "the Ollama server has too many requests waiting; try again when it is less busy"),
-    ("running the model: unexpected eof", Unavailable, "the model's process ended in the middle of an answer; look at Ollama's log"),
+    (
+        "running the model: unexpected eof",
+        Unavailable,
+        "the model's process ended in the middle of an answer; look at Ollama's log",
+    ),
     ("runner process", Unavailable, "the model's process ended; look at Ollama's log"),
     (
         "llama-server process has terminated",
