@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,29 @@ class Request:
 
 
 class Http(ThreadingHTTPServer):
+    """Ends the connections that clients keep open when it is closed, as a stopped process would."""
+
     daemon_threads = True
     block_on_close = False
     contract: ContractServer
+
+    def __init__(self, *args: Any) -> None:
+        self.connections: set[socket.socket] = set()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is what some tests are about; our own errors are printed."""
@@ -207,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
         with suppress(OSError):
-            self.connection.shutdown(1)
+            self.connection.shutdown(socket.SHUT_WR)
         time.sleep(0.05)
         self.close_connection = True
 

@@ -1,7 +1,7 @@
 """The recorded exchanges themselves: by name, and as a server that answers their very bytes.
 
-    with Replay.of("show", "chat-format-bad") as server:
-        … ask server.url …
+with Replay.of("show", "chat-format-bad") as server:
+    … ask server.url …
 """
 
 from __future__ import annotations
