@@ -181,6 +181,18 @@ def test_logprobs_are_the_models_own_whatever_the_grammar_takes(session: dict[st
     assert held["logprob"] < free["logprob"]
 
 
+@pytest.mark.parametrize("label", ["match", "does-not-match", "unknown"])
+def test_scores_a_forced_label_as_recorded(server: ContractServer, label: str):
+    exchange = recorded(f"forced-score-{label}")
+    answer = ask(server, "POST", "/api/generate", exchange["request"]["json"]).json
+    theirs = exchange["response"]["json"]
+    assert form(answer) == form(theirs) and answer["response"].strip() == theirs["response"]
+    assert "".join(each["token"] for each in answer["logprobs"]) == answer["response"]
+    assert all(each["logprob"] <= 0 and len(each["top_logprobs"]) == 1 for each in answer["logprobs"])
+    for one in (answer, theirs):  # the token that ends the answer is counted and not shown
+        assert one["eval_count"] == len(one["logprobs"]) + (one["done_reason"] == "stop")
+
+
 def test_writes_the_layers_that_ollama_wrote(files: dict[str, bytes], tmp_path: Path):
     request = recorded("create-stream")["request"]["json"]
     with ContractServer(tmp_path) as server:

@@ -34,7 +34,7 @@ def act(handler: Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> N
         else:
             handler.send_json({"error": KILLED}, 500)
     elif fault == "no-space":
-        blob = handler.server.contract.store.shown_blob(path.rpartition("/")[2])
+        blob = handler.contract.store.shown_blob(path.rpartition("/")[2])
         handler.send_json({"error": FULL.format(path=f"{blob}-partial")}, 500)
     elif fault == "cut":
         _cut(handler, path, body)
@@ -77,7 +77,7 @@ def _cut(handler: Handler, path: str, body: Mapping[str, Any]) -> None:
 
 def _outwait(handler: Handler) -> None:
     """No answer until the client has gone, or for `server.delay` seconds at most; then the connection closes."""
-    contract = handler.server.contract
+    contract = handler.contract
     until = time.monotonic() + contract.delay
     while time.monotonic() < until and not contract.closing.is_set():
         readable, _, _ = select.select([handler.connection], [], [], POLL)

@@ -40,7 +40,7 @@ class Http(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    contract: ContractServer
+    owner: Any  # whom the handler asks
 
     def __init__(self, *args: Any) -> None:
         self.connections: set[socket.socket] = set()
@@ -70,6 +70,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Http  # pyright: ignore[reportIncompatibleVariableOverride]
     disable_nagle_algorithm = True
+
+    @property
+    def contract(self) -> ContractServer:
+        return self.server.owner
 
     # --- in and out ---
 
@@ -126,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
     do_POST = do_DELETE = do_HEAD = do_GET
 
     def route(self) -> None:
-        contract, path = self.server.contract, self.path.split("?")[0]
+        contract, path = self.contract, self.path.split("?")[0]
         is_blob = path.startswith("/api/blobs/")
         content = b"" if is_blob else self.body()
         contract.requests.append(Request(self.command, path, _json(content)))
@@ -144,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json({"error": str(error)}, error.status, JSON if error.charset else PLAIN_JSON)
 
     def api(self, method: str, path: str, content: bytes) -> None:
-        contract = self.server.contract
+        contract = self.contract
         body = _checked(content) if path in NEEDS_JSON and method in ("POST", "DELETE") else {}
         with contract.lock:
             if (method, path) == ("GET", "/"):
@@ -174,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(404, b"404 page not found", "text/plain")
 
     def show(self, body: Mapping[str, Any]) -> None:
-        contract, text = self.server.contract, body.get("model") or body.get("name") or ""
+        contract, text = self.contract, body.get("model") or body.get("name") or ""
         name = Name.parse(text)
         if name is None:
             raise Failure(400, "invalid model name")
@@ -187,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_lines(answer)
 
     def create(self, body: Mapping[str, Any]) -> None:
-        contract = self.server.contract
+        contract = self.contract
         try:
             name = check(contract.store, body, contract.importer)
         except Failure as error:
@@ -202,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_json(last, 500 if "error" in last else 200, PLAIN_JSON)
 
     def blob(self, digest: str) -> None:
-        contract = self.server.contract
+        contract = self.contract
         path = contract.store.blob(digest)
         if self.command == "HEAD":
             if not path.exists():

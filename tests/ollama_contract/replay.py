@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .handler import Request, chunk
+from .handler import Http, Request, chunk
 from .store import go_json
 
 FOLDER = Path(__file__).parent.parent / "data/ollama_exchanges"
@@ -58,8 +58,8 @@ class Replay:
         self.exchanges = list(exchanges)
         self.requests: list[Request] = []
         self.unknown: list[Request] = []
-        self._http = _Http(("127.0.0.1", 0), _Handler)
-        self._http.replay = self
+        self._http = Http(("127.0.0.1", 0), _Handler)
+        self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -102,15 +102,9 @@ class Replay:
         self._thread.join()
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    replay: Replay
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Http  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: Http  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -121,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             value = json.loads(content) if content else None
         except ValueError:
             value = None
-        response = self.server.replay.response(Request(self.command, self.path, value))
+        response = self.server.owner.response(Request(self.command, self.path, value))
         self.send_response_only(response["status"])
         headers = {key: text for key, text in response["headers"].items() if key != "Content-Length"}
         chunked, out = "Transfer-Encoding" in headers, body_of(response)

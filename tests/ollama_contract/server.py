@@ -61,7 +61,7 @@ class ContractServer:
         self._faults: dict[str, list[Fault]] = {}
         self.lock = threading.RLock()  # one thing at a time, as with OLLAMA_NUM_PARALLEL=1
         self._http = Http(("127.0.0.1", 0), Handler)
-        self._http.contract = self
+        self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
