@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import FineTuningNotSupportedError, ModelFileError, UsageError
 from .ollama_model import OllamaModel, plain_parameters
 
+WINDOWS = os.name == "nt"
 LAYER = "application/vnd.ollama.image."
 TEXTS = ("template", "prompt", "system", "params", "license")  # layers that are read; `prompt` is the old `template`
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -58,7 +59,7 @@ def models_folders() -> list[Path]:
         folders.append(Path.home() / ".ollama/models")
     except RuntimeError:  # a container's user without a home
         pass
-    return [*folders, *(map(Path, SERVICE_FOLDERS) if os.name != "nt" else ())]
+    return [*folders, *(map(Path, SERVICE_FOLDERS) if not WINDOWS else ())]
 
 
 def readable(folder: Path) -> bool | None:
