@@ -21,7 +21,7 @@ import tiny
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_adapter, write_model
 from ollama_contract.compare import DIGEST, DISK, answers_with, form, said
-from ollama_contract.gguf_copy import Gguf, imported, parse
+from ollama_contract.gguf_copy import Gguf, GgufError, imported, parse
 from ollama_contract.go_template import GoTemplateError, Template
 from ollama_contract.grammar import SchemaError, grammar
 from ollama_contract.replay import Replay, body_of, recorded, recorded_names
@@ -163,6 +163,7 @@ def test_lists_as_recorded(session: dict[str, Answer]):
 
 def test_counts_as_recorded(session: dict[str, Answer]):
     assert session["chat-too-long"].json["prompt_eval_count"] == 259
+    assert session["chat-plain"].json["done_reason"] == "length"
     assert json.loads(session["chat-too-long-no-truncate"].json["error"])["error"]["n_ctx"] == 512
     generated = session["generate-context"].json
     assert len(generated["context"]) == generated["prompt_eval_count"] - 1 + generated["eval_count"]
@@ -246,6 +247,13 @@ def test_import_reorders_and_adds(tmp_path: Path):
     assert tensors(out, after) == tensors(content, before)
     backwards = imported(content, reorder=True)
     assert backwards != out and tensors(backwards, parse(backwards)) == tensors(out, after)
+
+
+@pytest.mark.parametrize("size", [20, 100, 3000])
+def test_files_that_end_in_their_head_are_refused(tmp_path: Path, size: int):
+    content = tiny.make(tmp_path / "made.gguf").read_bytes()
+    with pytest.raises(GgufError, match="unexpected EOF"):
+        parse(content[:size])
 
 
 def test_llama_cpp_reads_what_was_imported(tmp_path: Path):
