@@ -77,7 +77,6 @@ class ContractServer:
         self,
         name: str,
         gguf_path: Path,
-        *,
         template: str | None = None,
         system: str | None = None,
         parameters: Mapping[str, Any] | None = None,
