@@ -14,7 +14,7 @@ import functools
 import importlib.util
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,14 @@ def make(
     seed: int = 0,
     context: int = 512,
     extra: Mapping[str, Any] | None = None,
+    favour: Sequence[int] = (),
 ) -> Path:
     """Write a model of `architecture` llama, qwen2 (biases on q, k, v) or qwen3 (norms on q and k).
 
     `vocab` is "bpe" (byte level, as in Llama 3) or "spm" (as in Llama 2). `qtype` is the type of every matrix;
     `types` overrides it for names that hold the key ({"ffn_down": "Q6_K"}). Norms, biases and rope_freqs are F32.
     `width` is 64, or 256 where a K-quant needs it; `ffn` is twice the width. `extra` adds metadata (str, int,
-    float or bool), and wins over ours.
+    float or bool), and wins over ours. `favour` are token ids that the model likes to say anywhere.
     """
     wanted = [qtype, *(types or {}).values()]
     if width is None:
@@ -72,6 +73,7 @@ def make(
     _add_metadata(writer, width, ffn, layers, heads, kv, len(tokens[0]), context, extra or {})
     _add_tokenizer(writer, vocab, tokens, chat_template)
     for name, value in _weights(architecture, width, ffn, layers, heads, kv, len(tokens[0]), tied, rope_freqs, seed):
+        value = _favour(name, value, favour)
         kind = next((typ for part, typ in (types or {}).items() if part in name), qtype)
         if value.ndim == 1 or kind == "F32":
             writer.add_tensor(name, value)
@@ -162,6 +164,16 @@ def _weights(
     yield "output_norm.weight", norm(width)
     if not tied:
         yield "output.weight", linear(tokens, width, 2.0)
+
+
+def _favour(name: str, value: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
+    """Every embedding gets a part in one direction, and the outputs of `tokens` look there."""
+    if tokens and name == "token_embd.weight":
+        value = value + np.float32(0.75)
+    if tokens and name == "output.weight":
+        value = value.copy()
+        value[list(tokens)] += np.float32(0.5)
+    return value
 
 
 # --- quantising, by ggml's own code (F16 and BF16 by gguf-py) ---

@@ -96,6 +96,10 @@ class ContractServer:
         """The next `times` requests of `path` (or below it; HEAD does not count) meet `fault`."""
         self._faults.setdefault(path, []).extend(itertools.repeat(fault, times))
 
+    def heal(self) -> None:
+        """Forget the faults that are still to come."""
+        self._faults.clear()
+
     def fault_for(self, method: str, path: str) -> Fault | None:
         for begin, faults in self._faults.items():
             if method != "HEAD" and faults and (path == begin or path.startswith(begin.rstrip("/") + "/")):
