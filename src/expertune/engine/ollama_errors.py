@@ -7,6 +7,7 @@ import re
 
 from ..errors import EngineError, ExpertuneError, OutputError, UsageError
 
+READ = 2000  # characters of an answer that are looked at
 LENGTH = 140  # characters of a server's own words
 
 
@@ -65,13 +66,14 @@ def explained(text: str, what: str, status: int = 0) -> ExpertuneError:
         )
     if found := MISSING.search(said):
         return UsageError(f"{found[1]}: not in Ollama; `ollama list` shows what is, `ollama pull` brings it")
+    short = said if len(said) <= LENGTH else f"{said[: LENGTH - 1]}…"
     for part, error, line in KNOWN:
         if part in said.lower():
-            return error(f"{what}: {line.format(text=said)}")
+            return error(f"{what}: {line.format(text=short)}")
     if status == 503:
-        return Unavailable(f"{what}: Ollama is not ready ({said}); try again")
+        return Unavailable(f"{what}: Ollama is not ready ({short}); try again")
     kind = Unavailable if "error was encountered while running the model" in said else EngineError
-    return kind(f"{what}: Ollama refused ({said or f'status {status}'}); look at its log")
+    return kind(f"{what}: Ollama refused ({short or f'status {status}'}); look at its log")
 
 
 def _inner(text: str) -> str:
@@ -83,4 +85,4 @@ def _inner(text: str) -> str:
             break
         error = value.get("error", value) if isinstance(value, dict) else value
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())[:LENGTH]
+    return " ".join("".join(each if each.isprintable() else " " for each in text[:READ]).split())

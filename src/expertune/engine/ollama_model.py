@@ -13,6 +13,7 @@ from typing import Any
 
 DEFAULT_TEMPLATE = "{{ .Prompt }}"  # what Ollama shows where a model has no template layer
 LISTS = ("stop",)  # parameters that are lists even with one value
+BLOB = re.compile(r"sha256-([0-9a-f]{64})$")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 BOOLS = {"true": True, "false": False}
 
@@ -57,6 +58,12 @@ def shown(name: str, show: Mapping[str, Any]) -> OllamaModel:
         parser=show.get("parser") or values.get("PARSER"),
         parameters=parsed_parameters(str(show.get("parameters") or "")),
     )
+
+
+def served_digest(model: OllamaModel) -> str | None:
+    """The sha256 ("sha256:…") of the one file that is served, None where the server does not say it."""
+    blob = BLOB.search(model.weights[0]) if len(model.weights) == 1 else None
+    return f"sha256:{blob[1]}" if blob else None
 
 
 def _license(value: Any) -> str | None:

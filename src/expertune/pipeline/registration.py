@@ -11,7 +11,7 @@ from typing import Any
 from ..config import make_config
 from ..engine.locate import Located, locate
 from ..engine.ollama_server import OllamaServer
-from ..errors import ExpertuneError, RegistrationError, UsageError
+from ..errors import ExpertuneError, Interrupted, RegistrationError, UsageError
 from ..files import sha256
 from ..progress import Progress
 from ..register.register import Candidate, Registered, register
@@ -63,7 +63,7 @@ def register_folder(
 ) -> Registered:
     """Register a folder's tuned file as `name`; the metadata on disk then tell of it, also where it was refused.
 
-    Raises RegistrationError and what the server's requests raise.
+    Raises RegistrationError, Interrupted on Ctrl-C, and what the server's requests raise.
     """
     try:
         candidate = _candidate(server, folder, metadata, prepared)
@@ -72,6 +72,12 @@ def register_folder(
         log.error("not registered as %s: %s", name, error)
         _tell(folder, metadata, {"name": name, "registered": False, "reason": str(error)})
         raise
+    except KeyboardInterrupt:
+        _tell(folder, metadata, {"name": name, "registered": False, "reason": "stopped"})
+        raise Interrupted(
+            f"stopped; Ollama is as it was and the tuned file is whole: go on with expertune register {folder} "
+            f"--name {name}"
+        ) from None
     _tell(folder, metadata, made.to_dict())
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -19,38 +18,39 @@ from ..rate.score import Rated
 from ..ratings.scale import RatingScale, parse_answer
 from ..ratings.schema import Example
 
-FROM_BLOB = re.compile(r"^FROM (.*sha256-([0-9a-f]{64}))\s*$", re.MULTILINE)
 TIE = 0.1  # two labels whose probabilities are closer than this may change places: servers round differently
 LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the registered model rated a sample of the held-out rows beside the file; shares of `rows`."""
+    """How the registered model rated a sample of the held-out rows beside the file; shares of `rows`.
+
+    `exact` rows were scored on the very tokens that the file was tuned on.
+    """
 
     rows: int
+    exact: int
     labels: float
     probability_gap: float
     chat_labels: float
     ties: int
 
 
-def check_bytes(shown: Mapping[str, Any], file: Path, digest: str) -> str:
-    """ "same file", or "same tensors" where Ollama wrote the blob anew. Raises RegistrationError."""
-    found = FROM_BLOB.search(shown["modelfile"])
-    if found is None:
-        raise RegistrationError("Ollama does not say which file the new model is; nothing was registered")
-    if found[2] == digest.removeprefix("sha256:"):
+def check_bytes(served: str, blob: Path | None, file: Path, digest: str) -> str:
+    """Whether it is the "same file", or only the "same tensors" in a file that Ollama wrote anew.
+
+    `served` is the digest of what the server serves; `blob` is that file, None where it cannot be read here.
+    Raises RegistrationError.
+    """
+    if served == digest:
         return "same file"
-    blob = Path(found[1])
-    try:
-        same = _same_tensors(blob, file)
-    except OSError:
+    if blob is None:
         raise RegistrationError(
-            f"Ollama wrote the file anew ({found[2][:12]}… instead of {digest[7:19]}…) and {blob} cannot be read here "
-            "to compare it; nothing was registered"
-        ) from None
-    if not same:
+            f"Ollama wrote the file anew ({served[7:19]}… instead of {digest[7:19]}…) and its own cannot be read here "
+            "to compare the weights; nothing was registered"
+        )
+    if not _same_tensors(blob, file):
         raise RegistrationError(f"Ollama changed the weights on import ({blob}); nothing was registered")
     return "same tensors"
 
@@ -85,7 +85,7 @@ def check_ratings(
     schema: Mapping[str, Any],
 ) -> Agreement:
     """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError."""
-    pairs = list(zip(by_file, by_server, strict=True))
+    pairs, exact = list(zip(by_file, by_server, strict=True)), len(by_server) - engine.inexact
     clear = [not _tied(each) for each in by_file]
     wrong = [one.id for (one, other), sure in zip(pairs, clear, strict=True) if sure and one.label != other.label]
     gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
@@ -97,6 +97,7 @@ def check_ratings(
     asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return Agreement(
         rows=len(pairs),
+        exact=exact,
         labels=float(np.mean([one.label == other.label for one, other in pairs])),
         probability_gap=gap,
         chat_labels=float(np.mean([label == other.label for label, (_, other) in zip(asked, pairs, strict=True)])),

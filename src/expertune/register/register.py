@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..engine import ollama_model
 from ..engine.llama_cpp import LlamaCppEngine
-from ..engine.locate import Located
+from ..engine.locate import Located, locate
 from ..engine.ollama import OllamaEngine
+from ..engine.ollama_disk import parts_of
 from ..engine.ollama_render import OllamaRenderer
 from ..engine.ollama_server import UPLOAD_BLOCK, OllamaServer, full_name
-from ..errors import ExpertuneError, RegistrationError
+from ..errors import ExpertuneError, FineTuningNotSupportedError, RegistrationError
 from ..files import sha256
 from ..modelset.schema import output_schema
 from ..progress import Progress
@@ -98,12 +100,7 @@ def register(
         rows = _sample(by_file, candidate)
         dress = _dress(server, candidate, folds_system=by_file.folds_system)
         _make(server, temporary, candidate.file, digest, dress, progress)
-        shown = server.show(temporary)
-        kept = check_bytes(shown, candidate.file, digest)
-        if wrong := differences(shown, dress):
-            raise RegistrationError(
-                f"in Ollama the new model differs from its base in {', '.join(wrong)}; nothing was registered"
-            )
+        kept = _check_model(server, temporary, candidate.file, digest, dress)
         with OllamaEngine(
             server, temporary, context=candidate.context, file=candidate.file, threads=candidate.threads
         ) as by_server:
@@ -138,7 +135,8 @@ def _check_name(server: OllamaServer, name: str, candidate: Candidate, *, replac
 
 
 def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:
-    """Whether the name is in use. Raises RegistrationError where it may not be replaced."""
+    """Whether the name is in use. Raises RegistrationError where it may not be replaced, UsageError for no name."""
+    parts_of(name)
     taken = server.holds(name)
     if taken and not replace:
         raise RegistrationError(f"{name}: in use in Ollama; choose another name, or replace that model with --replace")
@@ -167,8 +165,8 @@ def _removed_at_the_end(server: OllamaServer, temporary: str) -> Iterator[None]:
 
 def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> Dress:
     """A template without a system role takes the text from the user's message, so that the model brings none along."""
-    shown = server.show(candidate.base_name) if candidate.base is not None else None
-    return Dress.of(candidate.base, shown, None if folds_system else candidate.system)
+    shown = server.show(candidate.base_name) if candidate.base is not None else {}
+    return Dress(candidate.base, shown, None if folds_system else candidate.system)
 
 
 def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress, progress: Progress) -> None:
@@ -179,6 +177,29 @@ def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: 
         for line in server.stream("/api/create", create_request(temporary, file.name, digest, dress)):
             log.info("ollama: %s", line.get("status"))
             stage.advance()
+
+
+def _check_model(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress) -> str:
+    """How the bytes arrived. Raises RegistrationError where the model is not the file in its base's dress."""
+    shown = server.show(temporary)
+    made = ollama_model.shown(temporary, shown)
+    served = ollama_model.served_digest(made)
+    if served is None:
+        raise RegistrationError("Ollama does not say which file the new model is; nothing was registered")
+    kept = check_bytes(served, _blob(server, temporary), file, digest)
+    if wrong := differences(made, shown, dress):
+        raise RegistrationError(
+            f"in Ollama the new model differs from its base in {', '.join(wrong)}; nothing was registered"
+        )
+    return kept
+
+
+def _blob(server: OllamaServer, model: str) -> Path | None:
+    """The file that the server serves, None where it is not on this disk or may not be read."""
+    try:
+        return locate(model, server).path
+    except FineTuningNotSupportedError:
+        return None
 
 
 def _sample(by_file: LlamaCppEngine, candidate: Candidate) -> list[Example]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..engine.locate import Located
+from ..engine.ollama_model import OllamaModel
 
 TAG = "unproven"
 # what a tuned file changes, or what says nothing of how it is served
@@ -17,61 +18,48 @@ OWN_KEYS = (
     "general.parameter_count",
     "expertune.",
 )
-SAME_FIELDS = ("template", "license", "renderer", "parser", "requires", "messages", "capabilities")
+SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of Located and OllamaModel
+SAME_SHOWN = ("template", "requires", "messages", "capabilities")  # of /api/show
 
 
 @dataclass(frozen=True)
 class Dress:
-    """What a model in Ollama has beside its weights. `shown` is /api/show of the base, None where it is only a file.
+    """What a model in Ollama has beside its weights: its base's, where the base is a model of this server.
 
-    `template` is the base's template LAYER: a text that is only the file's own Jinja must not be sent, Ollama could not
-    read it. `system` is the text under which the file was tuned, None where its template has no place for one.
+    `shown` is /api/show of the base. `system` is the text under which the file was tuned, None where its template has
+    no place for one.
     """
 
-    template: str | None
+    base: Located | None
+    shown: Mapping[str, Any]
     system: str | None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    shown: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, base: Located | None, shown: Mapping[str, Any] | None, system: str | None) -> Dress:
-        if base is None or shown is None:
-            return cls(None, system)
-        return cls(base.template, system, dict(base.parameters), shown)
 
 
 def create_request(name: str, file_name: str, digest: str, dress: Dress) -> dict[str, Any]:
-    """The body of /api/create. No `from`: it would win over `files`, and an absent one would be pulled."""
-    shown = dress.shown or {}
-    kept = {key: shown[key] for key in ("license", "renderer", "parser", "requires", "messages") if shown.get(key)}
-    texts = {"template": dress.template, "system": dress.system, "parameters": dict(dress.parameters)}
-    return {
-        "model": name,
-        "files": {file_name: digest},
-        **{key: value for key, value in texts.items() if value},
-        **kept,
-    }
+    """The body of /api/create. No `from`: it would win over `files`, and an absent one would be pulled.
+
+    `template` is the base's template LAYER: a text that is only the file's own Jinja could not be read by Ollama here.
+    """
+    base = dress.base
+    texts = {name: getattr(base, name) for name in SAME_FIELDS} if base is not None else {}
+    texts["parameters"] = dict(texts.get("parameters") or {})
+    kept = {key: dress.shown[key] for key in ("requires", "messages") if dress.shown.get(key)}
+    given = {key: value for key, value in {**texts, "system": dress.system}.items() if value}
+    return {"model": name, "files": {file_name: digest}, **given, **kept}
 
 
-def differences(made: Mapping[str, Any], dress: Dress) -> list[str]:
-    """Fields in which /api/show of the new model is not what it should be: its base's, but for the system text."""
-    found = [] if (made.get("system") or None) == dress.system or dress.system is None else ["system"]
-    if dress.shown is None:
+def differences(made: OllamaModel, shown: Mapping[str, Any], dress: Dress) -> list[str]:
+    """Fields in which the new model is not what it should be: its base, but for the system text."""
+    found = ["system"] if dress.system is not None and made.system != dress.system else []
+    base = dress.base
+    if base is None:
         return found
-    base = dress.shown
-    found += [name for name in SAME_FIELDS if (made.get(name) or None) != (base.get(name) or None)]
-    if _lines(made) != _lines(base):
-        found.append("parameters")
-    if made["details"].get("family") != base["details"].get("family"):
+    found += [name for name in SAME_FIELDS if getattr(made, name) != getattr(base, name)]
+    found += [name for name in SAME_SHOWN if (shown.get(name) or None) != (dress.shown.get(name) or None)]
+    if shown["details"].get("family") != dress.shown["details"].get("family"):
         found.append("details.family")
-    ours, theirs = (_served(each.get("model_info") or {}) for each in (made, base))
-    return found + sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-
-
-def _lines(shown: Mapping[str, Any]) -> list[list[str]]:
-    """The parameters, blanks folded; one key's values in their order, the keys in any."""
-    text = str(shown.get("parameters") or "")
-    return sorted((line.split() for line in text.splitlines()), key=lambda line: line[:1])
+    ours, theirs = (_served(each.get("model_info") or {}) for each in (shown, dress.shown))
+    return sorted({*found, *(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))})
 
 
 def _served(info: Mapping[str, Any]) -> dict[str, Any]:
