@@ -34,20 +34,8 @@ TEMPLATE = (
     '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
     "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
 )
-QUICK = [
-    "--epochs",
-    "2",
-    "--learning-rate",
-    "3e-3",
-    "--rank",
-    "8",
-    "--batch-size",
-    "8",
-    "--class-weight",
-    "none",
-    "--bootstrap",
-    "200",
-]
+QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200}
+FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]
 
 
 def expertune(*arguments: object, host: str, **how: Any) -> subprocess.CompletedProcess[str]:
@@ -94,7 +82,7 @@ def run(contract: ContractServer, tmp_path_factory: pytest.TempPathFactory) -> t
     """`tune --register` once: the folder, what it printed, and the models folder from before."""
     folder, before = tmp_path_factory.mktemp("run"), listing(contract.folder)
     ended = expertune(
-        "tune", "--input", ROWS, "--model", "small", "--topics", TOPIC, "--output-dir", folder, *QUICK,
+        "tune", "--input", ROWS, "--model", "small", "--topics", TOPIC, "--output-dir", folder, *FLAGS,
         "--register", "my-rater", "--force", host=contract.host,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -279,7 +267,7 @@ def test_on_a_real_server(tmp_path: Path) -> None:
             assert list(server.stream("/api/create", body))[-1]["status"] == "success"
             assert name in expertune("models", host=server.url).stdout
             ended = expertune(
-                "tune", "--input", ROWS, "--model", name, "--topics", TOPIC, "--output-dir", tmp_path / "run", *QUICK,
+                "tune", "--input", ROWS, "--model", name, "--topics", TOPIC, "--output-dir", tmp_path / "run", *FLAGS,
                 "--register", rater, "--force", host=server.url,
             )  # fmt: skip
             assert ended.returncode == 0, ended.stderr

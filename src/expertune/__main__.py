@@ -1,0 +1,5 @@
+"""`python -m expertune`."""
+
+from .cli import main
+
+main()
