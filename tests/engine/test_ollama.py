@@ -133,6 +133,23 @@ def test_without_the_file_the_likeliest_split_stands_for_a_label(server: OllamaS
         assert engine.count_tokens("cough") > 0
 
 
+def test_a_model_that_would_rather_end_its_turn_still_shows_its_alternatives(
+    served: ContractServer, server: OllamaServer, tmp_path: Path
+) -> None:
+    """An end of turn is counted but not listed among the log-probabilities."""
+    plain = tiny.make(tmp_path / "plain.gguf", layers=1)
+    with LlamaCppEngine(plain, threads=1) as engine:
+        end = engine._eos()
+    file = tiny.make(tmp_path / "ending.gguf", layers=1, favour=[end])
+    served.add("ending", file, template=TEMPLATE)
+    with OllamaEngine(server, "ending", context=512, file=file, threads=1) as engine:
+        prompt = engine.render(TALK)
+        assert engine._said(prompt, 4, None) == []
+        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS))
+    with OllamaEngine(server, "ending", context=512) as engine:
+        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS))
+
+
 def test_answers_of_another_form_are_refused(server: OllamaServer, files: dict[str, Path]) -> None:
     with OllamaEngine(server, "stranger", context=512) as engine, pytest.raises(EngineError, match="JSON"):
         engine.score("x", ["yes", "no"])

@@ -101,8 +101,9 @@ class OllamaEngine:
 
     def _said(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[Said]:
         answer = self._generate(prompt, room, schema, logprobs=True, top_logprobs=ALTERNATIVES)
-        tokens = answer.get("logprobs")
-        if not tokens:
+        # an answer that is only the end of the turn has none: the end is counted but not listed
+        tokens = answer.get("logprobs") or []
+        if not tokens and answer.get("eval_count", 0) > 1:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} gave no log-probabilities; update it")
         return [
             # the likeliest comes first and counts, where two tokens have the same bytes

@@ -87,7 +87,7 @@ def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spel
                 raise _Hidden  # the text so far is cut into other tokens than the whole answer is
             by_piece = {pieces[token]: token for tail in tails for token in tail}
             here = path
-            for said in ask(text, ROOM, None):
+            for said in ask(text, ROOM, None) or _held_open(ask, text):
                 seen.setdefault(here, said.others)
                 if said.piece not in by_piece:
                     break
@@ -112,6 +112,17 @@ def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spel
     return [one(answer, tail) for answer, tail in zip(answers, tails, strict=True)]
 
 
+def _held_open(ask: Ask, text: str) -> list[Said]:
+    """The next place's alternatives where the model would rather end its turn: an end is no token that Ollama lists.
+
+    Any grammar forbids the end, and the alternatives are from before it.
+    """
+    said = ask(text, 1, {"type": "string"})[:1]
+    if not said:
+        raise _Hidden
+    return said
+
+
 def _forced_whole(ask: Ask, prompt: str, answer: str, begin: list[bytes], tail: list[bytes]) -> float:
     """The answer as the one object that a grammar allows; counts only if it comes in the model's own tokens."""
     properties = {
@@ -134,7 +145,8 @@ def _on_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[f
         total, path, needed = 0.0, "", len(json.dumps(label, ensure_ascii=False).encode()) - 1
         while needed > 0:
             if path not in seen:
-                seen[path] = ask(prompt + lead + '"' + path, 1, None)[0].others
+                text = prompt + lead + '"' + path
+                seen[path] = (ask(text, 1, None) or _held_open(ask, text))[0].others
             fitting = {piece: value for piece, value in seen[path].items() if piece and rest.startswith(piece)}
             if not fitting:
                 raise _Hidden
