@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .pace import time_text
+
+if TYPE_CHECKING:
+    from .rate.runner import Tally
 
 
 def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
@@ -46,6 +51,18 @@ def print_registration(made: Mapping[str, Any]) -> None:
     for line in made["overridden"]:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {made['name']}")
+
+
+def print_tally(tally: Tally, output: Path) -> None:
+    """What came of rating a file."""
+    print(
+        f"{output}: {tally.rows:,} rows, {tally.computed:,} rated now in {time_text(tally.seconds)} "
+        f"({tally.rows_per_second:,.1f} rows/s), {tally.failed:,} not rated, {tally.review:,} to be reviewed"
+    )
+    for note in tally.notes:
+        print(f"note: {note}")
+    if tally.failed:
+        print("warning: rows without a rating have the reason in Rating_Error; the same command tries them again")
 
 
 def _estimate(estimate: Mapping[str, Any] | None) -> str:

@@ -88,10 +88,7 @@ def rate_pass(
 
 def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, max_tokens: int) -> Rated:
     prompt = engine.render(example.messages)
-    scores = engine.score(prompt, [answer_opening(label) for label in scale.labels])
-    if len(scores) != len(scale.labels) or any(map(math.isnan, scores)) or max(scores) == -math.inf:
-        raise EngineError(f"row {example.id}: {engine.name} gave no probability for the labels; check the model file")
-    probabilities = softmax(scores)
+    probabilities = label_probabilities(engine, prompt, scale, example.id)
     best = probabilities.index(max(probabilities))
     rated = Rated(example.id, scale.labels[best], scale.values[best], probabilities)
     if not generate:
@@ -99,6 +96,14 @@ def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, 
     answer = engine.generate(prompt, max_tokens=max_tokens).text
     state, value, _ = parse_answer(answer, scale)
     return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable", answer_value=value)
+
+
+def label_probabilities(engine: Engine, prompt: str, scale: RatingScale, row: str) -> tuple[float, ...]:
+    """Of each label after a rendered prompt, in the scale's order. Raises EngineError, which names `row`."""
+    scores = engine.score(prompt, [answer_opening(label) for label in scale.labels])
+    if len(scores) != len(scale.labels) or any(map(math.isnan, scores)) or max(scores) == -math.inf:
+        raise EngineError(f"row {row}: {engine.name} gave no probability for the labels; check the model file")
+    return softmax(scores)
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:

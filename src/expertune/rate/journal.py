@@ -1,0 +1,199 @@
+"""What was rated, row by row, in one SQLite file: a run that was killed goes on from it, and nothing is rated twice.
+
+A row's key is what decides its rating: the configuration, the model file's digest and the sha256 of its prompt. Each
+rating is written as soon as it is there, in write-ahead mode, so that kill -9 loses only what was being computed.
+The file holds answers about patients: mode 0600.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..errors import OutputError, UsageError
+
+VERSION = 1
+ASKED_AT_ONCE = 500  # SQLite's oldest limit on the parameters of a statement is 999
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS keys (
+    id INTEGER PRIMARY KEY, config TEXT NOT NULL, model TEXT NOT NULL, UNIQUE (config, model));
+CREATE TABLE IF NOT EXISTS sessions (
+    id INTEGER PRIMARY KEY, key INTEGER NOT NULL REFERENCES keys, engine TEXT NOT NULL, options TEXT NOT NULL,
+    seed INTEGER NOT NULL, versions TEXT NOT NULL, started TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS ratings (
+    key INTEGER NOT NULL REFERENCES keys, record BLOB NOT NULL, label TEXT, value INTEGER, probabilities TEXT,
+    answer TEXT, answer_label TEXT, error TEXT, seconds REAL NOT NULL, time TEXT NOT NULL,
+    session INTEGER NOT NULL REFERENCES sessions, PRIMARY KEY (key, record)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS overrides (
+    record BLOB PRIMARY KEY, value INTEGER NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
+"""
+SELECT = """SELECT r.record, label, r.value, probabilities, answer, error, seconds, answer_label, session, o.value
+    FROM ratings r
+    LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One rating, or why there is none (`error`). `record` is the sha256 of the prompt, `probabilities` are the model's
+    own, `answer` is the raw text it gave as its reason for `answer_label`; `override` is a reviewer's value."""
+
+    record: bytes
+    label: str | None
+    value: int | None
+    probabilities: tuple[float, ...]
+    answer: str | None
+    error: str | None
+    seconds: float
+    answer_label: str | None = None
+    session: int = 0
+    override: int | None = None
+
+
+def record_hash(prompt: str) -> bytes:
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
+
+
+class Journal:
+    """Safe for many threads of one process; a second process is refused. A context manager.
+
+    Raises UsageError for a file that is no journal or in use, OutputError where it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._key = self.session = 0
+        with self._told():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+            self._db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        try:
+            with self._told():
+                self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version != VERSION and (version or tables):
+            raise UsageError(f"{self.path}: no journal of this version; name another file with --journal")
+        self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's and the system's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise UsageError(f"{self.path}: in use by another run; wait for it or stop it") from None
+            raise OutputError(
+                f"{self.path}: cannot be written ({error}); check the folder and free space, then run again"
+            ) from None
+        except sqlite3.DatabaseError:
+            raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
+            ) from None
+
+    def begin(
+        self,
+        *,
+        config: str,
+        model: str,
+        engine: str,
+        options: Mapping[str, Any],
+        seed: int,
+        versions: Mapping[str, Any],
+    ) -> None:
+        """Open a session: what `find` and `put` then speak of is rated by this configuration and model."""
+        with self._lock, self._told():
+            self._db.execute("INSERT OR IGNORE INTO keys (config, model) VALUES (?, ?)", (config, model))
+            found = self._db.execute("SELECT id FROM keys WHERE config = ? AND model = ?", (config, model))
+            (self._key,) = found.fetchone()
+            facts = (self._key, engine, _json(options), seed, _json(versions), _now())
+            made = self._db.execute(
+                "INSERT INTO sessions (key, engine, options, seed, versions, started) VALUES (?, ?, ?, ?, ?, ?)", facts
+            )
+            self.session = int(made.lastrowid or 0)
+
+    def find(self, records: Sequence[bytes]) -> dict[bytes, Entry]:
+        """The entries of those records that have one."""
+        found: dict[bytes, Entry] = {}
+        wanted = list(dict.fromkeys(records))
+        for start in range(0, len(wanted), ASKED_AT_ONCE):
+            some = wanted[start : start + ASKED_AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            with self._lock, self._told():
+                rows = self._db.execute(f"{SELECT} ({marks})", (self._key, *some)).fetchall()
+            found |= {row[0]: _entry(row) for row in rows}
+        return found
+
+    def put(self, entry: Entry) -> None:
+        """Keep a rating; it is there from now on, whatever happens to this process."""
+        shares = _json(entry.probabilities) if entry.probabilities else None
+        answer = (entry.answer, entry.answer_label)
+        facts = (entry.label, entry.value, shares, *answer, entry.error, entry.seconds, _now(), self.session)
+        with self._lock, self._told():
+            self._db.execute(
+                "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._key, entry.record, *facts),
+            )
+
+    def override(self, corrections: Sequence[tuple[bytes, int, str]]) -> int:
+        """Keep what a reviewer said (record, value, note), all or nothing; how many of them this journal has rated."""
+        with self._lock, self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for record, value, note in corrections:
+                    facts = (record, value, note, _now())
+                    self._db.execute("INSERT OR REPLACE INTO overrides VALUES (?, ?, ?, ?)", facts)
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            known = (
+                self._db.execute(
+                    "SELECT 1 FROM ratings WHERE key IN (SELECT id FROM keys) AND record = ?", (record,)
+                ).fetchone()
+                for record, _, _ in corrections
+            )
+            return sum(each is not None for each in known)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    record, label, value, probabilities, *rest = row
+    shares = tuple(json.loads(probabilities)) if probabilities else ()
+    return Entry(bytes(record), label, value, shares, *rest)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

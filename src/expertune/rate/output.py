@@ -1,0 +1,158 @@
+"""Rated rows → CSV, JSONL or Parquet, appended in order and renamed when all are there. Mode 0600."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from ..errors import OutputError, UsageError
+from ..ratings.read import SUFFIXES, as_text
+from ..ratings.records import RecordFile
+
+
+class Writer(Protocol):
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def checked_output(path: Path, source: Path) -> Path:
+    """Raises UsageError for a name that cannot be written or that is the input's own."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: {path.suffix or 'no suffix'} is not supported; choose {', '.join(SUFFIXES)}")
+    if path.exists() and path.samefile(source):
+        raise UsageError(f"{path}: is the input itself; choose another --output")
+    if path.is_dir():
+        raise UsageError(f"{path}: is a folder; give a file with --output")
+    return path
+
+
+@contextmanager
+def open_output(path: Path, records: RecordFile, added: Mapping[str, type]) -> Iterator[Writer]:
+    """A writer for rows that hold the input's columns and the `added` ones; `path` appears when the block ends well.
+
+    Until then the rows lie in a hidden file beside it, which the next run writes anew. Raises OutputError.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            writer = _writer(path.suffix.lower(), file, records, added)
+            yield writer
+            writer.close()
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another --output, and run "
+            "again: what was rated is in the journal"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _writer(suffix: str, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> Writer:
+    if suffix == ".jsonl":
+        return JsonlWriter(file)
+    if suffix == ".parquet":
+        return ParquetWriter(file, records, added)
+    return CsvWriter(file, (*records.columns, *added), "\t" if suffix == ".tsv" else ",")
+
+
+class CsvWriter:
+    def __init__(self, file: IO[bytes], columns: Sequence[str], delimiter: str) -> None:
+        self._file, self._columns = file, tuple(columns)
+        self._text = io.StringIO()
+        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        self._csv.writerow(self._columns)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._csv.writerows([_cell_text(row.get(column)) for column in self._columns] for row in rows)
+        # a broken character of the input stays readable as its code
+        self._file.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
+
+    def close(self) -> None:
+        self.write(())
+
+
+class JsonlWriter:
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        lines = (json.dumps(dict(row), ensure_ascii=False, default=str) for row in rows)
+        # inside a JSON text the code of a broken character is its own escape
+        self._file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+
+    def close(self) -> None:
+        pass
+
+
+class ParquetWriter:
+    """The input's own types where it is Parquet; numbers of a JSONL column stay numbers; all else is text."""
+
+    def __init__(self, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
+        own = _arrow_fields(records, kinds)
+        self._texts = [field.name for field in own if field.type == pyarrow.string()]
+        self._schema = pyarrow.schema([*own, *((name, kinds[kind]) for name, kind in added.items())])
+        self._table = pyarrow.Table.from_pylist
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        plain = [{**row, **{name: _parquet_text(row.get(name)) for name in self._texts}} for row in rows]
+        try:
+            table = self._table(plain, schema=self._schema)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise OutputError(
+                f"a column's values have no one type in Parquet ({type(error).__name__}); write .csv or .jsonl"
+            ) from None
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _arrow_fields(records: RecordFile, kinds: Mapping[type, Any]) -> list[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if records.path.suffix.lower() == ".parquet":
+        return list(pyarrow.parquet.read_schema(records.path).remove_metadata())
+    seen = records.kinds or {}
+    return [pyarrow.field(column, kinds[_kind(seen.get(column, frozenset()))]) for column in records.columns]
+
+
+def _kind(kinds: frozenset[type]) -> type:
+    """The type that holds all of a column's values."""
+    filled = kinds - {type(None)}
+    if filled and filled <= {int, float}:
+        return float if float in filled else int
+    return bool if filled == {bool} else str
+
+
+def _parquet_text(cell: Any) -> str | None:
+    return None if cell is None else _cell_text(cell).encode("utf-8", "backslashreplace").decode()
+
+
+def _cell_text(cell: Any) -> str:
+    if isinstance(cell, (dict, list)):
+        return json.dumps(cell, ensure_ascii=False, default=str)
+    return "" if cell is None else cell if isinstance(cell, str) else as_text(cell)

@@ -1,0 +1,138 @@
+"""A product → the engine that answers for it, held to the very file that was judged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..engine.base import Engine
+from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.locate import locate
+from ..engine.ollama import OllamaEngine
+from ..engine.ollama_blob import served_blob
+from ..engine.ollama_render import OllamaRenderer
+from ..engine.ollama_server import OllamaServer, running_server
+from ..errors import ExpertuneError, UsageError
+from ..files import sha256
+from .product import Product
+
+Kind = Literal["llama.cpp", "ollama"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """An engine and the sha256 of the file that it serves."""
+
+    engine: Engine
+    digest: str
+
+
+@contextmanager
+def serve(
+    product: Product,
+    kind: Kind,
+    *,
+    model: str | None = None,
+    slots: int = 0,
+    threads: int = 0,
+    context: int = 0,
+    allow_remote: bool = False,
+) -> Iterator[Served]:
+    """Open the engine; `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
+
+    Raises UsageError where another file than the judged one would answer, or would be asked in other words than it was
+    taught; EngineError where it cannot be served.
+    """
+    with ExitStack() as stack:
+        if kind == "ollama":
+            server = stack.enter_context(OllamaServer(allow_remote=allow_remote))
+            found = _by_ollama(product, server, model, context or product.context, threads)
+            if slots:
+                found.engine.slots = slots
+        else:
+            found_server = running_server(allow_remote=allow_remote) if _needs_server(product) else None
+            server = stack.enter_context(found_server) if found_server is not None else None
+            found = _by_llama_cpp(product, server, model, slots, threads, context or product.context)
+        stack.enter_context(contextlib.closing(found.engine))
+        yield found
+
+
+# --- Ollama ---
+
+
+def _by_ollama(product: Product, server: OllamaServer, model: str | None, context: int, threads: int) -> Served:
+    name = model or (product.registered if product.kind == "tuned" else product.model_name)
+    if name is None:
+        raise UsageError(
+            f"{product.folder}: its model is not registered with Ollama; register it with expertune register, "
+            "or name it with --model"
+        )
+    digest = _served_digest(server, name)
+    if product.sha256 is not None and digest != product.sha256:
+        what = (
+            "the tuned file that was judged" if product.kind == "tuned" else "the file that the model set was made for"
+        )
+        raise UsageError(
+            f"{name}: Ollama serves another file (sha256 {digest[:12]}…) than {what} ({product.sha256[:12]}…); "
+            "register it anew, or choose another --model"
+        )
+    file = product.file or _local_file(name, server)
+    return Served(OllamaEngine(server, name, context=context, file=file, threads=threads), digest)
+
+
+def _served_digest(server: OllamaServer, name: str) -> str:
+    found = served_blob(server.show(name))
+    if found is None:
+        raise UsageError(f"{name}: Ollama does not say which file it serves under this name; choose another --model")
+    return found[1]
+
+
+def _local_file(name: str, server: OllamaServer) -> Path | None:
+    """The base's file where it can be read here: its tokenizer makes the scores exact."""
+    with contextlib.suppress(ExpertuneError):
+        return locate(name, server).path
+    return None
+
+
+# --- llama.cpp ---
+
+
+def _needs_server(product: Product) -> bool:
+    return product.prompts_by_server or (product.kind == "model-set" and not Path(product.model_name).is_file())
+
+
+def _by_llama_cpp(
+    product: Product, server: OllamaServer | None, model: str | None, slots: int, threads: int, context: int
+) -> Served:
+    if product.prompts_by_server and server is None:
+        raise UsageError(
+            f"{product.folder}: its prompts were written by Ollama, and no server answers; start it (`ollama serve`), "
+            "so that the model is asked as it was taught"
+        )
+    file, digest = product.file, product.sha256
+    if file is None:
+        file = locate(model or product.model_name, server).path
+        digest = sha256(file)
+        if product.sha256 is not None and digest != product.sha256:
+            raise UsageError(
+                f"{product.model_name}: no longer the file that the model set was made for (its sha256 differs); "
+                "make the model set anew, or name that file with --model"
+            )
+    renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
+    engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)
+    return Served(engine, digest or sha256(file))
+
+
+def _renderer(product: Product, server: OllamaServer, context: int) -> OllamaRenderer:
+    """The registered model's prompts (they were proven to be those of the training), else the base's."""
+    held = [name for name in (product.registered, product.model_name) if name is not None and server.holds(name)]
+    if not held:
+        raise UsageError(
+            f"{product.model_name}: Ollama at {server.url} has neither this base nor the registered model, one of "
+            "which must write the prompts; pull it, or register the run with expertune register"
+        )
+    return OllamaRenderer(server, held[0], context=context)
