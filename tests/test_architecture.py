@@ -34,7 +34,10 @@ ROWS = (
     ("pipeline",),
     ("fine_tuner",),
     ("summary",),
-    ("cli", "__main__"),
+    ("cli_options",),
+    ("cli_rate",),
+    ("cli",),
+    ("__main__",),
 )
 WITH_TORCH = ("model", "train", "export")
 # what --help, check and the model-set path load; these reach the parts with torch only from inside functions
@@ -46,6 +49,8 @@ LOADED_WITHOUT_TORCH = (
     "capability",
     "fine_tuner",
     "summary",
+    "cli_options",
+    "cli_rate",
     "cli",
     "__main__",
 )

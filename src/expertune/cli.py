@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .cli_options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
+from .cli_rate import merge_review, rate, review
 from .config import Config
 from .errors import DatasetTooSmallWarning, ExpertuneError, UsageError
 
@@ -67,17 +69,6 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in run.__signature__.parameters.values()}  # pyright: ignore
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
-
-
-Input = Annotated[Path, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")]
-Topics = Annotated[str, typer.Option("--topics", help="What the records are rated against.")]
-Mapping_ = Annotated[str | None, typer.Option("--rating-mapping", help="JSON, or a file with it: label to integer.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Take a name that is in use in Ollama.")]
-Force = Annotated[bool, typer.Option("--force", help="Register also what the gate holds back; it is told.")]
-AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="OLLAMA_HOST may be another machine; patient text is sent there.")
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command()
@@ -164,58 +155,6 @@ def register(
 
 
 @app.command()
-def rate(
-    *,
-    new: Annotated[Path, typer.Argument(help="New records with a Prompt (.csv, .tsv, .jsonl, .parquet).")],
-    with_: Annotated[Path, typer.Option("--with", help="The output folder of a finished run.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Where to write; the suffix decides the form. [NEW_rated.csv]")
-    ] = None,
-    engine: Annotated[
-        Literal["llama.cpp", "ollama"], typer.Option("--engine", help="Who serves the model.")
-    ] = "llama.cpp",
-    model: Annotated[str | None, typer.Option("--model", help="The model's name in Ollama.")] = None,
-    rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's reason; slower.")] = False,
-    calibration: Annotated[
-        bool, typer.Option("--calibration/--no-calibration", help="Probabilities as corrected on the dev rows.")
-    ] = True,
-    journal: Annotated[
-        Path | None, typer.Option("--journal", help="What a stopped run goes on from. [OUTPUT.journal.sqlite]")
-    ] = None,
-    slots: Annotated[int, typer.Option("--slots", min=0, help="Requests at once; 0 is the engine's choice.")] = 0,
-    context: Annotated[
-        int, typer.Option("--context", min=0, help="Tokens that one record may take; 0 is as in the run.")
-    ] = 0,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 takes every core.")] = 0,
-    allow_remote: AllowRemote = False,
-    debug: Debug = False,
-) -> None:
-    """Rate new records with what a run has made: a tuned model or a model set."""
-    from .progress import Progress
-    from .rate.product import load_product
-    from .rate.runner import rate_file
-    from .rate.serve import serve
-    from .summary import print_tally
-
-    to = output or new.with_name(f"{new.stem}_rated{new.suffix}")
-    product = load_product(with_)
-    options = {"model": model, "slots": slots, "threads": threads, "context": context, "allow_remote": allow_remote}
-    with Progress() as progress, serve(product, engine, **options) as served:
-        tally = rate_file(
-            new,
-            to,
-            product,
-            served.engine,
-            served.digest,
-            progress.stage,
-            rationale=rationale,
-            calibrated=calibration,
-            journal=journal,
-        )
-    print_tally(tally, to)
-
-
-@app.command()
 def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
     """Audit a rating file: what is wrong with it, before a minute of training is spent on it."""
     from .ratings.audit import audit
@@ -270,6 +209,11 @@ def doctor(
     from .summary import print_doctor
 
     print_doctor(model)
+
+
+app.command()(rate)
+app.command()(review)
+app.command("merge-review")(merge_review)
 
 
 def main(arguments: list[str] | None = None) -> None:

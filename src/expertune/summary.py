@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from .pace import time_text
 
 if TYPE_CHECKING:
+    from .rate.merge import Merged
+    from .rate.review import Queue
     from .rate.runner import Tally
 
 
@@ -63,6 +65,28 @@ def print_tally(tally: Tally, output: Path) -> None:
         print(f"note: {note}")
     if tally.failed:
         print("warning: rows without a rating have the reason in Rating_Error; the same command tries them again")
+
+
+def print_queue(queue: Queue, output: Path) -> None:
+    """What there is to review."""
+    print(f"{output}: {queue.queued:,} of {queue.rows:,} rows to be reviewed, the most useful first")
+    for reason, count in sorted(queue.reasons.items(), key=lambda pair: -pair[1]):
+        print(f"  {count:6,}  {reason}")
+    print("Fill in Reviewed_Rating (a value or a label) and Review_Note, then: expertune merge-review")
+
+
+def print_merged(merged: Merged, output: Path) -> None:
+    """What came of a review."""
+    print(
+        f"{output}: {merged.added:,} reviewed rows added, {merged.known:,} were there with the same rating, "
+        f"{merged.not_reviewed:,} not reviewed, {len(merged.conflicts):,} conflicts"
+    )
+    for line in merged.conflicts:
+        print(f"conflict, not taken: {line}")
+    if merged.renamed:
+        print(f"note: {merged.renamed:,} rows have a Row_ID that was taken; it got a suffix")
+    if merged.journalled is not None:
+        print(f"note: the journal had rated {merged.journalled:,} of the reviewed rows")
 
 
 def _estimate(estimate: Mapping[str, Any] | None) -> str:

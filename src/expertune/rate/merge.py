@@ -1,0 +1,153 @@
+"""Reviewed rows → rated rows of a new formatted_dataset.csv: what is there already is never overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..ratings.read import (
+    PATIENT,
+    PROMPT,
+    RATIONALE,
+    ROW_ID,
+    VALUE,
+    Table,
+    as_text,
+    check_text,
+    filled,
+    is_blank,
+    rating_values,
+    read_ratings,
+    read_table,
+)
+from ..ratings.records import RecordFile, open_records
+from ..ratings.scale import RatingScale
+from ..ratings.texts import words
+from .journal import Journal, record_hash
+from .output import checked_output, open_output
+from .review import NOTE, REVIEWED
+from .runner import BATCH
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A row that an expert looked at. `row` is its number in the review file."""
+
+    row: int
+    prompt: str
+    value: int
+    note: str
+    cells: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """`conflicts` is a line for each reviewed row whose text is rated otherwise elsewhere; none of them was taken."""
+
+    added: int
+    known: int
+    not_reviewed: int
+    renamed: int
+    conflicts: tuple[str, ...]
+    journalled: int | None = None
+
+
+def merge_review(
+    reviewed: Path, into: Path, output: Path, scale: RatingScale, *, journal: Path | None = None
+) -> Merged:
+    """Write `output`: the rows of `into` as they are, then the reviewed rows with the reviewer's rating and note.
+
+    Raises DatasetError (file, row, column) for a rating outside the mapping or a broken file, UsageError, OutputError.
+    """
+    checked_output(output, into)
+    checked_output(output, reviewed)
+    there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale)}
+    rows, blank = read_reviewed(reviewed, scale)
+    fresh, known, conflicts = _sorted_out(rows, there, reviewed, into)
+    records = open_records(into)
+    cells, renamed = _cells(fresh, records)
+    with open_output(output, records, {}) as writer:
+        for batch in records.batches(BATCH):
+            writer.write([record.cells for record in batch])
+        writer.write(cells)
+    merged = Merged(len(fresh), known, blank, renamed, tuple(conflicts))
+    if journal is None:
+        return merged
+    if not journal.is_file():
+        raise UsageError(f"{journal}: no such journal; {output} is written, repeat with the right --journal")
+    with Journal(journal) as kept:
+        return replace(merged, journalled=kept.override([(record_hash(r.prompt), r.value, r.note) for r in rows]))
+
+
+def read_reviewed(path: Path, scale: RatingScale) -> tuple[list[Reviewed], int]:
+    """The rows with a reviewer's rating (a value or a label), and how many have none. Raises DatasetError."""
+    table = read_table(path)
+    rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))
+    done = tuple((row, cells) for row, cells in table.records if not is_blank(cells.get(rating)))
+    rated = Table(table.source, table.columns, done)
+    check_text(rated, prompt)
+    values = rating_values(rated, rating, scale)
+    rows = [
+        Reviewed(row, as_text(cells[prompt]), value, filled(cells, note), cells)
+        for (row, cells), value in zip(done, values, strict=True)
+    ]
+    return rows, len(table.records) - len(rows)
+
+
+def _folded(prompt: str) -> str:
+    """Texts that differ in case, blanks and punctuation only are one text, as in the audit."""
+    return " ".join(words(prompt)) or prompt
+
+
+def _sorted_out(
+    rows: Sequence[Reviewed], there: Mapping[str, tuple[int, int]], reviewed: Path, into: Path
+) -> tuple[list[Reviewed], int, list[str]]:
+    """New rows, how many are there with the same rating, and the conflicts."""
+    values: dict[str, dict[int, int]] = {}
+    for row in rows:
+        values.setdefault(_folded(row.prompt), {}).setdefault(row.value, row.row)
+    fresh: dict[str, Reviewed] = {}
+    known, conflicts = 0, []
+    for row in rows:
+        text = _folded(row.prompt)
+        if len(values[text]) > 1:
+            others = ", ".join(f"{value} in row {number}" for value, number in values[text].items())
+            conflicts.append(f"{reviewed} row {row.row}: the same text is rated {others}")
+        elif text in there and there[text][1] != row.value:
+            number, value = there[text]
+            conflicts.append(f"{reviewed} row {row.row}: rated {row.value}, but {value} in {into} row {number}")
+        elif text in there or text in fresh:
+            known += 1
+        else:
+            fresh[text] = row
+    return list(fresh.values()), known, conflicts
+
+
+def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[str, Any]], int]:
+    """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
+    table = Table(str(records.path), records.columns, ())
+    names = {name: table.find(columns) for name, columns in _OURS.items()}
+    taken = {as_text(record.cells.get(names["id"] or "")) for batch in records.batches(BATCH) for record in batch}
+    rows, renamed = [], 0
+    for row in fresh:
+        source = Table("", tuple(row.cells), ())
+        cells = {column: row.cells.get(source.find((column,)) or "") for column in records.columns}
+        cells |= {names["prompt"]: row.prompt, names["value"]: row.value}
+        if names["rationale"]:
+            cells[names["rationale"]] = row.note
+        if names["id"]:
+            wanted = as_text(cells[names["id"]]) or f"review-{row.row}"
+            number, own = 1, wanted
+            while own in taken:
+                number, own = number + 1, f"{wanted}-{number}"
+            taken.add(own)
+            renamed += own != wanted
+            cells[names["id"]] = own
+        rows.append({column: cell for column, cell in cells.items() if column is not None})
+    return rows, renamed
+
+
+_OURS = {"prompt": PROMPT, "value": VALUE, "rationale": RATIONALE, "id": ROW_ID, "patient": PATIENT}

@@ -1,0 +1,122 @@
+"""Which rated rows a person should look at and why, the most useful first; and a sample of those that seem sure.
+
+The sample is what shows whether "sure" can be believed: the other rows are the hard ones, and their error rate says
+nothing of the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DatasetError, UsageError
+from ..files import write_text
+from ..ratings.read import as_text, is_blank
+from ..ratings.records import RecordFile, open_records
+from .decide import BETWEEN, CONFIDENCE, ERROR, FAILED, LABEL, RATING, REASONS
+from .runner import BATCH
+
+DISAGREEMENT = "Models_Disagree"  # a column of ours where several models rated: not empty, not 0
+REVIEWED, NOTE = "Reviewed_Rating", "Review_Note"
+DISAGREE, SAMPLED = "models disagree", "random sample of the confident ones"
+SAMPLE = 0.02
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How many of `rows` are to be reviewed, and how many for each reason (a row may have several)."""
+
+    rows: int
+    queued: int
+    reasons: Mapping[str, int]
+
+
+def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int = 42) -> Queue:
+    """Write the rows to look at as CSV, with empty columns for the reviewer; mode 0600.
+
+    `sample` is the share of the rows without any reason that is drawn too. Raises DatasetError for a file that
+    `expertune rate` did not write, UsageError and OutputError.
+    """
+    if output.suffix.lower() != ".csv":
+        raise UsageError(f"{output}: the review queue is a .csv file; choose another --output")
+    if output.exists() and output.samefile(rated):
+        raise UsageError(f"{output}: is the input itself; choose another --output")
+    records = _checked(open_records(rated))
+    found = {row: reasons for row, reasons in _reasons(records) if reasons}
+    drawn = _sample(records, set(found), sample, seed)
+    found |= {row: [SAMPLED] for row in drawn}
+    rows = _most_useful_first(records, found)
+    _write(output, records, rows)
+    return Queue(records.rows, len(rows), Counter(reason for reasons in found.values() for reason in reasons))
+
+
+def _checked(records: RecordFile) -> RecordFile:
+    for column in (RATING, LABEL, CONFIDENCE, REASONS, ERROR):
+        if column not in records.columns:
+            raise DatasetError(f'{records.path}: no column "{column}"; give a file that expertune rate has written')
+    if taken := [column for column in (REVIEWED, NOTE) if column in records.columns]:
+        raise DatasetError(f'{records.path}: column "{taken[0]}" is there already; give the file before its review')
+    return records
+
+
+def _reasons(records: RecordFile) -> list[tuple[int, list[str]]]:
+    """Row numbers and reasons; a row of the file without any has an empty list."""
+    return [(record.row, reasons_of(record.cells)) for batch in records.batches(BATCH) for record in batch]
+
+
+def reasons_of(cells: Mapping[str, Any]) -> list[str]:
+    """The reasons that the runner wrote, and disagreement where several models rated."""
+    text = as_text(cells.get(REASONS)).strip()
+    told = text.split(BETWEEN) if text else []
+    differ = as_text(cells.get(DISAGREEMENT)).strip().casefold()
+    return [*told, *([DISAGREE] if differ not in ("", "0", "false", "no") and DISAGREE not in told else [])]
+
+
+def _sample(records: RecordFile, queued: set[int], share: float, seed: int) -> list[int]:
+    """Numbers of rows that nothing speaks against, drawn at random."""
+    if not 0 <= share <= 1:
+        raise UsageError(f"--sample: {share} is no share; give a number from 0 to 1")
+    sure = [record.row for batch in records.batches(BATCH) for record in batch if record.row not in queued]
+    return random.Random(seed).sample(sure, math.ceil(share * len(sure)))
+
+
+def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]) -> list[dict[str, Any]]:
+    """Rows without a rating, then those with most reasons, then the least sure; the sample comes last."""
+    rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
+    for batch in records.batches(BATCH):
+        for record in batch:
+            told = reasons.get(record.row)
+            if told:
+                cells = {**record.cells, REASONS: BETWEEN.join(told)}
+                key = (FAILED not in told, SAMPLED in told, -len(told), _confidence(record.cells), record.row)
+                rows.append((key, cells))
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+
+
+def _confidence(cells: Mapping[str, Any]) -> float:
+    try:
+        return 0.0 if is_blank(cells.get(CONFIDENCE)) else float(cells[CONFIDENCE])
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _write(output: Path, records: RecordFile, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The reviewer's columns first, then what they are judged by, then the record."""
+    head = (REVIEWED, NOTE, REASONS, LABEL, CONFIDENCE)
+    columns = [*head, *(column for column in records.columns if column not in head)]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    table.writerows([_shown(row.get(column)) for column in columns] for row in rows)
+    write_text(output, text.getvalue())
+
+
+def _shown(cell: Any) -> str:
+    return cell if isinstance(cell, str) else as_text(cell)
