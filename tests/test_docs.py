@@ -14,7 +14,8 @@ from expertune.config import Config
 from expertune.pipeline import outputs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "usage.md", ROOT / "bench" / "README.md", ROOT / "examples" / "README.md"]
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*GUIDES, ROOT / "bench" / "README.md", ROOT / "examples" / "README.md"]
 COMMANDS = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -31,10 +32,10 @@ def test_commands_flags_files_and_links_exist(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
-def test_flags_in_the_guide_are_flags_of_tune() -> None:
-    known = {option for parameter in COMMANDS["tune"].params for option in parameter.opts}
-    known |= {"--help", "--lora", "--output"}
-    for page in PAGES[:2]:
+def test_flags_in_the_guides_are_flags_of_some_command() -> None:
+    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+    known |= {"--help", "--lora"}
+    for page in GUIDES:
         assert set(re.findall(r"`(--[a-z-]+)", page.read_text())) <= known
 
 
@@ -56,3 +57,15 @@ def test_defaults_told_in_the_documents_are_the_defaults() -> None:
     defaults = {setting.name: setting.default for setting in fields(Config)}
     assert (defaults["dev_share"], defaults["test_share"]) == (0.1, 0.2)  # "70/10/20"
     assert (defaults["agreement"], defaults["probability_gap"], defaults["keep_delta"]) == (0.99, 0.02, 0.9)
+
+
+def test_what_the_page_of_faults_quotes_is_said() -> None:
+    """Five words in a row of each quoted line stand in the source (lines of a text joined)."""
+    code = "".join(path.read_text() for path in sorted((ROOT / "src").rglob("*.py")))
+    said = re.sub(r'"\s*\n\s*f?"', "", code)
+    quotes = re.findall(r"^> `([^`]+`?[^`]*)`$", (ROOT / "docs/when-it-goes-wrong.md").read_text(), flags=re.M)
+    assert len(quotes) > 12
+    for quote in quotes:
+        words = quote.split(" ")
+        runs = [" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))]
+        assert any(run in said for run in runs), quote

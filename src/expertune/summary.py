@@ -162,7 +162,7 @@ def _ollama() -> list[tuple[str, str]]:
     except ExpertuneError as error:
         lines = [("Ollama", str(error))]
     return lines + [
-        ("models folder", line) for line in _folders() or ["none on this disk; OLLAMA_MODELS names another"]
+        ("models folder", line) for line in _folders() or ["none on this disk (OLLAMA_MODELS can name one)"]
     ]
 
 

@@ -83,8 +83,10 @@ def register_folder(
 
 
 def _tell(folder: Path, metadata: dict[str, Any], registration: Mapping[str, Any]) -> None:
-    metadata["registration"] = dict(registration)
-    outputs.write_metadata(folder, metadata)
+    """A refusal does not hide an earlier success: that model is still there."""
+    if registration["registered"] or not (metadata.get("registration") or {}).get("registered"):
+        metadata["registration"] = dict(registration)
+        outputs.write_metadata(folder, metadata)
 
 
 def _candidate(server: OllamaServer, folder: Path, metadata: Mapping[str, Any], prepared: Prepared) -> Candidate:
