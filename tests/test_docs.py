@@ -60,12 +60,12 @@ def test_defaults_told_in_the_documents_are_the_defaults() -> None:
 
 
 def test_what_the_page_of_faults_quotes_is_said() -> None:
-    """Five words in a row of each quoted line stand in the source (lines of a text joined)."""
+    """Four words in a row of each quoted line stand in the source (lines of a text joined)."""
     code = "".join(path.read_text() for path in sorted((ROOT / "src").rglob("*.py")))
     said = re.sub(r'"\s*\n\s*f?"', "", code)
     quotes = re.findall(r"^> `([^`]+`?[^`]*)`$", (ROOT / "docs/when-it-goes-wrong.md").read_text(), flags=re.M)
     assert len(quotes) > 12
     for quote in quotes:
         words = quote.split(" ")
-        runs = [" ".join(words[i : i + 5]) for i in range(max(1, len(words) - 4))]
+        runs = [" ".join(words[i : i + 4]) for i in range(max(1, len(words) - 3))]
         assert any(run in said for run in runs), quote
