@@ -63,8 +63,8 @@ def fit_calibration(
     log_NK, true_N = _logs(probabilities), np.asarray(truth, dtype=np.intp)
     labels = log_NK.shape[1]
     nothing = (1.0, np.zeros(labels))
-    before = _loss(log_NK, true_N, *nothing)
     if len(truth) < FEWEST_ROWS:
+        before = _loss(log_NK, true_N, *nothing)
         note = f"{len(truth)} dev rows are too few to calibrate by ({FEWEST_ROWS} are needed)"
         return Calibration(1.0, (0.0,) * labels, "none", len(truth), before, before, note)
     often_K = np.bincount(true_N, minlength=labels) >= FEWEST_OF_LABEL
@@ -76,6 +76,7 @@ def fit_calibration(
     fold_N = _folds(true_N, seed)
     losses = {name: _cross_validated(log_NK, true_N, fold_N, fit) for name, fit in ways.items()}
     best = min(losses, key=lambda name: losses[name])  # the first of equals: none
+    before = losses["none"]
     temperature, bias_K = ways[best](log_NK, true_N)
     note = (
         f"on {len(truth)} dev rows no calibration had a lower cross-validated log-loss than none ({before:.3f})"

@@ -120,5 +120,11 @@ def rationale_of(answer: str) -> str:
             whole = json.loads(f'"{text[: len(text) - shorter]}"', strict=False)
         except json.JSONDecodeError:
             continue
-        return f"{whole.strip()}…" if cut and whole.strip() else whole.strip()
-    return text.strip()
+        line = _one_line(whole)
+        return f"{line}…" if cut and line else line
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """Without the control characters that a model may write and a spreadsheet may not read."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

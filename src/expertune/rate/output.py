@@ -16,6 +16,8 @@ from ..errors import OutputError, UsageError
 from ..ratings.read import SUFFIXES, as_text
 from ..ratings.records import RecordFile
 
+LINE_END = "\r\n"  # as RFC 4180 has it; with a bare "\n" Python's csv would leave a "\r" inside a cell unquoted
+
 
 class Writer(Protocol):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
@@ -75,7 +77,7 @@ class CsvWriter:
     def __init__(self, file: IO[bytes], columns: Sequence[str], delimiter: str) -> None:
         self._file, self._columns = file, tuple(columns)
         self._text = io.StringIO()
-        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator=LINE_END)
         self._csv.writerow(self._columns)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from ..files import write_text
 from ..ratings.read import as_text, is_blank
 from ..ratings.records import RecordFile, open_records
 from .decide import BETWEEN, CONFIDENCE, ERROR, FAILED, LABEL, RATING, REASONS
+from .output import LINE_END
 from .runner import BATCH
 
 DISAGREEMENT = "Models_Disagree"  # a column of ours where several models rated: not empty, not 0
@@ -112,7 +113,7 @@ def _write(output: Path, records: RecordFile, rows: Sequence[Mapping[str, Any]])
     head = (REVIEWED, NOTE, REASONS, LABEL, CONFIDENCE)
     columns = [*head, *(column for column in records.columns if column not in head)]
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = csv.writer(text, lineterminator=LINE_END)
     table.writerow(columns)
     table.writerows([_shown(row.get(column)) for column in columns] for row in rows)
     write_text(output, text.getvalue())
