@@ -142,7 +142,8 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
             wanted = as_text(cells[names["id"]]) or f"review-{row.row}"
             number, own = 1, wanted
             while own in taken:
-                number, own = number + 1, f"{wanted}-{number}"
+                number += 1
+                own = f"{wanted}-{number}"
             taken.add(own)
             renamed += own != wanted
             cells[names["id"]] = own

@@ -88,8 +88,12 @@ def rate_file(
         with stage("Reading the records"):
             records = open_records(source)
         tally = rate_records(records, output, asked, journal, stage)
-    notes = (*records.notes, *engine.notes, *product.trust.notes())
-    return replace(tally, notes=notes if wanted.calibrated else (*notes, "calibration was switched off"))
+    notes = [*records.notes, *engine.notes, *product.trust.notes()]
+    if not wanted.calibrated:
+        notes.append("calibration was switched off")
+    if inexact := engine.describe().get("inexact_scores"):
+        notes.append(f"{inexact:,} rows: the server did not show every label's tokens, so their shares are approximate")
+    return replace(tally, notes=tuple(notes))
 
 
 def rate_records(records: RecordFile, output: Path, asked: Asked, journal: Journal, stage: Stage) -> Tally:

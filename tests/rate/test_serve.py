@@ -1,0 +1,149 @@
+"""Who answers for a product: never another file than the judged one, never in other words than it was taught."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tiny
+from expertune.engine.ollama import OllamaEngine
+from expertune.engine.ollama_blob import served_blob
+from expertune.engine.ollama_server import OllamaServer
+from expertune.errors import EngineError, UsageError
+from expertune.files import sha256
+from expertune.modelset import build
+from expertune.rate.product import Product, load_product
+from expertune.rate.runner import rate_file
+from expertune.rate.score import rate_examples
+from expertune.rate.serve import Kind, serve
+from expertune.ratings.schema import Example, Rating
+from ollama_contract.server import ContractServer
+from rate.stub import MAPPING, SCALE, TOPIC, Counted, read_csv, visits, write_csv, write_run
+
+TEMPLATE = "{{ range .Messages }}[{{ .Role }}] {{ .Content }}\n{{ end }}[assistant] "
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ContractServer]:
+    with ContractServer(tmp_path / "models") as running:
+        monkeypatch.setenv("OLLAMA_HOST", running.url)
+        yield running
+
+
+def as_imported(folder: Path) -> Path:
+    """A tiny model with its parts in the order in which Ollama keeps them, as our exports have them."""
+    with ContractServer(folder / "import") as server:
+        server.add("tiny", tiny.make(folder / "made.gguf"))
+        with OllamaServer(server.url) as asked:
+            blob = served_blob(asked.show("tiny"))
+    assert blob is not None
+    return Path(shutil.copy(blob[0], folder / "base.gguf"))
+
+
+def tuned(folder: Path, *, prompts_by: str = "the file's own template", **more: object) -> Path:
+    run = write_run(folder / "run", as_imported(folder))
+    hashes = {"fine_tuned_model.gguf": sha256(run / "fine_tuned_model.gguf"), "base": "0" * 64}
+    return write_run(
+        folder / "run",
+        run / "fine_tuned_model.gguf",
+        provenance={"hashes": hashes, "base": {"prompts_by": prompts_by, "source": "ollama"}},
+        **more,
+    )
+
+
+def model_set(folder: Path, base: str) -> Path:
+    (folder / "set").mkdir()
+    rows = [Rating(str(i), i, f"visit {i}", value, label) for i, (label, value) in enumerate(MAPPING.items())]
+    content = build.build(base, rows, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1, system="Rate.", shots=0)
+    build.write(folder / "set" / "model_set_config.json", content)
+    return folder / "set"
+
+
+def rated(product: Product, folder: Path, kind: Kind, **how: object) -> list[list[float]]:
+    source, output = write_csv(folder / "new.csv", visits(6)), folder / f"{kind}.csv"
+    with serve(product, kind, threads=1, **how) as served:  # pyright: ignore[reportArgumentType]
+        rate_file(source, output, product, served.engine, served.digest, Counted().stage)
+    return [[float(row[f"P({label})"]) for label in SCALE.labels] for row in read_csv(output)]
+
+
+@pytest.mark.slow
+def test_the_registered_model_rates_as_its_engine_does(tmp_path: Path, server: ContractServer) -> None:
+    product = load_product(tuned(tmp_path, registration={"name": "mine", "registered": True}))
+    assert product.file is not None
+    server.add("mine", product.file)
+    examples = [Example("", "", tuple(product.messages(row["Prompt"])), "", "", 0) for row in visits(6)]
+    with (
+        OllamaServer() as asked,
+        OllamaEngine(asked, "mine", context=product.context, file=product.file, threads=1) as engine,
+    ):
+        expected = rate_examples(engine, examples, SCALE)
+    for shares, rating in zip(rated(product, tmp_path, "ollama"), expected, strict=True):
+        assert shares == pytest.approx(rating.probabilities, abs=1e-4)
+    with serve(product, "ollama", slots=3, context=400) as served:
+        assert (served.engine.slots, served.engine.context, served.digest) == (3, 400, product.sha256)
+
+
+@pytest.mark.slow
+def test_another_file_under_the_name_is_refused(tmp_path: Path, server: ContractServer) -> None:
+    product = load_product(tuned(tmp_path))
+    server.add("other", tiny.make(tmp_path / "other.gguf", seed=5))
+    with (
+        pytest.raises(UsageError, match=r"other: Ollama serves another file .* than the tuned file that was judged"),
+        serve(product, "ollama", model="other"),
+    ):
+        pass
+    with pytest.raises(UsageError, match="not registered with Ollama"), serve(product, "ollama"):
+        pass
+    with pytest.raises(UsageError, match="absent"), serve(product, "ollama", model="absent"):
+        pass
+
+
+@pytest.mark.slow
+def test_prompts_that_ollama_wrote_are_written_by_ollama(tmp_path: Path, server: ContractServer) -> None:
+    folder = tuned(tmp_path, prompts_by="Ollama 0.33.0", registration={"name": "mine", "registered": True})
+    product = load_product(folder)
+    assert product.file is not None
+    with pytest.raises(UsageError, match="neither this base nor the registered model"), serve(product, "llama.cpp"):
+        pass
+    server.add("mine", product.file, template=TEMPLATE)
+    with serve(product, "llama.cpp", threads=1) as served:
+        assert served.engine.render([{"role": "user", "content": "hi"}]) == "[user] hi\n[assistant] "
+    server.close()
+    with pytest.raises(UsageError, match=r"start it .*so that the model is asked as it was taught"):
+        rated(product, tmp_path, "llama.cpp")
+
+
+@pytest.mark.slow
+def test_a_model_set_is_asked_of_its_base(tmp_path: Path, server: ContractServer) -> None:
+    base = as_imported(tmp_path)
+    server.add("base", base)
+    product = load_product(model_set(tmp_path, "base"))
+    by_server = rated(product, tmp_path, "ollama")
+    with serve(product, "ollama") as served:
+        assert served.digest == sha256(base)
+    by_file = rated(load_product(model_set(tmp_path / "models", str(base))), tmp_path, "llama.cpp")
+    assert len(by_server) == len(by_file) == 6
+    known = Product(**{**product.__dict__, "sha256": "1" * 64})
+    kinds: tuple[tuple[Kind, str], ...] = (
+        ("ollama", "the file that the model set was made for"),
+        ("llama.cpp", "no longer the file"),
+    )
+    for kind, said in kinds:
+        with pytest.raises(UsageError, match=said), serve(known, kind):
+            pass
+
+
+def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    with pytest.raises(EngineError, match="no Ollama server answers"), serve(load_product(tuned(tmp_path)), "ollama"):
+        pass
+
+
+def test_the_file_behind_a_name() -> None:
+    digest = "ab" * 32
+    shown = {"modelfile": f"# made by\nFROM /var/models/blobs/sha256-{digest}\nTEMPLATE x"}
+    assert served_blob(shown) == (f"/var/models/blobs/sha256-{digest}", digest)
+    assert served_blob({}) is None and served_blob({"modelfile": "FROM llama2"}) is None
