@@ -29,6 +29,8 @@ class Told:
     history: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     fallback_reason: str | None = None
+    rating: Mapping[str, Any] | None = None  # rate.trust.Trust.to_dict(): what the rating of new records needs
+    conformal: Mapping[str, Any] | None = None  # pipeline.trust.shown_coverage
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _report(finished: Finished) -> dict[str, Any]:
     if told.history:
         by_kind = {kind: [event for event in told.history if event["kind"] == kind] for kind in ("step", "dev")}
         report["curves"] = {"steps": by_kind["step"], "dev": by_kind["dev"]}
-    return report | ({"export": dict(told.export)} if told.export else {})
+    more = {"export": told.export, "conformal": told.conformal}
+    return report | {name: dict(part) for name, part in more.items() if part}
 
 
 def _metadata(finished: Finished) -> dict[str, Any]:
@@ -118,6 +121,8 @@ def _metadata(finished: Finished) -> dict[str, Any]:
         "evaluation": finished.evaluation,
         "training": told.training,
         "export": told.export,
+        "rating": told.rating,
+        "conformal": told.conformal,
         "data_audit": finished.audit,
         "split": {**prepared.counts, "groups": len(set(prepared.split.groups.values()))},
         "rating_mapping": dict(zip(prepared.scale.labels, prepared.scale.values, strict=True)),

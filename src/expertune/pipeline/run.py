@@ -29,6 +29,7 @@ from .judge import dev_macro_f1, judge, rate_shown
 from .memory import Memory
 from .prepare import Prepared
 from .records import ANSWER_ROOM, Base, Clock, Job, Read, Tuned, run_identity
+from .trust import learn_trust, shown_coverage
 
 log = logging.getLogger("expertune")
 
@@ -147,9 +148,9 @@ class Run:
                 return rate_shown(self.progress, engine, rows, scale, "Finished file, test rows", generate=True)
 
         with self.clock.stage("judge"):
-            judgement = judge(
-                "tuned", job.memory.passed("tuned-test", rate_test), read.test, self.prepared, self.config
-            )
+            test = job.memory.passed("tuned-test", rate_test)
+            judgement = judge("tuned", test, read.test, self.prepared, self.config)
+            trust = learn_trust(made.dev, self.prepared, self.config)
         made.file.replace(self.folder / outputs.MODEL)
         outputs.retire(self.folder, (outputs.MODEL_SET,))
         outputs.write_modelfile(
@@ -170,6 +171,8 @@ class Run:
                 export=made.export,
                 history=made.history,
                 notes=read.notes,
+                rating=trust.to_dict(),
+                conformal=shown_coverage(trust, test, self.prepared, self.config),
             )
         )
         outputs.remove_checkpoints(self.folder)
