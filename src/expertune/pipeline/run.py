@@ -170,7 +170,7 @@ class Run:
                 training=made.training,
                 export=made.export,
                 history=made.history,
-                notes=read.notes,
+                notes=(*job.base.located.notes, *read.notes),
                 rating=trust.to_dict(),
                 conformal=shown_coverage(trust, test, self.prepared, self.config),
             )
