@@ -52,7 +52,8 @@ def _help(setting: Any) -> str:
         reach = f" From {low:g} to {high:g}."
     else:
         reach = f" From {low:g} on." if low is not None else ""
-    return f"{setting.metadata['help']}{reach} Default {setting.default}."
+    default = f" Default {setting.default}." if setting.default != "" else ""
+    return f"{setting.metadata['help']}{reach}{default}"
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

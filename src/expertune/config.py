@@ -89,6 +89,10 @@ class Config:
     # judgement
     bootstrap: int = _setting(2000, "Resamples for the intervals of F1 and kappa.", low=100, high=100_000)
     confidence: float = _setting(0.95, "Confidence of the intervals.", low=0.5, high=0.999)
+    strata: str = _setting("", "Columns to report by, separated by commas; none takes Age and Sex where they are.")
+    prevalence: float = _setting(
+        0.0, "A label's share of the records for PPV and NPV; 0 takes its share of the test rows.", low=0.0, high=0.999
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -102,6 +106,10 @@ def _check(setting: dataclasses.Field[Any], value: Any) -> None:
     if choices is not None:
         if value not in choices:
             raise UsageError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
+        return
+    if isinstance(setting.default, str):
+        if not isinstance(value, str):
+            raise UsageError(f"{setting.name}: {value!r} is not a text")
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UsageError(f"{setting.name}: {value!r} is not a number")

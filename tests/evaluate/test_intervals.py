@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from expertune.evaluate import metrics
-from expertune.evaluate.intervals import bootstrap, clusters, paired, percentiles, resamples, wilson
+from expertune.evaluate.intervals import (
+    KAPPA,
+    MACRO_F1,
+    bootstrap,
+    bootstrap_interval,
+    clusters,
+    paired,
+    resamples,
+    wilson,
+    wilson_clustered,
+)
 
 
 def test_wilson_by_hand() -> None:
@@ -38,7 +51,7 @@ def rater(seed: int, rows: int, groups: int, labels: int = 3, right: float = 0.7
 
 def test_resampling_is_that_of_a_plain_loop() -> None:
     truth, guess, groups = rater(1, 90, 30)
-    ours = resamples([clusters(truth, guess, 3, groups)], [metrics.macro_f1], 4000, 5)[0, 0]
+    ours = resamples([clusters(truth, guess, 3, groups)], [MACRO_F1], 4000, 5)[0, 0]
     random, members = np.random.default_rng(8), [np.flatnonzero(np.array(groups) == g) for g in sorted(set(groups))]
     plain = []
     for _ in range(4000):
@@ -50,18 +63,18 @@ def test_resampling_is_that_of_a_plain_loop() -> None:
 
 def test_the_seed_decides_and_chunks_do_not_change_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     one = clusters(*rater(2, 60, 60)[:2], 3, range(60))
-    first, again, other = (bootstrap(one, [metrics.macro_f1, metrics.kappa], 300, seed, 0.95) for seed in (1, 1, 2))
+    first, again, other = (bootstrap(one, [MACRO_F1, KAPPA], 300, seed, 0.95) for seed in (1, 1, 2))
     assert first == again != other
     monkeypatch.setattr("expertune.evaluate.intervals._CELLS", 60 * 7)
-    assert resamples([one, one], [metrics.macro_f1], 300, 1).shape == (2, 1, 300)
+    assert resamples([one, one], [MACRO_F1], 300, 1).shape == (2, 1, 300)
 
 
 def test_groups_that_repeat_a_row_widen_the_interval() -> None:
     truth, guess, _ = rater(3, 60, 60)
-    alone = bootstrap(clusters(truth, guess, 3, range(60)), [metrics.macro_f1], 2000, 1, 0.95)[0].interval
+    alone = bootstrap(clusters(truth, guess, 3, range(60)), [MACRO_F1], 2000, 1, 0.95)[0].interval
     copies = clusters(truth * 9, guess * 9, 3, list(range(60)) * 9)
-    copied = bootstrap(copies, [metrics.macro_f1], 2000, 1, 0.95)[0].interval
-    naive = bootstrap(clusters(truth * 9, guess * 9, 3, range(540)), [metrics.macro_f1], 2000, 1, 0.95)[0].interval
+    copied = bootstrap(copies, [MACRO_F1], 2000, 1, 0.95)[0].interval
+    naive = bootstrap(clusters(truth * 9, guess * 9, 3, range(540)), [MACRO_F1], 2000, 1, 0.95)[0].interval
     assert alone is not None and copied is not None and naive is not None
     assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high))
     assert naive.high - naive.low < 0.5 * (copied.high - copied.low)
@@ -71,45 +84,71 @@ def test_paired_difference() -> None:
     truth, good, _ = rater(4, 200, 200, right=0.9)
     bad = rater(4, 200, 200, right=0.2)[1]
     first, second = (clusters(truth, guess, 3, range(200)) for guess in (good, bad))
-    estimate = paired(first, second, metrics.macro_f1, 1000, 1, 0.95)
+    estimate = paired(first, second, MACRO_F1, 1000, 1, 0.95)
     assert estimate.interval is not None and estimate.value is not None
     assert 0 < estimate.interval.low < estimate.value < estimate.interval.high
-    reverse = paired(second, first, metrics.macro_f1, 1000, 1, 0.95)
+    reverse = paired(second, first, MACRO_F1, 1000, 1, 0.95)
     assert reverse.interval is not None
     assert (reverse.interval.low, reverse.interval.high) == pytest.approx(
         (-estimate.interval.high, -estimate.interval.low)
     )
-    same = paired(first, first, metrics.macro_f1, 1000, 1, 0.95)
+    same = paired(first, first, MACRO_F1, 1000, 1, 0.95)
     assert (same.value, same.interval) == (0.0, None)
 
 
 def test_no_interval_where_nothing_varies() -> None:
-    perfect = bootstrap(clusters([0, 1, 2], [0, 1, 2], 3, range(3)), [metrics.macro_f1], 200, 1, 0.95)[0]
+    perfect = bootstrap(clusters([0, 1, 2], [0, 1, 2], 3, range(3)), [MACRO_F1], 200, 1, 0.95)[0]
     assert (perfect.value, perfect.interval) == (1.0, None)
-    assert bootstrap(clusters([0, 1], [0, 0], 3, "aa"), [metrics.macro_f1], 200, 1, 0.95)[0].interval is None
-    assert percentiles(np.full(5, np.nan), 0.95, 5) is None
+    assert bootstrap(clusters([0, 1], [0, 0], 3, "aa"), [MACRO_F1], 200, 1, 0.95)[0].interval is None
+    assert bootstrap_interval(0.5, np.full(5, np.nan), (0, 1), 5, 0.95) is None
+    assert bootstrap_interval(None, np.arange(5) / 5, (0, 1), 5, 0.95) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("correlated", [False, True])
-def test_coverage(correlated: bool) -> None:
-    """The 95 % interval holds the true macro-F1 in about 95 % of 1,000 studies of 120 patients with 2 rows each."""
-    random, labels, right = np.random.default_rng(0), 3, 0.7
-    share = np.array([0.5, 0.3, 0.2])
-    joint = np.array(
-        [[share[t] * (right * (t == p) + (1 - right) / labels) for p in range(labels)] for t in range(labels)]
+def test_the_interval_by_hand() -> None:
+    """Standard error 0.1 of a figure of 0.8 from 5 groups: t(4) = 2.776, the logit's slope 1 / 0.16."""
+    values = np.array([0.7, 0.8, 0.9])
+    found = bootstrap_interval(0.8, values, (0, 1), 5, 0.95)
+    step = 2.77645 * 0.1 * (5 / 4) ** 0.5 / 0.16
+    ends = [1 / (1 + math.exp(-(math.log(4) + way * step))) for way in (-1, 1)]
+    assert found is not None and [found.low, found.high] == pytest.approx(ends, rel=1e-4)
+    wide = bootstrap_interval(0.6, 2 * values - 1, (-1, 1), 5, 0.95)
+    assert wide is not None and [wide.low, wide.high] == pytest.approx([2 * end - 1 for end in ends], rel=1e-4)
+
+
+@given(
+    st.lists(st.floats(-1, 1), min_size=2, max_size=30),
+    st.one_of(st.floats(-1, 1), st.sampled_from([-1.0, 1.0])),
+    st.integers(2, 50),
+)
+def test_an_interval_holds_its_figure_and_stays_in_its_range(values: list[float], value: float, groups: int) -> None:
+    found = bootstrap_interval(value, np.array(values), (-1, 1), groups, 0.95)
+    assert found is None or -1 <= found.low <= value + 1e-9 and value - 1e-9 <= found.high <= 1
+
+
+def test_groups_of_alike_rows_count_as_one_row_each() -> None:
+    """Nine copies of each row say nothing new: the interval stays that of the single rows."""
+    hits = np.array([1.0] * 20 + [0.0] * 10)
+    single, copies = wilson(20, 30, 0.95), wilson_clustered(9 * hits, np.full(30, 9.0), 0.95)
+    assert single.interval is not None and copies.interval is not None
+    assert copies.n == 270 and copies.effective_n == pytest.approx(29)  # 30 groups estimate a variance on 29
+    assert copies.interval.high - copies.interval.low == pytest.approx(
+        single.interval.high - single.interval.low, rel=0.03
     )
-    true_value = float(metrics.macro_f1(joint))
-    inside = 0
-    for study in range(1000):
-        draws = random.choice(labels * labels, size=120 if correlated else 240, p=joint.ravel())
-        cells = np.repeat(draws, 2) if correlated else draws
-        truth, guess, patients = cells // labels, cells % labels, np.repeat(range(120), 2)
-        rows = clusters(truth.tolist(), guess.tolist(), labels, patients.tolist())
-        interval = bootstrap(rows, [metrics.macro_f1], 400, study, 0.95)[0].interval
-        inside += interval is not None and interval.low <= true_value <= interval.high
-    # the percentile interval is known to fall a little short; 0.915 is 5 standard errors below 0.95
-    assert 0.915 <= inside / 1000 <= 0.975, inside
+    assert wilson_clustered(hits, np.ones(30), 0.95) == single
+    never = wilson_clustered(np.zeros(30), np.full(30, 9.0), 0.95)
+    assert (never.value, never.effective_n) == (0.0, 30) and never.interval == replace(
+        wilson(0, 30, 0.95).interval, method="Wilson, as of 30.0 independent rows"
+    )
+    assert wilson_clustered(np.zeros(3), np.zeros(3), 0.95).value is None
+
+
+@given(st.lists(st.integers(0, 6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=30))
+def test_groups_never_narrow_an_interval(counts: list[tuple[int, int]]) -> None:
+    hits, rows = np.array(counts, dtype=float).T
+    grouped, plain = wilson_clustered(hits, rows, 0.95), wilson(int(hits.sum()), int(rows.sum()), 0.95)
+    assert grouped.value == plain.value
+    if grouped.interval is not None and plain.interval is not None:
+        assert grouped.interval.low <= plain.interval.low + 1e-9 and grouped.interval.high >= plain.interval.high - 1e-9
 
 
 @pytest.mark.slow
@@ -123,6 +162,6 @@ def test_equal_raters_are_seldom_called_better(rows: int) -> None:
             clusters(truth.tolist(), np.where(random.random(rows) < 0.6, truth, guess).tolist(), 3, range(rows))
             for guess in random.choice(3, size=(2, rows), p=share)
         )
-        interval = paired(first, second, metrics.macro_f1, 400, study, 0.95).interval
+        interval = paired(first, second, MACRO_F1, 400, study, 0.95).interval
         proven += interval is not None and interval.low > 0
     assert proven / 800 <= 0.05, proven

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertune.evaluate import metrics
@@ -26,10 +26,9 @@ def test_by_hand() -> None:
     assert metrics.macro_f1(table) == pytest.approx((4 / 5 + 1 / 2 + 2 / 3) / 3)
     # observed 4/6; by chance (3*2 + 2*2 + 1*2) / 36 = 1/3
     assert metrics.kappa(table) == pytest.approx((4 / 6 - 1 / 3) / (1 - 1 / 3))
-    assert metrics.counts(table, 0) == metrics.Counts(2, 0, 1, 3)
-    assert metrics.counts(table, 1) == metrics.Counts(1, 1, 1, 3)
 
 
+@settings(deadline=None)  # the first example imports scikit-learn
 @given(PAIRS)
 def test_as_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix, f1_score

@@ -1,17 +1,36 @@
-"""Intervals: Wilson for shares of rows, a cluster bootstrap for everything that is not a share."""
+"""Intervals: Wilson for shares of rows, a cluster bootstrap for everything that is not a share.
+
+Rows of one group (patient, repeated text) are alike, so neither counts them as independent: Wilson's takes the share's
+design effect into account (Rao and Scott 1992), the bootstrap draws whole groups. Of the resamples only the standard
+error is used, in a t-interval on the logit scale; the percentiles of the resamples cover too seldom (docs/LOG.md).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics import Floats, confusion, defined
+from .metrics import Floats, confusion, defined, kappa, macro_f1
 
-Statistic = Callable[[Floats], Floats]  # confusion_XTP -> X
+_EDGE = 1e-6  # nearer to an end of its range a figure has no logit worth having
 _CELLS = 4_000_000  # weights held at once: 32 MB, however many groups there are
+
+
+class Statistic(NamedTuple):
+    """A figure of confusion counts (confusion_XTP -> X) and the ends of its range."""
+
+    of: Callable[[Floats], Floats]
+    low: float
+    high: float
+
+
+MACRO_F1 = Statistic(macro_f1, 0.0, 1.0)
+KAPPA = Statistic(kappa, -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -26,24 +45,54 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; `value` is None where it is undefined (0/0), `n` the rows that it is about."""
+    """A figure and its interval; `value` is None where it is undefined (0/0), `n` the rows that it is about.
+
+    `effective_n` is the number of independent rows that would say as much, where that is not `n`.
+    """
 
     value: float | None
     interval: Interval | None
     n: int
+    effective_n: float | None = None
 
 
 def wilson(hits: int, n: int, confidence: float) -> Estimate:
     """A share with its Wilson score interval (statsmodels); undefined for n = 0."""
+    return _wilson(hits, n, float(n), confidence)
+
+
+def wilson_clustered(hits_G: Floats, rows_G: Floats, confidence: float) -> Estimate:
+    """As `wilson`, from the counts of each group: the interval is that of n / design effect independent rows.
+
+    The design effect is the variance of the share as a ratio of group totals over that of independent rows, never
+    below 1. Where no row or every row hits it cannot be estimated, and each group counts as one row.
+    """
+    there_G = rows_G > 0
+    hits_G, rows_G = hits_G[there_G], rows_G[there_G]
+    hits, n, groups = int(hits_G.sum()), int(rows_G.sum()), len(rows_G)
+    effective = float(n)
+    if groups < n:
+        share = hits / n
+        if hits in (0, n) or groups == 1:
+            effective = float(groups)
+        else:
+            spread = groups / (groups - 1) * float(np.square(hits_G - share * rows_G).sum())
+            effective = n / max(1.0, spread / (n * share * (1 - share)))
+    return _wilson(hits, n, effective, confidence)
+
+
+def _wilson(hits: int, n: int, effective: float, confidence: float) -> Estimate:
     from statsmodels.stats.proportion import proportion_confint
 
     if n == 0:
         return Estimate(None, None, 0)
-    ends = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
-    low, high = np.asarray(ends, dtype=np.float64).tolist()
     share = hits / n
+    ends = proportion_confint(share * effective, effective, alpha=1 - confidence, method="wilson")
+    low, high = np.asarray(ends, dtype=np.float64).tolist()
+    method = "Wilson" if effective == n else f"Wilson, as of {effective:.1f} independent rows"
     # rounding may put an end of the interval a bit inside the estimate (0 or n hits)
-    return Estimate(share, Interval(max(0.0, min(low, share)), min(1.0, max(high, share)), "Wilson", confidence), n)
+    interval = Interval(max(0.0, min(low, share)), min(1.0, max(high, share)), method, confidence)
+    return Estimate(share, interval, n, None if effective == n else effective)
 
 
 @dataclass(frozen=True)
@@ -79,22 +128,22 @@ def resamples(raters: Sequence[Clusters], statistics: Sequence[Statistic], count
         draws = min(chunk, count - start)
         weight_BG = random.multinomial(groups, np.full(groups, 1 / groups), size=draws)
         drawn_BRTP = (weight_BG.astype(np.float64) @ flat_GX).reshape(draws, len(raters), labels, labels)
-        parts.append(np.stack([statistic(drawn_BRTP) for statistic in statistics]))
+        parts.append(np.stack([statistic.of(drawn_BRTP) for statistic in statistics]))
     return np.concatenate(parts, axis=1).transpose(2, 0, 1)
 
 
 def bootstrap(
     rater: Clusters, statistics: Sequence[Statistic], count: int, seed: int, confidence: float
 ) -> list[Estimate]:
-    """Each statistic of one rater with its percentile interval from a cluster bootstrap."""
+    """Each statistic of one rater with its interval from a cluster bootstrap."""
     values_SB = resamples([rater], statistics, count, seed)[0]
-    rows = int(rater.total_TP.sum())
-    return [
-        Estimate(
-            defined(statistic(rater.total_TP).item()), percentiles(values_B, confidence, len(rater.counts_GTP)), rows
-        )
-        for statistic, values_B in zip(statistics, values_SB, strict=True)
-    ]
+    groups, rows = len(rater.counts_GTP), int(rater.total_TP.sum())
+    found = []
+    for statistic, values_B in zip(statistics, values_SB, strict=True):
+        value = defined(statistic.of(rater.total_TP).item())
+        ends = (statistic.low, statistic.high)
+        found.append(Estimate(value, bootstrap_interval(value, values_B, ends, groups, confidence), rows))
+    return found
 
 
 def paired(
@@ -102,25 +151,36 @@ def paired(
 ) -> Estimate:
     """The statistic of `first` less that of `second`, on the same rows, with a paired cluster-bootstrap interval."""
     values_RB = resamples([first, second], [statistic], count, seed)[:, 0]
-    difference = statistic(first.total_TP) - statistic(second.total_TP)
-    return Estimate(
-        defined(difference.item()),
-        percentiles(values_RB[0] - values_RB[1], confidence, len(first.counts_GTP)),
-        int(first.total_TP.sum()),
+    value = defined((statistic.of(first.total_TP) - statistic.of(second.total_TP)).item())
+    width = statistic.high - statistic.low
+    interval = bootstrap_interval(
+        value, values_RB[0] - values_RB[1], (-width, width), len(first.counts_GTP), confidence
     )
+    return Estimate(value, interval, int(first.total_TP.sum()))
 
 
-def percentiles(values_B: NDArray[np.float64], confidence: float, groups: int) -> Interval | None:
-    """The middle `confidence` of the defined resamples.
+def bootstrap_interval(
+    value: float | None, values_B: NDArray[np.float64], ends: tuple[float, float], groups: int, confidence: float
+) -> Interval | None:
+    """Student's t over the groups with the resamples' standard error, on the logit scale of the figure's range.
 
-    None where they are all alike: a rater without a fault (or a single group) gives resamples without a spread,
-    and an interval of no width would claim a certainty that nobody has.
+    None where the resamples are all alike: a rater without a fault (or a single group) gives resamples without a
+    spread, and an interval of no width would claim a certainty that nobody has.
     """
+    from scipy.stats import t
+
     sound = values_B[np.isfinite(values_B)]
-    if sound.size == 0 or np.ptp(sound) < 1e-12:
+    if value is None or groups < 2 or sound.size < 2 or np.ptp(sound) < 1e-12:
         return None
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(sound, [tail, 1 - tail])
-    return Interval(
-        float(low), float(high), f"cluster bootstrap, {len(values_B)} resamples of {groups} groups", confidence
-    )
+    width = ends[1] - ends[0]
+    share = (value - ends[0]) / width
+    # resamples spread less than new samples of as many groups would, by this factor
+    error = float(sound.std(ddof=1)) / width * math.sqrt(groups / (groups - 1))
+    reach = float(t.ppf((1 + confidence) / 2, groups - 1)) * error
+    if min(share, 1 - share) < _EDGE:
+        low, high = max(0.0, share - reach), min(1.0, share + reach)
+    else:
+        middle, step = math.log(share / (1 - share)), reach / (share * (1 - share))
+        low, high = (0.5 + 0.5 * math.tanh(x / 2) for x in (middle - step, middle + step))
+    method = f"t on the logit scale, standard error of {len(values_B)} cluster resamples, {groups} groups"
+    return Interval(ends[0] + width * low, ends[0] + width * high, method, confidence)

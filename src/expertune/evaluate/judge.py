@@ -15,7 +15,19 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from . import metrics
 from .calibration import Calibration, calibrate
-from .intervals import Clusters, Estimate, Interval, bootstrap, clusters, paired, wilson
+from .intervals import (
+    KAPPA,
+    MACRO_F1,
+    Clusters,
+    Estimate,
+    Interval,
+    Statistic,
+    bootstrap,
+    clusters,
+    paired,
+    wilson,
+    wilson_clustered,
+)
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,11 @@ def evaluate(
 
     Rows absent from `groups` are groups of their own. Raises UsageError where the ids do not match.
     """
-    rater = _clusters(truth, rated, scale, groups)
-    total_TP = rater.total_TP
-    statistics = [metrics.macro_f1, metrics.kappa]
+    rater = match_rows(truth, rated, scale, groups)
+    statistics = [MACRO_F1, KAPPA]
     if scale.ordinal:
-        statistics.append(partial(metrics.kappa, disagreement=metrics.quadratic(scale.values)))
+        weighted_kappa = partial(metrics.kappa, disagreement=metrics.quadratic(scale.values))
+        statistics.append(Statistic(weighted_kappa, KAPPA.low, KAPPA.high))
     macro_f1, kappa, *weighted = bootstrap(rater, statistics, config.bootstrap, config.seed, config.confidence)
     by_id = {each.id: each for each in rated}
     ordered = [by_id[row.id] for row in truth]
@@ -108,13 +120,13 @@ def evaluate(
         rows=len(truth),
         groups=len(rater.counts_GTP),
         labels=tuple(scale.labels),
-        accuracy=wilson(int(total_TP.trace()), len(truth), config.confidence),
+        accuracy=accuracy(rater, config.confidence),
         macro_f1=macro_f1,
         kappa=kappa,
         weighted_kappa=weighted[0] if weighted else None,
         ordinal_reason=scale.ordinal_reason,
-        per_class=_per_class(total_TP, scale, config.confidence),
-        confusion=tuple(tuple(int(count) for count in line) for line in total_TP),
+        per_class=per_class(rater, scale, config.confidence),
+        confusion=tuple(tuple(int(count) for count in line) for line in rater.total_TP),
         json_validity=_json_validity(ordered, scale, config.confidence),
         answer_agreement=_answer_agreement(ordered, config.confidence),
         calibration=calibrate(
@@ -136,18 +148,19 @@ def compare(
 ) -> tuple[Difference, ...]:
     """The macro-F1 of `tuned` (name and ratings) less that of each other rater, paired by row and group."""
     name, rated = tuned
-    first = _clusters(truth, rated, scale, groups)
+    first = match_rows(truth, rated, scale, groups)
     differences = []
     for other, other_rated in others.items():
-        second = _clusters(truth, other_rated, scale, groups)
-        estimate = paired(first, second, metrics.macro_f1, config.bootstrap, config.seed, config.confidence)
+        second = match_rows(truth, other_rated, scale, groups)
+        estimate = paired(first, second, MACRO_F1, config.bootstrap, config.seed, config.confidence)
         differences.append(Difference(name, other, estimate.value or 0.0, estimate.interval, estimate.n))
     return tuple(differences)
 
 
-def _clusters(
+def match_rows(
     truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale, groups: Mapping[str, Hashable]
 ) -> Clusters:
+    """Confusion counts by group, from rows matched by id. Raises UsageError where the ids do not match."""
     if not truth:
         raise UsageError("no rows to judge: the test part is empty; give more rated rows or raise test_share")
     label_of = {each.id: scale.labels.index(each.label) for each in rated}
@@ -166,22 +179,31 @@ def _clusters(
     )
 
 
-def _per_class(total_TP: metrics.Floats, scale: RatingScale, confidence: float) -> tuple[ClassResult, ...]:
-    f1_K = metrics.f1(total_TP)
+def accuracy(rater: Clusters, confidence: float) -> Estimate:
+    """Share of the rows that are rated as the expert did."""
+    counts_GTP = rater.counts_GTP
+    return wilson_clustered(counts_GTP.trace(axis1=1, axis2=2), counts_GTP.sum(axis=(1, 2)), confidence)
+
+
+def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[ClassResult, ...]:
+    """Each label against the rest."""
+    f1_K = metrics.f1(rater.total_TP)
+    total_G = rater.counts_GTP.sum(axis=(1, 2))
     results = []
     for at, (label, value) in enumerate(zip(scale.labels, scale.values, strict=True)):
-        count = metrics.counts(total_TP, at)
-        positive, negative = count.true_positive, count.true_negative
+        hit_G = rater.counts_GTP[:, at, at]
+        true_G, said_G = rater.counts_GTP[:, at].sum(axis=1), rater.counts_GTP[:, :, at].sum(axis=1)
+        rejected_G = total_G - true_G - said_G + hit_G
         results.append(
             ClassResult(
                 label=label,
                 value=value,
-                support=positive + count.false_negative,
-                predicted=positive + count.false_positive,
-                sensitivity=wilson(positive, positive + count.false_negative, confidence),
-                specificity=wilson(negative, negative + count.false_positive, confidence),
-                ppv=wilson(positive, positive + count.false_positive, confidence),
-                npv=wilson(negative, negative + count.false_negative, confidence),
+                support=int(true_G.sum()),
+                predicted=int(said_G.sum()),
+                sensitivity=wilson_clustered(hit_G, true_G, confidence),
+                specificity=wilson_clustered(rejected_G, total_G - true_G, confidence),
+                ppv=wilson_clustered(hit_G, said_G, confidence),
+                npv=wilson_clustered(rejected_G, total_G - said_G, confidence),
                 f1=metrics.defined(f1_K[at]),
             )
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,20 +76,3 @@ def quadratic(values: Sequence[int]) -> Floats:
     """Squared distance of two labels' ranks, for kappa on an ordinal scale. Shape: (labels, labels)."""
     rank = np.argsort(np.argsort(np.asarray(values))).astype(np.float64)
     return (rank[:, None] - rank[None, :]) ** 2
-
-
-@dataclass(frozen=True)
-class Counts:
-    """One label against all others, in rows."""
-
-    true_positive: int
-    false_positive: int
-    false_negative: int
-    true_negative: int
-
-
-def counts(confusion_TP: Floats, label: int) -> Counts:
-    """The 2 by 2 table of the label with this index."""
-    hit = confusion_TP[label, label]
-    predicted, actual, total = confusion_TP[:, label].sum(), confusion_TP[label].sum(), confusion_TP.sum()
-    return Counts(int(hit), int(predicted - hit), int(actual - hit), int(total - predicted - actual + hit))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, as_dict
+from ..evaluate.prevalence import at_prevalence
 from ..evaluate.report import plain, write_report
 from . import outputs
 from .judge import Judgement
@@ -50,6 +51,8 @@ class Finished:
         """Verdict, all raters and their differences; the latter empty where nothing could be judged."""
         judgement = self.told.judgement
         found = judgement.to_dict() if judgement else {"verdict": {}, "evaluations": [], "differences": []}
+        if judgement:
+            found["prevalence"] = at_prevalence(found["evaluations"][0], self.config.prevalence)
         return {**found, "verdict": {**found["verdict"], "line": self.told.line}}
 
     @property

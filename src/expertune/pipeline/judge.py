@@ -9,9 +9,12 @@ from typing import Any
 from ..config import Config
 from ..engine.base import Engine
 from ..evaluate.baselines import majority, tfidf
+from ..evaluate.coverage import Coverage, conformal_coverage
 from ..evaluate.judge import Difference, Evaluation, compare, evaluate
+from ..evaluate.strata import StrataColumn, stratify, to_dicts
 from ..evaluate.verdict import Verdict, verdict
 from ..progress import Progress
+from ..rate.conformal import Conformal
 from ..rate.score import Pass, Rated, rate_pass
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
@@ -20,37 +23,64 @@ from .prepare import Prepared
 
 @dataclass(frozen=True)
 class Judgement:
-    """All raters on the test rows, the judged product first, and the sentence about it."""
+    """All raters on the test rows, the judged product first, and the sentence about it.
+
+    `strata` and `coverage` (of its conformal sets, None where it has none) are about the product alone.
+    """
 
     verdict: Verdict
     evaluations: tuple[Evaluation, ...]
     differences: tuple[Difference, ...]
+    strata: tuple[StrataColumn, ...] = ()
+    coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict.to_dict(),
             "evaluations": [each.to_dict() for each in self.evaluations],
             "differences": [each.to_dict() for each in self.differences],
+            "strata": to_dicts(self.strata),
+            "conformal": self.coverage.to_dict() if self.coverage else None,
         }
 
 
-def judge(name: str, product: Pass, base: Pass, prepared: Prepared, config: Config) -> Judgement:
-    """`name` is what the product is called in the report ("tuned", "few-shot")."""
+def judge(
+    name: str,
+    product: Pass,
+    base: Pass,
+    prepared: Prepared,
+    config: Config,
+    *,
+    beside: Mapping[str, Pass] | None = None,
+    conformal: Conformal | None = None,
+) -> Judgement:
+    """`name` is what the product is called in the report ("tuned", "few-shot").
+
+    `beside` holds other products that rated the test rows, by their names; `conformal` the thresholds of this one.
+    """
     split, scale = prepared.split, prepared.scale
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
         name: (product.rated, product.rows_per_second),
+        **{other: (found.rated, found.rows_per_second) for other, found in (beside or {}).items()},
         "base": (base.rated, base.rows_per_second),
         "TF-IDF": (tfidf(split.train, split.test, scale, config.seed), None),
         "majority": (majority(split.train, split.test, scale), None),
     }
-    evaluations = [
-        evaluate(rater, split.test, rated, scale, split.groups, config, speed)
+    evaluations = {
+        rater: evaluate(rater, split.test, rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
-    ]
+    }
     others: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
     differences = compare((name, product.rated), others, split.test, scale, split.groups, config)
-    product_, base_, tfidf_, majority_ = evaluations
-    return Judgement(verdict(product_, base_, tfidf_, majority_, differences), tuple(evaluations), tuple(differences))
+    product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
+    facts = (split.test, product.rated, scale, split.groups)
+    return Judgement(
+        verdict(product_, base_, tfidf_, majority_, differences),
+        tuple(evaluations.values()),
+        tuple(differences),
+        stratify(*facts, config.strata, config.confidence),
+        conformal_coverage(conformal, *facts, config.confidence) if conformal else None,
+    )
 
 
 def rate_shown(

@@ -1,0 +1,85 @@
+"""Whether the conformal sets hold the true label as often as they promise: on test rows, which taught them nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..rate.conformal import Conformal
+from ..rate.score import Rated
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Rating
+from .intervals import Estimate, wilson_clustered
+
+
+@dataclass(frozen=True)
+class LabelCoverage:
+    """`covered` is the share of the label's rows whose set holds it; without `exact` a plain threshold stands there."""
+
+    label: str
+    covered: Estimate
+    mean_size: float | None
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """`single` is the share of the rows whose set is one label, `empty` of those where nothing fits."""
+
+    nominal: float
+    covered: Estimate
+    mean_size: float
+    single: Estimate
+    empty: Estimate
+    labels: tuple[LabelCoverage, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def conformal_coverage(
+    conformal: Conformal,
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    confidence: float,
+) -> Coverage:
+    """The sets of `rated`, matched to the expert's `truth` by id; there must be at least one row."""
+    by_id = {each.id: each for each in rated}
+    sets = [conformal.labels_for(by_id[row.id].probabilities) for row in truth]
+    number = {group: at for at, group in enumerate(dict.fromkeys(groups.get(row.id, ("row", row.id)) for row in truth))}
+    group_N = np.array([number[groups.get(row.id, ("row", row.id))] for row in truth])
+    size_N = np.array([len(each) for each in sets], dtype=np.float64)
+    held_N = np.array([row.label in each for row, each in zip(truth, sets, strict=True)])
+    label_N = np.array([scale.values.index(row.value) for row in truth])
+
+    def share(hit_N: np.ndarray, among_N: np.ndarray) -> Estimate:
+        hits_G, rows_G = (
+            np.bincount(group_N, weights=each_N, minlength=len(number)).astype(np.float64)
+            for each_N in (hit_N & among_N, among_N)
+        )
+        return wilson_clustered(hits_G, rows_G, confidence)
+
+    every_N = np.ones(len(truth), dtype=bool)
+    labels = tuple(
+        LabelCoverage(
+            label,
+            share(held_N, label_N == at),
+            float(size_N[label_N == at].mean()) if (label_N == at).any() else None,
+            conformal.exact[at],
+        )
+        for at, label in enumerate(scale.labels)
+    )
+    return Coverage(
+        nominal=conformal.coverage,
+        covered=share(held_N, every_N),
+        mean_size=float(size_N.mean()),
+        single=share(size_N == 1, every_N),
+        empty=share(size_N == 0, every_N),
+        labels=labels,
+    )
