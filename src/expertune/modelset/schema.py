@@ -3,66 +3,37 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..errors import ModelSetConfigError
+from .records import (
+    TFIDF,
+    ContextSummary,
+    Decoding,
+    FewShotExample,
+    Member,
+    RatingLabel,
+    Record,
+    Rule,
+    Screening,
+    Text,
+    Words,
+)
 
 VERSION = 1
 FILE_NAME = "model_set_config.json"
 
-Text = Annotated[str, Field(min_length=1)]
-
-
-class Record(BaseModel):
-    # hide_input_in_errors: pydantic would else repeat a row's text in its message
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class FewShotExample(Record):
-    """One rated train row: what the model is asked, and the answer it should give."""
-
-    id: Text
-    prompt: Text
-    answer: Text
-    label: Text
-    rating: int
-
-    @model_validator(mode="after")
-    def _answer_gives_the_label(self) -> FewShotExample:
-        try:
-            answer = json.loads(self.answer)
-        except ValueError:
-            raise ValueError("the answer is not JSON") from None
-        if not isinstance(answer, dict) or answer.get("rating") != self.label:
-            raise ValueError("the answer's rating is not the label")
-        return self
-
-
-class RatingLabel(Record):
-    """A label with its value, what it means (empty where only the expert knows) and other ways to write it."""
-
-    label: Text
-    value: int
-    definition: str
-    synonyms: tuple[Text, ...]
-
-
-class Decoding(Record):
-    """How to ask: greedily, no prompt cut in silence. In a request `truncate` stands beside Ollama's options."""
-
-    temperature: Annotated[float, Field(ge=0, le=0)]
-    seed: Annotated[int, Field(ge=0)]
-    num_ctx: Annotated[int, Field(gt=0)]
-    num_predict: Annotated[int, Field(gt=0)]
-    truncate: Literal[False]
-
 
 class ModelSetConfig(Record):
-    """Everything that is needed to rate new records with an untuned model."""
+    """Everything that is needed to rate new records with untuned models.
+
+    The top level says how the base model is asked. `models` holds it first, then the further ones.
+    """
 
     version: Literal[1]
     base_model: Text
@@ -75,9 +46,15 @@ class ModelSetConfig(Record):
     rating_schema: Annotated[tuple[RatingLabel, ...], Field(min_length=2)]
     output_schema: dict[str, Any]
     decoding: Decoding
-    contains_patient_text: Literal[True]
+    contains_patient_text: bool
+    redacted: bool
     example_ids: tuple[Text, ...]
     missing: tuple[Text, ...]
+    rule: Rule
+    models: Annotated[tuple[Member, ...], Field(min_length=1)]
+    context_summary: ContextSummary | None
+    screening: Screening | None
+    tfidf: Words | None
 
     @field_validator("created_at")
     @classmethod
@@ -105,6 +82,41 @@ class ModelSetConfig(Record):
             raise ValueError("few_shot_examples: one row is used twice")
         return self
 
+    @model_validator(mode="after")
+    def _members_fit_the_rule(self) -> ModelSetConfig:
+        weights = {each.name: each.weight for each in self.models}
+        if len(weights) < len(self.models) or TFIDF in weights:
+            raise ValueError("models: a name is used twice")
+        if self.models[0].name != self.base_model or any(
+            (each.asking is None) != (at == 0) for at, each in enumerate(self.models)
+        ):
+            raise ValueError("models: the base model comes first, and each further one says how it is asked")
+        if self.tfidf is not None:
+            weights[TFIDF] = self.tfidf.weight
+            if not set(self.tfidf.labels) <= set(self.rating_mapping):
+                raise ValueError("tfidf: a label is not in rating_mapping")
+        chosen = set(self.rule.members)
+        if not chosen <= set(weights) or (len(self.rule.members) > 1) != (self.rule.kind == "ensemble"):
+            raise ValueError("rule: its members are not one or several of the set's")
+        if any((weight > 0) and name not in chosen for name, weight in weights.items()):
+            raise ValueError("rule: a weight belongs to a member that does not rate")
+        if not math.isclose(sum(weights.values()), 1, abs_tol=1e-6):
+            raise ValueError("rule: the members' weights do not sum to 1")
+        parts = (*self.models, *([self.tfidf] if self.tfidf else []))
+        if any(each.calibration and len(each.calibration.bias) != len(self.rating_mapping) for each in parts):
+            raise ValueError("models: a calibration does not have a bias for each label")
+        return self
+
+    @model_validator(mode="after")
+    def _redaction_is_whole(self) -> ModelSetConfig:
+        texts = (self.few_shot_examples, self.example_ids, self.tfidf, self.context_summary)
+        asked = any(each.asking is not None and each.asking.few_shot_examples for each in self.models)
+        if self.contains_patient_text == self.redacted:
+            raise ValueError("contains_patient_text and redacted cannot both be so")
+        if self.redacted and (any(texts) or asked):
+            raise ValueError("redacted, yet it holds examples, a context summary or TF-IDF's words")
+        return self
+
 
 def output_schema(labels: list[str]) -> dict[str, Any]:
     """JSON Schema of an answer; the rating is generated first, so its probability hangs on no rationale."""
@@ -117,8 +129,12 @@ def output_schema(labels: list[str]) -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of the whole file."""
-    return ModelSetConfig.model_json_schema()
+    """JSON Schema (2020-12) of the whole file; `model_set.schema.json` in this package holds the same."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "model_set_config.json",
+        **{key: value for key, value in ModelSetConfig.model_json_schema().items() if key != "title"},
+    }
 
 
 def validate(config: Any, *, source: str = FILE_NAME) -> ModelSetConfig:

@@ -1,0 +1,194 @@
+"""The parts of model_set_config.json, version 1."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TFIDF = "TF-IDF"  # the name of the member that is no language model
+
+Text = Annotated[str, Field(min_length=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    # hide_input_in_errors: pydantic would else repeat a row's text in its message
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class FewShotExample(Record):
+    """One rated train row: what the model is asked, and the answer it should give."""
+
+    id: Text
+    prompt: Text
+    answer: Text
+    label: Text
+    rating: int
+
+    @model_validator(mode="after")
+    def _answer_gives_the_label(self) -> FewShotExample:
+        try:
+            answer = json.loads(self.answer)
+        except ValueError:
+            raise ValueError("the answer is not JSON") from None
+        if not isinstance(answer, dict) or answer.get("rating") != self.label:
+            raise ValueError("the answer's rating is not the label")
+        return self
+
+
+class RatingLabel(Record):
+    """A label with its value, what it means (empty where only the expert knows) and other ways to write it."""
+
+    label: Text
+    value: int
+    definition: str
+    synonyms: tuple[Text, ...]
+
+
+class Decoding(Record):
+    """How to ask: greedily, no prompt cut in silence. In a request `truncate` stands beside Ollama's options."""
+
+    temperature: Annotated[float, Field(ge=0, le=0)]
+    seed: Annotated[int, Field(ge=0)]
+    num_ctx: Annotated[int, Field(gt=0)]
+    num_predict: Annotated[int, Field(gt=0)]
+    truncate: Literal[False]
+
+
+class Term(Record):
+    """A word or two: log-odds of the label's records against the others', and in how many of its rows it stands."""
+
+    term: Text
+    log_odds: Number
+    z: Number
+    rows: Annotated[int, Field(ge=1)]
+
+
+class LabelTerms(Record):
+    label: Text
+    terms: tuple[Term, ...]
+
+
+class ContextSummary(Record):
+    """From train rows only; `shown` says whether the system prompt ends with it."""
+
+    shown: bool
+    method: Text
+    rows: Annotated[int, Field(ge=0)]
+    labels: tuple[LabelTerms, ...]
+
+
+class MemberCalibration(Record):
+    """softmax(log(probability) / temperature + bias), a bias for each label in the order of rating_schema."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    bias: tuple[Number, ...]
+
+
+class Agreement(Record):
+    """With the expert on `rows` dev rows, calibrated by cross-validation; null where it is undefined."""
+
+    rows: Annotated[int, Field(ge=1)]
+    accuracy: Share | None
+    macro_f1: Share | None
+    log_loss: Annotated[float, Field(ge=0)]
+
+
+class Asking(Record):
+    """How one further model is asked, where it is not as the base model is."""
+
+    system_prompt: Text
+    few_shot_examples: tuple[FewShotExample, ...]
+    decoding: Decoding
+
+
+class Member(Record):
+    """A language model: `digest` is the sha256 of its file; `asking` is null for the base model.
+
+    `weight` is its share in the ensemble, where the rule is one. `prompt_tokens` is the mean of a whole prompt's.
+    """
+
+    name: Text
+    digest: Text | None
+    weight: Share
+    calibration: MemberCalibration | None
+    dev_agreement: Agreement | None
+    seconds_per_record: Annotated[float, Field(ge=0)] | None
+    prompt_tokens: Annotated[int, Field(ge=0)] | None
+    asking: Asking | None
+
+
+class TermTable(Record):
+    """Terms, one a line, and their inverse document frequencies (base64 of little-endian 32-bit floats)."""
+
+    terms: str
+    idf: str
+
+
+class Words(Record):
+    """TF-IDF with a logistic regression. `weights` are (labels, words then letters), packed as idf is."""
+
+    weight: Share
+    calibration: MemberCalibration | None
+    dev_agreement: Agreement | None
+    seconds_per_record: Annotated[float, Field(ge=0)] | None
+    labels: Annotated[tuple[Text, ...], Field(min_length=2)]
+    intercepts: tuple[Number, ...]
+    weights: str
+    words: TermTable
+    letters: TermTable
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Words:
+        terms = [table.terms.count("\n") + 1 for table in (self.words, self.letters)]
+        sizes = [
+            (self.words.idf, terms[0]),
+            (self.letters.idf, terms[1]),
+            (self.weights, sum(terms) * len(self.labels)),
+        ]
+        try:
+            agree = all(len(base64.b64decode(text, validate=True)) == 4 * numbers for text, numbers in sizes)
+        except ValueError:
+            agree = False
+        if not agree or len(self.intercepts) != len(self.labels):
+            raise ValueError("the sizes of its tables differ")
+        return self
+
+
+class Rule(Record):
+    """Who rates: one member, or several by the weighted mean of their calibrated probabilities.
+
+    Where the other members rate differently, that is a reason to review a record, never to rate it otherwise.
+    """
+
+    kind: Literal["single", "ensemble"]
+    members: Annotated[tuple[Text, ...], Field(min_length=1)]
+    reason: str
+
+
+class Trial(Record):
+    """A way to ask that was tried on `rows` dev rows, with uncalibrated figures; `fault` says why it was given up."""
+
+    model: Text
+    candidate: Text
+    examples: Annotated[int, Field(ge=0)]
+    summary: bool
+    rows: Annotated[int, Field(ge=0)]
+    macro_f1: Share | None
+    log_loss: Annotated[float, Field(ge=0)] | None
+    seconds: Annotated[float, Field(ge=0)]
+    chosen: bool
+    fault: str | None
+
+
+class Screening(Record):
+    """`complete` is false where the time was over before every candidate had had its turn."""
+
+    budget_seconds: Annotated[float, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    complete: bool
+    trials: tuple[Trial, ...]
