@@ -65,7 +65,7 @@ def model_set(folder: Path, base: str) -> Path:
 def rated(product: Product, folder: Path, kind: Kind, **how: object) -> list[list[float]]:
     source, output = write_csv(folder / "new.csv", visits(6)), folder / f"{kind}.csv"
     with serve(product, kind, threads=1, **how) as served:  # pyright: ignore[reportArgumentType]
-        rate_file(source, output, product, served.engine, served.digest, Counted().stage)
+        rate_file(source, output, product, served, Counted().stage)
     return [[float(row[f"P({label})"]) for label in SCALE.labels] for row in read_csv(output)]
 
 
@@ -83,7 +83,7 @@ def test_the_registered_model_rates_as_its_engine_does(tmp_path: Path, server: C
     for shares, rating in zip(rated(product, tmp_path, "ollama"), expected, strict=True):
         assert shares == pytest.approx(rating.probabilities, abs=1e-4)
     with serve(product, "ollama", slots=3, context=400) as served:
-        assert (served.engine.slots, served.engine.context, served.digest) == (3, 400, product.sha256)
+        assert (served.workers, served.engine.context, served.digest) == (3, 400, product.sha256)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..engine.base import Engine
 from ..errors import EngineError, Interrupted, UsageError
@@ -25,6 +25,7 @@ from .journal import Entry, Journal, record_hash
 from .output import Writer, checked_output, open_output
 from .product import Messages, Product
 from .score import label_probabilities
+from .serve import Served
 
 BATCH = 256  # rows read, rated and written at a time
 ANSWER_TOKENS = 160
@@ -41,7 +42,10 @@ Stage = Callable[..., AbstractContextManager[Advancing]]  # Progress.stage
 
 @dataclass(frozen=True)
 class Asked:
-    """What decides a rating, and the engine that gives it. `digest` is the sha256 of the model file."""
+    """What decides a rating, and the engine that gives it. `digest` is the sha256 of the model file.
+
+    `workers` rows are under way at once; 0 is as many as the engine has slots.
+    """
 
     messages: Messages
     config_id: str
@@ -49,6 +53,7 @@ class Asked:
     engine: Engine
     digest: str
     wanted: Wanted
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,26 +73,31 @@ class Tally:
 
 
 def rate_file(
-    source: Path, output: Path, product: Product, engine: Engine, digest: str, stage: Stage, **options: Any
+    source: Path,
+    output: Path,
+    product: Product,
+    served: Served,
+    stage: Stage,
+    *,
+    rationale: bool = False,
+    calibrated: bool = True,
+    journal: Path | None = None,
 ) -> Tally:
-    """Rate a file with a loaded product; `options` are `rationale`, `calibrated` and `journal` (a path).
+    """Rate a file with a loaded product; `journal` is beside the output where none is given.
 
     Raises DatasetError, UsageError, OutputError, EngineError (no longer answering) and Interrupted; what was rated
     until then is kept, and the same call goes on.
     """
-    journal_path = options.get("journal") or output.with_name(f"{output.name}.journal.sqlite")
-    wanted = Wanted(
-        product.scale,
-        product.trust,
-        calibrated=options.get("calibrated", True),
-        rationale=options.get("rationale", False),
+    engine = served.engine
+    wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale)
+    asked = Asked(
+        product.messages, product.config_id, product.seed, engine, served.digest, wanted, workers=served.workers
     )
-    asked = Asked(product.messages, product.config_id, product.seed, engine, digest, wanted)
     checked_output(output, source)
-    with Journal(journal_path) as journal:
+    with Journal(journal or output.with_name(f"{output.name}.journal.sqlite")) as kept:
         with stage("Reading the records"):
             records = open_records(source)
-        tally = rate_records(records, output, asked, journal, stage)
+        tally = rate_records(records, output, asked, kept, stage)
     notes = [*records.notes, *engine.notes, *product.trust.notes()]
     if not wanted.calibrated:
         notes.append("calibration was switched off")
@@ -108,7 +118,7 @@ def rate_records(records: RecordFile, output: Path, asked: Asked, journal: Journ
         with (
             open_output(output, records, added) as writer,
             stage("Rating", total=records.rows, unit="rows") as shown,
-            _pool(asked.engine) as pool,
+            _pool(asked.engine, asked.workers) as pool,
         ):
             for batch in records.batches(BATCH):
                 entries = _rate_batch(batch, asked, journal, pool, shown, count)
@@ -143,9 +153,9 @@ def _version(package: str) -> str:
 
 
 @contextmanager
-def _pool(engine: Engine) -> Iterator[ThreadPoolExecutor]:
+def _pool(engine: Engine, workers: int) -> Iterator[ThreadPoolExecutor]:
     """After an error or Ctrl-C no further row is begun; those under way end and are kept."""
-    pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
+    pool = ThreadPoolExecutor(max_workers=max(1, workers or engine.slots), thread_name_prefix="rate")
     try:
         yield pool
     finally:

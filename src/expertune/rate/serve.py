@@ -25,10 +25,11 @@ Kind = Literal["llama.cpp", "ollama"]
 
 @dataclass(frozen=True)
 class Served:
-    """An engine and the sha256 of the file that it serves."""
+    """An engine, the sha256 of the file that it serves, and how many rows are worth having under way at once."""
 
     engine: Engine
     digest: str
+    workers: int
 
 
 @contextmanager
@@ -50,9 +51,7 @@ def serve(
     with ExitStack() as stack:
         if kind == "ollama":
             server = stack.enter_context(OllamaServer(allow_remote=allow_remote))
-            found = _by_ollama(product, server, model, context or product.context, threads)
-            if slots:
-                found.engine.slots = slots
+            found = _by_ollama(product, server, model, slots, threads, context or product.context)
         else:
             found_server = running_server(allow_remote=allow_remote) if _needs_server(product) else None
             server = stack.enter_context(found_server) if found_server is not None else None
@@ -64,7 +63,9 @@ def serve(
 # --- Ollama ---
 
 
-def _by_ollama(product: Product, server: OllamaServer, model: str | None, context: int, threads: int) -> Served:
+def _by_ollama(
+    product: Product, server: OllamaServer, model: str | None, slots: int, threads: int, context: int
+) -> Served:
     name = model or (product.registered if product.kind == "tuned" else product.model_name)
     if name is None:
         raise UsageError(
@@ -81,7 +82,9 @@ def _by_ollama(product: Product, server: OllamaServer, model: str | None, contex
             "register it anew, or choose another --model"
         )
     file = product.file or _local_file(name, server)
-    return Served(OllamaEngine(server, name, context=context, file=file, threads=threads), digest)
+    engine = OllamaEngine(server, name, context=context, file=file, threads=threads)
+    # no more than the server computes at once: rows that take turns would push each other's prompt out of its cache
+    return Served(engine, digest, slots or engine.slots)
 
 
 def _served_digest(server: OllamaServer, name: str) -> str:
@@ -124,7 +127,8 @@ def _by_llama_cpp(
             )
     renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
     engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)
-    return Served(engine, digest or sha256(file))
+    # one more than its slots, which keep to their row: it is rendered and tokenised while the others are computed
+    return Served(engine, digest or sha256(file), engine.slots + 1)
 
 
 def _renderer(product: Product, server: OllamaServer, context: int) -> OllamaRenderer:

@@ -1,0 +1,187 @@
+"""Rating speed: our runner beside the plain loop that a user would write over the same engine; and memory by rows.
+
+    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200]
+    python bench/rate.py --million
+
+The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
+row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot.
+`--million` rates 10,000, 100,000 and 1,000,000 rows with an engine that only looks as if: what is measured is the
+reader, the journal and the writer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from expertune.engine.base import Generation  # noqa: E402
+from expertune.engine.llama_cpp import LlamaCppEngine  # noqa: E402
+from expertune.modelset.schema import output_schema  # noqa: E402
+from expertune.rate.decide import Wanted  # noqa: E402
+from expertune.rate.journal import Journal  # noqa: E402
+from expertune.rate.output import CsvWriter  # noqa: E402
+from expertune.rate.runner import Asked, rate_records  # noqa: E402
+from expertune.rate.trust import Trust  # noqa: E402
+from expertune.ratings.examples import chat_messages  # noqa: E402
+from expertune.ratings.records import open_records  # noqa: E402
+from expertune.ratings.scale import DEFAULT_MAPPING, make_scale, parse_answer  # noqa: E402
+
+SCALE, TOPIC = make_scale(DEFAULT_MAPPING), "respiratory infections"
+CONTEXT, ANSWER_TOKENS = 2240, 160
+
+
+class Silent:
+    """A stage of progress that shows nothing."""
+
+    def advance(self, n: int = 1) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def stage(name: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Silent]:
+    yield Silent()
+
+
+def messages(prompt: str) -> tuple[dict[str, str], ...]:
+    return chat_messages(prompt, SCALE, TOPIC)
+
+
+def ours(engine: Any, source: Path, folder: Path) -> float:
+    """Seconds from the input file to the output file, journal included."""
+    asked = Asked(messages, "bench", 1, engine, "bench", Wanted(SCALE, Trust()), workers=engine.slots + 1)
+    start = time.perf_counter()
+    with Journal(folder / "journal.sqlite") as journal:
+        rate_records(open_records(source), folder / "rated.csv", asked, journal, stage)
+    return time.perf_counter() - start
+
+
+def peer(engine: LlamaCppEngine, source: Path) -> tuple[float, float, int]:
+    """Seconds, tokens in an answer, and rows whose answer could not be parsed."""
+    schema, tokens, unparsed, rows = output_schema(list(SCALE.labels)), 0, 0, 0
+    start = time.perf_counter()
+    for batch in open_records(source).batches(256):
+        for record in batch:
+            prompt = engine.render(messages(record.prompt))
+            answer = engine.generate(prompt, schema=schema, max_tokens=ANSWER_TOKENS)
+            unparsed += parse_answer(answer.text, SCALE).state != "rated"
+            tokens += answer.answer_tokens
+            rows += 1
+    return time.perf_counter() - start, tokens / rows, unparsed
+
+
+def compare(model: Path, csv: Path, rows: int, threads: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = shortened(csv, folder / "rows.csv", rows)
+        with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
+            engine.generate(engine.render(messages("warm up")), max_tokens=4)
+            peer_seconds, tokens, unparsed = peer(engine, source)
+        with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
+            engine.generate(engine.render(messages("warm up")), max_tokens=4)
+            our_seconds = ours(engine, source, folder)
+        count = open_records(source).rows
+    found = {
+        "model": model.name,
+        "rows": count,
+        "threads": threads or "all",
+        "ours_rows_per_second": round(count / our_seconds, 2),
+        "peer_rows_per_second": round(count / peer_seconds, 2),
+        "peer_answer_tokens": round(tokens, 1),
+        "peer_unparsed": unparsed,
+        "ratio": round(peer_seconds / our_seconds, 2),
+    }
+    print(json.dumps(found))
+
+
+def shortened(csv: Path, target: Path, rows: int) -> Path:
+    """The first rows of a file."""
+    records = open_records(csv)
+    cells = [record.cells for batch in islice(records.batches(rows), 1) for record in batch]
+    with open(target, "wb") as file:
+        writer = CsvWriter(file, records.columns, ",")
+        writer.write(cells)
+    return target
+
+
+# --- memory ---
+
+
+class StubEngine:
+    """Looks like an engine and computes nothing."""
+
+    name, context, slots, file_bytes, folds_system = "stub", 4096, 1, 0, False
+    notes: tuple[str, ...] = ()
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        return messages[-1]["content"]
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        return [-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))]
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        return Generation("", 0, 0, True)
+
+    def describe(self) -> dict[str, Any]:
+        return {"engine": self.name}
+
+    def close(self) -> None:
+        pass
+
+
+def rate_stub(rows: int) -> None:
+    """In a process of its own, since a process's peak never falls."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with open(folder / "new.csv", "w") as file:
+            file.write("Row_ID,Prompt\n")
+            for i in range(rows):
+                file.write(
+                    f'{i},"Chief complaint: visit {i}\nTriage: cough and fever for {i % 30} days\nAge: {i % 99}"\n'
+                )
+        seconds = ours(StubEngine(), folder / "new.csv", folder)
+        with open(folder / "rated.csv", "rb") as file:
+            file.seek(-200, 2)
+            last = file.read().decode()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(
+        json.dumps(
+            {"rows": rows, "peak_mib": peak, "rows_per_second": round(rows / seconds), "whole": str(rows - 1) in last}
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "examples" / "base.gguf")
+    parser.add_argument("--csv", type=Path, default=ROOT / "examples" / "formatted_dataset.csv")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
+    parser.add_argument(
+        "--million", action="store_true", help="memory at 10,000, 100,000 and 1,000,000 rows, stub engine"
+    )
+    parser.add_argument("--stub-rows", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stub_rows:
+        rate_stub(options.stub_rows)
+    elif options.million:
+        for rows in (10_000, 100_000, 1_000_000):
+            subprocess.run([sys.executable, __file__, "--stub-rows", str(rows)], check=True)
+    else:
+        compare(options.model, options.csv, options.rows, options.threads)
+
+
+if __name__ == "__main__":
+    main()
