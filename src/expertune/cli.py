@@ -156,6 +156,23 @@ def register(
 
 
 @app.command()
+def report(
+    *,
+    folder: Annotated[Path, typer.Argument(help="The output folder of a finished run.")],
+    prevalence: Annotated[
+        float | None,
+        typer.Option("--prevalence", help="A label's share of the records for PPV and NPV; 0: that of the test rows."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a finished run's report.html and plots again, also for another prevalence."""
+    from .evaluate.report import rewrite_report
+
+    rewrite_report(folder, prevalence)
+    typer.echo(f"{folder / 'report.html'}: written, and the plots beside it")
+
+
+@app.command()
 def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
     """Audit a rating file: what is wrong with it, before a minute of training is spent on it."""
     from .ratings.audit import audit

@@ -1,4 +1,4 @@
-"""report.json and report.html: the same facts for programs and for people. Neither holds the text of a row.
+"""report.json, report.html and plots/*.png: the same facts for programs and for people. None holds the text of a row.
 
 The report is a mapping. Only `verdict` and `run` must be there: a run without training has no curves.
 
@@ -6,6 +6,9 @@ The report is a mapping. Only `verdict` and `run` must be there: a run without t
     run          {"topics", "model", "created", "seed", "rows": {"train", "dev", "test"}, ...}
     evaluations  [Evaluation.to_dict(), ...]      the judged artefact first, then its base and the others
     differences  [Difference.to_dict(), ...]
+    strata       [StrataColumn, ...]              as mappings; of the judged artefact
+    prevalence   prevalence.at_prevalence()       "
+    conformal    Coverage.to_dict() or null       "
     curves       {"steps": [{"step", "loss", "learning_rate", "tokens", "seconds"}, ...],
                   "dev": [{"step", "loss", "macro_f1", "best"}, ...]}
     audit        {"findings": [{"kind", "severity", "count", "message"}, ...], any other facts}
@@ -22,6 +25,7 @@ not named here are shown as they are, nested ones with a dotted name.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import numbers
 from collections.abc import Iterator, Mapping
@@ -31,7 +35,9 @@ from typing import Any
 from ..errors import UsageError
 from ..files import write_json, write_text
 from . import report_plots
+from .prevalence import at_prevalence
 from .report_html import TEMPLATE
+from .report_png import write_plots
 
 _EXPORT_SHOWN = (
     "types",
@@ -45,7 +51,7 @@ _EXPORT_SHOWN = (
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json and report.html into `folder`, each whole or not at all.
+    """Write report.json, report.html and the plots into `folder`, each whole or not at all.
 
     Figures that are not finite become null. Raises UsageError where a needed section is missing, OutputError where
     the folder cannot be written.
@@ -54,6 +60,30 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     html = render_html(sound)
     write_json(Path(folder) / "report.json", sound)
     write_text(Path(folder) / "report.html", html)
+    write_plots(Path(folder), sound)
+
+
+def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
+    """Write the report of a finished run again from its report.json, with another `prevalence` where one is given.
+
+    Raises UsageError where the folder has no report.json or it cannot be read, OutputError as write_report.
+    """
+    path = Path(folder) / "report.json"
+    remedy = "give the output folder of a finished run"
+    if prevalence is not None and not 0 <= prevalence < 1:
+        raise UsageError(f"--prevalence: {prevalence:g} is no share (from 0 on, below 1)")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if prevalence is not None and report.get("evaluations"):
+            report["prevalence"] = at_prevalence(report["evaluations"][0], prevalence)
+        render_html(report)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    except Exception as error:  # whatever a file that is no report of ours may lead to
+        raise UsageError(f"{path}: is no report of a run ({type(error).__name__}); {remedy}") from None
+    write_report(folder, report)
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -66,7 +96,9 @@ def render_html(report: Mapping[str, Any]) -> str:
     pages = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
-    pages.filters.update(number=number, span=span, size=size, facts=lambda section: list(facts(section)))
+    pages.filters.update(
+        number=number, percent=percent, span=span, size=size, facts=lambda section: list(facts(section))
+    )
     pages.globals.update(plots=report_plots, export_shown=_EXPORT_SHOWN, tone=tone)
     return pages.from_string(TEMPLATE).render(report=plain(report))
 
@@ -99,6 +131,13 @@ def number(value: Any, digits: int = 3) -> str:
     if value is None or not isinstance(value, (int, float)):
         return "–"
     return f"{value:.{digits}f}"
+
+
+def percent(value: Any) -> str:
+    """A share for people: "12.3 %", and two figures of a small one."""
+    if not isinstance(value, (int, float)):
+        return "–"
+    return f"{100 * value:.1f} %" if value >= 0.1 else f"{100 * value:.2g} %"
 
 
 def span(estimate: Any, digits: int = 3) -> str:

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfa; --card: #ffffff; --ink: #20272c; --soft: #5d6a72; --rule: #e0e4e4;
-  --accent: #0b6570; --second: #b2591a; --good: #1f7a4d; --unclear: #a36a00; --bad: #b23a2e; }
-@media (prefers-color-scheme: dark) { :root { --paper: #13181b; --card: #1a2125; --ink: #e3e8ea; --soft: #98a5ac;
-  --rule: #2d373c; --accent: #62bcc6; --second: #e39a5f; --good: #62c091; --unclear: #dcae55; --bad: #ec8a7d; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: anywhere;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-header p.eyebrow { margin: 0 0 .25rem; color: var(--soft); font-size: .875rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; font-weight: 650; margin: 0 0 1.25rem; letter-spacing: -.01em; }
-h2 { font-size: 1.15rem; font-weight: 650; margin: 2.75rem 0 .5rem; }
-h3 { font-size: .95rem; font-weight: 650; margin: 1.5rem 0 .25rem; }
-p { margin: .4rem 0 .8rem; } .note { color: var(--soft); font-size: .875rem; max-width: 46rem; }
-.verdict { background: var(--card); border: 1px solid var(--rule); border-left: 5px solid var(--tone, var(--soft));
-  border-radius: 6px; padding: 1rem 1.25rem; font-size: 1.1rem; margin: 0 0 1rem; }
-.better { --tone: var(--good); } .unclear { --tone: var(--unclear); } .not-better { --tone: var(--bad); }
-.tone { color: var(--tone); white-space: nowrap; }
-dl.run { display: flex; flex-wrap: wrap; gap: .75rem 2.5rem; margin: 1.25rem 0; }
-dl.run dt { color: var(--soft); font-size: .8rem; } dl.run dd { margin: 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .925rem; }
-th { text-align: left; font-weight: 600; color: var(--soft); font-size: .8rem; vertical-align: bottom; }
-th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: normal; }
-td { vertical-align: top; } tbody th { color: var(--ink); font-size: inherit; vertical-align: top; }
-.n { font-variant-numeric: tabular-nums; } .n small { display: block; color: var(--soft); white-space: nowrap; }
-tr.first th, tr.first td { font-weight: 650; } tr.first small { font-weight: 400; }
-table.facts th { font-weight: 400; color: var(--soft); width: 40%; font-size: inherit; }
-table.facts th, table.facts td { overflow-wrap: anywhere; font-size: .85rem; padding-block: .25rem; }
-table.confusion { width: auto; } table.confusion td { text-align: center; min-width: 3.4rem; padding: .55rem .4rem;
-  border: 2px solid var(--paper); background: color-mix(in srgb, var(--accent) var(--heat), var(--card)); }
-table.confusion th { padding: .4rem .7rem .4rem 0; border: 0; max-width: 11rem; }
-table.confusion thead th + th { text-align: center; padding: .4rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem;
-  align-items: start; }
-figure { margin: .5rem 0; } figcaption { color: var(--soft); font-size: .85rem; }
-svg.plot { width: 100%; max-width: 30rem; display: block; } svg.forest { width: 10rem; height: 1.3rem; display: block; }
-svg text { fill: var(--soft); font-size: 11px; font-variant-numeric: tabular-nums; } svg .grid { stroke: var(--rule); }
-svg polyline { fill: none; } svg .thin { stroke: var(--accent); stroke-width: 1; opacity: .3; }
-svg .curve { stroke: var(--accent); stroke-width: 2; } svg .other { stroke: var(--second); stroke-width: 1.5; }
-svg .otherdot { fill: var(--second); } svg .ring { fill: none; stroke: var(--second); stroke-width: 1.5; }
-svg .ideal { stroke: var(--soft); stroke-dasharray: 3 4; } svg .dot { fill: var(--accent); }
-svg .whisker { stroke: var(--accent); stroke-width: 1.5; opacity: .75; }
-.key { display: inline-block; width: .9em; height: .2em; border-radius: 1px; vertical-align: middle;
-  margin: 0 .25em 0 .6em; }
-details { border-top: 1px solid var(--rule); padding: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
-details:last-of-type { border-bottom: 1px solid var(--rule); }
-@media (max-width: 40rem) { main { padding-top: 1.5rem; } h1 { font-size: 1.35rem; } .wide { display: none; }
-  th, td { padding-right: .6rem; } table.confusion td { min-width: 2.6rem; padding: .5rem .2rem; }
-  table.facts th { width: 50%; } }
-@media print { body { background: none; } details > * { display: block; } }
-"""
+from .report_style import STYLE
 
 _MACROS = """
 {% macro figure(estimate, digits=3) %}<td class="n">{{ estimate.value | number(digits) }}
   <small>{{ estimate | span(digits) }}</small></td>{% endmacro %}
+{% macro some(estimate) %}{% if estimate %}{{ figure(estimate, 2) }}{% else %}<td class="gone">n &lt; 20</td>
+  {% endif %}{% endmacro %}
 {% macro table(section) %}<table class="facts"><tbody>{% for name, value in section | facts %}
   <tr><th scope="row">{{ name }}</th><td class="n">{{ value }}</td></tr>{% endfor %}</tbody></table>{% endmacro %}
 {% macro rater(evaluation) %}
@@ -89,7 +41,63 @@ _MACROS = """
 {% endmacro %}
 """
 
-_BODY = """
+_STRATA = """
+{% if report.strata %}<section><h2>For whom is it right?</h2>
+<p class="note">{{ main.name }}, by part of the test rows. A part of fewer than 20 rows is left out, and so is a
+  figure that would stand on fewer. Where the parts left out of a column have fewer than 20 rows together, the next smallest part
+  is left out too: taken from the whole, the rest would give them away.</p>
+{% for column in report.strata %}<h3>{{ column.column }}</h3>
+{% if column.note %}<p>No figures: {{ column.note }}.</p>{% else %}
+<div class="scroll"><table><thead><tr><th>{{ column.column }}</th><th>Rows</th><th>Accuracy</th><th>Label</th>
+  <th>Sensitivity</th><th>Specificity</th><th>PPV</th><th>NPV</th></tr></thead>
+  {% for each in column.strata %}<tbody class="stratum">
+  {% if each.hidden %}<tr><th scope="row">{{ each.name }}</th><td class="gone" colspan="7">
+  {{ "n < 20" if each.hidden == "few" else "left out, so that the others cannot be worked out" }}</td></tr>
+  {% else %}{% for label in each.per_class %}<tr>
+  {% if loop.first %}<th scope="rowgroup" rowspan="{{ each.per_class | length }}">{{ each.name }}</th>
+  <td class="n" rowspan="{{ each.per_class | length }}">{{ each.rows }}</td>
+  <td class="n" rowspan="{{ each.per_class | length }}">{{ each.accuracy.value | number(2) }}
+  <small>{{ each.accuracy | span(2) }}</small></td>{% endif %}
+  <td>{{ label.label }}</td>{{ some(label.sensitivity) }}{{ some(label.specificity) }}{{ some(label.ppv) }}
+  {{ some(label.npv) }}</tr>{% endfor %}{% endif %}</tbody>{% endfor %}</table></div>{% endif %}{% endfor %}
+</section>{% endif %}
+{% if report.prevalence.labels %}<section><h2>What is a rating worth elsewhere?</h2>
+<p class="note">{{ report.prevalence.rater }}. PPV: of the records that get the label, the share that an
+  expert would give it to. It falls where the label is rare. By Bayes from sensitivity and specificity, as if these
+  stayed the same; intervals by the delta method on the logit scale. {% if report.prevalence.stated %}Stated share:
+  {{ report.prevalence.stated | percent }}.{% else %}No share was stated (--prevalence): that of the test
+  rows.{% endif %}</p>
+<div class="pair"><div class="scroll"><table><thead><tr><th>Label</th><th>Test rows</th><th>Share</th>
+  <th>PPV</th><th>NPV</th></tr></thead><tbody>
+  {% for each in report.prevalence.labels %}<tr><th scope="row">
+  {% if loop.index0 < plots.COLOURS %}<span class="key line" style="background: var(--c{{ loop.index0 }})"></span>
+  {% endif %}{{ each.label }}</th><td class="n whole">{{ each.in_test | percent }}</td>
+  <td class="n whole">{{ each.prevalence | percent }}</td>{{ figure(each.ppv) }}{{ figure(each.npv) }}</tr>
+  {% endfor %}</tbody></table></div>
+{% set plot = plots.prevalence_plot(report.prevalence.labels) %}
+{% if plot %}<figure>{{ plot }}<figcaption>PPV by the label’s share of the records, with its interval; the dot is the
+  share in the table.</figcaption></figure>{% endif %}</div></section>{% endif %}
+{% if report.conformal %}<section><h2>Do its sets hold the truth?</h2>
+<p class="note">Beside its rating each record gets the set of labels that cannot be ruled out. The set shall hold the
+  true label in {{ report.conformal.nominal | percent }} of the records of each label (the upright mark). The thresholds
+  come from the dev rows; these are the test rows.</p>
+<div class="scroll"><table><thead><tr><th>Records of</th><th>Rows</th><th>Sets with the true label</th>
+  <th class="wide">0 to 1</th><th>Labels in a set</th></tr></thead><tbody>
+  {% for each in report.conformal.labels %}<tr><th scope="row">{{ each.label }}</th>
+  <td class="n">{{ each.covered.n }}</td>{{ figure(each.covered) }}
+  <td class="wide">{{ plots.whisker_plot(each.covered, report.conformal.nominal) }}</td>
+  <td class="n">{{ each.mean_size | number(2) }}{% if not each.exact %}<small>too few dev rows: not assured</small>
+  {% endif %}</td></tr>{% endfor %}
+  <tr class="first"><th scope="row">all</th><td class="n">{{ report.conformal.covered.n }}</td>
+  {{ figure(report.conformal.covered) }}
+  <td class="wide">{{ plots.whisker_plot(report.conformal.covered, report.conformal.nominal) }}</td>
+  <td class="n">{{ report.conformal.mean_size | number(2) }}</td></tr></tbody></table></div>
+<p class="note">{{ report.conformal.single.value | percent }} of the sets are one label alone,
+  {{ report.conformal.empty.value | percent }} are empty: unlike any dev row.</p></section>{% endif %}
+"""
+
+_BODY = (
+    """
 <header><p class="eyebrow">Expertune · tuning report</p><h1>{{ report.run.topics or "Report" }}</h1></header>
 <p class="verdict {{ tone(report.verdict) }}">{{ report.verdict.line }}</p>
 <dl class="run">
@@ -98,11 +106,12 @@ _BODY = """
     <dd class="n">{{ value[:16] | replace("T", " ") if name == "created" else value }}</dd></div>{% endfor %}
   {% if report.run.rows %}<div><dt>rows: {{ report.run.rows.keys() | join(" / ") }}</dt>
     <dd class="n">{{ report.run.rows.values() | join(" / ") }}</dd></div>{% endif %}</dl>
-{% if report.evaluations %}{% set main = report.evaluations[0] %}
+{% set main = report.evaluations[0] if report.evaluations else None %}
+{% if main %}
 <section><h2>How good is it?</h2>
 <p class="note">{{ main.rows }} rows in {{ main.groups }} groups that no choice has looked at. Below each figure its
   {{ "%g" % (100 * main.accuracy.interval.confidence) }} % interval: Wilson for shares of rows, a bootstrap over
-  groups for F1 and kappa.</p>
+  groups for F1 and kappa; rows of one group count as alike in both.</p>
 <div class="scroll"><table><thead><tr><th>Rater</th><th>Macro-F1</th><th class="wide">0 to 1</th><th>Accuracy</th>
   <th>Kappa</th>{% if main.weighted_kappa %}<th>Weighted kappa</th>{% endif %}
   <th class="wide">Rows a second</th></tr></thead><tbody>
@@ -133,6 +142,9 @@ _BODY = """
 <section><h2>Where is it right?</h2><p class="note">{{ main.name }}, {{ main.rows }} rows.</p>{{ rater(main) }}
 {% for each in report.evaluations[1:] %}<details><summary>{{ each.name }}</summary>{{ rater(each) }}</details>
 {% endfor %}</section>{% endif %}
+"""
+    + _STRATA
+    + """
 {% set loss = plots.loss_plot(report.curves.steps or [], report.curves.dev or []) if report.curves else None %}
 {% set f1 = plots.dev_plot(report.curves.dev or []) if report.curves else None %}
 {% if loss or f1 %}<section><h2>How did it learn?</h2><div class="pair">
@@ -170,13 +182,14 @@ _BODY = """
   <tr><th scope="row">{{ name }}</th><td class="n">{{ value }}</td></tr>{% endfor %}</tbody></table>
 </section>{% endif %}
 {% if report.provenance or report.config or report.timings %}<section><h2>How can it be repeated?</h2>
-{% if report.provenance %}<details open><summary>Hashes and versions</summary>{{ table(report.provenance) }}
+{% if report.provenance %}<details><summary>Hashes and versions</summary>{{ table(report.provenance) }}
   </details>{% endif %}
 {% if report.config %}<details><summary>Configuration</summary>{{ table(report.config) }}</details>{% endif %}
 {% if report.timings %}<details><summary>Time of each stage, in seconds</summary>{{ table(report.timings) }}
   </details>{% endif %}
 </section>{% endif %}
 """
+)
 
 TEMPLATE = f"""<!doctype html>
 {_MACROS}

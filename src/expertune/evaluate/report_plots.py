@@ -1,4 +1,4 @@
-"""Plots as inline SVG: they take the page's colours, light or dark, and hold numbers and fixed words only."""
+"""Plots as inline SVG: they take the page's colours and its width, and hold numbers and fixed words only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 240  # viewBox units; about the pixels of a phone, so that text keeps its size there
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 38
+COLOURS = 6  # labels that a plot tells apart
+PREVALENCES = {0.001: "0.1 %", 0.005: "0.5 %", 0.02: "2 %", 0.1: "10 %", 0.5: "50 %"}
 Points = Sequence[tuple[float, float]]
 
 
@@ -17,9 +19,15 @@ class Frame:
     """Axes of one plot: data units to viewBox units, ticks, labels."""
 
     def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], labels: tuple[str, str], height: int = HEIGHT
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        labels: tuple[str, str],
+        height: int = HEIGHT,
+        x_ticks: Mapping[float, str] | None = None,
     ) -> None:
         self.x, self.y, self.labels, self.height = _wide(x), _wide(y), labels, height
+        self.x_ticks = x_ticks or {tick: f"{tick:g}" for tick in ticks(*self.x)}
         self.marks: list[str] = []
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -33,6 +41,10 @@ class Frame:
     def line(self, points: Points, kind: str) -> None:
         path = " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in points))
         self.marks.append(f'<polyline class="{kind}" points="{path}"/>')
+
+    def band(self, low: Points, high: Points, kind: str) -> None:
+        path = " ".join(f"{x},{y}" for x, y in (self.at(*point) for point in [*low, *reversed(high)]))
+        self.marks.append(f'<polygon class="band {kind}" points="{path}"/>')
 
     def dot(self, x: float, y: float, radius: float, kind: str, title: str = "") -> None:
         across, down = self.at(x, y)
@@ -49,8 +61,9 @@ class Frame:
                 f'<text x="{LEFT - 6}" y="{down + 4}" text-anchor="end">{tick:g}</text>'
             )
         grid += [
-            f'<text x="{self.at(tick, self.y[0])[0]}" y="{floor + 16}" text-anchor="middle">{tick:g}</text>'
-            for tick in ticks(*self.x)
+            f'<text x="{self.at(tick, self.y[0])[0]}" y="{floor + 16}" '
+            f'text-anchor="{"end" if len(word) > 3 and tick > self.x[1] - 0.01 else "middle"}">{word}</text>'
+            for tick, word in self.x_ticks.items()
         ]
         words = (
             f'<text class="axis" x="{(LEFT + right) / 2}" y="{self.height - 4}" text-anchor="middle">'
@@ -141,17 +154,38 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> Markup | None:
     return frame.svg("Share of right ratings by confidence")
 
 
-def whisker_plot(estimate: Mapping[str, Any]) -> Markup:
-    """One estimate from 0 to 1 with its interval, to be read down a table's column."""
+def prevalence_plot(labels: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """PPV against prevalence (logarithmic), with intervals as bands; the dots are the prevalences of the table."""
+    drawn = [(at, each) for at, each in enumerate(labels[:COLOURS]) if each["curve"]]
+    if not drawn:
+        return None
+    shown = {math.log10(at): word for at, word in PREVALENCES.items()}
+    frame = Frame((math.log10(0.001), math.log10(0.5)), (0, 1), ("share of the records", "PPV"), 280, shown)
+    for at, each in drawn:
+        ends = [[(math.log10(point["prevalence"]), point[end]) for point in each["curve"]] for end in ("low", "high")]
+        frame.band(*ends, f"b{at}")
+    for at, each in drawn:
+        frame.line([(math.log10(point["prevalence"]), point["ppv"]) for point in each["curve"]], f"c{at}")
+        if each["ppv"]["value"] is not None and 0.001 <= each["prevalence"] <= 0.5:
+            title = f"{each['ppv']['value']:.3f} at {100 * each['prevalence']:.3g} %"
+            frame.dot(math.log10(each["prevalence"]), each["ppv"]["value"], 4, f"d{at}", title)
+    return frame.svg("PPV by prevalence")
+
+
+def whisker_plot(estimate: Mapping[str, Any], nominal: float | None = None) -> Markup:
+    """One estimate from 0 to 1 with its interval, to be read down a table's column; `nominal` is a mark beside it."""
     if estimate["value"] is None:
         return Markup("")
     span, whisker = 150, ""
     if estimate["interval"]:
         low, high = (5 + span * min(1.0, max(0.0, estimate["interval"][end])) for end in ("low", "high"))
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8"/>'
+    mark = ""
+    if nominal is not None:
+        mark = f'<line class="nominal" x1="{5 + span * nominal:.1f}" x2="{5 + span * nominal:.1f}" y1="2" y2="14"/>'
     dot = 5 + span * min(1.0, max(0.0, estimate["value"]))
     return Markup(
         f'<svg class="forest" viewBox="0 0 {span + 10} 16" aria-hidden="true">'
-        f'<line class="grid" x1="5" x2="{span + 5}" y1="8" y2="8"/>{whisker}'
+        f'<line class="grid" x1="5" x2="{span + 5}" y1="8" y2="8"/>{mark}{whisker}'
         f'<circle class="dot" cx="{dot:.1f}" cy="8" r="3.5"/></svg>'
     )

@@ -1,8 +1,8 @@
 """How the ratings do in each part of the population: age bands, sex, any column with few values.
 
-Nothing is told about fewer than 20 rows, neither about a stratum nor about a figure's own rows in one. Where that
-leaves less than 20 rows hidden in a column, the next smallest stratum is hidden too: what is shown, taken from the
-whole, must not give away what is not.
+A stratum of fewer than 20 rows is hidden, and in the others each figure that would stand on fewer: it says nothing.
+Where fewer than 20 rows of a column are hidden, the next smallest stratum is hidden too: what is shown, taken from the
+whole, must not give away the few.
 """
 
 from __future__ import annotations
