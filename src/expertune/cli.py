@@ -114,7 +114,7 @@ def tune(
         **values,
     )
     print_summary(metadata, output_dir)
-    if "model_set_info" in metadata:
+    if metadata["fallback_reason"] is not None:
         raise typer.Exit(EXIT_FELL_BACK)
 
 

@@ -86,6 +86,18 @@ class Config:
         0.02, "Largest mean difference of the label probabilities between file and adapter.", low=0.0, high=1.0
     )
 
+    # model set
+    approach: str = _setting(
+        "auto",
+        "Tune, make a model set, or make both and keep what is better on the dev rows.",
+        choices=("auto", "tune", "model-set"),
+    )
+    models: str = _setting("", "Further models for the model set, names or files separated by commas.")
+    set_seconds: float = _setting(
+        120.0, "Seconds in which the model set is built; it is judged after that.", low=0.0, high=86_400.0
+    )
+    redact: bool = _setting(False, "Write the model set without a word of any row.")
+
     # judgement
     bootstrap: int = _setting(2000, "Resamples for the intervals of F1 and kappa.", low=100, high=100_000)
     confidence: float = _setting(0.95, "Confidence of the intervals.", low=0.5, high=0.999)
@@ -106,6 +118,10 @@ def _check(setting: dataclasses.Field[Any], value: Any) -> None:
     if choices is not None:
         if value not in choices:
             raise UsageError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
+        return
+    if isinstance(setting.default, bool):
+        if not isinstance(value, bool):
+            raise UsageError(f"{setting.name}: {value!r} is neither true nor false")
         return
     if isinstance(setting.default, str):
         if not isinstance(value, str):

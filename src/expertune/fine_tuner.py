@@ -33,6 +33,7 @@ from .errors import (
     UsageError,
 )
 from .modelset import build as modelset
+from .modelset.material import gather
 from .pipeline import outputs
 from .pipeline.prepare import SMALL, prepare
 from .pipeline.registration import prepared_again, read_metadata, register_folder
@@ -178,6 +179,10 @@ class FineTuner:
             with suppress(FineTuningNotSupportedError):
                 run.find_base()  # the model set can be judged where the file is here
             return run.model_set(f"{len(run.prepared.ratings)} usable rows are too few to tune on (at least {SMALL})")
+        if run.config.approach == "model-set":
+            with suppress(FineTuningNotSupportedError):
+                run.find_base()
+            return run.model_set(None)
         try:
             run.find_base()
             return run.tuned()
@@ -225,7 +230,15 @@ class FineTuner:
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
             prepared = prepare(df, rating_mapping, target_topics, config)
         content = modelset.build(
-            model_name, prepared.split, prepared.scale, target_topics, created_at=outputs.now(), seed=config.seed
+            model_name,
+            prepared.split,
+            prepared.scale,
+            target_topics,
+            created_at=outputs.now(),
+            seed=config.seed,
+            recipe=modelset.recipes(len(prepared.scale.labels))[0],
+            material=gather(prepared.split, prepared.scale, seed=config.seed),
+            redact=config.redact,
         )
         if output_dir is not None:
             modelset.write(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, content)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
     """The result of a run."""
     print(metadata["verdict"])
+    if (choice := metadata.get("choice")) is not None and choice["dev"]:
+        print(f"Chosen: {choice['approach']}; {choice['reason']}.")
     evaluations = metadata["evaluation"]["evaluations"]
     if evaluations:
         print(

@@ -102,13 +102,7 @@ def build(
         **_about(model_name, scale, topics, created_at, sum(map(len, parts.values()))),
         "system_prompt": prompt,
         "few_shot_examples": [_example(row) for row in chosen],
-        "decoding": {
-            "temperature": 0.0,
-            "seed": seed,
-            "num_ctx": num_ctx,
-            "num_predict": ANSWER_TOKENS,
-            "truncate": False,
-        },
+        "decoding": _decoding(seed, num_ctx),
         "contains_patient_text": not redact,
         "redacted": redact,
         "example_ids": [row.id for row in chosen],
@@ -120,6 +114,16 @@ def build(
         "tfidf": None,
     }
     return validate(config, source="model set").model_dump(mode="json")
+
+
+def _decoding(seed: int, num_ctx: int) -> dict[str, Any]:
+    return {
+        "temperature": 0.0,
+        "seed": seed,
+        "num_ctx": num_ctx,
+        "num_predict": ANSWER_TOKENS,
+        "truncate": False,
+    }
 
 
 def _about(model_name: str, scale: RatingScale, topics: str, created_at: str, rows: int) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .records import TFIDF
 
 Floats = NDArray[np.float64]
 
@@ -44,3 +47,26 @@ def _simplex(members: int) -> Floats:
     cuts = itertools.combinations(range(steps + members - 1), members - 1)
     parts = [np.diff([-1, *cut, steps + members - 1]) - 1 for cut in cuts]
     return np.asarray(parts, dtype=np.float64) / steps
+
+
+def combine(config: Mapping[str, Any], shares: Mapping[str, Sequence[float]]) -> tuple[float, ...]:
+    """A record's probabilities by the set's rule, from those that its members gave (by name, in the labels' order).
+
+    A single member's are as it gave them; those of an ensemble's members are calibrated before they are mixed.
+    """
+    chosen = config["rule"]["members"]
+    if config["rule"]["kind"] == "single":
+        return tuple(shares[chosen[0]])
+    parts = {each["name"]: each for each in config["models"]} | {TFIDF: config["tfidf"]}
+    calibrated = {name: _calibrated(shares[name], parts[name]["calibration"]) for name in chosen}
+    return pool(calibrated, {name: parts[name]["weight"] for name in chosen})
+
+
+def _calibrated(shares: Sequence[float], calibration: Mapping[str, Any] | None) -> Sequence[float]:
+    """As rate.calibrate does it."""
+    if calibration is None:
+        return shares
+    logs_K = np.log(np.maximum(np.asarray(shares, dtype=np.float64), LEAST))
+    score_K = logs_K / calibration["temperature"] + np.asarray(calibration["bias"])
+    weight_K = np.exp(score_K - score_K.max())
+    return tuple(float(each) for each in weight_K / weight_K.sum())

@@ -135,7 +135,6 @@ class Words(Record):
     weight: Share
     calibration: MemberCalibration | None
     dev_agreement: Agreement | None
-    seconds_per_record: Annotated[float, Field(ge=0)] | None
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     intercepts: tuple[Number, ...]
     weights: str

@@ -31,6 +31,7 @@ class Told:
     notes: tuple[str, ...] = ()
     fallback_reason: str | None = None
     rating: Mapping[str, Any] | None = None  # rate.trust.Trust.to_dict(): what the rating of new records needs
+    choice: Mapping[str, Any] | None = None  # pipeline.choice.Choice.to_dict()
     conformal: Mapping[str, Any] | None = None  # pipeline.trust.shown_coverage
 
 
@@ -120,6 +121,7 @@ def _metadata(finished: Finished) -> dict[str, Any]:
         },
         **told.info,
         "fallback_reason": told.fallback_reason,
+        "choice": told.choice,
         "verdict": told.line,
         "evaluation": finished.evaluation,
         "training": told.training,

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, as_dict, make_config
-from ..engine.base import Engine
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.locate import Located, locate
 from ..engine.ollama import OllamaEngine
 from ..engine.ollama_render import OllamaRenderer
 from ..engine.ollama_server import OllamaServer, running_server
-from ..errors import FineTuningNotSupportedError, TrainingFailedError, UsageError
+from ..errors import (
+    EngineError,
+    FineTuningNotSupportedError,
+    ModelSetConfigError,
+    TrainingFailedError,
+    UsageError,
+)
 from ..files import sha256, write_text
 from ..gguf.read import GGUFFile
 from ..progress import Progress
 from ..rate.score import Pass
 from ..ratings.examples import training_lines
 from . import outputs
-from .fall_back import LARGEST_CONTEXT, fall_back
+from .choice import MODEL_SET, TUNE, Choice, choose
 from .finish import Told, finish
 from .interrupt import stop_after_step
 from .judge import dev_macro_f1, judge, rate_shown
+from .members import LARGEST_CONTEXT, Served, further_members
 from .memory import Memory
+from .model_set import ModelSet, judge_set, make_set, rate_test
 from .prepare import Prepared
 from .records import ANSWER_ROOM, Base, Clock, Job, Read, Tuned, run_identity
 from .trust import learn_trust, shown_coverage
@@ -54,6 +60,7 @@ class Run:
         self._server: OllamaServer | None = None
         self._base: Base | None = None
         self._read: Read | None = None
+        self._further: list[Served] = []
 
     def close(self) -> None:
         if self._server is not None:
@@ -65,8 +72,9 @@ class Run:
         Raises UsageError for a path that leads nowhere and ModelFileError for a damaged file, whatever comes next;
         FineTuningNotSupportedError for a name that no local file belongs to: a model set can be made for it.
         """
-        if not Path(self.model_name).expanduser().exists():
+        if self.config.models or not Path(self.model_name).expanduser().exists():
             self._server = running_server(allow_remote=self._allow_remote)
+        self._further = further_members(self.config.models, self.model_name, self._server, self.config.threads)
         try:
             found = locate(self.model_name, self._server)
         except UsageError as error:
@@ -110,7 +118,22 @@ class Run:
         with stop_after_step() as should_stop:
             made = tune(job, read, should_stop)
         self._hold_to_base(read, made)
-        return self._judge(job, read, made)
+        if self.config.approach == TUNE:
+            return self._judge(job, read, made, None, Choice(TUNE, "--approach tune", {}))
+        beside = self._set_beside()
+        choice = choose(made.dev, beside, self.prepared, self.config)
+        log.info("choice: %s, %s", choice.approach, choice.reason)
+        if choice.approach == MODEL_SET and beside is not None:
+            return self._judge_set(beside, choice, "", job=job, tuned=made)
+        return self._judge(job, read, made, beside, choice)
+
+    def _set_beside(self) -> ModelSet | None:
+        """A tuned file is there: what goes wrong with the set takes nothing away from it."""
+        try:
+            return self._make_set()
+        except ModelSetConfigError as error:
+            log.warning("no model set: %s", error)
+            return None
 
     def _first_settings(self) -> Config | None:
         """The settings of the run that is resumed, where they differ from ours only in what it had to choose."""
@@ -141,15 +164,19 @@ class Run:
                 f"(macro-F1 {tuned:.3f} against {base:.3f}); check the ratings, or raise --epochs or --learning-rate"
             )
 
-    def _judge(self, job: Job, read: Read, made: Tuned) -> dict[str, Any]:
+    def _rate_tuned(self, job: Job, file: Path, context: int) -> Pass:
         def rate_test() -> Pass:
-            with job.serve(made.file, context=read.context) as engine:
+            with job.serve(file, context=context) as engine:
                 rows, scale = self.prepared.examples["test"], self.prepared.scale
                 return rate_shown(self.progress, engine, rows, scale, "Finished file, test rows", generate=True)
 
+        return job.memory.passed("tuned-test", rate_test)
+
+    def _judge(self, job: Job, read: Read, made: Tuned, beside: ModelSet | None, choice: Choice) -> dict[str, Any]:
         with self.clock.stage("judge"):
-            test = job.memory.passed("tuned-test", rate_test)
-            judgement = judge("tuned", test, read.test, self.prepared, self.config)
+            test = self._rate_tuned(job, made.file, read.context)
+            others, notes = self._rate_beside(beside)
+            judgement = judge("tuned", test, read.test, self.prepared, self.config, beside=others)
             trust = learn_trust(made.dev, self.prepared, self.config)
         made.file.replace(self.folder / outputs.MODEL)
         outputs.retire(self.folder, (outputs.MODEL_SET,))
@@ -170,7 +197,8 @@ class Run:
                 training=made.training,
                 export=made.export,
                 history=made.history,
-                notes=(*job.base.located.notes, *read.notes),
+                notes=(*job.base.located.notes, *read.notes, *notes),
+                choice=choice.to_dict(),
                 rating=trust.to_dict(),
                 conformal=shown_coverage(trust, test, self.prepared, self.config),
             )
@@ -178,41 +206,89 @@ class Run:
         outputs.remove_checkpoints(self.folder)
         return metadata
 
-    def _serve_base(self) -> Callable[[], Engine] | None:
-        """How the model set can be judged: by the base's file, else by the server that has the model."""
-        base, server = self._base, self._server
-        if base is not None:
-            return lambda: LlamaCppEngine(
-                base.path, context=LARGEST_CONTEXT, threads=self.config.threads, renderer=base.renderer
-            )
-        if server is not None and server.holds(self.model_name):
-            return lambda: OllamaEngine(server, self.model_name, context=LARGEST_CONTEXT)
-        return None
+    def _rate_beside(self, made: ModelSet | None) -> tuple[dict[str, Pass], list[str]]:
+        """The set that was not chosen, on the test rows; a row that it cannot take must not end the run."""
+        if made is None or made.dev is None:
+            return {}, []
+        try:
+            return rate_test(made, self.prepared, self.progress, self._members()), []
+        except EngineError as error:
+            return {}, [f"the model set was not judged on the test rows: {error}"]
 
-    def model_set(self, reason: str) -> dict[str, Any]:
-        """The other way; returns the metadata. Raises ModelSetConfigError and OutputError."""
-        read = self._read
-        with self.clock.stage("model set"):
-            made = fall_back(
-                self.folder,
-                self.prepared,
-                self.config,
-                self.progress,
-                model_name=self.model_name,
-                serve=self._serve_base(),
-                base_test=read.test if read else None,
+    def _members(self) -> list[Served]:
+        """The base first: by its file, else by the server that has the model."""
+        base, server, name = self._base, self._server, self.model_name
+        if base is not None:
+            path, renderer, threads = base.path, base.renderer, self.config.threads
+            first = Served(
+                name,
+                base.sha256,
+                lambda: LlamaCppEngine(path, context=LARGEST_CONTEXT, threads=threads, renderer=renderer),
             )
+        elif server is not None and server.holds(name):
+            first = Served(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
+        else:
+            first = Served(name, None, None)
+        return [first, *self._further]
+
+    def _make_set(self) -> ModelSet:
+        with self.clock.stage("model set"):
+            return make_set(self.folder, self.prepared, self.config, self.progress, self._members())
+
+    def model_set(self, reason: str | None) -> dict[str, Any]:
+        """The other way; `reason` says why it was not the tuned one, None where it was asked for.
+
+        Returns the metadata. Raises ModelSetConfigError and OutputError.
+        """
+        made = self._make_set()
+        choice = Choice(MODEL_SET, "--approach model-set" if reason is None else f"no tuned model: {reason}", {})
+        return self._judge_set(made, choice, reason or "")
+
+    def _judge_set(
+        self,
+        made: ModelSet,
+        choice: Choice,
+        fallback_reason: str,
+        *,
+        job: Job | None = None,
+        tuned: Tuned | None = None,
+    ) -> dict[str, Any]:
+        """Judge and tell of the chosen set; a tuned file that it was chosen over is judged beside it, and put aside."""
+        read, found, unjudged = self._read, None, made.unjudged
+        base_test = read.test if read else None
+        try:
+            with self.clock.stage("judge"):
+                others = {"tuned": self._rate_tuned(job, tuned.file, read.context)} if job and tuned and read else {}
+                if made.dev is not None:
+                    facts = (made, self.prepared, self.config, self.progress, self._members())
+                    found = judge_set(*facts, base_test=base_test, beside=others)
+        except EngineError as error:
+            unjudged = str(error)
         outputs.retire(self.folder, outputs.TUNED_FILES)
-        told = made.judgement.verdict.line if made.judgement else f"The model set has not been judged: {made.unjudged}."
         facts = {
             "approach": "meta_prompting",
             "success": True,
             "output_file": outputs.MODEL_SET,
             "examples": len(made.content["few_shot_examples"]),
-            "judged": made.judgement is not None,
+            "rule": made.content["rule"],
+            "judged": found is not None,
         }
-        line = f"No tuned model: {reason}. {told}"
-        return self._finish(Told(line, {"model_set_info": facts}, made.judgement, fallback_reason=reason))
+        told = found.judgement.verdict.line if found else f"The model set has not been judged: {unjudged}."
+        why = f"No tuned model: {fallback_reason}. " if fallback_reason else f"Model set ({choice.reason}). "
+        metadata = self._finish(
+            Told(
+                why + told,
+                {"model_set_info": facts},
+                found.judgement if found else None,
+                fallback_reason=fallback_reason or None,
+                choice=choice.to_dict(),
+                rating=found.trust.to_dict() if found else None,
+                conformal=found.conformal if found else None,
+            )
+        )
+        if tuned is not None:
+            outputs.remove_checkpoints(self.folder)
+        return metadata
 
     def _finish(self, told: Told) -> dict[str, Any]:
         return finish(
