@@ -27,7 +27,7 @@ from .ask import Asked, Clock, Maker, as_asked, ask
 from .judge import Judgement, judge, rate_shown
 from .members import Served
 from .prepare import Prepared
-from .trust import learn_trust, shown_coverage
+from .trust import learn_trust
 from .weigh import ENSEMBLE, Weighed, rated_rows, weigh
 
 FEW_SHOT, WORDS = "few-shot", "word"
@@ -183,7 +183,6 @@ class JudgedSet:
 
     judgement: Judgement
     trust: Trust
-    conformal: dict[str, Any]
 
 
 def judge_set(
@@ -200,12 +199,13 @@ def judge_set(
     passes = rate_test(made, prepared, progress, members)
     base = base_test or _rate_base(prepared, progress, members[0])
     others = {name: found for name, found in passes.items() if name != made.name}
-    judgement = judge(made.name, passes[made.name], base, prepared, config, beside={**others, **(beside or {})})
     dev = made.dev or Pass((), 0.0, 0.0, 0)
     rated = {each.id for each in dev.rated}
     unrated = frozenset(row.id for row in prepared.split.dev if row.id not in rated)
     trust = learn_trust(dev, prepared.without(unrated), config)
-    return JudgedSet(judgement, trust, shown_coverage(trust, passes[made.name], prepared, config))
+    beside = {**others, **(beside or {})}
+    facts = (passes[made.name], base, prepared, config)
+    return JudgedSet(judge(made.name, *facts, beside=beside, conformal=trust.conformal), trust)
 
 
 def _rate_base(prepared: Prepared, progress: Progress, base: Served) -> Pass:

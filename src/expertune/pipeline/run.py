@@ -35,7 +35,7 @@ from .memory import Memory
 from .model_set import ModelSet, judge_set, make_set, rate_test
 from .prepare import Prepared
 from .records import ANSWER_ROOM, Base, Clock, Job, Read, Tuned, run_identity
-from .trust import learn_trust, shown_coverage
+from .trust import learn_trust
 
 log = logging.getLogger("expertune")
 
@@ -176,8 +176,16 @@ class Run:
         with self.clock.stage("judge"):
             test = self._rate_tuned(job, made.file, read.context)
             others, notes = self._rate_beside(beside)
-            judgement = judge("tuned", test, read.test, self.prepared, self.config, beside=others)
             trust = learn_trust(made.dev, self.prepared, self.config)
+            judgement = judge(
+                "tuned",
+                test,
+                read.test,
+                self.prepared,
+                self.config,
+                beside=others,
+                conformal=trust.conformal,
+            )
         made.file.replace(self.folder / outputs.MODEL)
         outputs.retire(self.folder, (outputs.MODEL_SET,))
         outputs.write_modelfile(
@@ -200,7 +208,7 @@ class Run:
                 notes=(*job.base.located.notes, *read.notes, *notes),
                 choice=choice.to_dict(),
                 rating=trust.to_dict(),
-                conformal=shown_coverage(trust, test, self.prepared, self.config),
+                conformal=judgement.to_dict()["conformal"],
             )
         )
         outputs.remove_checkpoints(self.folder)
@@ -283,7 +291,7 @@ class Run:
                 fallback_reason=fallback_reason or None,
                 choice=choice.to_dict(),
                 rating=found.trust.to_dict() if found else None,
-                conformal=found.conformal if found else None,
+                conformal=found.judgement.to_dict()["conformal"] if found else None,
             )
         )
         if tuned is not None:
