@@ -122,7 +122,7 @@ def test_the_interval_by_hand() -> None:
 )
 def test_an_interval_holds_its_figure_and_stays_in_its_range(values: list[float], value: float, groups: int) -> None:
     found = bootstrap_interval(value, np.array(values), (-1, 1), groups, 0.95)
-    assert found is None or -1 <= found.low <= value + 1e-9 and value - 1e-9 <= found.high <= 1
+    assert found is None or (-1 <= found.low <= value + 1e-9 and value - 1e-9 <= found.high <= 1)
 
 
 def test_groups_of_alike_rows_count_as_one_row_each() -> None:

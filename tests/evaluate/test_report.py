@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,25 @@ import pytest
 from evaluate.samples import rated, truth
 from expertune.config import Config, as_dict
 from expertune.errors import OutputError, UsageError
+from expertune.evaluate.coverage import conformal_coverage
 from expertune.evaluate.judge import compare, evaluate
-from expertune.evaluate.report import facts, number, plain, render_html, size, tone, write_report
+from expertune.evaluate.prevalence import at_prevalence
+from expertune.evaluate.report import (
+    facts,
+    number,
+    percent,
+    plain,
+    render_html,
+    rewrite_report,
+    size,
+    tone,
+    write_report,
+)
 from expertune.evaluate.report_plots import dev_plot, loss_plot, ticks
+from expertune.evaluate.report_png import PLOTS
+from expertune.evaluate.strata import stratify, to_dicts
 from expertune.evaluate.verdict import verdict
+from expertune.rate.conformal import Conformal
 from expertune.ratings.scale import make_scale
 
 HOSTILE = "<script>alert('x')</script>"
@@ -50,19 +66,23 @@ class Page(HTMLParser):
 
 def full_report() -> dict[str, Any]:
     scale = make_scale({HOSTILE: 1, "No & never": 0, "$\\frac{": 2, "Unbekannt 不明": 3})
-    expert = truth([0, 1, 2, 0, 1, 0, 1, 1], scale)
+    expert = [replace(row, extra={"Sex": HOSTILE}) for row in truth([0, 1, 2, 0, 1, 0, 1, 1] * 30, scale)]
+    tuned = rated([0, 1, 2, 0, 1, 0, 1, 0] * 30, scale)
     raters = {
-        "tuned": rated([0, 1, 2, 0, 1, 0, 1, 0], scale),
-        "base": rated([0] * 8, scale),
-        "TF-IDF": rated([1] * 8, scale),
-        "majority": rated([3] * 8, scale),
+        "tuned": tuned,
+        "few-shot": rated([0, 1, 2, 0, 1, 0, 0, 0] * 30, scale),
+        "base": rated([0] * 240, scale),
+        "TF-IDF": rated([1] * 240, scale),
+        "majority": rated([3] * 240, scale),
     }
     figures = [evaluate(name, expert, rows, scale, {}, CONFIG, 3.0) for name, rows in raters.items()]
+    thresholds = Conformal(0.9, scale.labels, (0.3,) * 4, (20, 20, 20, 3), (True, True, True, False))
+    coverage = conformal_coverage(thresholds, expert, tuned, scale, {}, 0.95)
     differences = compare(("tuned", raters.pop("tuned")), raters, expert, scale, {}, CONFIG)
     steps = [{"step": at, "loss": 2 / at, "learning_rate": 1e-4, "tokens": 9, "seconds": 0.1} for at in range(1, 30)]
     steps[3]["loss"] = float("nan")
     return {
-        "verdict": verdict(*figures, differences).to_dict(),
+        "verdict": verdict(figures[0], *figures[2:], differences).to_dict(),
         "run": {
             "topics": HOSTILE,
             "model": HOSTILE,
@@ -72,6 +92,9 @@ def full_report() -> dict[str, Any]:
         },
         "evaluations": [each.to_dict() for each in figures],
         "differences": [each.to_dict() for each in differences],
+        "strata": to_dicts(stratify(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
+        "prevalence": at_prevalence(figures[0].to_dict(), 0.02),
+        "conformal": coverage.to_dict(),
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},
         "audit": {"findings": [{"kind": HOSTILE, "severity": "warning", "count": 3, "message": HOSTILE}], "rows": 43},
         "export": {
@@ -101,6 +124,9 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     for heading in (
         "How good is it?",
         "Where is it right?",
+        "For whom is it right?",
+        "What is a rating worth elsewhere?",
+        "Do its sets hold the truth?",
         "How did it learn?",
         "What is in the data?",
         "What did the file keep?",
@@ -110,11 +136,28 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     assert text.index("The tuned model is") < text.index("How good is it?")
     for shown in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00\n  (3.20)", "0.995", "learning_rate", "不明"):
         assert shown in text
-    assert page.tags.count("svg") == 4 + 4 + 2  # whiskers, calibration, curves
+    assert (
+        page.tags.count("svg") == 5 + 5 + 1 + 4 + 2
+    )  # whiskers, calibration, PPV, coverage (a label has no rows), curves
+    assert "not assured" in text and "the rating file has no such column" in text
+    assert "<details open" not in text
 
 
 @pytest.mark.parametrize(
-    "gone", ["evaluations", "differences", "curves", "audit", "export", "provenance", "config", "timings"]
+    "gone",
+    [
+        "evaluations",
+        "differences",
+        "strata",
+        "prevalence",
+        "conformal",
+        "curves",
+        "audit",
+        "export",
+        "provenance",
+        "config",
+        "timings",
+    ],
 )
 @pytest.mark.parametrize("empty", [False, True])
 def test_a_section_that_is_missing(gone: str, empty: bool) -> None:
@@ -149,8 +192,9 @@ def test_empty_parts() -> None:
 def test_the_files(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     write_report(folder, full_report())
-    assert sorted(each.name for each in folder.iterdir()) == ["report.html", "report.json"]
-    for each in folder.iterdir():
+    assert sorted(each.name for each in folder.iterdir()) == ["plots", "report.html", "report.json"]
+    assert sorted(each.stem for each in (folder / "plots").iterdir()) == sorted(PLOTS)
+    for each in (path for path in folder.rglob("*") if path.is_file()):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
 
     def refuse(name: str) -> None:
@@ -159,6 +203,62 @@ def test_the_files(tmp_path: Path) -> None:
     again = json.loads((folder / "report.json").read_text("utf-8"), parse_constant=refuse)
     assert again["curves"]["steps"][3]["loss"] is None and again["export"]["path"] == "model.gguf"
     assert render_html(again) == (folder / "report.html").read_text("utf-8")
+
+
+def test_the_plots_are_pictures_and_old_ones_go(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    write_report(tmp_path, full_report())
+    for path in (tmp_path / "plots").iterdir():
+        picture = imread(path)
+        assert picture.shape[:2] == (624, 832) and picture[..., :3].std() > 0.02, path.name
+    write_report(tmp_path, {"verdict": {"line": "No model was made."}, "run": {}})
+    assert list((tmp_path / "plots").iterdir()) == []
+
+
+def test_the_report_is_written_again(tmp_path: Path) -> None:
+    write_report(tmp_path, full_report())
+    before = (tmp_path / "report.html").read_text("utf-8")
+    (tmp_path / "report.html").unlink()
+    rewrite_report(tmp_path)
+    assert (tmp_path / "report.html").read_text("utf-8") == before
+    rewrite_report(tmp_path, 0.3)
+    after = json.loads((tmp_path / "report.json").read_text("utf-8"))["prevalence"]
+    assert after["stated"] == 0.3 and "Stated share:" in (tmp_path / "report.html").read_text("utf-8")
+    ppv = after["labels"][1]["ppv"]["value"]  # "No & never": 90 of 120 found, none of the others
+    assert ppv == 1.0
+    rewrite_report(tmp_path, 0)
+    again = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    for label, found in zip(again["prevalence"]["labels"], again["evaluations"][0]["per_class"], strict=True):
+        if label["ppv"]["value"] is not None:
+            assert label["ppv"]["value"] == pytest.approx(found["ppv"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("{", "JSONDecodeError"),
+        ("[]", "no report of a run"),
+        ("{}", "verdict and run missing"),
+        ('{"verdict": {}, "run": {}, "evaluations": [3]}', "no report of a run"),
+        ('{"verdict": {}, "run": {}, "evaluations": [{"accuracy": 1}]}', "no report of a run"),
+    ],
+)
+def test_what_is_no_report_is_told_in_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    with pytest.raises(UsageError, match=said) as caught:
+        rewrite_report(tmp_path, 0.1)
+    assert "\n" not in str(caught.value) and "report.json" in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("prevalence", [-0.1, 1.0, float("nan")])
+def test_a_prevalence_that_is_no_share(tmp_path: Path, prevalence: float) -> None:
+    write_report(tmp_path, full_report())
+    with pytest.raises(UsageError, match="is no share"):
+        rewrite_report(tmp_path, prevalence)
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
@@ -175,6 +275,7 @@ def test_the_tone_is_the_worst_outcome() -> None:
 
 def test_small_formats() -> None:
     assert (number(None), number(0.12345), number("x")) == ("–", "0.123", "–")
+    assert [percent(each) for each in (None, 0.35, 0.1234, 0.00123, 1)] == ["–", "35 %", "12.3 %", "0.12 %", "100 %"]
     assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 bytes", "1.5 kB", "4.2 GB", "–")
     assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
     assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]

@@ -134,10 +134,10 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def percent(value: Any) -> str:
-    """A share for people: "12.3 %", and two figures of a small one."""
+    """A share for people, to three figures; to two where it is below 10 %."""
     if not isinstance(value, (int, float)):
         return "–"
-    return f"{100 * value:.1f} %" if value >= 0.1 else f"{100 * value:.2g} %"
+    return f"{100 * value:.{3 if value >= 0.1 else 2}g} %"
 
 
 def span(estimate: Any, digits: int = 3) -> str:

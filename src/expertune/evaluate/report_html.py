@@ -44,8 +44,8 @@ _MACROS = """
 _STRATA = """
 {% if report.strata %}<section><h2>For whom is it right?</h2>
 <p class="note">{{ main.name }}, by part of the test rows. A part of fewer than 20 rows is left out, and so is a
-  figure that would stand on fewer. Where the parts left out of a column have fewer than 20 rows together, the next smallest part
-  is left out too: taken from the whole, the rest would give them away.</p>
+  figure that would stand on fewer. Where the parts left out of a column have fewer than 20 rows together, the
+  next smallest part is left out too: taken from the whole, the rest would give them away.</p>
 {% for column in report.strata %}<h3>{{ column.column }}</h3>
 {% if column.note %}<p>No figures: {{ column.note }}.</p>{% else %}
 <div class="scroll"><table><thead><tr><th>{{ column.column }}</th><th>Rows</th><th>Accuracy</th><th>Label</th>

@@ -162,8 +162,10 @@ def prevalence_plot(labels: Sequence[Mapping[str, Any]]) -> Markup | None:
     shown = {math.log10(at): word for at, word in PREVALENCES.items()}
     frame = Frame((math.log10(0.001), math.log10(0.5)), (0, 1), ("share of the records", "PPV"), 280, shown)
     for at, each in drawn:
-        ends = [[(math.log10(point["prevalence"]), point[end]) for point in each["curve"]] for end in ("low", "high")]
-        frame.band(*ends, f"b{at}")
+        low, high = (
+            [(math.log10(point["prevalence"]), point[end]) for point in each["curve"]] for end in ("low", "high")
+        )
+        frame.band(low, high, f"b{at}")
     for at, each in drawn:
         frame.line([(math.log10(point["prevalence"]), point["ppv"]) for point in each["curve"]], f"c{at}")
         if each["ppv"]["value"] is not None and 0.001 <= each["prevalence"] <= 0.5:
