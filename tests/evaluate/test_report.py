@@ -90,6 +90,7 @@ def full_report() -> dict[str, Any]:
             "seed": 1,
             "rows": {"train": 30, "dev": 5, "test": 8},
         },
+        "choice": {"approach": "tune", "reason": "better on 50 dev rows", "dev": {}},
         "evaluations": [each.to_dict() for each in figures],
         "differences": [each.to_dict() for each in differences],
         "strata": to_dicts(stratify(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
@@ -139,6 +140,7 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     assert (
         page.tags.count("svg") == 5 + 5 + 1 + 4 + 2
     )  # whiskers, calibration, PPV, coverage (a label has no rows), curves
+    assert "Why this product: better on 50 dev rows." in text
     assert "not assured" in text and "the rating file has no such column" in text
     assert "<details open" not in text
 
@@ -146,6 +148,7 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
 @pytest.mark.parametrize(
     "gone",
     [
+        "choice",
         "evaluations",
         "differences",
         "strata",

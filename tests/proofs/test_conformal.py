@@ -21,7 +21,6 @@ def rows(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
     return weight_NK / weight_NK.sum(axis=1, keepdims=True), true_N
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("nominal", [0.8, 0.9])
 @pytest.mark.parametrize("dev_rows", [100, 200, 300, 500])
 def test_coverage_is_within_two_points_of_what_is_promised(dev_rows: int, nominal: float) -> None:

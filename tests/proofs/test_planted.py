@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +87,6 @@ def planted(places: dict[str, list[int]], leak: str, change) -> tuple[list[Ratin
     return rows, pairs
 
 
-@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(plants(), st.sampled_from(LEAKS), st.sampled_from((shouted, spaced)))
 def test_everything_planted_is_found(places: dict[str, list[int]], leak: str, change) -> None:
@@ -105,7 +103,6 @@ def test_everything_planted_is_found(places: dict[str, list[int]], leak: str, ch
     assert set(findings["rationale_in_prompt"].row_ids) == {row for row, _ in pairs["quote"]}
 
 
-@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(plants(), st.integers(0, 10**6), st.sampled_from((shouted, spaced)), st.sampled_from([(0.1, 0.2), (0.3, 0.3)]))
 def test_no_split_separates_what_belongs_together(

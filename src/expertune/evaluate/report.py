@@ -4,6 +4,7 @@ The report is a mapping. Only `verdict` and `run` must be there: a run without t
 
     verdict      {"line", "base", "tfidf", "majority", ...}    Verdict.to_dict(); the line is shown first
     run          {"topics", "model", "created", "seed", "rows": {"train", "dev", "test"}, ...}
+    choice       {"reason", ...} or null          why this product and not the other
     evaluations  [Evaluation.to_dict(), ...]      the judged artefact first, then its base and the others
     differences  [Difference.to_dict(), ...]
     strata       [StrataColumn, ...]              as mappings; of the judged artefact

@@ -100,6 +100,7 @@ _BODY = (
     """
 <header><p class="eyebrow">Expertune · tuning report</p><h1>{{ report.run.topics or "Report" }}</h1></header>
 <p class="verdict {{ tone(report.verdict) }}">{{ report.verdict.line }}</p>
+{% if report.choice.reason %}<p class="note">Why this product: {{ report.choice.reason }}.</p>{% endif %}
 <dl class="run">
   {% for name, value in report.run | facts if name != "topics" and not name.startswith("rows.") %}
   <div><dt>{{ name | replace("_", " ") }}</dt>

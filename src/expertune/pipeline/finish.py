@@ -106,7 +106,7 @@ def _report(finished: Finished) -> dict[str, Any]:
     if told.history:
         by_kind = {kind: [event for event in told.history if event["kind"] == kind] for kind in ("step", "dev")}
         report["curves"] = {"steps": by_kind["step"], "dev": by_kind["dev"]}
-    more = {"export": told.export, "conformal": told.conformal}
+    more = {"export": told.export, "choice": told.choice, "conformal": told.conformal}
     return report | {name: dict(part) for name, part in more.items() if part}
 
 
