@@ -38,6 +38,8 @@ def main() -> None:
             "8",
             "--class-weight",
             "none",
+            "--set-seconds",
+            "20",
         ]
     )
 

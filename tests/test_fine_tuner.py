@@ -41,6 +41,7 @@ QUICK: dict[str, Any] = {
     "class_weight": "none",
     "bootstrap": 200,
     "precision": "fp32",
+    "approach": "tune",  # tests/pipeline/test_model_set.py has the other two
 }
 TUNED_FILES = {
     "fine_tuned_adapter.gguf",

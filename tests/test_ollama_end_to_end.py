@@ -34,7 +34,8 @@ TEMPLATE = (
     '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
     "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
 )
-QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200}
+QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200,
+         "approach": "tune"}  # fmt: skip
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]
 
 

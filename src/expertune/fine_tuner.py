@@ -131,6 +131,8 @@ class FineTuner:
                         register_folder(
                             server, register, folder, metadata, run.prepared, progress, replace=replace, force=force
                         )
+                elif register is not None:
+                    log.warning("nothing is registered as %s: the run made a model set", register)
                 return True, metadata
 
     @contextmanager
