@@ -153,3 +153,11 @@ def validate(config: Any, *, source: str = FILE_NAME) -> ModelSetConfig:
     except (TypeError, ValueError, RecursionError):
         where, what = "", "it holds something that JSON has no form for"
     raise ModelSetConfigError(f"{source}: {f'{where}: ' if where else ''}{what}; make the model set anew")
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    Path(__file__).with_name("model_set.schema.json").write_text(
+        json.dumps(schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -1,0 +1,196 @@
+"""What a model set learns from train rows: terms, boundary cases, the small classifier."""
+
+from __future__ import annotations
+
+import base64
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from expertune.modelset import build as modelset
+from expertune.modelset.material import boundary_rows, gather
+from expertune.modelset.schema import validate
+from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
+from expertune.modelset.words import fit_words, out_of_fold, rate_words
+from expertune.ratings.scale import make_scale
+from expertune.ratings.schema import Rating, Split
+
+SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
+WORDS = {1: "cough wheeze sputum croup", 0: "sprain bite burn rash", -1: "unwell referred waiting vague"}
+FILLER = ["since", "yesterday", "morning", "with", "family", "at", "home", "today", "seen", "before", "night"]
+
+
+def row(number: int, value: int, prompt: str, group: str | None = None) -> Rating:
+    return Rating(f"r{number}", number + 2, prompt, value, SCALE.label_of(value), "", group)
+
+
+def rows(count: int, seed: int = 0) -> list[Rating]:
+    """Made-up visits: two words of the label's own, six that say nothing."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(count):
+        value = (1, 0, -1)[number % 3]
+        text = draw.sample(WORDS[value].split(), 2) + draw.sample(FILLER, 6)
+        draw.shuffle(text)
+        made.append(row(number, value, f"Task: rate it.\nNotes: {' '.join(text)}"))
+    return made
+
+
+def groups(of: list[Rating]) -> dict[str, str]:
+    return {each.id: each.group or each.id for each in of}
+
+
+def terms(summary: dict, label: str) -> set[str]:
+    (own,) = [each["terms"] for each in summary["labels"] if each["label"] == label]
+    return {term["term"] for term in own}
+
+
+def test_terms_are_those_of_the_label() -> None:
+    summary = summarise(rows(150), SCALE, groups(rows(150)))
+    for label, value in zip(SCALE.labels, SCALE.values, strict=True):
+        assert terms(summary, label) and {each for each in terms(summary, label) if " " not in each} <= {
+            *WORDS[value].split()
+        } | {*FILLER}
+        assert len(terms(summary, label) & {*WORDS[value].split()}) == 4
+    text = summary_text(summary)
+    assert '- "Match": ' in text and "cough" in text and "Task" not in text
+
+
+def test_log_odds_are_those_of_the_paper() -> None:
+    """Equations 15, 16 and 22 of Monroe et al. by hand for one term."""
+    made = [row(at, 1, "alpha" if at < 8 else "gamma") for at in range(10)]
+    made += [row(10 + at, 0, "gamma" if at < 29 else "alpha") for at in range(30)]
+    summary = summarise(made, make_scale({"Yes": 1, "No": 0}), groups(made))
+    (found,) = summary["labels"][0]["terms"]
+    assert found["term"] == "alpha" and found["rows"] == 8
+    here, there, all_here, all_there = 8, 1, 10, 30
+    prior = 100 * (here + there) / (all_here + all_there)
+    first, second = here + prior, there + prior
+    odds = np.log(first / (all_here + 100 - first)) - np.log(second / (all_there + 100 - second))
+    assert found["log_odds"] == pytest.approx(odds, abs=1e-3)
+    assert found["z"] == pytest.approx(odds / np.sqrt(1 / first + 1 / second), abs=1e-2)
+
+
+def test_a_name_of_one_patient_is_no_term() -> None:
+    made = rows(150)
+    visits = [row(900 + at, 1, f"Notes: Zaphod came again, visit {at}", group="one patient") for at in range(8)]
+    alone = [*made, *visits]
+    assert "zaphod" not in summary_text(summarise(alone, SCALE, groups(alone)))
+    others = [*made, *visits, row(990, 1, "Notes: Zaphod", "two"), row(991, 1, "Notes: Zaphod", "three")]
+    assert "zaphod" in summary_text(summarise(others, SCALE, groups(others)))  # the canary would be seen
+    few = [*made, *(row(900 + at, 1, "Notes: quuxitis", f"p{at}") for at in range(FEWEST_ROWS - 1))]
+    assert "quuxitis" not in str(summarise(few, SCALE, groups(few)))
+
+
+@pytest.mark.parametrize("values", [(1, 0, -1), (1, 0)])
+def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None:
+    """Against the pipeline it was fitted as: same vocabulary, same figures, whatever the number of labels."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    train = [each for each in rows(90) if each.value in values]
+    new = [each.prompt for each in rows(30, seed=5)] + ["", "été – unseen wörds 12.5"]
+    record = fit_words(train, SCALE, seed=3)
+    assert record is not None and "pickle" not in str(record)
+    plain = make_pipeline(
+        make_union(
+            TfidfVectorizer(
+                ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=2000, min_df=2
+            ),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=2000, min_df=2),
+        ),
+        LogisticRegression(class_weight="balanced", max_iter=1000, random_state=3),
+    )
+    plain.fit([each.prompt for each in train], [each.value for each in train])
+    at = {int(value): place for place, value in enumerate(plain.classes_)}
+    wanted = [[shares[at[v]] if v in at else 0.0 for v in SCALE.values] for shares in plain.predict_proba(new)]
+    assert np.asarray(rate_words(record, new, SCALE.labels)) == pytest.approx(np.asarray(wanted), abs=1e-5)
+
+
+def test_too_few_rows_or_labels_give_no_classifier() -> None:
+    assert fit_words(rows(9), SCALE, seed=0) is None
+    assert fit_words([each for each in rows(60) if each.value == 1], SCALE, seed=0) is None
+    assert out_of_fold(rows(9), SCALE, {}, seed=0) == []
+    assert rate_words({}, [], SCALE.labels) == []
+
+
+def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:
+    """Rows of one text with a label of chance: a classifier that saw its group would know it."""
+    draw = random.Random(1)
+    made = [
+        row(at, draw.choice((1, 0)), f"Notes: secretword{at // 4} {' '.join(draw.sample(FILLER, 5))}", f"p{at // 4}")
+        for at in range(120)
+    ]
+    labels = {f"p{at}": made[at * 4].value for at in range(30)}
+    made = [row(at, labels[each.group or ""], each.prompt, each.group) for at, each in enumerate(made)]
+    right = [
+        SCALE.values[max(range(3), key=lambda k: shares[k])] == each.value
+        for each, shares in zip(made, out_of_fold(made, SCALE, groups(made), seed=0), strict=True)
+    ]
+    leaky = out_of_fold(made, SCALE, {}, seed=0)
+    seen = [SCALE.values[max(range(3), key=lambda k: s[k])] == each.value for each, s in zip(made, leaky, strict=True)]
+    assert sum(right) < 80 < 100 < sum(seen)
+
+
+def test_a_boundary_case_stands_between_the_two_labels_that_are_confused() -> None:
+    made = rows(150)
+    blurred = [
+        row(500 + at, (1, 0)[at % 2], f"Notes: cough sprain {' '.join(random.Random(at).sample(FILLER, 6))}")
+        for at in range(12)
+    ]
+    found = boundary_rows([*made, *blurred], SCALE, groups([*made, *blurred]), seed=0)
+    assert found and found[0].id in {each.id for each in blurred}
+    assert boundary_rows(made[:6], SCALE, {}, seed=0) == []
+
+
+def split_of(train: list[Rating]) -> Split:
+    return Split(tuple(train), (), (), groups(train), 0)
+
+
+def test_boundary_cases_and_summary_come_into_the_prompt() -> None:
+    blurred = [
+        row(500 + at, (1, 0)[at % 2], f"Notes: cough sprain {' '.join(random.Random(at).sample(FILLER, 6))}")
+        for at in range(12)
+    ]
+    split = split_of([*rows(150), *blurred])
+    material = gather(split, SCALE, seed=0)
+    recipe = modelset.recipes(3)[0]
+    config = modelset.build(
+        "m", split, SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0, recipe=recipe, material=material
+    )
+    assert config["example_ids"][-1] in {each.id for each in blurred} | {each.id for each in material.boundaries}
+    labels = [each["label"] for each in config["few_shot_examples"]]
+    assert len(labels) == 8 and all(one != other for one, other in pairwise(labels))
+    assert config["system_prompt"].endswith(summary_text(config["context_summary"]))
+    assert config["context_summary"]["shown"] is True
+
+
+def test_redaction_leaves_no_word_of_a_row() -> None:
+    made = [row(at, each.value, f"{each.prompt} zebrafinch") for at, each in enumerate(rows(150))]
+    split = split_of(made)
+    material = gather(split, SCALE, seed=0)
+    kept: dict = {"created_at": "2026-11-23T09:30:00Z", "seed": 0, "material": material}
+    whole = modelset.build("m", split, SCALE, "topic", recipe=modelset.recipes(3)[0], **kept)
+    whole["tfidf"] = {"weight": 0.0, "calibration": None, "dev_agreement": None, **(material.words or {})}
+    assert "zebrafinch" in str(validate(whole).model_dump())
+    for bare in (modelset.redacted(whole), modelset.build("m", split, SCALE, "topic", redact=True, **kept)):
+        text = str(bare)
+        assert not any(word in text for word in ["zebrafinch", "sputum", "sprain", "yesterday", "r10"])
+        assert bare["redacted"] is True and bare["contains_patient_text"] is False
+        assert bare["system_prompt"] and bare["rating_schema"] == whole["rating_schema"]
+        assert bare == validate(bare).model_dump(mode="json")
+    assert modelset.recipes(3, redact=True)[0].shots == 0
+
+
+def test_tables_of_another_size_are_refused() -> None:
+    split = split_of(rows(60))
+    material = gather(split, SCALE, seed=0)
+    config = modelset.build("m", split, SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0)
+    words = {"weight": 0.0, "calibration": None, "dev_agreement": None, **(material.words or {})}
+    assert validate({**config, "tfidf": words}).tfidf is not None
+    short = {**words, "weights": base64.b64encode(b"1234").decode()}
+    with pytest.raises(Exception, match="sizes of its tables differ"):
+        validate({**config, "tfidf": short})
