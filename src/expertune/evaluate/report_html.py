@@ -179,8 +179,11 @@ _BODY = (
   <td class="n">{{ report.export.agreement | number }}</td></tr>{% endif %}
   {% if report.export.probability_gap is defined %}<tr><th scope="row">Mean difference of their label probabilities</th>
   <td class="n">{{ report.export.probability_gap | number(4) }}</td></tr>{% endif %}
-  {% for name, value in report.export | facts if name.split(".")[0] not in export_shown %}
-  <tr><th scope="row">{{ name }}</th><td class="n">{{ value }}</td></tr>{% endfor %}</tbody></table>
+  </tbody></table>
+{% for name, value in report.export | facts if name.split(".")[0] not in export_shown %}{% if loop.first %}
+<details><summary>How the types were chosen</summary><table class="facts"><tbody>{% endif %}
+  <tr><th scope="row">{{ name }}</th><td class="n">{{ value }}</td></tr>{% if loop.last %}</tbody></table></details>
+{% endif %}{% endfor %}
 </section>{% endif %}
 {% if report.provenance or report.config or report.timings %}<section><h2>How can it be repeated?</h2>
 {% if report.provenance %}<details><summary>Hashes and versions</summary>{{ table(report.provenance) }}
