@@ -51,26 +51,50 @@ def _log_prob(tokens: Sequence[int], token: int) -> float:
     return -0.1 * token - 0.01 * len(tokens) * (1 + sum(tokens))
 
 
-@given(st.lists(WORDS, min_size=1, max_size=6), st.sets(st.integers(0, 3)))
-def test_every_token_of_a_tail_is_counted_once(tails: list[list[int]], free: set[int]):
-    asked: list[tuple[tuple[int, ...], int]] = []
+class Model:
+    """A made-up model: its figures are any fixed function of the path, it likes to say `way`, and shows `free`."""
 
-    def model(tokens: Sequence[int], wanted: int) -> dict[int, float]:
-        asked.append((tuple(tokens), wanted))
-        return {token: _log_prob(tokens, token) for token in {wanted, *free}}
+    def __init__(self, way: Sequence[int], free: set[int]) -> None:
+        self.way, self.free = list(way), free
+        self.looks: list[tuple[int, ...]] = []
+        self.forced: list[tuple[tuple[int, ...], int]] = []
 
+    def look(self, path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
+        self.looks.append(tuple(path))
+        said = []
+        for _ in range(room):
+            token = self.way[len(path)] if len(path) < len(self.way) else 0
+            said.append((token, {each: _log_prob(path, each) for each in {token, *self.free}}))
+            path = [*path, token]
+        return said
+
+    def force(self, path: Sequence[int], wanted: int) -> dict[int, float]:
+        self.forced.append((tuple(path), wanted))
+        return {wanted: _log_prob(path, wanted)}
+
+
+@given(st.lists(WORDS, min_size=1, max_size=6), st.sets(st.integers(0, 3)), WORDS)
+def test_every_token_of_a_tail_is_counted_once(tails: list[list[int]], free: set[int], way: list[int]):
+    model = Model(way, free)
     expected = [sum(_log_prob(tail[:i], token) for i, token in enumerate(tail)) for tail in tails]
-    assert sum_log_probs(tails, model) == pytest.approx(expected)
-    assert len(asked) == len(set(asked))
+    assert sum_log_probs(tails, model.look, model.force) == pytest.approx(expected)
+    assert len(model.looks) == len(set(model.looks))
+    assert len(model.forced) == len(set(model.forced))
+
+
+def test_a_model_that_keeps_to_the_answers_is_asked_once_for_each():
+    model = Model([1], {1, 2, 3})  # after the first token it goes on with 0
+    sum_log_probs([[1, 0, 0], [2, 0, 0], [3, 0, 0, 0]], model.look, model.force)
+    assert model.looks == [(), (2,), (3,)] and model.forced == []
 
 
 def test_answers_that_part_at_a_token_share_one_look():
     """A second look at the same tokens may differ in the last digits; the first one is kept."""
-    looks: list[int] = []
+    model = Model([1], {1})
+    assert sum_log_probs([[2], [1], [3]], model.look, model.force) == pytest.approx([-0.2, -0.1, -0.3])
+    assert model.looks == [()] and model.forced == [((), 2), ((), 3)]
 
-    def model(tokens: Sequence[int], wanted: int) -> dict[int, float]:
-        looks.append(wanted)
-        return dict.fromkeys({1, wanted}, -float(len(looks)))
 
-    assert sum_log_probs([[2], [1], [3]], model) == [-1.0, -1.0, -2.0]
-    assert looks == [2, 3]
+def test_a_model_that_would_rather_end_is_made_to_say_it():
+    model = Model([1], set())
+    assert sum_log_probs([[2, 1]], lambda path, room: [], model.force) == pytest.approx([-0.2 + _log_prob([2], 1)])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import EngineError
 
-NextLogProbs = Callable[[Sequence[int], int], Mapping[int, float]]
+Look = Callable[[Sequence[int], int], Iterable[tuple[int, Mapping[int, float]]]]
+Known = dict[tuple[int, ...], dict[int, float]]  # tokens after the common beginning → figures of the next one
+Force = Callable[[Sequence[int], int], Mapping[int, float]]
 
 
 def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
@@ -33,16 +35,30 @@ def _alike(sequences: set[tuple[int, ...]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def sum_log_probs(tails: Sequence[Sequence[int]], next_log_probs: NextLogProbs) -> list[float]:
-    """Log-probability of each tail, in nats.
+def sum_log_probs(tails: Sequence[Sequence[int]], look: Look, force: Force, known: Known | None = None) -> list[float]:
+    """Log-probability of each tail, in nats, with few requests: a model that was taught them walks along them itself.
 
-    `next_log_probs(tokens, wanted)` asks the model once: the log-probabilities after `tokens` of `wanted` and of as
-    many other tokens as come for free. So answers that part at a token are compared on one and the same forward pass.
+    `look(path, room)` asks the model to go on after `path` by at most `room` tokens, and tells for each place the token
+    that it took and the likeliest ones' log-probabilities. `force(path, wanted)` tells those of `wanted` at least.
+    Answers that part at a token are compared on one and the same forward pass. `known` takes up the figures of each
+    place, for a later call over the same answers.
     """
-    known: dict[tuple[int, ...], dict[int, float]] = {}
-    for tail in tails:
-        for i, token in enumerate(tail):
-            node = known.setdefault(tuple(tail[:i]), {})
-            if token not in node:
-                node.update({**next_log_probs(tail[:i], token), **node})
-    return [sum(known[tuple(tail[:i])][token] for i, token in enumerate(tail)) for tail in tails]
+    known = {} if known is None else known
+
+    def figures(path: tuple[int, ...], wanted: int) -> dict[int, float]:
+        if path not in known:
+            here = path
+            for said, others in look(path, _room(tails, path)):
+                known.setdefault(here, dict(others))
+                here = (*here, said)
+        node = known.setdefault(path, {})  # a model that would rather end here says nothing
+        if wanted not in node:
+            node.update({**force(path, wanted), **node})
+        return node
+
+    return [sum(figures(tuple(tail[:i]), token)[token] for i, token in enumerate(tail)) for tail in tails]
+
+
+def _room(tails: Sequence[Sequence[int]], path: tuple[int, ...]) -> int:
+    """As far as every tail through `path` reaches: not one token is said for nothing by a model that keeps to them."""
+    return min(len(tail) - len(path) for tail in tails if tuple(tail[: len(path)]) == path)

@@ -21,6 +21,7 @@ from .header import read_header
 
 FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one, in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
+WALKS_AGAIN = 64  # rows after which a model that strayed from the answers may try again
 REMEMBERED = 256  # answers whose tokens are kept
 
 
@@ -66,6 +67,7 @@ class LlamaCppEngine:
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self.notes = self._notes("tokenizer.chat_template" in header)
         self._turn_end: list[int] = []
+        self._rows, self._strays = 0, False
 
     # --- rendering and tokens ---
 
@@ -164,7 +166,43 @@ class LlamaCppEngine:
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
-            return sum_log_probs(tails, lambda tokens, token: self._next_log_probs([*start, *tokens], token, slot))
+            return self._sum(tails, start, slot)
+
+    def _sum(self, tails: list[list[int]], start: list[int], slot: int) -> list[float]:
+        """A model that keeps to the answers is let walk along them; one that strays is led token by token."""
+        places = {tuple(tail[:i]) for tail in tails for i in range(len(tail))}
+        requests = 0
+        self._rows += 1
+        led = self._strays and self._rows % WALKS_AGAIN != 0
+
+        def look(path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
+            nonlocal requests
+            requests += not led
+            return [] if led else self._walk([*start, *path], room, slot)
+
+        def force(path: Sequence[int], wanted: int) -> dict[int, float]:
+            nonlocal requests
+            requests += 1
+            return self._next_log_probs([*start, *path], wanted, slot)
+
+        found = sum_log_probs(tails, look, force)
+        self._strays = led or requests >= len(places)
+        return found
+
+    def _walk(self, tokens: list[int], room: int, slot: int) -> list[tuple[int, dict[int, float]]]:
+        """The likeliest way on: each token with the natural-log probabilities of the likeliest ones in its place."""
+        body = {
+            "prompt": tokens,
+            "n_predict": room,
+            "temperature": 0,
+            "n_probs": FREE_LOGPROBS,
+            "cache_prompt": True,
+            "id_slot": slot,
+        }
+        said = self._complete(body, "completion_probabilities").get("completion_probabilities") or []
+        return [
+            (each["id"], {other["id"]: other["logprob"] for other in (*each["top_logprobs"], each)}) for each in said
+        ]
 
     def _next_log_probs(self, tokens: list[int], wanted: int, slot: int) -> dict[int, float]:
         """Natural-log probabilities of `wanted` and of the likeliest next tokens."""

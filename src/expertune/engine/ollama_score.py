@@ -15,14 +15,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EngineError
-from .answers import distinguishing, sum_log_probs
+from .answers import Known, distinguishing, sum_log_probs
 
-ROOM = 8  # tokens asked for at once: those of the likeliest answer come in one request
+OTHER = -1  # a token that is in no answer
 FORCED_ROOM = 64  # tokens; a grammar ends the answer long before
 
 Token = tuple[int, bytes]
@@ -78,34 +78,22 @@ def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spel
     """Along the model's own tokens: by alternatives, and a tail that these do not show by force."""
     pieces = {token: piece for answer in spelling.answers for token, piece in answer}
     begin, tails = distinguishing([[token for token, _ in answer] for answer in spelling.answers])
-    seen: dict[tuple[int, ...], Mapping[bytes, float]] = {}
+    by_piece = {pieces[token]: token for tail in tails for token in tail}
+    known: Known = {}
 
-    def look(path: tuple[int, ...]) -> Mapping[bytes, float]:
-        if path not in seen:
-            text = prompt + _text(pieces[token] for token in (*begin, *path))
-            if spelling.tokenize(text) != [*spelling.prompt, *begin, *path]:
-                raise _Hidden  # the text so far is cut into other tokens than the whole answer is
-            by_piece = {pieces[token]: token for tail in tails for token in tail}
-            here = path
-            for said in ask(text, ROOM, None) or _held_open(ask, text):
-                seen.setdefault(here, said.others)
-                if said.piece not in by_piece:
-                    break
-                here = (*here, by_piece[said.piece])
-        return seen[path]
+    def look(path: Sequence[int], room: int) -> Iterator[tuple[int, Mapping[int, float]]]:
+        text = prompt + _text(pieces[token] for token in (*begin, *path))
+        if spelling.tokenize(text) != [*spelling.prompt, *begin, *path]:
+            raise _Hidden  # the text so far is cut into other tokens than the whole answer is
+        for said in ask(text, room, None) or _held_open(ask, text):
+            yield by_piece.get(said.piece, OTHER), {by_piece[p]: x for p, x in said.others.items() if p in by_piece}
 
-    def by_alternatives(tail: list[int]) -> float:
-        def next_log_probs(path: Sequence[int], wanted: int) -> dict[int, float]:
-            others = look(tuple(path))
-            if pieces[wanted] not in others:
-                raise _Hidden
-            return {wanted: others[pieces[wanted]]}
-
-        return sum_log_probs([tail], next_log_probs)[0]
+    def hidden(path: Sequence[int], wanted: int) -> Mapping[int, float]:
+        raise _Hidden
 
     def one(answer: str, tail: list[int]) -> float:
         try:
-            return by_alternatives(tail)
+            return sum_log_probs([tail], look, hidden, known)[0]
         except _Hidden:
             return _forced_whole(ask, prompt, answer, [pieces[t] for t in begin], [pieces[t] for t in tail])
 
