@@ -109,7 +109,7 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
 def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = tuned
     for path in folder.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path.name
     logged = "".join(
         (folder / name).read_text()
         for name in ("fine_tuner.log", "training_events.jsonl", "report.html", "fine_tuning_metadata.json")

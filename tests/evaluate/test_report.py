@@ -197,6 +197,7 @@ def test_the_files(tmp_path: Path) -> None:
     write_report(folder, full_report())
     assert sorted(each.name for each in folder.iterdir()) == ["plots", "report.html", "report.json"]
     assert sorted(each.stem for each in (folder / "plots").iterdir()) == sorted(PLOTS)
+    assert stat.S_IMODE((folder / "plots").stat().st_mode) == 0o700
     for each in (path for path in folder.rglob("*") if path.is_file()):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
 
@@ -268,6 +269,9 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_report(tmp_path / "file", full_report())
+    (tmp_path / "plots").write_text("")
+    with pytest.raises(OutputError):
+        write_report(tmp_path, full_report())
 
 
 def test_the_tone_is_the_worst_outcome() -> None:

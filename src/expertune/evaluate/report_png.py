@@ -64,6 +64,8 @@ def _axes() -> Iterator[Axes]:
 def _save(axes: Axes, path: Path) -> None:
     figure = axes.get_figure(root=True)
     if figure is not None:
+        with contextlib.suppress(OSError):  # what is wrong with the folder, the file's error says
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         with atomic(path) as file:
             figure.savefig(file, format="png")
 
