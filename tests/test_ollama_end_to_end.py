@@ -104,7 +104,7 @@ def test_what_is_registered_is_the_judged_file(contract: ContractServer, run: tu
     assert "Registered as my-rater with Ollama 0.33.0" in said and "byte for byte the judged file" in said
     metadata = json.loads((folder / "fine_tuning_metadata.json").read_text())
     made = metadata["registration"]
-    assert made["registered"] and made["digest"] == f"sha256:{sha256(folder / 'fine_tuned_model.gguf')}"
+    assert made["registered"] and made["digest"] == sha256(folder / "fine_tuned_model.gguf")
     assert made["agreement"]["labels"] == 1.0 and made["agreement"]["exact"] == made["agreement"]["rows"] > 10
     assert metadata["provenance"]["base"]["prompts_by"] == "Ollama 0.33.0"
     assert names(contract.host) == {"small:latest", "my-rater:latest"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import tiny
+from expertune.engine.locate import locate
 from expertune.engine.ollama import OllamaEngine
-from expertune.engine.ollama_blob import served_blob
 from expertune.engine.ollama_server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.files import sha256
@@ -38,9 +38,7 @@ def as_imported(folder: Path) -> Path:
     with ContractServer(folder / "import") as server:
         server.add("tiny", tiny.make(folder / "made.gguf"))
         with OllamaServer(server.url) as asked:
-            blob = served_blob(asked.show("tiny"))
-    assert blob is not None
-    return Path(shutil.copy(blob[0], folder / "base.gguf"))
+            return Path(shutil.copy(locate("tiny", asked).path, folder / "base.gguf"))
 
 
 def tuned(folder: Path, *, prompts_by: str = "the file's own template", **more: object) -> Path:
@@ -140,10 +138,3 @@ def test_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
     with pytest.raises(EngineError, match="no Ollama server answers"), serve(load_product(tuned(tmp_path)), "ollama"):
         pass
-
-
-def test_the_file_behind_a_name() -> None:
-    digest = "ab" * 32
-    shown = {"modelfile": f"# made by\nFROM /var/models/blobs/sha256-{digest}\nTEMPLATE x"}
-    assert served_blob(shown) == (f"/var/models/blobs/sha256-{digest}", digest)
-    assert served_blob({}) is None and served_blob({"modelfile": "FROM llama2"}) is None

@@ -130,7 +130,7 @@ def test_a_file_that_passed_is_served_byte_for_byte(
     made = run(server, files)
     assert names(server) == {"base:latest", "my-rater:latest"}
     digest = sha256(files["tuned"])
-    assert made.bytes == "same file" and made.digest == f"sha256:{digest}"
+    assert made.bytes == "same file" and made.digest == made.served == digest
     assert sha256(server.store.find("my-rater").path("model")) == digest
     assert made.agreement.labels == 1.0 and made.agreement.rows == len(ROWS) and made.agreement.probability_gap < 1e-3
     ours, base = shown(server, "my-rater"), shown(server, "base")

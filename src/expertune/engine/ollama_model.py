@@ -61,9 +61,9 @@ def shown(name: str, show: Mapping[str, Any]) -> OllamaModel:
 
 
 def served_digest(model: OllamaModel) -> str | None:
-    """The sha256 ("sha256:…") of the one file that is served, None where the server does not say it."""
+    """The sha256 (64 hex digits) of the one file that is served, None where the server does not say it."""
     blob = BLOB.search(model.weights[0]) if len(model.weights) == 1 else None
-    return f"sha256:{blob[1]}" if blob else None
+    return blob[1] if blob else None
 
 
 def _license(value: Any) -> str | None:

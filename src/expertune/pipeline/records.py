@@ -21,8 +21,6 @@ from ..train.encode import Candidates, Row
 from .memory import Memory
 from .prepare import Prepared
 
-ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
-
 
 @dataclass(frozen=True)
 class Base:

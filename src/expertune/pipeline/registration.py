@@ -14,10 +14,10 @@ from ..engine.ollama_server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, RegistrationError, UsageError
 from ..files import sha256
 from ..progress import Progress
+from ..rate.product import ANSWER_ROOM
 from ..register.register import Candidate, Registered, register
 from . import outputs
 from .prepare import Prepared, prepare
-from .records import ANSWER_ROOM
 
 log = logging.getLogger("expertune")
 

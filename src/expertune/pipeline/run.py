@@ -23,6 +23,7 @@ from ..errors import (
 from ..files import sha256, write_text
 from ..gguf.read import GGUFFile
 from ..progress import Progress
+from ..rate.product import ANSWER_ROOM
 from ..rate.score import Pass
 from ..ratings.examples import training_lines
 from . import outputs
@@ -34,7 +35,7 @@ from .members import LARGEST_CONTEXT, Served, further_members
 from .memory import Memory
 from .model_set import ModelSet, judge_set, make_set, rate_test
 from .prepare import Prepared
-from .records import ANSWER_ROOM, Base, Clock, Job, Read, Tuned, run_identity
+from .records import Base, Clock, Job, Read, Tuned, run_identity
 from .trust import learn_trust
 
 log = logging.getLogger("expertune")

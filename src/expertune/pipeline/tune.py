@@ -20,13 +20,14 @@ from ..export.types import Choice
 from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..model.load import Placement, Tunable, load, place
+from ..rate.product import ANSWER_ROOM
 from ..rate.score import Pass
 from ..train.encode import Row, candidates, check_lengths, encode
 from ..train.trials import Trial, Trials
 from . import outputs
 from .judge import rate_shown
 from .prepare import Prepared
-from .records import ANSWER_ROOM, Job, Read, Tuned
+from .records import Job, Read, Tuned
 
 
 def read_base(job: Job, prepared: Prepared) -> Read:

@@ -29,8 +29,9 @@ class Product:
 
     `messages` turns a record's prompt into chat messages. `file` is the tuned model, None for a model set; `model_name`
     is the base. `sha256` is of the file that answers (tuned: `file`, model set: the base), None where the run did not
-    have it. `registered` is the name in Ollama. `prompts_by_server` says that Ollama wrote the prompts when the product
-    was made. `config_id` is the sha256 of everything in the folder that decides a rating, but for the model file.
+    have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if not
+    the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
+    sha256 of everything in the folder that decides a rating, but for the model file.
     """
 
     kind: Literal["tuned", "model-set"]
@@ -41,6 +42,7 @@ class Product:
     model_name: str
     sha256: str | None
     registered: str | None
+    served: str | None
     prompts_by_server: bool
     context: int
     seed: int
@@ -101,6 +103,7 @@ def _tuned(folder: Path, metadata: Mapping[str, Any]) -> Product:
         model_name=str(metadata["processing_info"]["model_name"]),
         sha256=judged,
         registered=str(registration["name"]) if registration.get("registered") else None,
+        served=registration.get("served"),
         prompts_by_server=_prompts_by_server(metadata),
         context=int(metadata["settings"]["max_tokens"]) + ANSWER_ROOM,
         seed=int(metadata["seed"]),
@@ -125,6 +128,7 @@ def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Product:
         model_name=content["base_model"],
         sha256=hashes.get("base"),
         registered=None,
+        served=None,
         prompts_by_server=_prompts_by_server(metadata),
         context=content["decoding"]["num_ctx"],
         seed=content["decoding"]["seed"],

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..engine import ollama_model
 from ..engine.base import Engine
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.locate import locate
 from ..engine.ollama import OllamaEngine
-from ..engine.ollama_blob import served_blob
 from ..engine.ollama_render import OllamaRenderer
 from ..engine.ollama_server import OllamaServer, running_server
 from ..errors import ExpertuneError, UsageError
@@ -73,7 +73,7 @@ def _by_ollama(
             "or name it with --model"
         )
     digest = _served_digest(server, name)
-    if product.sha256 is not None and digest != product.sha256:
+    if product.sha256 is not None and digest not in (product.sha256, product.served):
         what = (
             "the tuned file that was judged" if product.kind == "tuned" else "the file that the model set was made for"
         )
@@ -88,10 +88,10 @@ def _by_ollama(
 
 
 def _served_digest(server: OllamaServer, name: str) -> str:
-    found = served_blob(server.show(name))
+    found = ollama_model.served_digest(ollama_model.shown(name, server.show(name)))
     if found is None:
         raise UsageError(f"{name}: Ollama does not say which file it serves under this name; choose another --model")
-    return found[1]
+    return found
 
 
 def _local_file(name: str, server: OllamaServer) -> Path | None:

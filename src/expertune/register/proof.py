@@ -47,7 +47,7 @@ def check_bytes(served: str, blob: Path | None, file: Path, digest: str) -> str:
         return "same file"
     if blob is None:
         raise RegistrationError(
-            f"Ollama wrote the file anew ({served[7:19]}… instead of {digest[7:19]}…) and its own cannot be read here "
+            f"Ollama wrote the file anew ({served[:12]}… instead of {digest[:12]}…) and its own cannot be read here "
             "to compare the weights; nothing was registered"
         )
     if not _same_tensors(blob, file):

@@ -56,12 +56,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Registered:
-    """What was registered, and how it was proven."""
+    """What was registered, and how it was proven. `digest` is the file's sha256, `served` that of the server's blob."""
 
     name: str
     server: str
     ollama: str
     digest: str
+    served: str
     bytes: str
     agreement: Agreement
     prompts: int
@@ -87,7 +88,7 @@ def register(
     """
     overridden = tuple(_objections(candidate, force=force))
     taken = _check_name(server, name, candidate, replace=replace)
-    digest = f"sha256:{sha256(candidate.file)}"
+    digest = sha256(candidate.file)
     _check_file(candidate, digest)
     reference = _reference(server, candidate)
     temporary = unproven(name)
@@ -100,16 +101,16 @@ def register(
         rows = _sample(by_file, candidate)
         dress = _dress(server, candidate, folds_system=by_file.folds_system)
         _make(server, temporary, candidate.file, digest, dress, progress)
-        kept = _check_model(server, temporary, candidate.file, digest, dress)
+        served, kept = _check_model(server, temporary, candidate.file, digest, dress)
         with OllamaEngine(
             server, temporary, context=candidate.context, file=candidate.file, threads=candidate.threads
         ) as by_server:
             prompts = _check_prompts(by_server, by_file, candidate, rows, progress)
             agreement = _check_ratings(by_server, by_file, candidate.scale, rows, progress)
         server.copy(temporary, name)
-    log.info("registered %s with Ollama %s, %s", name, server.version_text, digest)
+    log.info("registered %s with Ollama %s, sha256 %s", name, server.version_text, digest)
     return Registered(
-        name, server.url, server.version_text, digest, kept, agreement, prompts, overridden, replaced=taken
+        name, server.url, server.version_text, digest, served, kept, agreement, prompts, overridden, replaced=taken
     )
 
 
@@ -145,7 +146,7 @@ def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:
 
 def _check_file(candidate: Candidate, digest: str) -> None:
     judged = candidate.metadata["provenance"]["hashes"].get(candidate.file.name)
-    if digest != f"sha256:{judged}":
+    if digest != judged:
         raise RegistrationError(
             f"{candidate.file}: not the file that was judged (its sha256 differs from fine_tuning_metadata.json); "
             "tune again"
@@ -172,15 +173,18 @@ def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) ->
 def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress, progress: Progress) -> None:
     blocks = -(-file.stat().st_size // UPLOAD_BLOCK)
     with progress.stage("Uploading to Ollama", total=blocks, unit="MiB") as stage:
-        server.upload(file, digest, lambda count: stage.advance())
+        server.upload(file, f"sha256:{digest}", lambda count: stage.advance())
     with progress.stage("Creating the model in Ollama") as stage:
-        for line in server.stream("/api/create", create_request(temporary, file.name, digest, dress)):
+        for line in server.stream("/api/create", create_request(temporary, file.name, f"sha256:{digest}", dress)):
             log.info("ollama: %s", line.get("status"))
             stage.advance()
 
 
-def _check_model(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress) -> str:
-    """How the bytes arrived. Raises RegistrationError where the model is not the file in its base's dress."""
+def _check_model(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress) -> tuple[str, str]:
+    """Which blob is served, and how its bytes compare.
+
+    Raises RegistrationError where the model is not the file in its base's dress.
+    """
     shown = server.show(temporary)
     made = ollama_model.shown(temporary, shown)
     served = ollama_model.served_digest(made)
@@ -191,7 +195,7 @@ def _check_model(server: OllamaServer, temporary: str, file: Path, digest: str, 
         raise RegistrationError(
             f"in Ollama the new model differs from its base in {', '.join(wrong)}; nothing was registered"
         )
-    return kept
+    return served, kept
 
 
 def _blob(server: OllamaServer, model: str) -> Path | None:
