@@ -58,7 +58,7 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """What the result depends on: our version, Python, the libraries that compute."""
-    names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn")
+    names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn", "scipy", "statsmodels", "matplotlib")
     found = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
     return found | {name: _version(name) for name in names}
 
