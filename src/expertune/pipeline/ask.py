@@ -101,7 +101,8 @@ def _search(maker: Maker, member: Served, engine: Engine, *, leads: bool) -> Ask
 
     def quality(rows: Sequence[int], shares: Sequence[Shares]) -> tuple[float, ...]:
         found = agreement([true[row] for row in rows], np.asarray(shares))
-        return (found["macro_f1"] or 0.0, -found["log_loss"])
+        # less than a hundredth is less than a row: then the log-loss decides, which sees every row's figure
+        return (round(found["macro_f1"] or 0.0, 2), -found["log_loss"])
 
     def keep(trial: search.Trial[tuple[build.Recipe, dict[str, Any]]]) -> None:
         if leads:
