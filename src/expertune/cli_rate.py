@@ -33,6 +33,9 @@ def rate(
         int, typer.Option("--context", min=0, help="Tokens that one record may take; 0 is as in the run.")
     ] = 0,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 takes every core.")] = 0,
+    votes: Annotated[
+        bool, typer.Option("--votes", help="Ask a model set's other members too, so that they can disagree; slower.")
+    ] = False,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
 ) -> None:
@@ -45,8 +48,8 @@ def rate(
 
     to = output or new.with_name(f"{new.stem}_rated{new.suffix}")
     product = load_product(with_)
-    options = {"model": model, "slots": slots, "threads": threads, "context": context, "allow_remote": allow_remote}
-    with Progress() as progress, serve(product, engine, **options) as served:
+    options = {"slots": slots, "threads": threads, "context": context, "allow_remote": allow_remote, "votes": votes}
+    with Progress() as progress, serve(product, engine, model=model, **options) as served:
         tally = rate_file(
             new,
             to,

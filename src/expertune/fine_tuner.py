@@ -36,7 +36,7 @@ from .modelset import build as modelset
 from .modelset.material import gather
 from .pipeline import outputs
 from .pipeline.prepare import SMALL, prepare
-from .pipeline.registration import prepared_again, read_metadata, register_folder
+from .pipeline.registration import prepared_again, read_metadata, register_folder, tell_unregistered
 from .pipeline.run import Run
 from .progress import Progress
 from .ratings.examples import chat_record
@@ -132,7 +132,7 @@ class FineTuner:
                             server, register, folder, metadata, run.prepared, progress, replace=replace, force=force
                         )
                 elif register is not None:
-                    log.warning("nothing is registered as %s: the run made a model set", register)
+                    tell_unregistered(folder, metadata, register)
                 return True, metadata
 
     @contextmanager

@@ -43,7 +43,10 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
 
 
 def print_registration(made: Mapping[str, Any]) -> None:
-    """How a registered model was proven in the server."""
+    """How a registered model was proven in the server, or why there is none."""
+    if not made["registered"]:
+        print(f"\nNot registered as {made['name']}: {made['reason']}.")
+        return
     found = made["agreement"]
     kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
     print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")

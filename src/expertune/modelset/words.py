@@ -48,15 +48,25 @@ def fit_words(train: Sequence[Rating], scale: RatingScale, *, seed: int) -> dict
 
 def rate_words(record: Mapping[str, Any], prompts: Sequence[str], labels: Sequence[str]) -> list[tuple[float, ...]]:
     """Probabilities of `labels` for each prompt; 0 for a label that the train rows did not hold."""
-    if not prompts:
-        return []
-    features = _features(prompts, [_restored(way, record[way]) for way in ("words", "letters")])
-    weight_KV = _unpacked(record["weights"]).reshape(len(record["labels"]), -1)
-    score_NK = np.asarray(features @ weight_KV.T) + np.asarray(record["intercepts"])
-    share_NK = np.exp(score_NK - score_NK.max(axis=1, keepdims=True))
-    share_NK /= share_NK.sum(axis=1, keepdims=True)
-    at = {label: place for place, label in enumerate(record["labels"])}
-    return [tuple(float(shares[at[label]]) if label in at else 0.0 for label in labels) for shares in share_NK]
+    return WordRater(record, labels).rate(prompts) if prompts else []
+
+
+class WordRater:
+    """The classifier of a record, ready for many prompts; safe for several threads."""
+
+    def __init__(self, record: Mapping[str, Any], labels: Sequence[str]) -> None:
+        self._fitted = [_restored(way, record[way]) for way in ("words", "letters")]
+        self._weight_KV = _unpacked(record["weights"]).reshape(len(record["labels"]), -1)
+        self._intercept_K = np.asarray(record["intercepts"])
+        at = {label: place for place, label in enumerate(record["labels"])}
+        self._places = [at.get(label) for label in labels]
+
+    def rate(self, prompts: Sequence[str]) -> list[tuple[float, ...]]:
+        """As `rate_words`; at least one prompt."""
+        score_NK = np.asarray(_features(prompts, self._fitted) @ self._weight_KV.T) + self._intercept_K
+        share_NK = np.exp(score_NK - score_NK.max(axis=1, keepdims=True))
+        share_NK /= share_NK.sum(axis=1, keepdims=True)
+        return [tuple(0.0 if at is None else float(shares[at]) for at in self._places) for shares in share_NK]
 
 
 def out_of_fold(

@@ -32,7 +32,7 @@ class Told:
     fallback_reason: str | None = None
     rating: Mapping[str, Any] | None = None  # rate.trust.Trust.to_dict(): what the rating of new records needs
     choice: Mapping[str, Any] | None = None  # pipeline.choice.Choice.to_dict()
-    conformal: Mapping[str, Any] | None = None  # pipeline.trust.shown_coverage
+    conformal: Mapping[str, Any] | None = None  # of Judgement.to_dict()
 
 
 @dataclass(frozen=True)

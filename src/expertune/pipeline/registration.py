@@ -82,6 +82,13 @@ def register_folder(
     return made
 
 
+def tell_unregistered(folder: Path, metadata: dict[str, Any], name: str) -> None:
+    """A run that made a model set has nothing to register: said in the log and in the metadata."""
+    reason = "the run made a model set; --approach tune keeps to the tuned file"
+    log.warning("not registered as %s: %s", name, reason)
+    _tell(folder, metadata, {"name": name, "registered": False, "reason": reason})
+
+
 def _tell(folder: Path, metadata: dict[str, Any], registration: Mapping[str, Any]) -> None:
     """A refusal does not hide an earlier success: that model is still there."""
     if registration["registered"] or not (metadata.get("registration") or {}).get("registered"):

@@ -17,12 +17,15 @@ BETWEEN = " | "  # labels of a set, reasons of a row
 RATING, LABEL, CONFIDENCE = "Predicted_Rating", "Predicted_Label", "Confidence"
 SET, REASONS, RATIONALE, ERROR = "Conformal_Set", "Review_Reasons", "Rationale", "Rating_Error"
 
-FAILED, SEVERAL, NONE, LOW, NOVEL = (
+DISAGREEMENT = "Models_Disagree"  # 1 where the members of a model set would rate differently
+
+FAILED, SEVERAL, NONE, LOW, NOVEL, DISAGREE = (
     "not rated",
     "several labels fit",
     "no label fits",
     "low confidence",
     "unlike the training rows",
+    "models disagree",
 )
 
 
@@ -34,11 +37,13 @@ class Wanted:
     trust: Trust
     calibrated: bool = True
     rationale: bool = False
+    panel: bool = False
 
     def columns(self) -> dict[str, type]:
         """The added columns with their types, in their order."""
         shares = {share_column(label): float for label in self.scale.labels}
-        own = {RATIONALE: str} if self.rationale else {}
+        own: dict[str, type] = {DISAGREEMENT: int} if self.panel else {}
+        own |= {RATIONALE: str} if self.rationale else {}
         return {
             **{RATING: int, LABEL: str, CONFIDENCE: float},
             **shares,
@@ -77,6 +82,7 @@ def cells(wanted: Wanted, entry: Entry, prompt: str) -> dict[str, Any]:
     best = likeliest(shares)
     fitting = None if trust.conformal is None else trust.conformal.labels_for(entry.probabilities)
     novel = trust.novelty is not None and trust.novelty.is_novel(prompt)
+    differ = len(set(entry.votes.values())) > 1
     found: dict[str, Any] = {
         RATING: scale.values[best],
         LABEL: scale.labels[best],
@@ -84,19 +90,22 @@ def cells(wanted: Wanted, entry: Entry, prompt: str) -> dict[str, Any]:
         **{share_column(label): round(share, 6) for label, share in zip(scale.labels, shares, strict=True)},
         SET: None if fitting is None else BETWEEN.join(fitting),
         # a reviewed row needs no second look
-        REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel)),
+        REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),
     }
+    if wanted.panel:
+        found[DISAGREEMENT] = int(differ)
     if wanted.rationale:
         found[RATIONALE] = rationale_of(entry.answer or "")
     return empty | found
 
 
-def _reasons(fitting: tuple[str, ...] | None, confidence: float, novel: bool) -> list[str]:
+def _reasons(fitting: tuple[str, ...] | None, confidence: float, novel: bool, differ: bool) -> list[str]:
     told = {
         SEVERAL: fitting is not None and len(fitting) > 1,
         NONE: fitting is not None and not fitting,
         LOW: confidence < LOW_CONFIDENCE,
         NOVEL: novel,
+        DISAGREE: differ,
     }
     return [reason for reason, holds in told.items() if holds]
 

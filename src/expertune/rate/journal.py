@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ CREATE TABLE IF NOT EXISTS sessions (
     seed INTEGER NOT NULL, versions TEXT NOT NULL, started TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ratings (
     key INTEGER NOT NULL REFERENCES keys, record BLOB NOT NULL, label TEXT, value INTEGER, probabilities TEXT,
-    answer TEXT, answer_label TEXT, error TEXT, seconds REAL NOT NULL, time TEXT NOT NULL,
+    answer TEXT, answer_label TEXT, votes TEXT, error TEXT, seconds REAL NOT NULL, time TEXT NOT NULL,
     session INTEGER NOT NULL REFERENCES sessions, PRIMARY KEY (key, record)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS overrides (
     record BLOB PRIMARY KEY, value INTEGER NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 """
-SELECT = """SELECT r.record, label, r.value, probabilities, answer, error, seconds, answer_label, session, o.value
+SELECT = """SELECT
+    r.record, label, r.value, probabilities, votes, answer, error, seconds, answer_label, session, o.value
     FROM ratings r
     LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
 
@@ -44,7 +45,8 @@ SELECT = """SELECT r.record, label, r.value, probabilities, answer, error, secon
 @dataclass(frozen=True)
 class Entry:
     """One rating, or why there is none (`error`). `record` is the sha256 of the prompt, `probabilities` are the model's
-    own, `answer` is the raw text it gave as its reason for `answer_label`; `override` is a reviewer's value."""
+    own, `answer` is the raw text it gave as its reason for `answer_label`; `override` is a reviewer's value.
+    `votes` are the labels of a model set's members, by name."""
 
     record: bytes
     label: str | None
@@ -56,6 +58,7 @@ class Entry:
     answer_label: str | None = None
     session: int = 0
     override: int | None = None
+    votes: Mapping[str, str] = field(default_factory=dict)
 
 
 def record_hash(prompt: str) -> bytes:
@@ -148,10 +151,11 @@ class Journal:
         """Keep a rating; it is there from now on, whatever happens to this process."""
         shares = _json(entry.probabilities) if entry.probabilities else None
         answer = (entry.answer, entry.answer_label)
-        facts = (entry.label, entry.value, shares, *answer, entry.error, entry.seconds, _now(), self.session)
+        votes = _json(dict(entry.votes)) if entry.votes else None
+        facts = (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds, _now(), self.session)
         with self._lock, self._told():
             self._db.execute(
-                "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._key, entry.record, *facts),
             )
 
@@ -186,9 +190,9 @@ class Journal:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    record, label, value, probabilities, *rest = row
+    record, label, value, probabilities, votes, *rest = row
     shares = tuple(json.loads(probabilities)) if probabilities else ()
-    return Entry(bytes(record), label, value, shares, *rest)
+    return Entry(bytes(record), label, value, shares, *rest, votes=json.loads(votes) if votes else {})
 
 
 def _json(value: Any) -> str:

@@ -15,6 +15,7 @@ from ..modelset import build
 from ..modelset.schema import FILE_NAME as MODEL_SET
 from ..ratings.examples import chat_messages, system_prompt
 from ..ratings.scale import RatingScale, answer_opening, make_scale
+from .panel import needs_panel
 from .trust import Trust, read_trust
 
 METADATA = "fine_tuning_metadata.json"
@@ -31,7 +32,8 @@ class Product:
     is the base. `sha256` is of the file that answers (tuned: `file`, model set: the base), None where the run did not
     have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if not
     the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
-    sha256 of everything in the folder that decides a rating, but for the model file.
+    sha256 of everything in the folder that decides a rating, but for the model files. `panel` is the content of a model
+    set in which more than the base model has a say; its `messages` are the bare record.
     """
 
     kind: Literal["tuned", "model-set"]
@@ -48,6 +50,7 @@ class Product:
     seed: int
     config_id: str
     trust: Trust
+    panel: Mapping[str, Any] | None = None
 
 
 def load_product(folder: Path) -> Product:
@@ -119,11 +122,15 @@ def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Product:
     hashes = (metadata.get("provenance") or {}).get("hashes") or {}
     if MODEL_SET in hashes:
         _check_file(folder / MODEL_SET, str(hashes[MODEL_SET]))
+    panel = content if needs_panel(content) else None
+    members = [json.dumps([content[key] for key in ("rule", "models", "tfidf")], sort_keys=True)] if panel else []
     return Product(
         kind="model-set",
         folder=folder,
         scale=scale,
-        messages=lambda prompt: build.messages(content, prompt),
+        messages=lambda prompt: (
+            build.messages(content, prompt) if panel is None else [{"role": "user", "content": prompt}]
+        ),
         file=None,
         model_name=content["base_model"],
         sha256=hashes.get("base"),
@@ -132,8 +139,9 @@ def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Product:
         prompts_by_server=_prompts_by_server(metadata),
         context=content["decoding"]["num_ctx"],
         seed=content["decoding"]["seed"],
-        config_id=_config_id("model-set", scale, content["system_prompt"], shots),
+        config_id=_config_id("model-set", scale, content["system_prompt"], [*shots, *((each, "") for each in members)]),
         trust=read_trust(metadata.get("rating"), scale),
+        panel=panel,
     )
 
 

@@ -20,13 +20,12 @@ from ..errors import DatasetError, UsageError
 from ..files import write_text
 from ..ratings.read import as_text, is_blank
 from ..ratings.records import RecordFile, open_records
-from .decide import BETWEEN, CONFIDENCE, ERROR, FAILED, LABEL, RATING, REASONS
+from .decide import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .output import LINE_END
 from .runner import BATCH
 
-DISAGREEMENT = "Models_Disagree"  # a column of ours where several models rated: not empty, not 0
 REVIEWED, NOTE = "Reviewed_Rating", "Review_Note"
-DISAGREE, SAMPLED = "models disagree", "random sample of the confident ones"
+SAMPLED = "random sample of the confident ones"
 SAMPLE = 0.02
 
 

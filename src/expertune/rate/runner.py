@@ -23,6 +23,7 @@ from ..ratings.records import Record, RecordFile, open_records
 from .decide import REASONS, Wanted, cells, likeliest, rationale_prompt
 from .journal import Entry, Journal, record_hash
 from .output import Writer, checked_output, open_output
+from .panel import Panel
 from .product import Messages, Product
 from .score import label_probabilities
 from .serve import Served
@@ -89,7 +90,10 @@ def rate_file(
     until then is kept, and the same call goes on.
     """
     engine = served.engine
-    wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale)
+    panel = engine if isinstance(engine, Panel) else None
+    if rationale and panel is not None and not panel.talks:
+        raise UsageError(f"{product.folder}: its model set rates by TF-IDF alone; leave out --rationale")
+    wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale, panel=panel is not None)
     asked = Asked(
         product.messages, product.config_id, product.seed, engine, served.digest, wanted, workers=served.workers
     )
@@ -232,9 +236,10 @@ def _rate(record: Record, key: bytes, before: Entry | None, asked: Asked, journa
     try:
         prompt = engine.render(asked.messages(record.prompt))
         if before is not None and before.error is None:
-            shares = before.probabilities  # only its reason is missing
+            shares, votes = before.probabilities, before.votes  # only its reason is missing
         else:
             shares = label_probabilities(engine, prompt, wanted.scale, str(record.row))
+            votes = engine.votes() if isinstance(engine, Panel) else {}
         best = likeliest(shares)
         answer, answer_label = None, None
         if wanted.rationale:
@@ -242,7 +247,15 @@ def _rate(record: Record, key: bytes, before: Entry | None, asked: Asked, journa
             answer_label = wanted.label(shares)
             answer = engine.generate(rationale_prompt(prompt, answer_label), max_tokens=ANSWER_TOKENS).text
         entry = Entry(
-            key, wanted.scale.labels[best], wanted.scale.values[best], shares, answer, None, 0.0, answer_label
+            key,
+            wanted.scale.labels[best],
+            wanted.scale.values[best],
+            shares,
+            answer,
+            None,
+            0.0,
+            answer_label,
+            votes=votes,
         )
     except EngineError as error:
         entry = Entry(key, None, None, (), None, str(error), 0.0)

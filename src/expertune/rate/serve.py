@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..engine import ollama_model
 from ..engine.base import Engine
@@ -18,6 +19,7 @@ from ..engine.ollama_render import OllamaRenderer
 from ..engine.ollama_server import OllamaServer, running_server
 from ..errors import ExpertuneError, UsageError
 from ..files import sha256
+from .panel import Panel, panel_models
 from .product import Product
 
 Kind = Literal["llama.cpp", "ollama"]
@@ -42,22 +44,54 @@ def serve(
     threads: int = 0,
     context: int = 0,
     allow_remote: bool = False,
+    votes: bool = False,
 ) -> Iterator[Served]:
-    """Open the engine; `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
+    """Open the engine; of a model set with several members, all that have a say (`votes`: all that it has).
+
+    `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
 
     Raises UsageError where another file than the judged one would answer, or would be asked in other words than it was
     taught; EngineError where it cannot be served.
     """
+    asked = [product] if product.panel is None else _members(product, product.panel, votes)
+    options = (slots, threads)
     with ExitStack() as stack:
-        if kind == "ollama":
-            server = stack.enter_context(OllamaServer(allow_remote=allow_remote))
-            found = _by_ollama(product, server, model, slots, threads, context or product.context)
-        else:
-            found_server = running_server(allow_remote=allow_remote) if _needs_server(product) else None
-            server = stack.enter_context(found_server) if found_server is not None else None
-            found = _by_llama_cpp(product, server, model, slots, threads, context or product.context)
-        stack.enter_context(contextlib.closing(found.engine))
-        yield found
+        found: list[Served] = []
+        server = _open_server(stack, kind, asked, allow_remote)
+        for each in asked:
+            name, room = model if each.model_name == product.model_name else None, context or each.context
+            if kind == "ollama" and server is not None:
+                served = _by_ollama(each, server, name, *options, room)
+            else:
+                served = _by_llama_cpp(each, server, name, *options, room)
+            stack.enter_context(contextlib.closing(served.engine))
+            found.append(served)
+        yield found[0] if product.panel is None else _panel(product, product.panel, asked, found)
+
+
+def _open_server(stack: ExitStack, kind: Kind, asked: list[Product], allow_remote: bool) -> OllamaServer | None:
+    """The server where it is asked, or where it knows the models' files or prompts."""
+    if kind == "ollama" and asked:
+        return stack.enter_context(OllamaServer(allow_remote=allow_remote))
+    server = running_server(allow_remote=allow_remote) if any(map(_needs_server, asked)) else None
+    return stack.enter_context(server) if server is not None else None
+
+
+def _members(product: Product, content: Mapping[str, Any], votes: bool) -> list[Product]:
+    """Each language model that is asked, as a product of its own."""
+    digests = {each["name"]: each["digest"] for each in content["models"]}
+    rooms = {each["name"]: each["asking"]["decoding"]["num_ctx"] for each in content["models"] if each["asking"]}
+    return [
+        replace(product, model_name=name, sha256=digests[name], context=rooms.get(name, product.context), panel=None)
+        for name in panel_models(content, all_members=votes)
+    ]
+
+
+def _panel(product: Product, content: Mapping[str, Any], asked: list[Product], found: list[Served]) -> Served:
+    engines = {member.model_name: served.engine for member, served in zip(asked, found, strict=True)}
+    digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
+    workers = min((served.workers for served in found), default=1)
+    return Served(Panel(content, product.scale, engines), digest, workers)
 
 
 # --- Ollama ---
