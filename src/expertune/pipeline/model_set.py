@@ -30,7 +30,7 @@ from .prepare import Prepared
 from .trust import learn_trust
 from .weigh import ENSEMBLE, Weighed, rated_rows, weigh
 
-FEW_SHOT, WORDS = "few-shot", "word"
+FEW_SHOT, WORDS = "few-shot", "TF-IDF set"
 
 
 @dataclass(frozen=True)
