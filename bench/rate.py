@@ -1,6 +1,6 @@
 """Rating speed: our runner beside the plain loop that a user would write over the same engine; and memory by rows.
 
-    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200]
+    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200] [--answer-tokens 160]
     python bench/rate.py --million
 
 The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
@@ -68,27 +68,27 @@ def ours(engine: Any, source: Path, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def peer(engine: LlamaCppEngine, source: Path) -> tuple[float, float, int]:
+def peer(engine: LlamaCppEngine, source: Path, most: int) -> tuple[float, float, int]:
     """Seconds, tokens in an answer, and rows whose answer could not be parsed."""
     schema, tokens, unparsed, rows = output_schema(list(SCALE.labels)), 0, 0, 0
     start = time.perf_counter()
     for batch in open_records(source).batches(256):
         for record in batch:
             prompt = engine.render(messages(record.prompt))
-            answer = engine.generate(prompt, schema=schema, max_tokens=ANSWER_TOKENS)
+            answer = engine.generate(prompt, schema=schema, max_tokens=most)
             unparsed += parse_answer(answer.text, SCALE).state != "rated"
             tokens += answer.answer_tokens
             rows += 1
     return time.perf_counter() - start, tokens / rows, unparsed
 
 
-def compare(model: Path, csv: Path, rows: int, threads: int) -> None:
+def compare(model: Path, csv: Path, rows: int, threads: int, most: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = shortened(csv, folder / "rows.csv", rows)
         with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
             engine.generate(engine.render(messages("warm up")), max_tokens=4)
-            peer_seconds, tokens, unparsed = peer(engine, source)
+            peer_seconds, tokens, unparsed = peer(engine, source, most)
         with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
             engine.generate(engine.render(messages("warm up")), max_tokens=4)
             our_seconds = ours(engine, source, folder)
@@ -170,6 +170,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
     parser.add_argument(
+        "--answer-tokens",
+        type=int,
+        default=ANSWER_TOKENS,
+        help="where the peer's answer is cut: a random model never ends",
+    )
+    parser.add_argument(
         "--million", action="store_true", help="memory at 10,000, 100,000 and 1,000,000 rows, stub engine"
     )
     parser.add_argument("--stub-rows", type=int, help=argparse.SUPPRESS)
@@ -180,7 +186,7 @@ def main() -> None:
         for rows in (10_000, 100_000, 1_000_000):
             subprocess.run([sys.executable, __file__, "--stub-rows", str(rows)], check=True)
     else:
-        compare(options.model, options.csv, options.rows, options.threads)
+        compare(options.model, options.csv, options.rows, options.threads, options.answer_tokens)
 
 
 if __name__ == "__main__":
