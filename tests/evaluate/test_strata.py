@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from evaluate.samples import SCALE, rated, truth
-from expertune.evaluate.strata import FEWEST, NOT_GIVEN, StrataColumn, age_band, hide, stratify
+from expertune.errors import UsageError
+from expertune.evaluate.strata import FEWEST, NOT_GIVEN, StrataColumn, age_band, check_columns, hide, stratify
 from expertune.ratings.schema import Rating
 
 
@@ -121,3 +122,11 @@ def test_what_is_hidden_cannot_be_worked_out() -> None:
     assert hide({"a": 100, "b": FEWEST}) == {}
     assert hide({"a": 5}) == {"a": "few"}
     assert hide({}) == {}
+
+
+def test_a_column_that_is_not_there_is_told_before_the_work() -> None:
+    rows = [Rating("1", 1, "cough", 1, "Match", extra={"Age": "4", "Sex ": "F"})]
+    check_columns(rows, "age, sex")
+    check_columns(rows, "")
+    with pytest.raises(UsageError, match=r"strata: the rating file has no column 'Facility'; it has Age, Sex"):
+        check_columns(rows, "Sex,Facility")

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from ..errors import UsageError
 from ..rate.score import Rated
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
@@ -73,16 +74,32 @@ def stratify(
     confidence: float,
 ) -> tuple[StrataColumn, ...]:
     """One rater's figures by the columns, whose names are separated by commas; "" takes age and sex where they are."""
-    asked = [name.strip() for name in columns.split(",") if name.strip()]
-    there = {_folded(column): column for row in truth for column in row.extra}
+    there = _columns(truth)
     found = []
-    for name in asked or [name for name in USUAL if _folded(name) in there]:
+    for name in _asked(columns) or [name for name in USUAL if _folded(name) in there]:
         column = there.get(_folded(name))
         if column is None:
             found.append(StrataColumn(name, note="the rating file has no such column"))
         else:
             found.append(_column(column, truth, rated, scale, groups, confidence))
     return tuple(found)
+
+
+def check_columns(rows: Sequence[Rating], columns: str) -> None:
+    """Raises UsageError where a column is asked for that the rating file has not: before the work, not in its report."""
+    there = _columns(rows)
+    for name in _asked(columns):
+        if _folded(name) not in there:
+            known = f"it has {', '.join(sorted(there.values()))}" if there else "it has none beside the needed ones"
+            raise UsageError(f"strata: the rating file has no column {name!r}; {known}")
+
+
+def _asked(columns: str) -> list[str]:
+    return [name.strip() for name in columns.split(",") if name.strip()]
+
+
+def _columns(rows: Sequence[Rating]) -> dict[str, str]:
+    return {_folded(column): column for row in rows for column in row.extra}
 
 
 def _folded(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
+from ..evaluate.strata import check_columns
 from ..ratings.audit import AuditReport, audit
 from ..ratings.examples import make_examples, select_part, system_prompt
 from ..ratings.read import from_frame, read_ratings
@@ -52,7 +53,7 @@ class Prepared:
 
 
 def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prepared:
-    """`data` is a path or a DataFrame. Raises DatasetError; warns DatasetTooSmallWarning below 50 rows."""
+    """`data` is a path or a DataFrame. Raises DatasetError, and UsageError for a column of strata that is not there; warns DatasetTooSmallWarning below 50 rows."""
     notes: list[str] = []
     if isinstance(data, (str, Path)):
         source = str(data)
@@ -62,6 +63,7 @@ def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prep
         source = "the data frame"
         scale = load_scale(rating_mapping, None)
         ratings = from_frame(data, scale, source, notes=notes)
+    check_columns(ratings, config.strata)
     if len(ratings) < SMALL:
         warnings.warn(
             f"{source}: {len(ratings)} usable rows; below {SMALL} a tuned model would be a guess",
