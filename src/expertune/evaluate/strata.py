@@ -86,7 +86,7 @@ def stratify(
 
 
 def check_columns(rows: Sequence[Rating], columns: str) -> None:
-    """Raises UsageError where a column is asked for that the rating file has not: before the work, not in its report."""
+    """Raises UsageError where a column is asked for that the rating file has not."""
     there = _columns(rows)
     for name in _asked(columns):
         if _folded(name) not in there:

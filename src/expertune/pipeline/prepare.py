@@ -53,7 +53,10 @@ class Prepared:
 
 
 def prepare(data: Any, rating_mapping: Any, topics: str, config: Config) -> Prepared:
-    """`data` is a path or a DataFrame. Raises DatasetError, and UsageError for a column of strata that is not there; warns DatasetTooSmallWarning below 50 rows."""
+    """`data` is a path or a DataFrame. Warns DatasetTooSmallWarning below 50 rows.
+
+    Raises DatasetError, and UsageError for a column of `config.strata` that is not there: before the work.
+    """
     notes: list[str] = []
     if isinstance(data, (str, Path)):
         source = str(data)
