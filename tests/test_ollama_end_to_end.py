@@ -24,16 +24,13 @@ from expertune.engine.ollama_server import OllamaServer, running_server
 from expertune.files import sha256
 from expertune.modelset.schema import output_schema
 from ollama_contract.server import ContractServer
+from ollama_contract.templates import TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "examples/formatted_dataset.csv"
 BASE = ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 LABELS = ["Match", "Does Not Match", "Unknown"]
-TEMPLATE = (
-    '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
-    "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
-)
 QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200,
          "approach": "tune"}  # fmt: skip
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]

@@ -21,13 +21,10 @@ from expertune.errors import EngineError, UsageError
 from expertune.modelset.schema import output_schema
 from expertune.ratings.scale import answer_opening
 from ollama_contract.server import ContractServer
+from ollama_contract.templates import TEMPLATE
 
 LABELS = ["Match", "Does Not Match", "Unknown"]
 OPENINGS = [answer_opening(label) for label in LABELS]
-TEMPLATE = (
-    '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
-    "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
-)
 ODD = (  # a template like none that Ollama knows: recorded as tiny-odd
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}[[SYS]]{{ m['content'] | trim }}[[/SYS]]"
     "{% elif m['role'] == 'user' %}Q: {{ m['content'] | trim }} ;; {% else %}A: {{ m['content'] | trim }}"
@@ -48,7 +45,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     stranger = tiny.make(folder / "stranger.gguf", layers=1, chat_template=ODD)
     with LlamaCppEngine(stranger, threads=1) as engine:
         prompt = engine.render(TALK)
-        tokens = {token for opening in OPENINGS for token, _ in engine.spelled(prompt, opening)}
+        tokens = {token for answer in engine.spelled(prompt, OPENINGS)[1] for token, _ in answer}
     knowing = tiny.make(folder / "knowing.gguf", layers=1, favour=sorted(tokens), chat_template=ODD)
     return {"knowing": knowing, "stranger": stranger}
 

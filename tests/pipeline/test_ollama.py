@@ -23,12 +23,9 @@ from expertune.pipeline.outputs import write_modelfile
 from expertune.pipeline.prepare import prepare
 from expertune.pipeline.tune import _settle_with_ollama
 from ollama_contract.server import ContractServer
+from ollama_contract.templates import TEMPLATE
 
 ROWS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
-TEMPLATE = (
-    '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
-    "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
-)
 SYSTEM = 'Rate the record. Answer in JSON: {"rating": "Match" or "Does Not Match", "rationale": "why"}'
 
 

@@ -25,13 +25,10 @@ from expertune.ratings.schema import Example
 from expertune.register import parity
 from expertune.register.register import Candidate, Registered, register
 from ollama_contract.server import ContractServer
+from ollama_contract.templates import TEMPLATE
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 SYSTEM = system_prompt(SCALE, "respiratory infections")
-TEMPLATE = (
-    '{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}{{ range .Messages }}{{ if ne .Role "system" }}'
-    "<|{{ .Role }}|>\n{{ .Content }}</s>\n{{ end }}{{ end }}<|assistant|>\n"
-)
 FOLDING = '{{ range .Messages }}{{ if eq .Role "user" }}Q: {{ .Content }}\n{{ end }}{{ end }}A:'
 ODD = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}[[SYS]]{{ m['content'] }}[[/SYS]]"
@@ -62,7 +59,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tiny.make(folder / "base.gguf", layers=1, chat_template=ODD)
     with LlamaCppEngine(base, threads=1) as engine:
         prompt = engine.render(ROWS[0].messages)
-        tokens = {token for label in SCALE.labels for token, _ in engine.spelled(prompt, answer_opening(label))}
+        openings = [answer_opening(label) for label in SCALE.labels]
+        tokens = {token for answer in engine.spelled(prompt, openings)[1] for token, _ in answer}
     knowing = tiny.make(folder / "knowing.gguf", layers=1, chat_template=ODD, favour=sorted(tokens), seed=3)
     with GGUFFile(knowing) as file:
         write_model(folder / "fine_tuned_model.gguf", file, replaced={}, metadata={})

@@ -83,11 +83,12 @@ class LlamaCppEngine:
         return len(self.tokenize(prompt))
 
     def continuation(self, prompt: str, answer: str) -> list[int]:
-        return [token for token, _ in self.spelled(prompt, answer)]
+        return [token for token, _ in self.spelled(prompt, [answer])[1][0]]
 
-    def spelled(self, prompt: str, answer: str) -> list[tuple[int, bytes]]:
-        """`continuation`, with the bytes that each token stands for."""
-        return self._continuation(prompt, self.tokenize(prompt), answer)
+    def spelled(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[tuple[int, bytes]]]]:
+        """Token ids of the prompt, and each answer's `continuation` with the bytes that each token stands for."""
+        prompt_ids = self.tokenize(prompt)
+        return prompt_ids, [self._continuation(prompt, prompt_ids, answer) for answer in answers]
 
     def turn_end(self) -> list[int]:
         if not self._turn_end:
@@ -160,8 +161,7 @@ class LlamaCppEngine:
     # --- what the model says ---
 
     def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
-        prompt_ids = self.tokenize(prompt)
-        spelled = [self._continuation(prompt, prompt_ids, answer) for answer in answers]
+        prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))

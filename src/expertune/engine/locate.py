@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from . import ollama_disk as disk
 from .header import read_header
 from .ollama_disk import models_folders
 from .ollama_host import host_url, is_this_machine
-from .ollama_model import OllamaModel, shown
+from .ollama_model import OllamaModel, served_digest, shown
 from .ollama_server import OllamaServer, full_name
 
 __all__ = ["Listed", "Located", "listed", "locate", "models_folders"]
 
-BLOB = re.compile(r"[/\\](sha256-[0-9a-f]{64})")
 # Architectures of Ollama's own that it translates when it serves them (ollama, llama/compat/llama-ollama-compat.cpp)
 # or served with an engine of its own (mllama, solar); llama.cpp knows none of these names.
 ONLY_OLLAMAS = frozenset(
@@ -142,10 +140,10 @@ def _from_server(model: str, server: OllamaServer) -> Located:
 def _on_this_disk(model: OllamaModel, url: str) -> Path:
     """The file under the server's path, else the blob of that name in a models folder here."""
     theirs = Path(model.weights[0])
-    blob = BLOB.search(model.weights[0])
+    digest = served_digest(model)
     local = is_this_machine(url)
     places = [theirs] if local else []
-    places += [folder / "blobs" / blob[1] for folder in models_folders()] if blob else []
+    places += [folder / "blobs" / f"sha256-{digest}" for folder in models_folders()] if digest else []
     for place in places:
         if _can_read(place):
             return place

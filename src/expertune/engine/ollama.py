@@ -48,7 +48,8 @@ class OllamaEngine:
         trained = _trained_context(shown) or USUAL_CONTEXT
         self.context = min(context or USUAL_CONTEXT, trained)
         self.slots = 1  # OLLAMA_NUM_PARALLEL's default: a second request would only wait
-        self.file_bytes = next((each["size"] for each in server.tags() if same_name(each["name"], model)), 0)
+        sizes = {full_name(each["name"]): each["size"] for each in server.tags()}
+        self.file_bytes = sizes.get(full_name(model), 0)
         self._renderer = OllamaRenderer(server, model, context=self.context, shown=shown)
         self.folds_system = self._renderer.folds_system
         self._tokenizer = (
@@ -93,8 +94,7 @@ class OllamaEngine:
         """As Engine.score; where the model's own tokens cannot be reached `inexact` counts the prompt."""
         tokenizer, spelling = self._tokenizer, None
         if tokenizer is not None:
-            spelled = [tokenizer.spelled(prompt, answer) for answer in answers]
-            spelling = Spelling(tokenizer.tokenize(prompt), spelled, tokenizer.tokenize)
+            spelling = Spelling(*tokenizer.spelled(prompt, answers), tokenizer.tokenize)
         found = score(self._said, prompt, answers, spelling)
         self.inexact += not found.exact
         return found.log_probs
@@ -123,8 +123,8 @@ class OllamaEngine:
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256
     ) -> Generation:
         """What any client of Ollama gets for these messages; by way of `generate` where chat fails its schema."""
-        folded = self._renderer.request(messages)
-        body = {**folded, "options": self._options(max_tokens), **({"format": schema} if schema else {})}
+        asked = self._renderer.request(messages, **GREEDY, num_predict=max_tokens)
+        body = {**asked, **({"format": schema} if schema else {})}
         try:
             answer = self.server.ask("POST", "/api/chat", body)
             return self._checked(answer, answer["message"]["content"], schema)
@@ -134,20 +134,8 @@ class OllamaEngine:
             return self.generate(self._renderer.plain(messages), schema=schema, max_tokens=max_tokens)
 
     def _generate(self, prompt: str, max_tokens: int, schema: Mapping[str, Any] | None, **more: Any) -> dict[str, Any]:
-        body = {
-            "model": self.model,
-            "prompt": prompt,
-            "raw": True,
-            "stream": False,
-            "truncate": False,
-            "options": self._options(max_tokens),
-            **({"format": schema} if schema else {}),
-            **more,
-        }
-        return self.server.ask("POST", "/api/generate", body)
-
-    def _options(self, max_tokens: int) -> dict[str, Any]:
-        return {**GREEDY, "num_ctx": self.context, "num_predict": max_tokens}
+        asked = self._renderer.raw_request(prompt, **GREEDY, num_predict=max_tokens)
+        return self.server.ask("POST", "/api/generate", {**asked, **({"format": schema} if schema else {}), **more})
 
     def _checked(self, answer: Mapping[str, Any], text: str, schema: Mapping[str, Any] | None) -> Generation:
         finished = answer.get("done_reason") != "length"
@@ -181,10 +169,6 @@ class OllamaEngine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def same_name(one: str, other: str) -> bool:
-    return full_name(one) == full_name(other)
 
 
 def _bytes(token: Mapping[str, Any]) -> bytes:

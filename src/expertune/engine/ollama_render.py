@@ -65,24 +65,28 @@ class OllamaRenderer:
 
     def count_tokens(self, prompt: str) -> int:
         """How many tokens the server reads a rendered prompt as, BOS included."""
-        body = {
+        body = self.raw_request(prompt, num_predict=1, temperature=0)
+        return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
+
+    def raw_request(self, prompt: str, **options: Any) -> dict[str, Any]:
+        """A request to go on after a rendered prompt; nothing is cut silently."""
+        return {
             "model": self.model,
             "prompt": prompt,
             "raw": True,
             "stream": False,
             "truncate": False,
-            "options": {"num_ctx": self.context, "num_predict": 1, "temperature": 0},
+            "options": {"num_ctx": self.context, **options},
         }
-        return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
 
-    def request(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """The fields of a chat request that decide how messages are rendered; nothing is cut silently."""
+    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
+        """A chat request, with the fields that decide how messages are rendered; nothing is cut silently."""
         return {
             "model": self.model,
             "messages": [dict(message) for message in messages],
             "stream": False,
             "truncate": False,
-            "options": {"num_ctx": self.context},
+            "options": {"num_ctx": self.context, **options},
             **({"think": False} if self.thinks else {}),  # think is refused by models that cannot
         }
 

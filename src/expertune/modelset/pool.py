@@ -63,10 +63,19 @@ def combine(config: Mapping[str, Any], shares: Mapping[str, Sequence[float]]) ->
 
 
 def _calibrated(shares: Sequence[float], calibration: Mapping[str, Any] | None) -> Sequence[float]:
-    """As rate.calibrate does it."""
     if calibration is None:
         return shares
-    logs_K = np.log(np.maximum(np.asarray(shares, dtype=np.float64), LEAST))
-    score_K = logs_K / calibration["temperature"] + np.asarray(calibration["bias"])
-    weight_K = np.exp(score_K - score_K.max())
-    return tuple(float(each) for each in weight_K / weight_K.sum())
+    share_K = tempered(logs([shares]), calibration["temperature"], np.asarray(calibration["bias"]))[0]
+    return tuple(float(each) for each in share_K)
+
+
+def logs(shares: Sequence[Sequence[float]]) -> Floats:
+    """Natural logarithms of probabilities (rows, labels)."""
+    return np.log(np.maximum(np.asarray(shares, dtype=np.float64), LEAST))
+
+
+def tempered(log_NK: Floats, temperature: float, bias_K: Floats) -> Floats:
+    """Probabilities (rows, labels) under a calibration: softmax(log(probability) / temperature + bias)."""
+    score_NK = log_NK / temperature + bias_K
+    weight_NK = np.exp(score_NK - score_NK.max(axis=1, keepdims=True))
+    return weight_NK / weight_NK.sum(axis=1, keepdims=True)

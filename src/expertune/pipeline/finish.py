@@ -32,7 +32,6 @@ class Told:
     fallback_reason: str | None = None
     rating: Mapping[str, Any] | None = None  # rate.trust.Trust.to_dict(): what the rating of new records needs
     choice: Mapping[str, Any] | None = None  # pipeline.choice.Choice.to_dict()
-    conformal: Mapping[str, Any] | None = None  # of Judgement.to_dict()
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _report(finished: Finished) -> dict[str, Any]:
     if told.history:
         by_kind = {kind: [event for event in told.history if event["kind"] == kind] for kind in ("step", "dev")}
         report["curves"] = {"steps": by_kind["step"], "dev": by_kind["dev"]}
-    more = {"export": told.export, "choice": told.choice, "conformal": told.conformal}
+    more = {"export": told.export, "choice": told.choice}
     return report | {name: dict(part) for name, part in more.items() if part}
 
 
@@ -127,7 +126,7 @@ def _metadata(finished: Finished) -> dict[str, Any]:
         "training": told.training,
         "export": told.export,
         "rating": told.rating,
-        "conformal": told.conformal,
+        "conformal": finished.evaluation.get("conformal"),
         "data_audit": finished.audit,
         "split": {**prepared.counts, "groups": len(set(prepared.split.groups.values()))},
         "rating_mapping": dict(zip(prepared.scale.labels, prepared.scale.values, strict=True)),

@@ -15,6 +15,7 @@ from ..config import Config, as_dict
 from ..engine.locate import Located
 from ..errors import OutputError, UsageError
 from ..files import sha256, write_json, write_text
+from ..modelset.schema import FILE_NAME
 from ..rate.product import METADATA
 
 TRAINING_DATA = "training_data.jsonl"
@@ -22,7 +23,7 @@ TRAINING_CONFIG = "training_config.yaml"
 ADAPTER = "fine_tuned_adapter.gguf"
 MODEL = "fine_tuned_model.gguf"
 MODELFILE = "Modelfile"
-MODEL_SET = "model_set_config.json"
+MODEL_SET = FILE_NAME
 LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"

@@ -14,7 +14,7 @@ from ..engine.ollama_server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, RegistrationError, UsageError
 from ..files import sha256
 from ..progress import Progress
-from ..rate.product import ANSWER_ROOM
+from ..rate.product import ANSWER_ROOM, prompts_by_server
 from ..register.register import Candidate, Registered, register
 from . import outputs
 from .prepare import Prepared, prepare
@@ -104,7 +104,7 @@ def _candidate(server: OllamaServer, folder: Path, metadata: Mapping[str, Any], 
         file=folder / outputs.MODEL,
         base=base,
         base_name=model,
-        prompts_by_server=str(facts.get("prompts_by", "")).startswith("Ollama"),
+        prompts_by_server=prompts_by_server(metadata),
         system=prepared.system,
         rows=prepared.examples["test"],
         scale=prepared.scale,

@@ -209,7 +209,6 @@ class Run:
                 notes=(*job.base.located.notes, *read.notes, *notes),
                 choice=choice.to_dict(),
                 rating=trust.to_dict(),
-                conformal=judgement.to_dict()["conformal"],
             )
         )
         outputs.remove_checkpoints(self.folder)
@@ -292,7 +291,6 @@ class Run:
                 fallback_reason=fallback_reason or None,
                 choice=choice.to_dict(),
                 rating=found.trust.to_dict() if found else None,
-                conformal=found.judgement.to_dict()["conformal"] if found else None,
             )
         )
         if tuned is not None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..modelset.pool import LEAST, logs, tempered
+
 SPREAD = 0.5  # standard deviation of the priors: a temperature of 0.6 to 1.6 and odds within a factor of 1.6 are usual
 FOLDS = 5
 FEWEST_ROWS = 2 * FOLDS
 FEWEST_OF_LABEL = 5  # a label with fewer dev rows keeps a bias of 0: its share in them says little
-LEAST = 1e-9  # a probability of 0 has no logarithm
 
 Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], tuple[float, NDArray[np.float64]]]
 
@@ -46,7 +47,7 @@ class Calibration:
         """The calibrated probabilities of one row, summing to 1."""
         if not self.changes:
             return tuple(probabilities)
-        share_K = _calibrated(_logs([probabilities]), self.temperature, np.asarray(self.bias))[0]
+        share_K = tempered(logs([probabilities]), self.temperature, np.asarray(self.bias))[0]
         return tuple(float(share) for share in share_K)
 
 
@@ -60,7 +61,7 @@ def fit_calibration(
     """
     if not truth:
         return None
-    log_NK, true_N = _logs(probabilities), np.asarray(truth, dtype=np.intp)
+    log_NK, true_N = logs(probabilities), np.asarray(truth, dtype=np.intp)
     labels = log_NK.shape[1]
     nothing = (1.0, np.zeros(labels))
     if len(truth) < FEWEST_ROWS:
@@ -87,21 +88,11 @@ def fit_calibration(
     return Calibration(float(temperature), bias, best, len(truth), before, losses[best], note)
 
 
-def _logs(probabilities: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), LEAST))
-
-
-def _calibrated(log_NK: NDArray[np.float64], temperature: float, bias_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    score_NK = log_NK / temperature + bias_K
-    weight_NK = np.exp(score_NK - score_NK.max(axis=1, keepdims=True))
-    return weight_NK / weight_NK.sum(axis=1, keepdims=True)
-
-
 def _loss(
     log_NK: NDArray[np.float64], true_N: NDArray[np.intp], temperature: float, bias_K: NDArray[np.float64]
 ) -> float:
     """Mean log-loss in nats."""
-    share_N = _calibrated(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
+    share_N = tempered(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
     return float(-np.log(np.maximum(share_N, LEAST)).mean())
 
 

@@ -107,7 +107,7 @@ def _tuned(folder: Path, metadata: Mapping[str, Any]) -> Product:
         sha256=judged,
         registered=str(registration["name"]) if registration.get("registered") else None,
         served=registration.get("served"),
-        prompts_by_server=_prompts_by_server(metadata),
+        prompts_by_server=prompts_by_server(metadata),
         context=int(metadata["settings"]["max_tokens"]) + ANSWER_ROOM,
         seed=int(metadata["seed"]),
         config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
@@ -136,7 +136,7 @@ def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Product:
         sha256=hashes.get("base"),
         registered=None,
         served=None,
-        prompts_by_server=_prompts_by_server(metadata),
+        prompts_by_server=prompts_by_server(metadata),
         context=content["decoding"]["num_ctx"],
         seed=content["decoding"]["seed"],
         config_id=_config_id("model-set", scale, content["system_prompt"], [*shots, *((each, "") for each in members)]),
@@ -157,7 +157,8 @@ def _check_file(file: Path, judged: str) -> None:
         )
 
 
-def _prompts_by_server(metadata: Mapping[str, Any]) -> bool:
+def prompts_by_server(metadata: Mapping[str, Any]) -> bool:
+    """Whether Ollama wrote the prompts of a run, by its metadata."""
     base = (metadata.get("provenance") or {}).get("base") or {}
     return str(base.get("prompts_by", "")).startswith("Ollama")
 
