@@ -14,7 +14,7 @@ import functools
 import importlib.util
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,29 @@ def make(
     tokens = {"bpe": bpe_vocabulary, "spm": spm_vocabulary}[vocab]()
     writer = gguf.GGUFWriter(path, architecture)
     _add_metadata(writer, width, ffn, layers, heads, kv, len(tokens[0]), context, extra or {})
-    _add_tokenizer(writer, vocab, tokens, chat_template)
-    for name, value in _weights(architecture, width, ffn, layers, heads, kv, len(tokens[0]), tied, rope_freqs, seed):
-        value = _favour(name, value, favour)
+    weights = _weights(architecture, width, ffn, layers, heads, kv, len(tokens[0]), tied, rope_freqs, seed)
+    return finish(
+        writer,
+        ((name, _favour(name, value, favour)) for name, value in weights),
+        vocab=vocab,
+        qtype=qtype,
+        types=types,
+        chat_template=chat_template,
+    )
+
+
+def finish(
+    writer: gguf.GGUFWriter,
+    weights: Iterable[tuple[str, np.ndarray]],
+    *,
+    vocab: str,
+    qtype: str,
+    types: Mapping[str, str] | None = None,
+    chat_template: str | None = CHAT_TEMPLATE,
+) -> Path:
+    """Tokenizer and tensors behind the metadata that the writer has; a vector or a router stays F32."""
+    _add_tokenizer(writer, vocab, {"bpe": bpe_vocabulary, "spm": spm_vocabulary}[vocab](), chat_template)
+    for name, value in weights:
         kind = next((typ for part, typ in (types or {}).items() if part in name), qtype)
         if value.ndim == 1 or kind == "F32":
             writer.add_tensor(name, value)
@@ -85,7 +105,8 @@ def make(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Path(path)
+    assert writer.path is not None
+    return Path(writer.path)
 
 
 def _add_metadata(
@@ -197,8 +218,10 @@ def _ggml() -> ctypes.CDLL:
 
 
 def quantize(weight_OI: np.ndarray, qtype: str) -> np.ndarray:
-    """float32 (O, I) → packed rows, uint8 (O, bytes). Types that need an importance matrix get one of ones."""
+    """float32 (O, I), or (E, O, I) → packed rows, uint8. Types that need an importance matrix get one of ones."""
     kind = GGMLQuantizationType[qtype]
+    if weight_OI.ndim == 3:
+        return np.stack([quantize(each_OI, qtype) for each_OI in weight_OI])
     if qtype in ("F16", "BF16"):
         return gguf.quants.quantize(weight_OI, kind).view(np.uint8)
     rows, width = weight_OI.shape

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from .lora import Lora
+from .norm import Norm
 from .weights import FrozenWeight
 
 
@@ -102,62 +103,24 @@ class Linear(torch.autograd.Function):
         return ctx.stack.backward(dy_TO.contiguous(), x_TI, low_TR, need_dx=ctx.needs_input_grad[0]), None, None
 
 
-def rms_scale(x_TD: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """1 / root mean square of each row, float32 (T, 1)."""
-    return (torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True).square() / x_TD.shape[-1] + epsilon).rsqrt()
-
-
 class NormLinear(torch.autograd.Function):
-    """y = stack(RMSNorm(x) · w); keeps only x, and makes the normalised input again in the backward."""
+    """y = stack(norm(x)); keeps only x, and makes the normalised input again in the backward."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x_TD: torch.Tensor,
-        anchor: torch.Tensor,
-        norm_D: torch.Tensor,
-        epsilon: float,
-        stack: Stack,
-        dtype: torch.dtype,
+        ctx: Any, x_TD: torch.Tensor, anchor: torch.Tensor, norm: Norm, stack: Stack, dtype: torch.dtype
     ) -> torch.Tensor:
-        scale_T1 = rms_scale(x_TD, epsilon)
-        y_TO, low_TR = stack.forward((x_TD * scale_T1).mul_(norm_D).to(dtype))
-        ctx.stack, ctx.dtype = stack, dtype
-        ctx.save_for_backward(x_TD, scale_T1, norm_D, low_TR)
+        y_TO, low_TR = stack.forward(norm.forward(x_TD).to(dtype))
+        ctx.norm, ctx.stack, ctx.dtype = norm, stack, dtype
+        ctx.save_for_backward(x_TD, low_TR)
         return y_TO
 
     @staticmethod
     def backward(ctx: Any, dy_TO: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_TD, scale_T1, norm_D, low_TR = ctx.saved_tensors
-        unit_TD = x_TD * scale_T1
-        normed_TD = (unit_TD * norm_D).to(ctx.dtype)
+        x_TD, low_TR = ctx.saved_tensors
+        unit_TD, scale_T1 = ctx.norm.unit(x_TD)
+        normed_TD = ctx.norm.weigh(unit_TD.clone()).to(ctx.dtype)
         dn_TD = ctx.stack.backward(dy_TO.contiguous(), normed_TD, low_TR, need_dx=ctx.needs_input_grad[0])
         if dn_TD is None:
-            return None, None, None, None, None, None
-        du_TD = dn_TD.float().mul_(norm_D)
-        along_T1 = torch.linalg.vecdot(du_TD, unit_TD).unsqueeze(-1).div_(x_TD.shape[-1])
-        return du_TD.addcmul_(unit_TD, along_T1, value=-1).mul_(scale_T1), None, None, None, None, None
-
-
-class SwigluLinear(torch.autograd.Function):
-    """y = stack(silu(gate) · up) from the stacked gate and up (T, 2F); keeps only those."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up_TF: torch.Tensor, anchor: torch.Tensor, stack: Stack) -> torch.Tensor:
-        gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
-        y_TD, low_TR = stack.forward(torch.nn.functional.silu(gate_TF).mul_(up_TF))
-        ctx.stack = stack
-        ctx.save_for_backward(gate_up_TF, low_TR)
-        return y_TD
-
-    @staticmethod
-    def backward(ctx: Any, dy_TD: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gate_up_TF, low_TR = ctx.saved_tensors
-        gate_TF, up_TF = gate_up_TF.chunk(2, dim=-1)
-        silu_TF = torch.nn.functional.silu(gate_TF)
-        dh_TF = ctx.stack.backward(dy_TD.contiguous(), silu_TF * up_TF, low_TR, need_dx=True)
-        dgate_up_TF = torch.empty_like(gate_up_TF)
-        dgate_TF, dup_TF = dgate_up_TF.chunk(2, dim=-1)
-        torch.mul(dh_TF, silu_TF, out=dup_TF)
-        dgate_TF.copy_(torch.ops.aten.silu_backward(dh_TF.mul_(up_TF), gate_TF))
-        return dgate_up_TF, None, None
+            return None, None, None, None, None
+        return ctx.norm.backward(dn_TD.float(), unit_TD, scale_T1), None, None, None, None

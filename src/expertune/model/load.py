@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,21 +10,15 @@ import psutil
 import torch
 
 from ..config import Config
-from ..errors import FineTuningNotSupportedError, ModelFileError
+from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
 from ..machine import usable_cores
-from .arch import Spec, read_spec
-from .decoder import Block, Decoder
-from .linear import Part, Stack
-from .lora import Layer, Lora
-from .weights import Embedding, FrozenWeight, Scratch
-
-TARGETS = {
-    "all": ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"),
-    "attention": ("attn_q", "attn_k", "attn_v", "attn_output"),
-    "feed-forward": ("ffn_gate", "ffn_up", "ffn_down"),
-}
-
+from .arch import read_spec
+from .build import adapted_layers, build
+from .decoder import Decoder
+from .lora import Lora
+from .spec import Spec
+from .weights import Scratch, Storage
 
 # Products must gain this much from bf16: what lies between them, and its conversions, gains nothing (docs/LOG.md)
 WORTH_BF16 = 1.5
@@ -85,106 +78,20 @@ def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: in
     Raises FineTuningNotSupportedError for a family without a spec, ModelFileError for missing or odd tensors.
     """
     spec = read_spec(file)
-    _check_shapes(file, spec)
-    names = [f"blk.{block}.{target}" for block in range(spec.layers) for target in TARGETS[config.targets]]
-    layers = [Layer(name, *file.tensors[f"{name}.weight"].shape) for name in names]
     lora = Lora(
-        layers, rank=config.rank, alpha=config.alpha, seed=config.seed, device=placement.device, dtype=placement.dtype
-    )
-    builder = _Builder(file, lora, frozenset(names), placement)
-    head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
-    decoder = Decoder(
-        spec,
-        embedding=Embedding(file),
-        blocks=[builder.block(index) for index in range(spec.layers)],
-        norm_D=builder.vector("output_norm.weight"),
-        head=builder.weight([head]),
-        dtype=placement.dtype,
+        adapted_layers(file, spec, config.targets),
+        rank=config.rank,
+        alpha=config.alpha,
+        seed=config.seed,
         device=placement.device,
-        recompute=_must_recompute(spec, row_tokens, placement),
+        dtype=placement.dtype,
     )
+    scratch = None if placement.cached else Scratch()
+    storage = Storage(placement.dtype, placement.device, placement.threads, scratch)
+    decoder = build(file, spec, lora, storage, recompute=_must_recompute(spec, row_tokens, placement))
     if placement.cached:
         file.release()
     return Tunable(spec, decoder, lora, placement)
-
-
-class _Builder:
-    """Makes stacks and vectors from the tensors of one file."""
-
-    def __init__(self, file: GGUFFile, lora: Lora, adapted: frozenset[str], placement: Placement) -> None:
-        self._file, self._lora, self._adapted, self._placement = file, lora, adapted, placement
-        self._scratch = None if placement.cached else Scratch()
-
-    def block(self, index: int) -> Block:
-        prefix = f"blk.{index}."
-        return Block(
-            attention_norm_D=self.vector(prefix + "attn_norm.weight"),
-            qkv=self.stack(prefix, ("attn_q", "attn_k", "attn_v")),
-            output=self.stack(prefix, ("attn_output",)),
-            feed_forward_norm_D=self.vector(prefix + "ffn_norm.weight"),
-            gate_up=self.stack(prefix, ("ffn_gate", "ffn_up")),
-            down=self.stack(prefix, ("ffn_down",)),
-        )
-
-    def stack(self, prefix: str, names: Sequence[str]) -> Stack:
-        parts, row = [], 0
-        for name in names:
-            rows = self._file.tensors[f"{prefix}{name}.weight"].shape[0]
-            parts.append(Part(prefix + name, row, row + rows, prefix + name in self._adapted))
-            row += rows
-        return Stack(self.weight([f"{prefix}{name}.weight" for name in names]), parts, self._lora, self._bias(parts))
-
-    def weight(self, names: Sequence[str]) -> FrozenWeight:
-        placement = self._placement
-        return FrozenWeight(
-            self._file,
-            names,
-            dtype=placement.dtype,
-            device=placement.device,
-            threads=placement.threads,
-            scratch=self._scratch,
-        )
-
-    def vector(self, name: str) -> torch.Tensor:
-        values = np.array(self._file.tensor(name), dtype=np.float32).reshape(-1)
-        return torch.from_numpy(values).to(self._placement.device)
-
-    def _bias(self, parts: Sequence[Part]) -> torch.Tensor | None:
-        names = [f"{part.name}.bias" for part in parts]
-        if not any(name in self._file.tensors for name in names):
-            return None
-        pieces = [
-            self.vector(name)
-            if name in self._file.tensors
-            else torch.zeros(part.stop - part.start, device=self._placement.device)
-            for name, part in zip(names, parts, strict=True)
-        ]
-        return torch.cat(pieces).to(self._placement.dtype)
-
-
-def _check_shapes(file: GGUFFile, spec: Spec) -> None:
-    """Every tensor that the decoder reads is there and has the shape that the metadata promise."""
-    heads, keys = spec.heads * spec.head_width, spec.kv_heads * spec.head_width
-    shapes = {
-        "attn_q": (heads, spec.width),
-        "attn_k": (keys, spec.width),
-        "attn_v": (keys, spec.width),
-        "attn_output": (spec.width, heads),
-        "ffn_gate": (spec.feed_forward, spec.width),
-        "ffn_up": (spec.feed_forward, spec.width),
-        "ffn_down": (spec.width, spec.feed_forward),
-        "attn_norm": (spec.width,),
-        "ffn_norm": (spec.width,),
-    }
-    expected = {f"blk.{block}.{name}.weight": shape for block in range(spec.layers) for name, shape in shapes.items()}
-    expected |= {"output_norm.weight": (spec.width,), "token_embd.weight": (spec.vocabulary, spec.width)}
-    for name, shape in expected.items():
-        if name not in file.tensors:
-            raise ModelFileError(f"{file.path}: the tensor {name} is missing; export the model again")
-        if tuple(file.tensors[name].shape) != shape:
-            raise ModelFileError(
-                f"{file.path}: {name} has shape {tuple(file.tensors[name].shape)}, its metadata say {shape}"
-            )
 
 
 def _device(wanted: str) -> torch.device:
@@ -248,6 +155,8 @@ def free_memory(device: torch.device) -> int:
 
 def _must_recompute(spec: Spec, row_tokens: int, placement: Placement) -> bool:
     """Keep activations where they fit in a quarter of the free memory, else make each block's again."""
-    kept = spec.heads * spec.head_width * 2 + 2 * spec.kv_heads * spec.head_width + 2 * spec.feed_forward
-    bytes_per_token = spec.layers * (kept * placement.dtype.itemsize + 2 * spec.width * 4)
+    kept = sum(
+        layer.heads.stacked + layer.heads.queries * layer.heads.width + 2 * layer.feed_forward for layer in spec.layers
+    )
+    bytes_per_token = kept * placement.dtype.itemsize + len(spec.layers) * 2 * spec.width * 4
     return bytes_per_token * row_tokens > free_memory(placement.device) // 4

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType
 
 from ..gguf import quants
 from ..gguf.read import GGUFFile
@@ -20,36 +22,65 @@ class FrozenWeight:
     until the next one is asked for.
     """
 
-    def __init__(
-        self,
-        file: GGUFFile,
-        names: Sequence[str],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        threads: int,
-        scratch: Scratch | None,
-    ) -> None:
-        self._file, self._names, self._threads = file, tuple(names), threads
-        self._dtype, self._device, self._scratch = dtype, device, scratch
-        self.shape = (sum(file.tensors[name].shape[0] for name in names), file.tensors[names[0]].shape[1])
+    def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage) -> None:
+        self._tensors = [(file.blocks(name), file.tensors[name].type) for name in names]
+        self._storage = storage
+        self.shape = (sum(file.tensors[name].rows for name in names), file.tensors[names[0]].width)
         self._cached: torch.Tensor | None = None
-        if scratch is None:
-            self._cached = self._unpack(torch.empty(self.shape, dtype=dtype)).to(device)
+        if storage.scratch is None:
+            self._cached = self._unpack(torch.empty(self.shape, dtype=storage.dtype)).to(storage.device)
 
     def matrix(self) -> torch.Tensor:
         """The weight, (O, I), in the compute type on the compute device."""
         if self._cached is not None:
             return self._cached
-        assert self._scratch is not None
-        return self._unpack(self._scratch.take(self.shape, self._dtype)).to(self._device)
+        assert self._storage.scratch is not None
+        buffer_OI = self._storage.scratch.take(self.shape, self._storage.dtype)
+        return self._unpack(buffer_OI).to(self._storage.device)
 
     def _unpack(self, out_OI: torch.Tensor) -> torch.Tensor:
         row = 0
-        for name in self._names:
-            rows = self._file.tensors[name].shape[0]
-            unpack(self._file, name, out_OI[row : row + rows], threads=self._threads)
-            row += rows
+        for blocks_OB, kind in self._tensors:
+            unpack(blocks_OB, kind, out_OI[row : row + len(blocks_OB)], threads=self._storage.threads)
+            row += len(blocks_OB)
+        return out_OI
+
+
+class ExpertWeights:
+    """One linear layer for each of E experts, from tensors (E, O, I) that are stacked by rows; with their biases."""
+
+    def __init__(
+        self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None = None
+    ) -> None:
+        self._tensors = [(file.blocks(name), *file.tensors[name].shape[:2], file.tensors[name].type) for name in names]
+        self._inputs, self._storage, self._bias_EO = file.tensors[names[0]].width, storage, bias_EO
+        self._cached: list[torch.Tensor] | None = None
+        if storage.scratch is None:
+            experts = range(file.tensors[names[0]].shape[0])
+            self._cached = [self._unpack(expert, None).to(storage.device) for expert in experts]
+
+    def product(self, expert: int, x_TI: torch.Tensor) -> torch.Tensor:
+        """x through one expert's layer, (T, O)."""
+        weight_IO = self._matrix(expert).t()
+        return x_TI @ weight_IO if self._bias_EO is None else torch.addmm(self._bias_EO[expert], x_TI, weight_IO)
+
+    def back(self, expert: int, dy_TO: torch.Tensor) -> torch.Tensor:
+        """The gradient of the layer's input, (T, I)."""
+        return dy_TO @ self._matrix(expert)
+
+    def _matrix(self, expert: int) -> torch.Tensor:
+        if self._cached is not None:
+            return self._cached[expert]
+        return self._unpack(expert, self._storage.scratch).to(self._storage.device)
+
+    def _unpack(self, expert: int, scratch: Scratch | None) -> torch.Tensor:
+        shape = (sum(outputs for _, _, outputs, _ in self._tensors), self._inputs)
+        out_OI = scratch.take(shape, self._storage.dtype) if scratch else torch.empty(shape, dtype=self._storage.dtype)
+        row = 0
+        for blocks_NB, _, outputs, kind in self._tensors:
+            own_OB = blocks_NB[expert * outputs : (expert + 1) * outputs]
+            unpack(own_OB, kind, out_OI[row : row + outputs], threads=self._storage.threads)
+            row += outputs
         return out_OI
 
 
@@ -66,19 +97,27 @@ class Scratch:
         return self._buffer[:size].view(shape)
 
 
-def unpack(file: GGUFFile, name: str, out_OI: torch.Tensor, *, threads: int) -> None:
-    """Dequantise a tensor of the file into `out_OI` (float32 or bfloat16, contiguous), piece by piece."""
-    info = file.tensors[name]
-    blocks_OB = file.blocks(name)
+@dataclass(frozen=True)
+class Storage:
+    """How weights are kept: compute type and device, threads to unpack with, the shared buffer (None: cached)."""
+
+    dtype: torch.dtype
+    device: torch.device
+    threads: int
+    scratch: Scratch | None
+
+
+def unpack(blocks_OB: np.ndarray, kind: GGMLQuantizationType, out_OI: torch.Tensor, *, threads: int) -> None:
+    """Dequantise packed rows into `out_OI` (float32 or bfloat16, contiguous), piece by piece."""
     if out_OI.dtype == torch.float32:
-        quants.dequantize_into(blocks_OB, info.type, out_OI.numpy(), threads=threads)
+        quants.dequantize_into(blocks_OB, kind, out_OI.numpy(), threads=threads)
         return
-    inputs = out_OI.shape[1]
+    outputs, inputs = out_OI.shape
     rows = max(1, ROWS_AT_ONCE * threads // inputs)
-    piece_OI = np.empty((min(rows, info.shape[0]), inputs), dtype=np.float32)
-    for start in range(0, info.shape[0], rows):
-        stop = min(start + rows, info.shape[0])
-        quants.dequantize_into(blocks_OB[start:stop], info.type, piece_OI[: stop - start], threads=threads)
+    piece_OI = np.empty((min(rows, outputs), inputs), dtype=np.float32)
+    for start in range(0, outputs, rows):
+        stop = min(start + rows, outputs)
+        quants.dequantize_into(blocks_OB[start:stop], kind, piece_OI[: stop - start], threads=threads)
         out_OI[start:stop].copy_(torch.from_numpy(piece_OI[: stop - start]))
 
 

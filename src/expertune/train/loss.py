@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..model.decoder import Decoder
+from ..model.head import Head
 
 LOGITS_AT_ONCE = 1 << 24  # elements; bounds the float32 logits held at once to 64 MB
 
@@ -19,19 +20,24 @@ class TargetLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, normed_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor
+        ctx: Any, normed_ND: torch.Tensor, head: Head, targets_N: torch.Tensor, weights_N: torch.Tensor
     ) -> torch.Tensor:
+        head_VD = head.weight.matrix()
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
         dnormed_ND = torch.empty_like(normed_ND)
         rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
         for start in range(0, normed_ND.shape[0], rows):
             piece = slice(start, start + rows)
-            log_NV = torch.log_softmax((normed_ND[piece] @ head_VD.t()).float(), dim=-1)
+            logits_NV = head.finish(normed_ND[piece] @ head_VD.t())
+            slope_NV = head.slope(logits_NV)
+            log_NV = torch.log_softmax(logits_NV, dim=-1)
             places_N1 = targets_N[piece].unsqueeze(-1)
             total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[piece]).sum()
             dlogits_NV = log_NV.exp_()
             dlogits_NV.scatter_add_(-1, places_N1, torch.full_like(places_N1, -1, dtype=torch.float32))
             dlogits_NV.mul_(weights_N[piece].unsqueeze(-1))
+            if slope_NV is not None:
+                dlogits_NV.mul_(slope_NV)
             dnormed_ND[piece] = dlogits_NV.to(normed_ND.dtype) @ head_VD
         ctx.save_for_backward(dnormed_ND)
         return total
@@ -46,12 +52,12 @@ def weighted_loss(
     decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor
 ) -> torch.Tensor:
     """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights."""
-    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head.matrix(), targets_N, weights_N)
+    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N)
 
 
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """log p(target) at each place, float32 (N,)."""
-    rows = max(1, LOGITS_AT_ONCE // decoder.head.shape[0])
+    rows = max(1, LOGITS_AT_ONCE // decoder.head.vocabulary)
     pieces = [
         torch.log_softmax(decoder.logits(some_ND), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         for some_ND, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)

@@ -1,0 +1,161 @@
+"""A file's tensors and its Spec → the Decoder. What is there is taken; whether it may be, `tensors` has checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ..gguf.read import GGUFFile
+from .decoder import Block, Decoder, FeedForward
+from .feed_forward import Mixture, activation
+from .head import Head
+from .linear import Part, Stack
+from .lora import Layer as Adapted
+from .lora import Lora
+from .norm import Norm
+from .spec import Layer, Spec
+from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
+
+# A block's linear layers, those with one input beside each other. Routed experts and their router stay as they are.
+ATTENTION = (("attn_q", "attn_k", "attn_v", "attn_qkv"), ("attn_output",))
+FEED_FORWARD = (("ffn_gate", "ffn_up"), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_down_shexp",))
+TARGETS = {"all": (*ATTENTION, *FEED_FORWARD), "attention": ATTENTION, "feed-forward": FEED_FORWARD}
+
+
+def adapted_layers(file: GGUFFile, spec: Spec, targets: str) -> list[Adapted]:
+    """The linear layers that get an adapter; layers of one input are neighbours, as `linear` needs them."""
+    names = (
+        f"blk.{index}.{name}"
+        for index, layer in enumerate(spec.layers)
+        for names in TARGETS[targets]
+        for name in _present(file, index, layer, names)
+    )
+    return [Adapted(name, *file.tensors[f"{name}.weight"].shape) for name in names]
+
+
+def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute: bool) -> Decoder:
+    """The decoder with adapters on the layers that `lora` holds."""
+    parts = _Parts(file, spec, lora, storage)
+    head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+    norm = parts.norm("output_norm")
+    assert norm is not None
+    return Decoder(
+        spec,
+        embedding=Embedding(file),
+        blocks=[parts.block(index, layer) for index, layer in enumerate(spec.layers)],
+        norm=norm,
+        head=Head(FrozenWeight(file, [head], storage), spec.logit_scale, spec.logit_cap),
+        dtype=storage.dtype,
+        device=storage.device,
+        recompute=recompute,
+    )
+
+
+def _present(file: GGUFFile, index: int, layer: Layer, names: Sequence[str]) -> Iterator[str]:
+    """Those of a block's layers that are there and used: one that uses another's keys has none of its own."""
+    for name in names:
+        borrowed = layer.keys_of is not None and name in ("attn_k", "attn_v")
+        if f"blk.{index}.{name}.weight" in file.tensors and not borrowed:
+            yield name
+
+
+class _Parts:
+    """Makes stacks, norms and mixtures from the tensors of one file."""
+
+    def __init__(self, file: GGUFFile, spec: Spec, lora: Lora, storage: Storage) -> None:
+        self._file, self._spec, self._lora, self._storage = file, spec, lora, storage
+        self._adapted = frozenset(layer.name for layer in lora.layers)
+        self._activation = activation(spec.activation, gated=spec.gated)
+
+    def block(self, index: int, layer: Layer) -> Block:
+        prefix, spec = f"blk.{index}.", self._spec
+        behind = "post_attention_norm" if spec.feed_forward_norm != "post_attention_norm" else ""
+        qkv, output = (self.stack(prefix, list(_present(self._file, index, layer, names))) for names in ATTENTION)
+        before = "attn_norm" if spec.parallel else spec.feed_forward_norm
+        return Block(
+            layer=layer,
+            attention_norm=self.norm(prefix + "attn_norm"),
+            qkv=qkv,
+            head_norms=(
+                self.norm(prefix + "attn_q_norm"),
+                self.norm(prefix + "attn_k_norm"),
+                Norm(None, None, spec.epsilon, False) if spec.normed_values else None,
+            ),
+            sinks_H=self.vector(prefix + "attn_sinks.weight"),
+            output=output,
+            attention_post_norm=self.norm(prefix + behind),
+            feed_forward_norm=self.norm(prefix + before),
+            feed_forward=self.feed_forward(prefix),
+            mixture=self.mixture(prefix),
+            feed_forward_post_norm=self.norm(prefix + "post_ffw_norm"),
+        )
+
+    def feed_forward(self, prefix: str) -> FeedForward | None:
+        """The block's own, or the expert that every token uses."""
+        ending = next((each for each in ("", "_shexp") if self.has(f"{prefix}ffn_down{each}.weight")), None)
+        if ending is None:
+            return None
+        inner = [name + ending for name in ("ffn_gate", "ffn_up") if self.has(f"{prefix}{name}{ending}.weight")]
+        return FeedForward(self.stack(prefix, inner), self.stack(prefix, [f"ffn_down{ending}"]), self._activation)
+
+    def mixture(self, prefix: str) -> Mixture | None:
+        router_ED = self.array(prefix + "ffn_gate_inp.weight")
+        if router_ED is None or self._spec.experts is None:
+            return None
+        fused = [f"{prefix}ffn_gate_up_exps"]
+        inner = fused if self.has(f"{fused[0]}.weight") else [f"{prefix}ffn_gate_exps", f"{prefix}ffn_up_exps"]
+        return Mixture(
+            router_ED,
+            self.array(prefix + "ffn_gate_inp.bias"),
+            self.experts(inner),
+            self.experts([f"{prefix}ffn_down_exps"]),
+            self._spec.experts.used,
+            self._activation,
+            self.vector(prefix + "ffn_down_exps.scale"),
+        )
+
+    def experts(self, names: Sequence[str]) -> ExpertWeights:
+        biases = [bias for name in names if (bias := self.array(f"{name}.bias")) is not None]
+        bias_EO = torch.cat(biases, dim=-1).to(self._storage.dtype) if biases else None
+        return ExpertWeights(self._file, [f"{name}.weight" for name in names], self._storage, bias_EO)
+
+    def stack(self, prefix: str, names: Sequence[str]) -> Stack:
+        parts, row = [], 0
+        for name in names:
+            rows = self._file.tensors[f"{prefix}{name}.weight"].rows
+            parts.append(Part(prefix + name, row, row + rows, prefix + name in self._adapted))
+            row += rows
+        weight = FrozenWeight(self._file, [f"{prefix}{name}.weight" for name in names], self._storage)
+        return Stack(weight, parts, self._lora, self._bias(parts))
+
+    def norm(self, name: str) -> Norm | None:
+        weight_D = self.array(f"{name}.weight")
+        if weight_D is None:
+            return None
+        return Norm(weight_D, self.vector(f"{name}.bias"), self._spec.epsilon, self._spec.centred)
+
+    def has(self, name: str) -> bool:
+        return name in self._file.tensors
+
+    def array(self, name: str) -> torch.Tensor | None:
+        """A small tensor in float32 in its shape, or None where the file has none."""
+        if not self.has(name):
+            return None
+        return torch.from_numpy(np.array(self._file.tensor(name), dtype=np.float32)).to(self._storage.device)
+
+    def vector(self, name: str) -> torch.Tensor | None:
+        values = self.array(name)
+        return None if values is None else values.reshape(-1)
+
+    def _bias(self, parts: Sequence[Part]) -> torch.Tensor | None:
+        found = [self.vector(f"{part.name}.bias") for part in parts]
+        if all(bias_O is None for bias_O in found):
+            return None
+        device = self._storage.device
+        pieces = [
+            torch.zeros(part.stop - part.start, device=device) if bias_O is None else bias_O
+            for part, bias_O in zip(parts, found, strict=True)
+        ]
+        return torch.cat(pieces).to(self._storage.dtype)

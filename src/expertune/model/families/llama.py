@@ -1,0 +1,17 @@
+"""Llama 2 and 3, Mistral, TinyLlama, SmolLM, DeepSeek's distills of Llama; Mixtral with experts."""
+
+from __future__ import annotations
+
+from ...gguf.read import GGUFFile
+from ..metadata import ATTENTION, ATTENTION_BIASES, DENSE, EXPERTS, FEED_FORWARD_BIASES, Keys, decoder, mixture
+from ..spec import Spec
+
+
+def spec(file: GGUFFile) -> Spec:
+    """llama.cpp: src/models/llama.cpp."""
+    keys = Keys(file)
+    scale = keys.real("attention.scale", 0.0)
+    if not keys.get("expert_count", 0):
+        return decoder(file, scale=scale, tensors=DENSE, optional=(*ATTENTION_BIASES, *FEED_FORWARD_BIASES))
+    experts = mixture(file, width=keys.count("feed_forward_length"))
+    return decoder(file, scale=scale, tensors=(*ATTENTION, *EXPERTS), optional=ATTENTION_BIASES, experts=experts)

@@ -1,0 +1,12 @@
+"""Phi 3 and 4: queries, keys and values in one matrix, gate and up in another."""
+
+from __future__ import annotations
+
+from ...gguf.read import GGUFFile
+from ..metadata import ATTENTION, decoder
+from ..spec import Spec
+
+
+def spec(file: GGUFFile) -> Spec:
+    """llama.cpp: src/models/phi3.cpp, which leaves out the window that some files name."""
+    return decoder(file, halves=True, tensors=(*ATTENTION, "ffn_norm", "ffn_up", "ffn_down"))

@@ -1,0 +1,21 @@
+"""SmolLM 3: llama, but every fourth layer without positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...gguf.read import GGUFFile
+from ..metadata import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
+from ..spec import Spec
+
+STEP = 4  # no key says it
+
+
+def spec(file: GGUFFile) -> Spec:
+    """llama.cpp: src/models/smollm3.cpp."""
+    base = decoder(
+        file,
+        scale=Keys(file).real("attention.scale", 0.0),
+        optional=(*ATTENTION_BIASES, *FEED_FORWARD_BIASES),
+    )
+    return every(base, lambda index, layer: replace(layer, rope=layer.rope if (index + 1) % STEP else None))

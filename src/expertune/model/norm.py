@@ -1,0 +1,62 @@
+"""Norms over the last axis, forward and backward written out; shared by the layers that follow one.
+
+Axes: T token · D normed width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Norm:
+    """x / root mean square of x · weight + bias; with `centred` the mean of x is taken away first (layer norm)."""
+
+    weight_D: torch.Tensor | None
+    bias_D: torch.Tensor | None
+    epsilon: float
+    centred: bool
+
+    def unit(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normed x before its weight, float32, and the scale of each row (T, 1). x is float32."""
+        if self.centred:
+            x_TD = x_TD - x_TD.mean(-1, keepdim=True)
+        length_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+        scale_T1 = (length_T1.square() / x_TD.shape[-1] + self.epsilon).rsqrt()
+        return x_TD * scale_T1, scale_T1
+
+    def weigh(self, unit_TD: torch.Tensor) -> torch.Tensor:
+        """Weight and bias on a normed x, in place."""
+        if self.weight_D is not None:
+            unit_TD.mul_(self.weight_D)
+        return unit_TD if self.bias_D is None else unit_TD.add_(self.bias_D)
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return self.weigh(self.unit(x_TD)[0])
+
+    def backward(self, dy_TD: torch.Tensor, unit_TD: torch.Tensor, scale_T1: torch.Tensor) -> torch.Tensor:
+        """The gradient of x, float32; may write over `dy_TD`, which is float32."""
+        du_TD = dy_TD if self.weight_D is None else dy_TD.mul_(self.weight_D)
+        along_T1 = torch.linalg.vecdot(du_TD, unit_TD).unsqueeze(-1).div_(unit_TD.shape[-1])
+        dx_TD = du_TD.addcmul_(unit_TD, along_T1, value=-1).mul_(scale_T1)
+        return dx_TD.sub_(dx_TD.mean(-1, keepdim=True)) if self.centred else dx_TD
+
+
+class Normed(torch.autograd.Function):
+    """y = norm(x) in the wanted type; keeps only x and makes the rest again in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: torch.Tensor, norm: Norm, dtype: torch.dtype) -> torch.Tensor:
+        ctx.norm = norm
+        ctx.save_for_backward(x_TD)
+        return norm.forward(x_TD.float()).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy_TD: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x_TD,) = ctx.saved_tensors
+        unit_TD, scale_T1 = ctx.norm.unit(x_TD.float())
+        dx_TD = ctx.norm.backward(dy_TD.to(torch.float32, copy=True), unit_TD, scale_T1)
+        return dx_TD.to(x_TD.dtype), None, None

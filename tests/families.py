@@ -1,0 +1,303 @@
+"""Tiny random models of every family, with the metadata and tensors that its real files have (llama.cpp's converters).
+
+families.make(tmp_path / "model.gguf", families.FAMILIES["gemma2"], qtype="Q4_0")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+import tiny
+
+WINDOW = 16
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of a tiny model: D model, H query heads, K key heads, W head, F feed-forward, E experts, V vocabulary."""
+
+    D: int
+    V: int
+    H: int = 4
+    K: int = 2
+    E: int = 4
+
+    @property
+    def W(self) -> int:
+        return self.D // self.H
+
+    @property
+    def F(self) -> int:
+        return 2 * self.D
+
+
+Tensors = dict[str, Shape]
+
+
+def norms(z: Sizes, *names: str) -> Tensors:
+    return dict.fromkeys(names, (z.D,))
+
+
+def attention(z: Sizes, *, bias: tuple[str, ...] = (), width: int = 0, kv: int = 0) -> Tensors:
+    width, kv = width or z.W, kv or z.K
+    rows = {"attn_q": z.H * width, "attn_k": kv * width, "attn_v": kv * width}
+    out: Tensors = {f"{name}.weight": (count, z.D) for name, count in rows.items()}
+    out |= {f"{name}.bias": ({**rows, "attn_output": z.D}[name],) for name in bias}
+    return {**out, "attn_output.weight": (z.D, z.H * width)}
+
+
+def gated(z: Sizes, width: int = 0, ending: str = "") -> Tensors:
+    width = width or z.F
+    return {
+        f"ffn_gate{ending}.weight": (width, z.D),
+        f"ffn_up{ending}.weight": (width, z.D),
+        f"ffn_down{ending}.weight": (z.D, width),
+    }
+
+
+def experts(z: Sizes, width: int) -> Tensors:
+    return {
+        "ffn_gate_inp.weight": (z.E, z.D),
+        "ffn_gate_exps.weight": (z.E, width, z.D),
+        "ffn_up_exps.weight": (z.E, width, z.D),
+        "ffn_down_exps.weight": (z.E, z.D, width),
+    }
+
+
+def head_norms(z: Sizes, width: int = 0) -> Tensors:
+    return {"attn_q_norm.weight": (width or z.W,), "attn_k_norm.weight": (width or z.W,)}
+
+
+BEFORE = ("attn_norm.weight", "ffn_norm.weight")
+BEHIND = ("post_attention_norm.weight", "post_ffw_norm.weight")
+QKV = ("attn_q", "attn_k", "attn_v")
+
+
+@dataclass(frozen=True)
+class Family:
+    """`keys` are metadata without the architecture in front, `block` a layer's tensors, `top` those outside layers.
+
+    `gelu` families go through llama.cpp's half-precision table. `tied` models have no output matrix.
+    """
+
+    architecture: str
+    block: Callable[[Sizes, int], Tensors]
+    keys: Callable[[Sizes], Mapping[str, Any]] = lambda z: {}
+    top: Callable[[Sizes], Tensors] = lambda z: {}
+    layers: int = 2
+    tied: bool = False
+    gelu: bool = False
+    epsilon: str = "attention.layer_norm_rms_epsilon"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def make(path: Path, family: Family, *, qtype: str = "F32", seed: int = 0, context: int = 512) -> Path:
+    """Write a tiny model of the family, its matrices in `qtype`."""
+    block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[qtype]]
+    z = Sizes(256 if block > 32 else 64, len(tiny.bpe_vocabulary()[0]), **family.sizes)
+    writer = gguf.GGUFWriter(path, family.architecture)
+    keys: dict[str, Any] = {
+        "context_length": context,
+        "embedding_length": z.D,
+        "block_count": family.layers,
+        "feed_forward_length": z.F,
+        "attention.head_count": z.H,
+        "attention.head_count_kv": z.K,
+        family.epsilon: 1e-5,
+        "rope.freq_base": 10000.0,
+        "rope.dimension_count": z.W,
+        "vocab_size": z.V,
+        **family.keys(z),
+    }
+    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    for key, value in keys.items():
+        (writer.add_array if isinstance(value, list) else add[type(value)])(f"{family.architecture}.{key}", value)
+    return tiny.finish(writer, _weights(family, z, seed), vocab="bpe", qtype=qtype, types={"ffn_gate_inp": "F32"})
+
+
+def _weights(family: Family, z: Sizes, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    draw = np.random.default_rng(seed)
+    shapes: Tensors = {"token_embd.weight": (z.V, z.D), "output_norm.weight": (z.D,)}
+    if not family.tied:
+        shapes["output.weight"] = (z.V, z.D)
+    shapes |= family.top(z)
+    for index in range(family.layers):
+        shapes |= {f"blk.{index}.{name}": shape for name, shape in family.block(z, index).items()}
+    for name, shape in shapes.items():
+        value = draw.standard_normal(shape, dtype=np.float32)
+        if "rope_f" in name:
+            value = np.linspace(1, 8, shape[0], dtype=np.float32)
+        elif "norm" in name and name.endswith(".weight"):
+            value = 1 + np.float32(0.1) * value
+        elif len(shape) > 1 and not name.endswith(".bias"):
+            value *= np.float32((2.0 if name in ("token_embd.weight", "output.weight") else 1.0) / shape[-1] ** 0.5)
+        elif "sinks" not in name:
+            value *= np.float32(0.1)
+        yield name, value
+
+
+def _plain(z: Sizes, _: int) -> Tensors:
+    return {**norms(z, *BEFORE), **attention(z), **gated(z)}
+
+
+def _moe(z: Sizes, _: int) -> Tensors:
+    return {**norms(z, *BEFORE), **attention(z), **experts(z, z.F)}
+
+
+def _fused(z: Sizes) -> Tensors:
+    """Queries, keys and values in one matrix, gate and up in another."""
+    return {
+        "attn_qkv.weight": ((z.H + 2 * z.K) * z.W, z.D),
+        "attn_output.weight": (z.D, z.H * z.W),
+        "ffn_up.weight": (2 * z.F, z.D),
+        "ffn_down.weight": (z.D, z.F),
+    }
+
+
+def _gemma(z: Sizes, _: int) -> Tensors:
+    return {**norms(z, *BEFORE), **attention(z, width=2 * z.W), **gated(z)}
+
+
+def _wide_heads(z: Sizes) -> dict[str, Any]:
+    """Gemma's heads are wider than the model's share of each."""
+    return {"attention.key_length": 2 * z.W, "attention.value_length": 2 * z.W, "rope.dimension_count": 2 * z.W}
+
+
+USED = {"expert_count": 4, "expert_used_count": 2}
+LAYER_NORM = "attention.layer_norm_epsilon"
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("llama", _plain),
+    "qwen2": Family("qwen2", lambda z, _: {**norms(z, *BEFORE), **attention(z, bias=QKV), **gated(z)}),
+    "qwen3": Family("qwen3", lambda z, i: {**_plain(z, i), **head_norms(z)}, tied=True),
+    "gemma": Family("gemma", _gemma, _wide_heads, tied=True, gelu=True),
+    "gemma2": Family(
+        "gemma2",
+        lambda z, i: {**_gemma(z, i), **norms(z, *BEHIND)},
+        lambda z: {
+            **_wide_heads(z), "attention.sliding_window": WINDOW,
+            "attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0,
+        },
+        tied=True,
+        gelu=True,
+    ),
+    "gemma3": Family(
+        "gemma3",
+        lambda z, i: {**_gemma(z, i), **norms(z, *BEHIND), **head_norms(z, 2 * z.W)},
+        lambda z: {**_wide_heads(z), "attention.sliding_window": WINDOW, "rope.freq_base": 1e6},
+        layers=7,
+        tied=True,
+        gelu=True,
+    ),
+    "phi3": Family(
+        "phi3",
+        lambda z, _: {**norms(z, *BEFORE), **_fused(z)},
+        lambda z: {
+            "rope.dimension_count": z.W * 3 // 4, "attention.sliding_window": WINDOW,
+            "rope.scaling.original_context_length": 512, "rope.scaling.attn_factor": 1.19,
+        },
+        top=lambda z: {"rope_factors_long.weight": (z.W * 3 // 8,), "rope_factors_short.weight": (z.W * 3 // 8,)},
+    ),
+    "granite": Family(
+        "granite", _plain,
+        lambda z: {"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0625, "logit_scale": 8.0},
+        tied=True,
+    ),
+    "olmo2": Family(
+        "olmo2",
+        lambda z, _: {
+            **attention(z), **gated(z), **norms(z, *BEHIND),
+            "attn_q_norm.weight": (z.H * z.W,), "attn_k_norm.weight": (z.K * z.W,),
+        },
+    ),
+    "olmo3": Family(
+        "olmo2",
+        lambda z, i: FAMILIES["olmo2"].block(z, i),
+        lambda z: {
+            "attention.sliding_window": WINDOW, "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 64, "rope.scaling.attn_factor": 1.2,
+        },
+        layers=4,
+    ),
+    "smollm3": Family("smollm3", _plain, layers=4, tied=True),
+    "stablelm": Family(
+        "stablelm",
+        lambda z, i: {
+            **norms(z, *BEFORE, "attn_norm.bias", "ffn_norm.bias"), **attention(z, bias=QKV), **gated(z),
+        },
+        lambda z: {"rope.dimension_count": z.W // 4, "use_parallel_residual": False},
+        top=lambda z: {"output_norm.bias": (z.D,)},
+        epsilon=LAYER_NORM,
+    ),
+    "stablelm 12b": Family(
+        "stablelm",
+        lambda z, i: {
+            **norms(z, "attn_norm.weight", "attn_norm.bias"), **attention(z), **gated(z),
+            "attn_q_norm.weight": (z.H, z.W), "attn_k_norm.weight": (z.K, z.W),
+        },
+        lambda z: {"rope.dimension_count": z.W // 4, "use_parallel_residual": True},
+        top=lambda z: {"output_norm.bias": (z.D,)},
+        epsilon=LAYER_NORM,
+    ),
+    "starcoder2": Family(
+        "starcoder2",
+        lambda z, _: {
+            **norms(z, *BEFORE, "attn_norm.bias", "ffn_norm.bias"), **attention(z, bias=(*QKV, "attn_output")),
+            "ffn_up.weight": (z.F, z.D), "ffn_up.bias": (z.F,), "ffn_down.weight": (z.D, z.F), "ffn_down.bias": (z.D,),
+        },
+        top=lambda z: {"output_norm.bias": (z.D,)},
+        gelu=True,
+        epsilon=LAYER_NORM,
+    ),
+    "command-r": Family(
+        "command-r",
+        lambda z, _: {**norms(z, "attn_norm.weight"), **attention(z), **gated(z)},
+        lambda z: {"logit_scale": 0.0625},
+        tied=True,
+        epsilon=LAYER_NORM,
+    ),
+    "glm4": Family(
+        "glm4",
+        lambda z, _: {
+            **norms(z, *BEFORE, *BEHIND), **attention(z, bias=QKV),
+            "ffn_up.weight": (2 * z.F, z.D), "ffn_down.weight": (z.D, z.F),
+        },
+        lambda z: {"rope.dimension_count": z.W // 2},
+    ),
+    "mixtral": Family("llama", _moe, lambda z: USED),
+    "qwen3moe": Family(
+        "qwen3moe",
+        lambda z, _: {**norms(z, *BEFORE), **attention(z), **head_norms(z), **experts(z, z.D)},
+        lambda z: {**USED, "expert_feed_forward_length": z.D},
+    ),
+    "granitemoe": Family(
+        "granitemoe",
+        lambda z, i: {**_moe(z, i), **gated(z, z.D, "_shexp")},
+        lambda z: {
+            **USED, "expert_shared_feed_forward_length": z.D,
+            "embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0625, "logit_scale": 6.0,
+        },
+        tied=True,
+    ),
+    "gpt-oss": Family(
+        "gpt-oss",
+        lambda z, _: {
+            **norms(z, "attn_norm.weight", "post_attention_norm.weight"),
+            **attention(z, bias=(*QKV, "attn_output")), **experts(z, z.D), "attn_sinks.weight": (z.H,),
+            "ffn_gate_inp.bias": (z.E,), "ffn_gate_exps.bias": (z.E, z.D),
+            "ffn_up_exps.bias": (z.E, z.D), "ffn_down_exps.bias": (z.E, z.D),
+        },
+        lambda z: {
+            **USED, "expert_feed_forward_length": z.D, "attention.sliding_window": WINDOW,
+            "attention.key_length": z.W, "attention.value_length": z.W, "rope.scaling.type": "yarn",
+            "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64,
+        },
+    ),
+}  # fmt: skip
