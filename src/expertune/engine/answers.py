@@ -15,18 +15,19 @@ def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[list[int], list[li
     """The tokens that all answers begin with, and for each answer those that tell it from the others.
 
     The end that they share is cut but for its first token: it closes a label that another one begins with
-    ("Match" and "Match later"). Raises EngineError where one answer is the beginning of another and nothing closes it.
+    ("Match" and "Match later"); more of it is kept where labels end alike too ("Match", "Match Match", "No Match").
+    Raises EngineError where one answer is the beginning of another and nothing closes it.
     """
     distinct = {tuple(answer) for answer in answers}
     if len(distinct) < 2:
         return list(answers[0]) if answers else [], [[] for _ in answers]
     begin = _alike(distinct)
     rests = {answer[begin:] for answer in distinct}
-    cut = max(_alike({rest[::-1] for rest in rests}) - 1, 0)
-    tails = [tuple(answer[begin : len(answer) - cut]) for answer in answers]
-    if any(a != b and b[: len(a)] == a for a in set(tails) for b in set(tails)):
-        raise EngineError("one answer is the beginning of another: give the answers a common ending, such as a quote")
-    return list(answers[0][:begin]), [list(tail) for tail in tails]
+    for cut in range(max(_alike({rest[::-1] for rest in rests}) - 1, 0), -1, -1):
+        tails = [tuple(answer[begin : len(answer) - cut]) for answer in answers]
+        if not any(a != b and b[: len(a)] == a for a in set(tails) for b in set(tails)):
+            return list(answers[0][:begin]), [list(tail) for tail in tails]
+    raise EngineError("one answer is the beginning of another: give the answers a common ending, such as a quote")
 
 
 def _alike(sequences: set[tuple[int, ...]]) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from datetime import date
+from typing import Any, Protocol
 
 from ..errors import EngineError
 from .base import Message
@@ -11,12 +12,26 @@ from .base import Message
 Render = Callable[[Sequence[Message]], str]
 SENTINEL = "zebra"  # a plain word: templates strip blanks and rewrite markup
 SYSTEM_PROBE = "walrus"
+# how templates mark a thought, as their models' cards have them: opening → closing
+THOUGHTS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<seed:think>": "</seed:think>",
+    "[THINK]": "[/THINK]",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+}
+HARMONY = "<|channel|>final<|message|>"  # gpt-oss: what an answer stands behind; a thought stands in another channel
+LEAST_EFFORT = "low"  # the shortest thought that harmony knows: there is no "off"
+ELSEWHERE = "other programs that ask the model must do so too"
+DATES = ("%Y-%m-%d", "%d %B %Y", "%d %b %Y", "%B %d, %Y")  # as chat templates write them
 
 
 class Renderer(Protocol):
-    """Messages → the prompt text that a served model gets; `folds_system` as an engine has it."""
+    """Messages → the prompt text that a served model gets, `lead` included; `folds_system` as an engine has it."""
 
     folds_system: bool
+    lead: str
 
     def __call__(self, messages: Sequence[Message]) -> str: ...
 
@@ -44,12 +59,66 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
+def switches(template: str) -> dict[str, Any]:
+    """The variables by which a Jinja template is told not to think. A level is for harmony only: others refuse it."""
+    return {"enable_thinking": False, **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {})}
+
+
+def answer_lead(render: Render) -> str:
+    """What has to stand between the template's prompt and the answer, so that the answer comes at once; mostly "".
+
+    A template may write a mark before each answer that it leaves to the model to say (harmony's final channel), or open
+    a thought that no switch turns off (DeepSeek-R1's): the mark is written, the thought is closed.
+    """
+    try:
+        prompt, talk = render([say("user", "one")]), render(_talk())
+    except EngineError:
+        return ""
+    before, found, _ = talk.partition(SENTINEL)
+    if found and before.startswith(prompt) and (mark := before[len(prompt) :]).strip():
+        return mark
+    return _closed_thought(prompt)
+
+
+def _closed_thought(prompt: str) -> str:
+    """The end of the thought that the prompt opens, in the lines of the empty thoughts that such models write."""
+    bare = prompt.rstrip("\n")
+    closing = next((closing for opening, closing in THOUGHTS.items() if bare.endswith(opening)), "")
+    return f"\n{closing}\n\n" if closing and bare != prompt else closing
+
+
+def remarks(render: Render, lead: str, *, folds_system: bool) -> tuple[str, ...]:
+    """What a user should know about these prompts, one line each."""
+    found = []
+    if folds_system:
+        found.append("the chat template has no system role: its text stands at the head of the first user message")
+    if any(closing in lead for closing in THOUGHTS.values()):
+        found.append(f"the chat template opens a thought: prompts close it by {lead.strip()!r}; {ELSEWHERE}")
+    elif lead:
+        found.append(f"prompts end with {lead.strip()!r}, which the chat template writes before an answer; {ELSEWHERE}")
+    if _shows_today(render):
+        found.append("the chat template writes today's date into the prompt: prompts of another day differ in it")
+    return tuple(found)
+
+
+def _shows_today(render: Render) -> bool:
+    try:
+        text = render([say("system", SYSTEM_PROBE), say("user", "one")])
+    except EngineError:
+        return False
+    return any(f"{date.today():{form}}" in text for form in DATES)
+
+
 def after_turn(render: Render, model: str) -> str:
-    """The prompt text from the end of an assistant's words on: its first token ends the turn.
+    """The prompt text from the end of an assistant's words on, without blanks: its first token ends the turn.
 
     A prompt to answer to does not hold it, so a finished turn in the middle of a talk is rendered and cut.
     """
-    text = render([say("user", "one"), say("assistant", SENTINEL), say("user", "two")])
+    text = render(_talk())
     if text.count(SENTINEL) != 1:
         raise EngineError(f"{model}: its chat template does not show the assistant's turns; choose a chat model")
-    return text.split(SENTINEL)[1]
+    return text.split(SENTINEL)[1].lstrip()
+
+
+def _talk() -> list[Message]:
+    return [say("user", "one"), say("assistant", SENTINEL), say("user", "two")]

@@ -14,10 +14,10 @@ from ..errors import EngineError, ModelFileError
 from ..machine import usable_cores
 from .answers import distinguishing, sum_log_probs
 from .base import Generation, Message
-from .chat import Renderer, after_turn, fold_system, shows_system
+from .chat import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
 from .embedded import EmbeddedServer, Launch
 from .grammar import schema_grammar
-from .header import read_header
+from .header import largest_context, read_header
 
 FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one, in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
@@ -28,7 +28,7 @@ REMEMBERED = 256  # answers whose tokens are kept
 class LlamaCppEngine:
     """Serves one GGUF, optionally with a LoRA adapter; a context manager.
 
-    `context` is the tokens that one request may hold (0, and at most: as the model was trained for; mind the memory);
+    `context` is the tokens that one request may hold (0, and at most: header.largest_context; mind the memory);
     `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
     one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
     place of the file's own template: what the server that serves the model makes of messages.
@@ -48,13 +48,12 @@ class LlamaCppEngine:
         renderer: Renderer | None = None,
         debug: bool = False,
     ) -> None:
-        header = _checked_header(model)
+        header, largest = _checked(model)
         if adapter is not None:
-            _checked_header(adapter)
+            _checked(adapter)
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
-        trained = _trained_context(header)
-        self.context = min(context or trained, trained)
+        self.context = min(context or largest, largest)
         self.slots = slots or 1
         self.threads = threads or usable_cores()
         launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
@@ -63,9 +62,15 @@ class LlamaCppEngine:
         for slot in range(self.slots):
             self._free.put(slot)
         self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
+        template = header.get("tokenizer.chat_template", "")
+        self._switches = {
+            "enable_thinking": False,
+            **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {}),
+        }
         self._renderer = renderer
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
-        self.notes = self._notes("tokenizer.chat_template" in header)
+        self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
+        self.notes = self._notes(bool(template))
         self._turn_end: list[int] = []
         self._rows, self._strays = 0, False
 
@@ -74,7 +79,7 @@ class LlamaCppEngine:
     def render(self, messages: Sequence[Message]) -> str:
         if self._renderer is not None:
             return self._renderer(messages)
-        return self._render(fold_system(messages) if self.folds_system else messages)
+        return self._render(fold_system(messages) if self.folds_system else messages) + self._lead
 
     def tokenize(self, prompt: str) -> list[int]:
         return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
@@ -97,7 +102,7 @@ class LlamaCppEngine:
         return list(self._turn_end)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": {"enable_thinking": False}}
+        body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": self._switches}
         return self._server.ask("/apply-template", body)["prompt"]
 
     def _renders_system(self) -> bool:
@@ -106,12 +111,9 @@ class LlamaCppEngine:
         return shows_system(self._render)
 
     def _notes(self, has_template: bool) -> tuple[str, ...]:
-        notes = []
-        if not has_template and self._renderer is None:
-            notes.append(f"{self.model.name} has no chat template: messages are written as ChatML")
-        if self.folds_system:
-            notes.append("the chat template has no system role: its text stands at the head of the first user message")
-        return tuple(notes)
+        bare = f"{self.model.name} has no chat template: messages are written as ChatML"
+        missing = () if has_template or self._renderer is not None else (bare,)
+        return (*missing, *remarks(self.render, self._lead, folds_system=self.folds_system))
 
     def _tokens(self, text: str, *, begin: bool, special: bool) -> list[tuple[int, bytes]]:
         """Ids and the bytes that each stands for. `begin` adds BOS as the model wants it."""
@@ -284,14 +286,10 @@ def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
 
 
-def _checked_header(path: Path) -> dict[str, Any]:
+def _checked(path: Path) -> tuple[dict[str, Any], int]:
+    """A file's header, and the tokens that a request to it may hold."""
     try:
-        return read_header(path)
+        header = read_header(path)
+        return header, largest_context(path, header)
     except ModelFileError as error:
         raise EngineError(str(error)) from error
-
-
-def _trained_context(header: Mapping[str, Any]) -> int:
-    """Tokens the model was trained for; llama.cpp refuses a file that does not say it, so the 1 is never served."""
-    length = header.get(f"{header.get('general.architecture')}.context_length")
-    return length if isinstance(length, int) else 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import EngineError
 from .base import Generation, Message
+from .chat import remarks
 from .fits import fits
 from .llama_cpp import LlamaCppEngine
 from .ollama_render import OllamaRenderer, refuse_cloud
@@ -60,8 +61,7 @@ class OllamaEngine:
 
     def _notes(self) -> tuple[str, ...]:
         notes = [f"prompts are made by Ollama {self.server.version_text} for {self.model}"]
-        if self.folds_system:
-            notes.append("the chat template has no system role: its text stands at the head of the first user message")
+        notes += remarks(self._renderer, self._renderer.lead, folds_system=self.folds_system)
         if self._tokenizer is None:
             notes.append("the model's file is not on this machine: labels are scored on their likeliest tokens")
         return tuple(notes)
@@ -176,5 +176,13 @@ def _bytes(token: Mapping[str, Any]) -> bytes:
 
 
 def _trained_context(shown: Mapping[str, Any]) -> int:
+    """0 where the server does not say it; a model with long RoPE factors (header.largest_context) keeps to the short.
+
+    The server does not list its tensors unasked: an original context that YaRN does not stretch stands for the factors.
+    """
     info = shown.get("model_info") or {}
-    return int(info.get(f"{info.get('general.architecture')}.context_length") or 0)
+    name = info.get("general.architecture")
+    trained = int(info.get(f"{name}.context_length") or 0)
+    original = int(info.get(f"{name}.rope.scaling.original_context_length") or 0)
+    stretched = info.get(f"{name}.rope.scaling.type") in ("yarn", "linear")
+    return min(trained, original) if original and not stretched else trained

@@ -9,10 +9,11 @@ from typing import Any
 
 from ..errors import EngineError
 from .base import Message
-from .chat import fold_system, shows_system
+from .chat import LEAST_EFFORT, answer_lead, fold_system, shows_system
 from .ollama_server import OllamaServer
 
 RENDERS_SINCE = (0, 11, 5)
+HARMONY_FAMILIES = ("gptoss", "gpt-oss")  # server/routes.go, shouldUseHarmony
 REMEMBERED = 8192  # prompts: a training set's, so that a later stage need not load the model again
 
 
@@ -20,6 +21,7 @@ class OllamaRenderer:
     """`renderer(messages)` → the prompt for `model`, as `server` would send it to the model but for BOS.
 
     `folds_system` says that the template drops system messages; their text then stands in the first user message.
+    `lead` is what stands behind the server's own prompt, so that the answer comes at once (chat.answer_lead).
     `context` is the num_ctx of the real requests: the same value, so that the model is not loaded anew for them.
     Raises EngineError for a server that cannot show its prompts, or a model that runs elsewhere.
     """
@@ -34,16 +36,20 @@ class OllamaRenderer:
                 f"Ollama {server.version_text} does not show the prompts it makes; update it to 0.12.11 or later"
             )
         self.server, self.model, self.context = server, model, context
-        self.thinks = "thinking" in (shown.get("capabilities") or ())
+        self.think = least_thought(shown)
         self._known: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
         self._lock = Lock()
-        self.folds_system = not shows_system(self.plain)
+        self.folds_system = not shows_system(self._bare)
+        self.lead = answer_lead(self._bare)
 
     def __call__(self, messages: Sequence[Message]) -> str:
         return self.plain(fold_system(messages) if self.folds_system else messages)
 
     def plain(self, messages: Sequence[Message]) -> str:
-        """The render of exactly these messages."""
+        """The render of exactly these messages, and the lead."""
+        return self._bare(messages) + self.lead
+
+    def _bare(self, messages: Sequence[Message]) -> str:
         key = tuple((message["role"], message["content"]) for message in messages)
         with self._lock:
             if key in self._known:
@@ -87,8 +93,20 @@ class OllamaRenderer:
             "stream": False,
             "truncate": False,
             "options": {"num_ctx": self.context, **options},
-            **({"think": False} if self.thinks else {}),  # think is refused by models that cannot
+            "think": self.think,
         }
+
+
+def least_thought(shown: Mapping[str, Any]) -> bool | str:
+    """`think` of a request: off, which models that cannot think take too; the lowest level where there is no off.
+
+    Harmony (gpt-oss) has levels only. Servers since 0.40 name them in /api/show; one that a model does not know would
+    silently be its default.
+    """
+    harmony = (shown.get("details") or {}).get("family") in HARMONY_FAMILIES
+    values = (shown.get("thinking") or {}).get("values") or ([LEAST_EFFORT] if harmony else [False])
+    levels = [value for value in values if isinstance(value, str)]
+    return levels[0] if levels and False not in values else False
 
 
 def refuse_cloud(model: str, shown: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..engine.answers import distinguishing
 from ..engine.base import Engine
 from ..errors import DatasetError, TrainingFailedError
 from ..ratings.scale import RatingScale, answer_opening
@@ -43,16 +44,13 @@ def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidat
     Raises TrainingFailedError where two labels are the same tokens.
     """
     prompt = engine.render(example.messages)
-    full = [tuple(engine.continuation(prompt, answer_opening(label))) for label in scale.labels]
-    shared = _common(full)
-    rests = [answer[shared:] for answer in full]
-    same_end = min(_common([rest[::-1] for rest in rests]), *(len(rest) for rest in rests))
-    own = tuple(rest[: len(rest) - same_end + 1] if same_end else rest for rest in rests)
-    if len(set(own)) < len(own):
+    full = [engine.continuation(prompt, answer_opening(label)) for label in scale.labels]
+    if len(set(map(tuple, full))) < len(full):
         raise TrainingFailedError(
             "two labels of the mapping are the same for the model's tokenizer; give them different words"
         )
-    return Candidates(full[0][:shared], own)
+    shared, own = distinguishing(full)  # the tokens over which the engine scores the labels
+    return Candidates(tuple(shared), tuple(map(tuple, own)))
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:
