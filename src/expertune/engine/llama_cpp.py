@@ -62,11 +62,8 @@ class LlamaCppEngine:
         for slot in range(self.slots):
             self._free.put(slot)
         self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
-        template = header.get("tokenizer.chat_template", "")
-        self._switches = {
-            "enable_thinking": False,
-            **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {}),
-        }
+        template = str(header.get("tokenizer.chat_template", ""))
+        self._switches = switches(template)
         self._renderer = renderer
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
