@@ -25,6 +25,11 @@ def test_a_label_that_begins_another_is_told_apart():
     assert (begin, tails) == ([5, 1], [[CLOSE], [2, CLOSE]])
 
 
+def test_labels_that_begin_and_end_alike_keep_more_of_their_end():
+    answers = [[1, CLOSE, AFTER], [1, 1, CLOSE, AFTER], [2, 1, CLOSE, AFTER]]
+    assert distinguishing(answers) == ([], [[1, CLOSE], [1, 1, CLOSE], [2, 1, CLOSE]])
+
+
 def test_nothing_closes_it():
     with pytest.raises(EngineError, match="beginning of another"):
         distinguishing([[5, 1], [5, 1, 2]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import families
 import tiny
-from expertune.engine.header import read_header
+from expertune.engine.header import largest_context, read_header, tensor_names
 from expertune.errors import ModelFileError
 
 
@@ -28,6 +30,18 @@ def test_agrees_with_gguf_py(model: Path):
     }
     assert read_header(model) == pytest.approx(plain)
     assert read_header(model)["a.flag"] is True
+    assert tensor_names(model) == {tensor.name for tensor in gguf.GGUFReader(model).tensors}
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"), [(512, 512), (600, 512), (100, 100), (4096, 1024), (0, 1024)], ids=str
+)
+def test_the_context_of_a_model_with_long_factors(tmp_path: Path, original: int, expected: int):
+    """Whole steps of llama.cpp's, which rounds up: 600 would be served as 768."""
+    phi3 = families.FAMILIES["phi3"]
+    family = replace(phi3, keys=lambda z: {**phi3.keys(z), "rope.scaling.original_context_length": original})
+    path = families.make(tmp_path / "model.gguf", family, context=1024)
+    assert largest_context(path, read_header(path)) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -40,6 +54,7 @@ def test_cut_or_changed_files(model: Path, data: st.DataObject):
     broken.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     try:
         assert isinstance(read_header(broken), dict)
+        assert isinstance(tensor_names(broken), frozenset)
     except ModelFileError as error:
         assert "\n" not in str(error)
 
