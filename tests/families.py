@@ -78,6 +78,7 @@ def head_norms(z: Sizes, width: int = 0) -> Tensors:
 BEFORE = ("attn_norm.weight", "ffn_norm.weight")
 BEHIND = ("post_attention_norm.weight", "post_ffw_norm.weight")
 QKV = ("attn_q", "attn_k", "attn_v")
+FLOAT = ("norm", "bias", "ffn_gate_inp")  # never quantised, though some have two axes
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def make(path: Path, family: Family, *, qtype: str = "F32", seed: int = 0, conte
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in keys.items():
         (writer.add_array if isinstance(value, list) else add[type(value)])(f"{family.architecture}.{key}", value)
-    return tiny.finish(writer, _weights(family, z, seed), vocab="bpe", qtype=qtype, types={"ffn_gate_inp": "F32"})
+    weights = _weights(family, z, seed)
+    return tiny.finish(writer, weights, vocab="bpe", qtype=qtype, types=dict.fromkeys(FLOAT, "F32"))
 
 
 def _weights(family: Family, z: Sizes, seed: int) -> Iterator[tuple[str, np.ndarray]]:
@@ -207,7 +209,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "granite": Family(
         "granite", _plain,
-        lambda z: {"embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0625, "logit_scale": 8.0},
+        lambda z: {"embedding_scale": 3.0, "residual_scale": 0.7, "attention.scale": 0.2, "logit_scale": 1.5},
         tied=True,
     ),
     "olmo2": Family(
@@ -259,7 +261,7 @@ FAMILIES: dict[str, Family] = {
     "command-r": Family(
         "command-r",
         lambda z, _: {**norms(z, "attn_norm.weight"), **attention(z), **gated(z)},
-        lambda z: {"logit_scale": 0.0625},
+        lambda z: {"logit_scale": 0.75},
         tied=True,
         epsilon=LAYER_NORM,
     ),
@@ -282,7 +284,7 @@ FAMILIES: dict[str, Family] = {
         lambda z, i: {**_moe(z, i), **gated(z, z.D, "_shexp")},
         lambda z: {
             **USED, "expert_shared_feed_forward_length": z.D,
-            "embedding_scale": 12.0, "residual_scale": 0.22, "attention.scale": 0.0625, "logit_scale": 6.0,
+            "embedding_scale": 3.0, "residual_scale": 0.7, "attention.scale": 0.2, "logit_scale": 1.5,
         },
         tied=True,
     ),

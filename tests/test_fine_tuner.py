@@ -169,29 +169,29 @@ def test_the_written_configuration_repeats_the_run(tuned: tuple[Path, dict[str, 
 
 
 def test_capability_gives_the_reason(tmp_path: Path) -> None:
-    tiny.make(tmp_path / "qwen.gguf", architecture="qwen2")
+    tiny.make(tmp_path / "xverse.gguf", architecture="xverse")
     tuner = FineTuner()
     assert tuner.check_fine_tuning_capability(str(BASE)) is True
-    assert tuner.check_fine_tuning_capability(str(tmp_path / "qwen.gguf")) is False
-    assert "'qwen2' cannot be tuned yet" in tuner.capability(str(tmp_path / "qwen.gguf")).reason
+    assert tuner.check_fine_tuning_capability(str(tmp_path / "xverse.gguf")) is False
+    assert "'xverse' cannot be tuned yet" in tuner.capability(str(tmp_path / "xverse.gguf")).reason
     assert tuner.check_fine_tuning_capability("no-such-model-anywhere") is False
     tiny.make(tmp_path / "part.gguf", extra={"split.count": 2})
     assert "llama-gguf-split --merge" in tuner.capability(str(tmp_path / "part.gguf")).reason
 
 
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:
-    model = str(tiny.make(tmp_path / "qwen.gguf", architecture="qwen2", context=4096))
+    model = str(tiny.make(tmp_path / "xverse.gguf", architecture="xverse", context=4096))
     success, metadata = FineTuner(quiet=True).process_dataset(
         frame(90), model, MAPPING, TOPIC, tmp_path / "out", bootstrap=100
     )
     assert success
     assert metadata["model_set_info"] == {**metadata["model_set_info"], "success": True, "judged": True}
-    assert "qwen2" in metadata["fallback_reason"]
+    assert "xverse" in metadata["fallback_reason"]
     assert metadata["verdict"].startswith("No tuned model:")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model_set_config.json"} | ALWAYS
     content = json.loads((tmp_path / "out" / "model_set_config.json").read_text())
     assert content["few_shot_examples"]
-    with pytest.raises(FineTuningNotSupportedError, match="qwen2"):
+    with pytest.raises(FineTuningNotSupportedError, match="xverse"):
         FineTuner(fallback_mode=False, quiet=True).process_dataset(frame(90), model, MAPPING, TOPIC, tmp_path / "out2")
 
 

@@ -36,7 +36,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with ContractServer(tmp_path / "models") as server:
         server.add("rater", tiny.make(tmp_path / "a.gguf", layers=1), system="You rate.")
-        server.add("team/other:v2", tiny.make(tmp_path / "b.gguf", layers=1, architecture="qwen2", seed=1))
+        server.add("team/other:v2", tiny.make(tmp_path / "b.gguf", layers=1, architecture="xverse", seed=1))
         monkeypatch.setenv("OLLAMA_HOST", server.url)
         yield server
 
@@ -58,7 +58,7 @@ def test_models_of_the_server(server: ContractServer, capsys: pytest.CaptureFixt
     at = head.index("can be tuned")
     assert found["rater"][at:].strip() == "yes"
     assert found["team/other:v2"][at:].startswith("no ")
-    assert "'qwen2' cannot be tuned yet" in found["team/other:v2"]
+    assert "'xverse' cannot be tuned yet" in found["team/other:v2"]
 
 
 def test_models_of_the_folder(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

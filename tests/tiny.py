@@ -27,7 +27,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 BOS, EOS, TURN_BEGIN, TURN_END = "<s>", "</s>", "<|im_start|>", "<|im_end|>"
-FILE_TYPES = {"F32": "ALL_F32", **{f"Q{bits}_K": f"MOSTLY_Q{bits}_K_S" for bits in (3, 4, 5)}}  # else MOSTLY_<type>
+FILE_TYPES = {
+    "F32": "ALL_F32",
+    "MXFP4": "MOSTLY_MXFP4_MOE",
+    **{f"Q{bits}_K": f"MOSTLY_Q{bits}_K_S" for bits in (3, 4, 5)},
+}  # else MOSTLY_<type>
 CORPUS = """
 Match Does Not Match Unknown {"rating": "Match", "rationale": "cough and fever"} {"rating": "Does Not Match"}
 {"rating": "Unknown", "rationale": "the record does not say"} rating rationale the patient has a cough and a fever
@@ -57,7 +61,7 @@ def make(
     extra: Mapping[str, Any] | None = None,
     favour: Sequence[int] = (),
 ) -> Path:
-    """Write a model of `architecture` llama, qwen2 (biases on q, k, v) or qwen3 (norms on q and k).
+    """Write a model of `architecture` qwen2 (biases on q, k, v), qwen3 (norms on q, k) or one with llama's tensors.
 
     `vocab` is "bpe" (byte level, as in Llama 3) or "spm" (as in Llama 2). `qtype` is the type of every matrix;
     `types` overrides it for names that hold the key ({"ffn_down": "Q6_K"}). Norms, biases and rope_freqs are F32.
@@ -91,7 +95,7 @@ def finish(
     types: Mapping[str, str] | None = None,
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Path:
-    """Tokenizer and tensors behind the metadata that the writer has; a vector or a router stays F32."""
+    """Tokenizer and tensors behind the metadata that the writer has; a vector stays F32."""
     _add_tokenizer(writer, vocab, {"bpe": bpe_vocabulary, "spm": spm_vocabulary}[vocab](), chat_template)
     for name, value in weights:
         kind = next((typ for part, typ in (types or {}).items() if part in name), qtype)
@@ -101,6 +105,26 @@ def finish(
             writer.add_tensor(name, quantize(value, kind), raw_dtype=GGMLQuantizationType[kind])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_file_type(gguf.LlamaFileType[FILE_TYPES.get(qtype, f"MOSTLY_{qtype}")])
+    return _written(writer)
+
+
+def unpack(model: Path, path: Path) -> Path:
+    """The same model with every weight in float32, unpacked by gguf-py."""
+    reader = gguf.GGUFReader(model)
+    architecture = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
+            kinds = [*field.types, None]
+            writer.add_key_value(name, field.contents(), kinds[0], sub_type=kinds[1])
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for tensor in reader.tensors:
+        plain = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(plain, dtype=np.float32))
+    return _written(writer)
+
+
+def _written(writer: gguf.GGUFWriter) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

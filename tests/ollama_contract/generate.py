@@ -142,7 +142,7 @@ class _Run:
         """By the template layer; without one by the GGUF's own Jinja, without the BOS that it writes."""
         template = self.model.text("template")
         if template is not None:
-            return Template(template).render(messages)
+            return Template(template).render(messages, self.body.get("think"))
         body = {"messages": list(messages), "chat_template_kwargs": {"enable_thinking": bool(self.body.get("think"))}}
         text = self.ask("/apply-template", body)["prompt"]
         return text.removeprefix(self.ask("/props")["bos_token"])

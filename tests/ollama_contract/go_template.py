@@ -28,11 +28,13 @@ class Template:
     def execute(self, values: Mapping[str, Any], nodes: list[Node] | None = None) -> str:
         return _Run(values).all(self.nodes if nodes is None else nodes)
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The prompt for `messages` (role and content), up to where the assistant speaks."""
+    def render(self, messages: Sequence[Mapping[str, str]], think: bool | str | None = None) -> str:
+        """The prompt for `messages` (role and content), up to where the assistant speaks; `think` as in the request."""
         system, collated = _collate(messages)
         if "messages" in self.fields:
-            return self.execute({"System": system, "Messages": collated, "Tools": [], "Response": "", "Think": False})
+            level = think if isinstance(think, str) else ""
+            thought = {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
+            return self.execute({"System": system, "Messages": collated, "Tools": [], "Response": "", **thought})
         return self._render_turns(collated)
 
     def _render_turns(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -15,9 +15,6 @@ from . import families
 from .spec import Spec
 from .tensors import check_tensors
 
-# Architectures that Ollama's own engine has renamed: llama.cpp, which proves the tuned file, does not read them
-OLLAMA_ONLY = {"gptoss": "gpt-oss"}
-
 
 @functools.cache
 def supported() -> tuple[str, ...]:
@@ -36,11 +33,6 @@ def read_spec(file: GGUFFile) -> Spec:
             f"{file.path}: is one part of a split model; join the parts with llama-gguf-split --merge"
         )
     family = str(file.metadata("general.architecture", ""))
-    if family in OLLAMA_ONLY:
-        raise FineTuningNotSupportedError(
-            f"{file.path}: is in Ollama's own form ({family}); fetch a GGUF of {OLLAMA_ONLY[family]} made for "
-            f"llama.cpp, or use the model set"
-        )
     if family not in supported():
         raise FineTuningNotSupportedError(
             f"{file.path}: the architecture {family or '(none)'!r} cannot be tuned yet "

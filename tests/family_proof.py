@@ -1,0 +1,207 @@
+"""What has to hold for every family and every quantisation: measured here, demanded by tests/parity/test_families.py,
+printed as a table by bench/families.py.
+
+llama.cpp rounds what goes INTO a product with quantised weights; training does not. So each quantised model is also
+written with the same weights in float32 (unpacked by gguf-py): there both must compute alike. The only other thing
+that llama.cpp rounds is GELU, which it looks up in a table of half floats; `llama_cpp_gelu` puts that into our decoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import families
+import tiny
+from expertune.config import Config
+from expertune.export.adapter import export_adapter
+from expertune.export.merged import write_merged
+from expertune.export.types import Delta, choose
+from expertune.gguf.read import GGUFFile
+from expertune.model import feed_forward
+from expertune.model.attention import Segment
+from expertune.model.decoder import Pack
+from expertune.model.load import Placement, Tunable, load
+from expertune.train.batches import training_batch
+from expertune.train.encode import Row
+from expertune.train.loss import weighted_loss
+from llama import Served
+
+TYPES = (
+    "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "IQ4_NL", "IQ4_XS", "IQ3_XXS", "IQ3_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_S", "IQ1_M", "MXFP4",
+)  # fmt: skip
+LENGTHS = (3, 40, 120)  # tokens; the window of the families that have one is 16
+STEP = 4e-3  # of a finite difference
+MOST = 14  # adapted matrices whose gradient is looked at, about: those of two blocks
+
+
+def open_model(path: Path, *, adapter_size: float = 0.0, cached: bool = True, **settings: Any) -> Tunable:
+    """The file as training sees it, with an adapter of the given size (0: one that changes nothing)."""
+    config = Config(rank=4, alpha=8.0, **settings)
+    tunable = load(GGUFFile(path), config, Placement(torch.device("cpu"), torch.float32, cached, 1))
+    draw = torch.Generator().manual_seed(3)
+    tunable.lora.values_P.add_(adapter_size * torch.randn(tunable.lora.values_P.shape, generator=draw))
+    tunable.lora.refresh()
+    return tunable
+
+
+def log_probabilities(tunable: Tunable, tokens: list[int]) -> np.ndarray:
+    """log p of every token after `tokens`, (V,)."""
+    pack = Pack(torch.tensor(tokens), torch.arange(len(tokens)), (Segment(0, len(tokens)),))
+    with torch.no_grad():
+        hidden_ND = tunable.decoder.hidden(pack, torch.tensor([len(tokens) - 1]))
+        return torch.log_softmax(tunable.decoder.logits(hidden_ND), -1)[0].numpy()
+
+
+def prompts(tunable: Tunable, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+    draw = np.random.default_rng(1)
+    return [[int(token) for token in draw.integers(5, tunable.spec.vocabulary, length)] for length in lengths]
+
+
+def _apart(theirs_V: np.ndarray, ours_V: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(theirs_V - ours_V)))
+
+
+def difference(tunable: Tunable, served: Served, lengths: tuple[int, ...] = LENGTHS) -> float:
+    """The largest difference of log-probability over all tokens and prompts."""
+    return max(
+        _apart(served.log_probabilities(each, tunable.spec.vocabulary), log_probabilities(tunable, each))
+        for each in prompts(tunable, lengths)
+    )
+
+
+@contextlib.contextmanager
+def llama_cpp_gelu() -> Iterator[None]:
+    """Models opened inside look GELU up as llama.cpp does (ggml-cpu/vec.h: a table from half floats to half floats)."""
+    exact = feed_forward._gelu
+    feed_forward._gelu = lambda x: exact(x.half().float()).half().float()
+    try:
+        yield
+    finally:
+        feed_forward._gelu = exact
+
+
+def as_llama_cpp(name: str) -> contextlib.AbstractContextManager[None]:
+    return llama_cpp_gelu() if families.FAMILIES[name].gelu else contextlib.nullcontext()
+
+
+def unpacked(path: Path, qtype: str) -> Path:
+    """A file with the same weights in float32."""
+    return path if qtype == "F32" else tiny.unpack(path, path.with_suffix(".f32.gguf"))
+
+
+@dataclass(frozen=True)
+class Logits:
+    """`same`: on the same weights in float32. `served`: against the quantised file, activations rounded."""
+
+    same: float
+    served: float
+
+
+def logits(folder: Path, name: str, qtype: str) -> Logits:
+    """Differences of log-probability to llama.cpp."""
+    path = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
+    with as_llama_cpp(name):
+        tunable = open_model(path, cached=False)
+    same = difference(tunable, Served(unpacked(path, qtype)))
+    return Logits(same, same if qtype == "F32" else difference(tunable, Served(path)))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """`moved`: how far the adapter moves the log-probabilities; the others are differences to the tuned decoder."""
+
+    moved: float
+    adapter: float
+    merged: float
+
+
+def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
+    """Adapter and merged file as llama.cpp serves them; the adapter on the same weights in float32."""
+    base = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
+    with as_llama_cpp(name):
+        plain, tuned = open_model(base), open_model(base, adapter_size=0.05)
+    tokens = prompts(plain)[1]
+    moved = float(np.abs(log_probabilities(plain, tokens) - log_probabilities(tuned, tokens)).max())
+    with GGUFFile(base) as file:
+        export_adapter(folder / "adapter.gguf", file, tuned.lora.pairs(), alpha=tuned.lora.alpha, metadata={})
+        delta = Delta(tuned.lora.pairs(), tuned.lora.scale)
+        choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
+        write_merged(folder / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+    same = Served(unpacked(base, qtype), adapter=folder / "adapter.gguf")
+    merged = Served(unpacked(folder / "merged.gguf", qtype))
+    return Exported(moved, difference(tuned, same), difference(tuned, merged))
+
+
+def rows(seed: int = 0) -> list[Row]:
+    """Three rows that begin alike, longer than a window of 16."""
+    draw = np.random.default_rng(seed)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in draw.integers(5, 400, count))
+
+    shared = some(9)
+    return [
+        Row(str(i), i, (*shared, *some(12 + 4 * i)), some(3 + i), tuple(float(w) for w in draw.uniform(0.1, 1, 3 + i)))
+        for i in range(3)
+    ]
+
+
+def loss(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
+    batch = training_batch(some_rows, (1.0, 2.0, 0.5))
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
+    return weighted_loss(tunable.decoder, hidden_ND, batch.targets_N, batch.weights_N)
+
+
+def gradient(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
+    """(P,) of the loss with respect to all values of the adapter."""
+    tunable.lora.gradients_P.zero_()
+    loss(tunable, some_rows).backward()
+    return tunable.lora.gradients_P.clone()
+
+
+@dataclass(frozen=True)
+class Slope:
+    """One finite difference beside what the backward says."""
+
+    name: str
+    measured: float
+    said: float
+
+
+def slopes(tunable: Tunable, some_rows: list[Row]) -> Iterator[Slope]:
+    """For A and B of adapted layers: the entry with the steepest gradient, and a random direction over all."""
+    found_P, draw = gradient(tunable, some_rows), torch.Generator().manual_seed(0)
+    layers = tunable.lora.layers
+    for layer in layers[:: max(1, len(layers) // MOST)]:
+        for part, view in (("A", tunable.lora.a), ("B", tunable.lora.b)):
+            values, said = view(layer.name, tunable.lora.values_P), view(layer.name, found_P)
+            one = torch.zeros_like(said)
+            one.view(-1)[said.abs().argmax()] = 1.0
+            for kind, direction in (("steepest", one), ("all", _random_direction(said, draw))):
+                measured = _difference(tunable, some_rows, values, direction)
+                yield Slope(f"{layer.name} {part} {kind}", measured, float((said * direction).sum()))
+
+
+def _random_direction(like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    direction = torch.randn(like.shape, generator=draw)
+    return direction / direction.norm()
+
+
+def _difference(tunable: Tunable, some_rows: list[Row], values: torch.Tensor, direction: torch.Tensor) -> float:
+    kept, ends = values.clone(), []
+    for side in (STEP, -STEP):
+        values.copy_(kept + side * direction)
+        tunable.lora.refresh()
+        with torch.no_grad():
+            ends.append(float(loss(tunable, some_rows)))
+    values.copy_(kept)
+    tunable.lora.refresh()
+    return (ends[0] - ends[1]) / (2 * STEP)

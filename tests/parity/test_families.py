@@ -1,0 +1,96 @@
+"""Every family against llama.cpp: logits, gradients, adapter and merged file; and every quantisation as a base.
+
+In float32 both must compute alike: 1e-4 is demanded, about 1e-5 is found. Families with GELU keep a difference where
+an activation lies on the edge between two entries of llama.cpp's table (tests/family_proof.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import families
+import family_proof as proof
+
+EVERY = list(families.FAMILIES)
+NOISE, TABLE = 1e-4, 2e-3
+
+
+def bound(name: str) -> float:
+    return TABLE if families.FAMILIES[name].gelu else NOISE
+
+
+@pytest.mark.parametrize("qtype", ["F32", "Q4_0"])
+@pytest.mark.parametrize("name", EVERY)
+def test_logits_equal_llama_cpp(tmp_path: Path, name: str, qtype: str) -> None:
+    assert proof.logits(tmp_path, name, qtype).same < bound(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qtype", ["Q8_0", "Q4_K"])
+@pytest.mark.parametrize("name", EVERY)
+def test_logits_on_the_usual_quantisations(tmp_path: Path, name: str, qtype: str) -> None:
+    assert proof.logits(tmp_path, name, qtype).same < bound(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qtype", [each for each in proof.TYPES if not each.startswith("IQ1")])
+@pytest.mark.parametrize("name", ["llama", "gpt-oss"])
+def test_logits_on_every_quantisation(tmp_path: Path, name: str, qtype: str) -> None:
+    found = proof.logits(tmp_path, name, qtype)
+    assert found.same < NOISE
+    if name == "llama":  # a router may choose otherwise where the rounding moves it over an edge
+        assert found.served < {"F32": NOISE, "F16": 0.02, "BF16": 0.1}.get(qtype, 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if families.FAMILIES[name].gelu])
+def test_gelu_differs_by_llama_cpps_table_only(tmp_path: Path, name: str) -> None:
+    path, lengths = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), (3, 20, 30, 40)
+    served = proof.Served(path)
+    exact = proof.open_model(path)
+    with proof.llama_cpp_gelu():
+        by_table = proof.open_model(path)
+        assert min(proof.difference(by_table, served, (length,)) for length in lengths) < NOISE
+    assert min(proof.difference(exact, served, (length,)) for length in lengths) > 4 * NOISE
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_gradients_equal_finite_differences(tmp_path: Path, name: str) -> None:
+    path, rows = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), proof.rows()
+    tunable = proof.open_model(path, adapter_size=0.05)
+    found = list(proof.slopes(tunable, rows))
+    assert max(abs(each.said) for each in found) > 0.5
+    for each in found:
+        assert each.said == pytest.approx(each.measured, rel=0.02, abs=4e-3), each
+    gradients = []
+    for recompute in (False, True):
+        tunable.decoder.recompute = recompute
+        gradients.append(proof.gradient(tunable, rows))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_shared_beginning_and_packed_rows_change_no_gradient(tmp_path: Path, name: str) -> None:
+    path = families.make(tmp_path / "base.gguf", families.FAMILIES[name])
+    tunable, rows = proof.open_model(path, adapter_size=0.05), proof.rows()
+    together_P = proof.gradient(tunable, rows)
+    alone_P = sum(proof.gradient(tunable, [row]) for row in rows)
+    assert float((together_P - alone_P).abs().max()) < 1e-4 * float(together_P.abs().max())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_adapter_and_merged_file_are_served_alike(tmp_path: Path, name: str) -> None:
+    found = proof.exported(tmp_path, name)
+    assert found.moved > 0.1
+    assert max(found.adapter, found.merged) < bound(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qtype", ["Q4_0", "Q4_K", "MXFP4"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "granitemoe", "gpt-oss"])
+def test_adapter_and_merged_file_of_a_quantised_base(tmp_path: Path, name: str, qtype: str) -> None:
+    found = proof.exported(tmp_path, name, qtype)
+    assert found.adapter < bound(name)
+    assert found.merged < found.moved  # what quantising the change anew costs
