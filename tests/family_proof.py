@@ -26,7 +26,7 @@ from expertune.export.types import Delta, choose
 from expertune.gguf.read import GGUFFile
 from expertune.model import feed_forward
 from expertune.model.attention import Segment
-from expertune.model.decoder import Pack
+from expertune.model.flow import Pack
 from expertune.model.load import Placement, Tunable, load
 from expertune.train.batches import training_batch
 from expertune.train.encode import Row
@@ -45,6 +45,7 @@ MOST = 14  # adapted matrices whose gradient is looked at, about: those of two b
 def open_model(path: Path, *, adapter_size: float = 0.0, cached: bool = True, **settings: Any) -> Tunable:
     """The file as training sees it, with an adapter of the given size (0: one that changes nothing)."""
     config = Config(rank=4, alpha=8.0, **settings)
+    torch.set_num_threads(1)  # products this small only wait for a second thread, for long on a busy machine
     tunable = load(GGUFFile(path), config, Placement(torch.device("cpu"), torch.float32, cached, 1))
     draw = torch.Generator().manual_seed(3)
     tunable.lora.values_P.add_(adapter_size * torch.randn(tunable.lora.values_P.shape, generator=draw))

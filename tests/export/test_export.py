@@ -18,7 +18,7 @@ from expertune.export.merged import Merged, agreement, merge, write_merged
 from expertune.export.types import Delta, choose, ladder_of, measure, raise_worst
 from expertune.gguf.read import GGUFFile
 from expertune.model.attention import Segment
-from expertune.model.decoder import Pack
+from expertune.model.flow import Pack
 from expertune.model.load import Placement, Tunable, load
 from expertune.rate.score import Pass, Rated
 from llama import Served

@@ -21,7 +21,8 @@ from expertune.config import Config
 from expertune.gguf import quants
 from expertune.gguf.read import GGUFFile
 from expertune.model.attention import Segment
-from expertune.model.decoder import Decoder, Pack
+from expertune.model.decoder import Decoder
+from expertune.model.flow import Pack
 from expertune.model.linear import Stack
 from expertune.model.load import Placement, Tunable, load
 from llama import Served

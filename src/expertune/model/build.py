@@ -8,20 +8,28 @@ import numpy as np
 import torch
 
 from ..gguf.read import GGUFFile
-from .decoder import Block, Decoder, FeedForward
-from .feed_forward import Mixture, activation
+from .block import Block, Dense, FeedForward, Mixer, OwnInput
+from .convolution import ShortConvolution
+from .decoder import Decoder, OwnInputs
+from .delta import DeltaNet
+from .experts import Mixture
+from .feed_forward import activation
 from .head import Head
 from .linear import Part, Stack
 from .lora import Layer as Adapted
 from .lora import Lora
 from .norm import Norm
+from .self_attention import SelfAttention
 from .spec import Layer, Spec
 from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
 
 # A block's linear layers, those with one input beside each other. Routed experts and their router stay as they are.
-ATTENTION = (("attn_q", "attn_k", "attn_v", "attn_qkv"), ("attn_output",))
+MIXER = (
+    ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha", "ssm_ba", "shortconv.in_proj"),
+    ("attn_output", "ssm_out", "shortconv.out_proj"),
+)
 FEED_FORWARD = (("ffn_gate", "ffn_up"), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_down_shexp",))
-TARGETS = {"all": (*ATTENTION, *FEED_FORWARD), "attention": ATTENTION, "feed-forward": FEED_FORWARD}
+TARGETS = {"all": (*MIXER, *FEED_FORWARD), "attention": MIXER, "feed-forward": FEED_FORWARD}
 
 
 def adapted_layers(file: GGUFFile, spec: Spec, targets: str) -> list[Adapted]:
@@ -39,13 +47,12 @@ def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute
     """The decoder with adapters on the layers that `lora` holds."""
     parts = _Parts(file, spec, lora, storage)
     head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
-    norm = parts.norm("output_norm")
-    assert norm is not None
     return Decoder(
         spec,
         embedding=Embedding(file),
+        own_inputs=parts.own_inputs() if spec.own_input else None,
         blocks=[parts.block(index, layer) for index, layer in enumerate(spec.layers)],
-        norm=norm,
+        norm=parts.need_norm(spec.output_norm),
         head=Head(FrozenWeight(file, [head], storage), spec.logit_scale, spec.logit_cap),
         dtype=storage.dtype,
         device=storage.device,
@@ -71,34 +78,79 @@ class _Parts:
 
     def block(self, index: int, layer: Layer) -> Block:
         prefix, spec = f"blk.{index}.", self._spec
+        inputs, output = (self.stack(prefix, list(_present(self._file, index, layer, names))) for names in MIXER)
         behind = "post_attention_norm" if spec.feed_forward_norm != "post_attention_norm" else ""
-        qkv, output = (self.stack(prefix, list(_present(self._file, index, layer, names))) for names in ATTENTION)
-        before = "attn_norm" if spec.parallel else spec.feed_forward_norm
+        out_scale = self.vector(prefix + "layer_output_scale.weight")
         return Block(
-            layer=layer,
-            attention_norm=self.norm(prefix + "attn_norm"),
-            qkv=qkv,
-            head_norms=(
-                self.norm(prefix + "attn_q_norm"),
-                self.norm(prefix + "attn_k_norm"),
-                Norm(None, None, spec.epsilon, False) if spec.normed_values else None,
-            ),
-            sinks_H=self.vector(prefix + "attn_sinks.weight"),
+            mixer=self.mixer(index, layer, inputs),
             output=output,
-            attention_post_norm=self.norm(prefix + behind),
-            feed_forward_norm=self.norm(prefix + before),
+            mixer_post_norm=self.norm(prefix + behind),
             feed_forward=self.feed_forward(prefix),
-            mixture=self.mixture(prefix),
             feed_forward_post_norm=self.norm(prefix + "post_ffw_norm"),
+            own_input=self.own_input(index) if spec.own_input else None,
+            parallel=spec.parallel,
+            residual_scale=spec.residual_scale,
+            out_scale=1.0 if out_scale is None else float(out_scale),
         )
 
-    def feed_forward(self, prefix: str) -> FeedForward | None:
+    def mixer(self, index: int, layer: Layer, inputs: Stack) -> Mixer:
+        prefix, norm = f"blk.{index}.", self.norm(f"blk.{index}.attn_norm")
+        if layer.delta is not None:
+            taps_EK, fading_H = self.need(prefix + "ssm_conv1d.weight"), self.need(prefix + "ssm_a")
+            step_bias_H, head_norm = self.need(prefix + "ssm_dt.bias"), self.need_norm(prefix + "ssm_norm")
+            return DeltaNet(layer.delta, norm, inputs, taps_EK, fading_H, step_bias_H, head_norm)
+        if layer.taps:
+            return ShortConvolution(norm, inputs, self.need(prefix + "shortconv.conv.weight"))
+        values_norm = Norm(None, None, self._spec.epsilon, False) if self._spec.normed_values else None
+        return SelfAttention(
+            index=index,
+            heads=layer.heads,
+            rope=layer.rope,
+            norm=norm,
+            qkv=inputs,
+            head_norms=(self.norm(prefix + "attn_q_norm"), self.norm(prefix + "attn_k_norm"), values_norm),
+            sinks_H=self.vector(prefix + "attn_sinks.weight"),
+            keys_of=layer.keys_of,
+            gated=layer.gated,
+        )
+
+    def feed_forward(self, prefix: str) -> FeedForward:
+        return FeedForward(
+            norm=self.norm(prefix + ("attn_norm" if self._spec.parallel else self._spec.feed_forward_norm)),
+            dense=self.dense(prefix),
+            mixture=self.mixture(prefix),
+            shared_gate_D=self.vector(prefix + "ffn_gate_inp_shexp.weight"),
+            expert_norm=self.norm(prefix + "pre_ffw_norm_2"),
+            router_norm=self.router_norm(prefix),
+            dense_post_norm=self.norm(prefix + "post_ffw_norm_1"),
+            mixture_post_norm=self.norm(prefix + "post_ffw_norm_2"),
+        )
+
+    def own_inputs(self) -> OwnInputs:
+        return OwnInputs(
+            Embedding(self._file, "per_layer_token_embd.weight"),
+            FrozenWeight(self._file, ["per_layer_model_proj.weight"], self._storage),
+            self.need_norm("per_layer_proj_norm"),
+            self._spec.own_input,
+        )
+
+    def own_input(self, index: int) -> OwnInput:
+        prefix = f"blk.{index}."
+        gate, output = self.stack(prefix, ["inp_gate"]), self.stack(prefix, ["proj"])
+        return OwnInput(index, gate, output, self.need_norm(prefix + "post_norm"), self._activation)
+
+    def router_norm(self, prefix: str) -> Norm | None:
+        """Gemma 4's router has a norm of its own, scaled by the root of the model's width."""
+        scale_D = self.vector(prefix + "ffn_gate_inp.scale")
+        return scale_D if scale_D is None else Norm(scale_D * self._spec.width**-0.5, None, self._spec.epsilon, False)
+
+    def dense(self, prefix: str) -> Dense | None:
         """The block's own, or the expert that every token uses."""
         ending = next((each for each in ("", "_shexp") if self.has(f"{prefix}ffn_down{each}.weight")), None)
         if ending is None:
             return None
         inner = [name + ending for name in ("ffn_gate", "ffn_up") if self.has(f"{prefix}{name}{ending}.weight")]
-        return FeedForward(self.stack(prefix, inner), self.stack(prefix, [f"ffn_down{ending}"]), self._activation)
+        return Dense(self.stack(prefix, inner), self.stack(prefix, [f"ffn_down{ending}"]), self._activation)
 
     def mixture(self, prefix: str) -> Mixture | None:
         router_ED = self.array(prefix + "ffn_gate_inp.weight")
@@ -131,10 +183,16 @@ class _Parts:
         return Stack(weight, parts, self._lora, self._bias(parts))
 
     def norm(self, name: str) -> Norm | None:
-        weight_D = self.array(f"{name}.weight")
-        if weight_D is None:
-            return None
-        return Norm(weight_D, self.vector(f"{name}.bias"), self._spec.epsilon, self._spec.centred)
+        return self.need_norm(name) if self.has(f"{name}.weight") else None
+
+    def need_norm(self, name: str) -> Norm:
+        return Norm(self.need(f"{name}.weight"), self.vector(f"{name}.bias"), self._spec.epsilon, self._spec.centred)
+
+    def need(self, name: str) -> torch.Tensor:
+        """A small tensor that `tensors` has seen in the file."""
+        values = self.array(name)
+        assert values is not None
+        return values
 
     def has(self, name: str) -> bool:
         return name in self._file.tensors

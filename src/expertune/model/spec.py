@@ -42,10 +42,32 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Delta:
+    """Linear attention: heads of keys (and as many queries) and of values, and the width of each.
+
+    A key head serves `neighbours`, the values' heads beside each other, or one of each round of them. `joined`: one
+    matrix makes β and the fading, by key head; otherwise each has its own.
+    """
+
+    keys: int
+    values: int
+    width: int
+    neighbours: bool
+    joined: bool
+
+    @property
+    def convolved(self) -> int:
+        """Width of queries, keys and values beside each other."""
+        return (2 * self.keys + self.values) * self.width
+
+
+@dataclass(frozen=True)
 class Layer:
     """One block. `tensors` must be in the file and `optional` ones may; names as in the GGUF behind "blk.N.".
 
     A name without an ending stands for its ".weight". `keys_of` is the layer whose keys and values this one uses.
+    `gated` attention weighs what each head gives. With `taps` a convolution over that many tokens stands in the place
+    of attention, alone or, with `delta`, before linear attention.
     """
 
     heads: Heads
@@ -54,6 +76,9 @@ class Layer:
     tensors: tuple[str, ...]
     optional: tuple[str, ...] = ()
     keys_of: int | None = None
+    gated: bool = False
+    taps: int = 0
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +97,9 @@ class Spec:
     `centred` norms take the mean away (layer norm), the others do not (root mean square). `parallel` blocks feed
     attention and feed-forward the same input. A `gated` feed-forward multiplies two of its products, one of them after
     the activation: "silu", "gelu" or gpt-oss's "bounded". `feed_forward_norm` names the norm before the feed-forward.
-    `normed_values` have a norm without weight. `extra` are tensors outside the blocks that this family reads.
+    `normed_values` have a norm without weight. `own_input` is the width of what each layer is told of a token beside
+    the stream (0: nothing). `output_norm` names the last norm. `extra` are tensors outside the blocks that this family
+    reads, `spare` blocks behind the layers that nobody asks for a rating (they guess tokens ahead) and that stay as is.
     """
 
     family: str
@@ -92,4 +119,7 @@ class Spec:
     logit_cap: float = 0.0
     feed_forward_norm: str = "ffn_norm"
     normed_values: bool = False
+    own_input: int = 0
+    output_norm: str = "output_norm"
+    spare: int = 0
     extra: tuple[str, ...] = ()

@@ -7,32 +7,40 @@ from __future__ import annotations
 
 from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
-from .spec import Layer, Spec
+from .spec import Delta, Layer, Spec
 
-TOP = ("token_embd.weight", "output_norm.weight")
 MAY_BE_ON_TOP = ("output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 FUSED = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv"}
+NORMS = (
+    *("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_norm.bias", "ffn_norm.bias"),
+    *("pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2", "ffn_gate_inp.scale", "post_norm"),
+)
 Shape = tuple[int, ...]
 
 
 def full_name(name: str) -> str:
-    """ "attn_q" → "attn_q.weight"; names with an ending stay."""
-    return name if name.endswith((".weight", ".bias", ".scale")) else f"{name}.weight"
+    """ "attn_q" → "attn_q.weight"; names with an ending stay, and so does the one that has none in llama.cpp."""
+    return name if name.endswith((".weight", ".bias", ".scale")) or name == "ssm_a" else f"{name}.weight"
 
 
 def check_tensors(file: GGUFFile, spec: Spec) -> None:
     """Raises ModelFileError for a tensor that is missing or has another shape, FineTuningNotSupportedError for one
     that the family's decoder does not know."""
-    known = {*TOP, *MAY_BE_ON_TOP, *(full_name(name) for name in spec.extra)}
+    top = {"token_embd.weight": (spec.vocabulary, spec.width), full_name(spec.output_norm): (spec.width,)}
+    if spec.own_input:
+        own = len(spec.layers) * spec.own_input
+        top |= {"per_layer_token_embd.weight": (spec.vocabulary, own), "per_layer_model_proj.weight": (own, spec.width)}
+        top["per_layer_proj_norm.weight"] = (spec.own_input,)
+    known = {*top, *MAY_BE_ON_TOP, *(full_name(name) for name in spec.extra)}
     if spec.centred:
         known.add("output_norm.bias")
-    for name in TOP:
+    for name, shape in top.items():
         _need(file, name)
-    _hold(file, "token_embd.weight", ((spec.vocabulary, spec.width),))
-    _hold(file, "output_norm.weight", ((spec.width,),))
+        _hold(file, name, (shape,))
     for index, layer in enumerate(spec.layers):
         known |= _check_layer(file, spec, layer, f"blk.{index}.")
-    unknown = next((name for name in file.tensors if name not in known), None)
+    spare = tuple(f"blk.{len(spec.layers) + index}." for index in range(spec.spare))
+    unknown = next((name for name in file.tensors if name not in known and not name.startswith(spare)), None)
     if unknown is not None:
         raise FineTuningNotSupportedError(
             f"{file.path}: holds {unknown}, which Expertune's {spec.family} does not know, so this variant cannot be "
@@ -76,7 +84,7 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
     queries, keys = heads.queries * heads.width, heads.keys * heads.width
     both = spec.gated and "ffn_gate" not in layer.tensors  # gate and up in one matrix
     shapes: dict[str, tuple[Shape, ...]] = {
-        "attn_q": ((queries, width),),
+        "attn_q": ((2 * queries if layer.gated else queries, width),),
         "attn_k": ((keys, width),),
         "attn_v": ((keys, width),),
         "attn_qkv": ((queries + 2 * keys, width),),
@@ -88,8 +96,17 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
         "ffn_up": ((2 * ffn if both else ffn, width),),
         "ffn_down": ((width, ffn),),
     }
-    norms = ("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_norm.bias", "ffn_norm.bias")
-    shapes |= dict.fromkeys(norms, ((width,),))
+    shapes |= dict.fromkeys(NORMS, ((width,),))
+    if layer.delta is not None:
+        shapes |= _delta_shapes(layer.delta, layer.taps, width)
+    elif layer.taps:
+        shapes |= {
+            "shortconv.in_proj": ((3 * width, width),),
+            "shortconv.conv": ((width, layer.taps),),
+            "shortconv.out_proj": ((width, width),),
+        }
+    if spec.own_input:
+        shapes |= {"inp_gate": ((spec.own_input, width),), "proj": ((width, spec.own_input),)}
     if spec.experts is not None:
         count, inner = spec.experts.count, spec.experts.width
         shapes |= {
@@ -100,3 +117,19 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
             "ffn_down_exps": ((count, width, inner),),
         }
     return shapes
+
+
+def _delta_shapes(delta: Delta, taps: int, width: int) -> dict[str, tuple[Shape, ...]]:
+    inner = delta.values * delta.width
+    return {
+        "attn_qkv": ((delta.convolved, width),),
+        "attn_gate": ((inner, width),),
+        "ssm_beta": ((delta.values, width),),
+        "ssm_alpha": ((delta.values, width),),
+        "ssm_ba": ((2 * delta.values, width),),
+        "ssm_conv1d": ((delta.convolved, taps),),
+        "ssm_dt.bias": ((delta.values,),),
+        "ssm_a": ((delta.values,),),
+        "ssm_norm": ((delta.width,),),
+        "ssm_out": ((width, inner),),
+    }

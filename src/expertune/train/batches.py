@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..model.attention import Segment
-from ..model.decoder import Pack
+from ..model.flow import Pack
 from .encode import Candidates, Row
 
 ROUND = 32  # tokens
