@@ -78,14 +78,15 @@ def head_norms(z: Sizes, width: int = 0) -> Tensors:
 BEFORE = ("attn_norm.weight", "ffn_norm.weight")
 BEHIND = ("post_attention_norm.weight", "post_ffw_norm.weight")
 QKV = ("attn_q", "attn_k", "attn_v")
-FLOAT = ("norm", "bias", "ffn_gate_inp")  # never quantised, though some have two axes
+FLOAT = ("norm", "bias", "ffn_gate_inp", "conv.", "conv1d")  # never quantised, though some have two axes
 
 
 @dataclass(frozen=True)
 class Family:
     """`keys` are metadata without the architecture in front, `block` a layer's tensors, `top` those outside layers.
 
-    `gelu` families go through llama.cpp's half-precision table. `tied` models have no output matrix.
+    `gelu` families go through llama.cpp's half-precision table. `tied` models have no output matrix. `noise` is how far
+    float32 may lead two ways of computing apart, in log-probability.
     """
 
     architecture: str
@@ -95,7 +96,9 @@ class Family:
     layers: int = 2
     tied: bool = False
     gelu: bool = False
+    noise: float = 1e-4
     epsilon: str = "attention.layer_norm_rms_epsilon"
+    output_norm: str = "output_norm"
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -126,7 +129,7 @@ def make(path: Path, family: Family, *, qtype: str = "F32", seed: int = 0, conte
 
 def _weights(family: Family, z: Sizes, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     draw = np.random.default_rng(seed)
-    shapes: Tensors = {"token_embd.weight": (z.V, z.D), "output_norm.weight": (z.D,)}
+    shapes: Tensors = {"token_embd.weight": (z.V, z.D), f"{family.output_norm}.weight": (z.D,)}
     if not family.tied:
         shapes["output.weight"] = (z.V, z.D)
     shapes |= family.top(z)
@@ -138,6 +141,10 @@ def _weights(family: Family, z: Sizes, seed: int) -> Iterator[tuple[str, np.ndar
             value = np.linspace(1, 8, shape[0], dtype=np.float32)
         elif "norm" in name and name.endswith(".weight"):
             value = 1 + np.float32(0.1) * value
+        elif name.endswith("ssm_a"):
+            value = -np.exp(np.float32(0.5) * value)
+        elif name.endswith(("scale", "scale.weight")):
+            value = 1 + np.float32(0.3) * value
         elif len(shape) > 1 and not name.endswith(".bias"):
             value *= np.float32((2.0 if name in ("token_embd.weight", "output.weight") else 1.0) / shape[-1] ** 0.5)
         elif "sinks" not in name:
@@ -172,7 +179,111 @@ def _wide_heads(z: Sizes) -> dict[str, Any]:
     return {"attention.key_length": 2 * z.W, "attention.value_length": 2 * z.W, "rope.dimension_count": 2 * z.W}
 
 
+def _gemma4(z: Sizes, index: int, *, whole: bool) -> Tensors:
+    """Whole layers have heads twice as wide as those with a window."""
+    return {
+        **norms(z, *BEFORE, *BEHIND),
+        **attention(z, width=(2 if whole else 1) * z.W, kv=1 if whole else z.K),
+        **head_norms(z, (2 if whole else 1) * z.W),
+        **gated(z),
+        "layer_output_scale.weight": (1,),
+    }
+
+
+def _gemma4_keys(z: Sizes, whole: list[bool]) -> dict[str, Any]:
+    return {
+        "attention.key_length": 2 * z.W,
+        "attention.value_length": 2 * z.W,
+        "rope.dimension_count": 2 * z.W,
+        "attention.key_length_swa": z.W,
+        "attention.value_length_swa": z.W,
+        "rope.dimension_count_swa": z.W,
+        "attention.head_count_kv": [1 if each else z.K for each in whole],
+        "rope.freq_base": 1e6,
+        "rope.freq_base_swa": 1e4,
+        "attention.sliding_window": WINDOW,
+        "attention.sliding_window_pattern": [not each for each in whole],
+        "final_logit_softcapping": 30.0,
+        "embedding_length_per_layer_input": 0,
+    }
+
+
+def _gemma4_top(z: Sizes) -> Tensors:
+    return {"rope_freqs.weight": (z.W,)}
+
+
+OWN = 32  # width of a layer's own input
+OWN_INPUT = [False, True, False, True, False, True]
+VALUES_ARE_KEYS = [False, True]
+
+
+def _gemma4_small(z: Sizes, index: int) -> Tensors:
+    """The last two layers have no keys of their own, and a feed-forward twice as wide."""
+    block = _gemma4(z, index, whole=OWN_INPUT[index])
+    if index >= 4:
+        block = {name: shape for name, shape in block.items() if not name.startswith(("attn_k", "attn_v"))}
+        block |= gated(z, 2 * z.F)
+    return {**block, "inp_gate.weight": (OWN, z.D), "proj.weight": (z.D, OWN), **norms(z, "post_norm.weight")}
+
+
+def _gemma4_large(z: Sizes, index: int) -> Tensors:
+    block = _gemma4(z, index, whole=VALUES_ARE_KEYS[index])
+    return {name: shape for name, shape in block.items() if name != "attn_v.weight" or not VALUES_ARE_KEYS[index]}
+
+
+def _gemma4_moe(z: Sizes, index: int) -> Tensors:
+    mixed = experts(z, z.D)
+    del mixed["ffn_gate_exps.weight"], mixed["ffn_up_exps.weight"]
+    return {
+        **_gemma4_large(z, index), **mixed, "ffn_gate_up_exps.weight": (z.E, 2 * z.D, z.D),
+        "ffn_down_exps.scale": (z.E,), "ffn_gate_inp.scale": (z.D,),
+        **norms(z, "pre_ffw_norm_2.weight", "post_ffw_norm_1.weight", "post_ffw_norm_2.weight"),
+    }  # fmt: skip
+
+
+def _lfm2(z: Sizes, index: int) -> Tensors:
+    """Convolutions, and attention in the third layer."""
+    if index == 2:
+        return {**_plain(z, index), **head_norms(z)}
+    mixer = {"in_proj.weight": (3 * z.D, z.D), "conv.weight": (z.D, 3), "out_proj.weight": (z.D, z.D)}
+    return {**norms(z, *BEFORE), **gated(z), **{f"shortconv.{name}": shape for name, shape in mixer.items()}}
+
+
+def _hybrid(z: Sizes, index: int, *, joined: bool) -> Tensors:
+    """Linear attention with two key and four value heads; gated attention in every fourth layer."""
+    ends = norms(z, "attn_norm.weight", "post_attention_norm.weight")
+    if index % 4 == 3:
+        return {**ends, **attention(z), "attn_q.weight": (2 * z.D, z.D), **head_norms(z)}
+    values, keys = 4, 2
+    rates = {"ssm_ba": 2 * values} if joined else {"ssm_beta": values, "ssm_alpha": values}
+    return {
+        **ends, "attn_qkv.weight": ((2 * keys + values) * z.W, z.D), "attn_gate.weight": (values * z.W, z.D),
+        "ssm_conv1d.weight": ((2 * keys + values) * z.W, 4), "ssm_dt.bias": (values,), "ssm_a": (values,),
+        "ssm_norm.weight": (z.W,), "ssm_out.weight": (z.D, values * z.W),
+        **{f"{name}.weight": (rows, z.D) for name, rows in rates.items()},
+    }  # fmt: skip
+
+
+def _hybrid_keys(z: Sizes) -> dict[str, Any]:
+    return {
+        "ssm.conv_kernel": 4, "ssm.inner_size": 4 * z.W, "ssm.state_size": z.W, "ssm.time_step_rank": 4,
+        "ssm.group_count": 2, "full_attention_interval": 4, "rope.dimension_count": z.W // 2,
+        "attention.key_length": z.W, "attention.value_length": z.W,
+    }  # fmt: skip
+
+
+def _sections(z: Sizes) -> dict[str, Any]:
+    pairs = z.W // 4
+    third = pairs // 3
+    return {"rope.dimension_sections": [pairs - 2 * third, third, third, 0]}
+
+
+def _hybrid_experts(z: Sizes) -> Tensors:
+    return {**experts(z, z.D), **gated(z, z.D, "_shexp"), "ffn_gate_inp_shexp.weight": (z.D,)}
+
+
 USED = {"expert_count": 4, "expert_used_count": 2}
+LINEAR = 3e-4  # llama.cpp takes linear attention token by token, we in chunks
 LAYER_NORM = "attention.layer_norm_epsilon"
 
 FAMILIES: dict[str, Family] = {
@@ -197,6 +308,26 @@ FAMILIES: dict[str, Family] = {
         layers=7,
         tied=True,
         gelu=True,
+    ),
+    "gemma4 small": Family(
+        "gemma4", _gemma4_small,
+        lambda z: {
+            **_gemma4_keys(z, OWN_INPUT), "embedding_length_per_layer_input": OWN, "attention.shared_kv_layers": 2,
+            "feed_forward_length": [z.F] * 4 + [2 * z.F] * 2,
+        },
+        top=lambda z: {
+            **_gemma4_top(z), "per_layer_token_embd.weight": (z.V, 6 * OWN),
+            "per_layer_model_proj.weight": (6 * OWN, z.D), "per_layer_proj_norm.weight": (OWN,),
+        },
+        layers=6, tied=True, gelu=True,
+    ),
+    "gemma4 large": Family(
+        "gemma4", _gemma4_large, lambda z: _gemma4_keys(z, VALUES_ARE_KEYS), top=_gemma4_top, tied=True, gelu=True,
+    ),
+    "gemma4 moe": Family(
+        "gemma4", _gemma4_moe,
+        lambda z: {**_gemma4_keys(z, VALUES_ARE_KEYS), **USED, "expert_feed_forward_length": z.D},
+        top=_gemma4_top, tied=True, gelu=True,
     ),
     "phi3": Family(
         "phi3",
@@ -301,5 +432,33 @@ FAMILIES: dict[str, Family] = {
             "attention.key_length": z.W, "attention.value_length": z.W, "rope.scaling.type": "yarn",
             "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64,
         },
+    ),
+    "lfm2": Family(
+        "lfm2", _lfm2,
+        lambda z: {"shortconv.l_cache": 3, "attention.head_count_kv": [0, 0, z.K, 0], "rope.freq_base": 1e6},
+        layers=4, tied=True, output_norm="token_embd_norm",
+    ),
+    "qwen35": Family(
+        "qwen35",
+        lambda z, i: {**_hybrid(z, i, joined=False), **gated(z)},
+        lambda z: {**_hybrid_keys(z), **_sections(z)},
+        noise=LINEAR, layers=5, tied=True,
+    ),
+    "qwen35moe": Family(
+        "qwen35moe",
+        lambda z, i: {**_hybrid(z, i, joined=False), **_hybrid_experts(z)},
+        lambda z: {
+            **_hybrid_keys(z), **_sections(z), **USED,
+            "expert_feed_forward_length": z.D, "expert_shared_feed_forward_length": z.D,
+        },
+        noise=LINEAR, layers=4,
+    ),
+    "qwen3next": Family(
+        "qwen3next",
+        lambda z, i: {**_hybrid(z, i, joined=True), **_hybrid_experts(z)},
+        lambda z: {
+            **_hybrid_keys(z), **USED, "expert_feed_forward_length": z.D, "expert_shared_feed_forward_length": z.D,
+        },
+        noise=LINEAR, layers=4,
     ),
 }  # fmt: skip

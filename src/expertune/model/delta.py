@@ -97,7 +97,10 @@ def gated_delta_rule(
     fade_TH: torch.Tensor,
     segments: Sequence[Segment],
 ) -> torch.Tensor:
-    """What the queries of each token find in the state that its text has built up, (T, H, W). All are float32."""
+    """What the queries of each token find in the state that its text has built up, (T, H, W). All are float32.
+
+    Segments lie behind each other; tokens behind the last of them belong to no text and find nothing.
+    """
     heads_first = [x.transpose(0, 1) for x in (q_THW, k_THW, v_THW, beta_TH.unsqueeze(-1), fade_TH)]
     wanted = {segment.before[-1] for segment in segments if segment.before}
     states: dict[tuple[int, int], torch.Tensor] = {}
@@ -114,7 +117,7 @@ def gated_delta_rule(
                 out_THW.append(out_HCW.transpose(0, 1))
             start = stop
             states[segment.start, stop] = state_HWW
-    return torch.cat(out_THW)
+    return torch.cat([*out_THW, torch.zeros_like(q_THW[segments[-1].stop :])])
 
 
 def _state_shape(q_THW: torch.Tensor) -> tuple[int, int, int]:

@@ -10,7 +10,10 @@ from ..gguf.read import GGUFFile
 from .spec import Delta, Layer, Spec
 
 MAY_BE_ON_TOP = ("output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-FUSED = {"attn_q": "attn_qkv", "attn_k": "attn_qkv", "attn_v": "attn_qkv"}
+FUSED = {
+    **dict.fromkeys(("attn_q", "attn_k", "attn_v"), "attn_qkv"),
+    **dict.fromkeys(("ffn_gate_exps", "ffn_up_exps"), "ffn_gate_up_exps"),
+}
 NORMS = (
     *("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_norm.bias", "ffn_norm.bias"),
     *("pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2", "ffn_gate_inp.scale", "post_norm"),
@@ -96,7 +99,7 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
         "ffn_up": ((2 * ffn if both else ffn, width),),
         "ffn_down": ((width, ffn),),
     }
-    shapes |= dict.fromkeys(NORMS, ((width,),))
+    shapes |= {**dict.fromkeys(NORMS, ((width,),)), "layer_output_scale": ((1,),)}
     if layer.delta is not None:
         shapes |= _delta_shapes(layer.delta, layer.taps, width)
     elif layer.taps:
@@ -115,6 +118,8 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
             "ffn_up_exps": ((count, inner, width),),
             "ffn_gate_up_exps": ((count, 2 * inner, width),),
             "ffn_down_exps": ((count, width, inner),),
+            "ffn_down_exps.scale": ((count,),),
+            "ffn_gate_inp_shexp": ((width,), (1, width)),
         }
     return shapes
 

@@ -1,0 +1,15 @@
+"""Qwen 3.5 and 3.6, mixtures of experts."""
+
+from __future__ import annotations
+
+from ...gguf.read import GGUFFile
+from ..metadata import mixture
+from ..spec import Spec
+from .qwen3next import MIXED, hybrid
+from .qwen35 import text_positions
+
+
+def spec(file: GGUFFile) -> Spec:
+    """llama.cpp: src/models/qwen35moe.cpp."""
+    text_positions(file)
+    return hybrid(file, feed_forward=MIXED, experts=mixture(file), neighbours=False, joined=False)
