@@ -396,6 +396,14 @@ FAMILIES: dict[str, Family] = {
         tied=True,
         epsilon=LAYER_NORM,
     ),
+    "cohere2": Family(
+        "cohere2",
+        lambda z, i: FAMILIES["command-r"].block(z, i),
+        lambda z: {"logit_scale": 0.75, "attention.sliding_window": WINDOW},
+        layers=4,
+        tied=True,
+        epsilon=LAYER_NORM,
+    ),
     "glm4": Family(
         "glm4",
         lambda z, _: {
