@@ -28,9 +28,9 @@ from expertune.model import feed_forward
 from expertune.model.attention import Segment
 from expertune.model.flow import Pack
 from expertune.model.load import Placement, Tunable, load
-from expertune.train.batches import training_batch
-from expertune.train.encode import Row
-from expertune.train.loss import weighted_loss
+from expertune.train import loss as losses
+from expertune.train.batches import Batch, dev_batch, training_batch
+from expertune.train.encode import Candidates, Row
 from llama import Served
 
 TYPES = (
@@ -42,11 +42,13 @@ STEP = 4e-3  # of a finite difference; shorter where it is steep, so that the lo
 MOST = 14  # adapted matrices whose gradient is looked at, about: those of two blocks
 
 
-def open_model(path: Path, *, adapter_size: float = 0.0, cached: bool = True, **settings: Any) -> Tunable:
+def open_model(
+    path: Path, *, adapter_size: float = 0.0, cached: bool = True, dtype: torch.dtype = torch.float32, **settings: Any
+) -> Tunable:
     """The file as training sees it, with an adapter of the given size (0: one that changes nothing)."""
     config = Config(rank=4, alpha=8.0, **settings)
     torch.set_num_threads(1)  # products this small only wait for a second thread, for long on a busy machine
-    tunable = load(GGUFFile(path), config, Placement(torch.device("cpu"), torch.float32, cached, 1))
+    tunable = load(GGUFFile(path), config, Placement(torch.device("cpu"), dtype, cached, 1))
     draw = torch.Generator().manual_seed(3)
     tunable.lora.values_P.add_(adapter_size * torch.randn(tunable.lora.values_P.shape, generator=draw))
     tunable.lora.refresh()
@@ -158,7 +160,7 @@ def rows(seed: int = 0) -> list[Row]:
 def loss(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
     batch = training_batch(some_rows, (1.0, 2.0, 0.5))
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
-    return weighted_loss(tunable.decoder, hidden_ND, batch.targets_N, batch.weights_N)
+    return losses.weighted_loss(tunable.decoder, hidden_ND, batch.targets_N, batch.weights_N)
 
 
 def gradient(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
@@ -166,6 +168,32 @@ def gradient(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
     tunable.lora.gradients_P.zero_()
     loss(tunable, some_rows).backward()
     return tunable.lora.gradients_P.clone()
+
+
+@torch.no_grad()
+def scores(tunable: Tunable, some_rows: list[Row], candidates: Candidates) -> list[float]:
+    """log p of each row's own answer and of each candidate, all in one pack."""
+    made = dev_batch(some_rows, candidates)
+    log_N = _log_of_targets(tunable, made.batch)
+    owners = len(some_rows) * (1 + len(candidates.own))
+    return torch.zeros(owners).index_add_(0, made.owner_N, log_N).tolist()
+
+
+def scores_alone(tunable: Tunable, some_rows: list[Row], candidates: Candidates) -> list[float]:
+    """The same, each in a pack of its own."""
+    found = []
+    for row in some_rows:
+        asked = (*row.prompt, *candidates.shared)
+        for prompt, answer in ((row.prompt, row.answer), *((asked, own) for own in candidates.own)):
+            alone = Row(row.id, row.label, prompt, answer, (1.0,) * len(answer))
+            with torch.no_grad():
+                found.append(float(_log_of_targets(tunable, training_batch([alone], (1.0, 1.0, 1.0))).sum()))
+    return found
+
+
+def _log_of_targets(tunable: Tunable, batch: Batch) -> torch.Tensor:
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
+    return losses.log_probabilities(tunable.decoder, hidden_ND, batch.targets_N)
 
 
 @dataclass(frozen=True)

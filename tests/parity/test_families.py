@@ -13,6 +13,7 @@ import torch
 
 import families
 import family_proof as proof
+from expertune.train.encode import Candidates
 
 EVERY = list(families.FAMILIES)
 TABLE = 5e-3
@@ -80,6 +81,24 @@ def test_a_shared_beginning_and_packed_rows_change_no_gradient(tmp_path: Path, n
     together_P = proof.gradient(tunable, rows)
     alone_P = sum(proof.gradient(tunable, [row]) for row in rows)
     assert float((together_P - alone_P).abs().max()) < 1e-4 * float(together_P.abs().max())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_candidates_behind_one_prompt_are_scored_as_each_alone(tmp_path: Path, name: str) -> None:
+    path, rows = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), proof.rows()
+    tunable = proof.open_model(path, adapter_size=0.05)
+    candidates = Candidates((7, 8), ((20,), (21, 22, 23)))
+    together, alone = proof.scores(tunable, rows, candidates), proof.scores_alone(tunable, rows, candidates)
+    assert together == pytest.approx(alone, abs=10 * families.FAMILIES[name].noise)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_half_precision_is_near(tmp_path: Path, name: str) -> None:
+    path, rows = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), proof.rows()
+    full, half = (proof.open_model(path, adapter_size=0.05, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    with torch.no_grad():
+        assert float(proof.loss(half, rows)) == pytest.approx(float(proof.loss(full, rows)), rel=0.05)
+    assert proof.gradient(half, rows).isfinite().all()
 
 
 @pytest.mark.parametrize("name", EVERY)
