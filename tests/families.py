@@ -288,6 +288,13 @@ LAYER_NORM = "attention.layer_norm_epsilon"
 
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", _plain),
+    "mistral3": Family(
+        "mistral3", _plain,
+        lambda z: {
+            "attention.temperature_scale": 0.1, "rope.scaling.type": "yarn", "rope.scaling.factor": 8.0,
+            "rope.scaling.original_context_length": 128, "rope.scaling.yarn_log_multiplier": 1.0,
+        },
+    ),
     "qwen2": Family("qwen2", lambda z, _: {**norms(z, *BEFORE), **attention(z, bias=QKV), **gated(z)}),
     "qwen3": Family("qwen3", lambda z, i: {**_plain(z, i), **head_norms(z)}, tied=True),
     "gemma": Family("gemma", _gemma, _wide_heads, tied=True, gelu=True),

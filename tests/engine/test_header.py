@@ -44,6 +44,18 @@ def test_the_context_of_a_model_with_long_factors(tmp_path: Path, original: int,
     assert largest_context(path, read_header(path)) == expected
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [({}, 128), ({"attention.temperature_length": 300}, 256), ({"attention.temperature_scale": 0.0}, 1024)],
+    ids=["original", "its own", "none"],
+)
+def test_the_context_of_a_model_whose_queries_grow(tmp_path: Path, keys: dict[str, float], expected: int):
+    mistral3 = families.FAMILIES["mistral3"]
+    family = replace(mistral3, keys=lambda z: {**mistral3.keys(z), **keys})
+    path = families.make(tmp_path / "model.gguf", family, context=1024)
+    assert largest_context(path, read_header(path)) == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_cut_or_changed_files(model: Path, data: st.DataObject):

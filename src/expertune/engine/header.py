@@ -33,13 +33,23 @@ def largest_context(path: Path, header: dict[str, Any]) -> int:
 
     A model with long RoPE factors (phi3) is another model above its original context: llama.cpp then takes these for
     every token, also of a short prompt (get_rope_factors in src/llama-model.cpp), where it was tuned with the short.
+    One whose queries grow behind some context (mistral3) is tuned without that growth.
     """
-    length, original = (
+    length, original, scale, steady = (
         header.get(f"{header.get('general.architecture')}.{key}")
-        for key in ("context_length", "rope.scaling.original_context_length")
+        for key in (
+            "context_length",
+            "rope.scaling.original_context_length",
+            "attention.temperature_scale",
+            "attention.temperature_length",
+        )
     )
     trained = length if isinstance(length, int) else 1
-    if isinstance(original, int) and 0 < original < trained and LONG_FACTORS in tensor_names(path):
+    if scale:
+        original = steady or original
+    elif LONG_FACTORS not in tensor_names(path):
+        return trained
+    if isinstance(original, int) and 0 < original < trained:
         return original // STEP * STEP or original
     return trained
 

@@ -25,6 +25,7 @@ SHARED_EXPERT = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 ATTENTION_BIASES = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias")
+LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"  # of the gain that the model was trained without
 FEED_FORWARD_BIASES = ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias")
 
 
@@ -195,7 +196,7 @@ def read_rope(keys: Keys, head_width: int, *, halves: bool, factors: bool = True
     elif kind == "yarn":
         kept_F = _kept(keys, rotated, base)
         frequencies_F = frequencies_F / factor * (1.0 - kept_F) + frequencies_F * kept_F
-        gain *= 1.0 + 0.1 * math.log(factor)
+        gain *= (1.0 + 0.1 * math.log(factor)) / (1.0 + 0.1 * keys.real(LOG_MULTIPLIER, 0.0) * math.log(factor))
     elif kind not in ("none", "longrope"):
         raise keys.refuse(f"the rope scaling {kind!r}")
     return Rope(tuple(frequencies_F.tolist()), gain, halves)

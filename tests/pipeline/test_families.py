@@ -1,0 +1,40 @@
+"""The whole job on the example base told again as other families: joined matrices, and a mixture of experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import retold
+from expertune.fine_tuner import FineTuner
+
+ROOT = Path(__file__).resolve().parents[2]
+MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["phi3", "granitemoe"])
+def test_a_model_of_another_family_is_tuned_and_proven(tmp_path: Path, family: str) -> None:
+    frame = pd.read_csv(ROOT / "examples" / "formatted_dataset.csv").head(240)
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        frame,
+        str(retold.make(tmp_path / "base.gguf", family)),
+        MAPPING,
+        "respiratory infections",
+        tmp_path / "out",
+        epochs=2,
+        learning_rate=3e-3,
+        rank=8,
+        batch_size=8,
+        class_weight="none",
+        bootstrap=200,
+        precision="fp32",
+        approach="tune",
+    )
+    assert success
+    assert metadata["fallback_reason"] is None
+    f1 = {each["name"]: each["macro_f1"]["value"] for each in metadata["evaluation"]["evaluations"]}
+    assert f1["tuned"] > f1["base"] + 0.1
+    assert (tmp_path / "out" / "fine_tuned_model.gguf").is_file()
