@@ -57,7 +57,7 @@ def main() -> None:
         tunable = load(file, config, placement, row_tokens=options.max_len)
         loaded = time.perf_counter()
         trainer = Trainer(tunable, rows, rows[:8], Candidates((), ((5,), (6,))), config, class_weights=(1.0, 1.0))
-        events = [trainer._one_step() for _ in range(options.steps)]
+        events = [trainer.one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)
     seconds = sum(event.seconds for event in events[1:])  # the first step also sets up the kernels
@@ -132,7 +132,7 @@ def profile(trainer) -> None:
     from torch.profiler import profile as recorded
 
     with recorded(activities=[ProfilerActivity.CPU]) as found:
-        trainer._one_step()
+        trainer.one_step()
     print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
 
 

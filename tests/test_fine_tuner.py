@@ -461,13 +461,13 @@ def test_kill_9_during_export_loses_no_training(tmp_path: Path) -> None:
 INTERRUPT = """
 import threading
 from expertune.train import loop
-real = loop.Trainer._one_step
+real = loop.Trainer.one_step
 def one_step(self):
     event = real(self)
     if event.step == 3:
         os.kill(os.getpid(), signal.SIGINT)
     return event
-loop.Trainer._one_step = one_step
+loop.Trainer.one_step = one_step
 """
 
 

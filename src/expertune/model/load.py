@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-import numpy as np
 import psutil
 import torch
 
 from ..config import Config
 from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
-from ..machine import usable_cores
+from ..machine import multiplies_bf16, usable_cores
 from .arch import read_spec
 from .build import adapted_layers, build
 from .decoder import Decoder
+from .footprint import fits_cached, must_recompute
 from .lora import Lora
 from .spec import Spec
 from .weights import Scratch, Storage
@@ -69,15 +69,24 @@ def place(file: GGUFFile, config: Config) -> Placement:
     config = resolve(file, config)
     device = _device(config.device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return Placement(device, dtype, _cache_base(file, config.base_memory, device, dtype), config.threads)
+    cached = config.base_memory == "cached"
+    if config.base_memory == "auto":
+        cached = fits_cached(file, dtype.itemsize, free_memory(device))
+    return Placement(device, dtype, cached, config.threads)
 
 
-def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: int = 0) -> Tunable:
+def load(
+    file: GGUFFile, config: Config, placement: Placement, *, row_tokens: int = 0, blocks: int | None = None
+) -> Tunable:
     """Build the decoder over the file's blocks. `row_tokens` is the largest batch, to choose whether to recompute.
 
+    With `blocks` only the first so many are built, all else being as for the whole model: to measure their speed.
     Raises FineTuningNotSupportedError for a family without a spec, ModelFileError for missing or odd tensors.
     """
     spec = read_spec(file)
+    recompute = must_recompute(spec, row_tokens, placement.dtype.itemsize, free_memory(placement.device))
+    if blocks is not None:
+        spec = replace(spec, layers=spec.layers[:blocks])
     lora = Lora(
         adapted_layers(file, spec, config.targets),
         rank=config.rank,
@@ -88,7 +97,7 @@ def load(file: GGUFFile, config: Config, placement: Placement, *, row_tokens: in
     )
     scratch = None if placement.cached else Scratch()
     storage = Storage(placement.dtype, placement.device, placement.threads, scratch)
-    decoder = build(file, spec, lora, storage, recompute=_must_recompute(spec, row_tokens, placement))
+    decoder = build(file, spec, lora, storage, recompute=recompute)
     if placement.cached:
         file.release()
     return Tunable(spec, decoder, lora, placement)
@@ -109,6 +118,8 @@ def _precision(file: GGUFFile, device: torch.device) -> str:
     """The faster of bf16 and float32; on a CPU by trying both on products of the model's own size."""
     if device.type != "cpu":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if multiplies_bf16() is False:
+        return "fp32"  # a trial would take longer the larger the model, and end so
     shape = file.tensors["blk.0.ffn_up.weight"].shape if "blk.0.ffn_up.weight" in file.tensors else (1024, 1024)
     some = (min(shape[0], 2048), min(shape[-1], 2048))  # enough to tell, and quick for a large model
     gain = _layer_seconds(torch.float32, some) / _layer_seconds(torch.bfloat16, some)
@@ -138,25 +149,8 @@ def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
     return best
 
 
-def _cache_base(file: GGUFFile, wanted: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Float copies spare the unpacking in each step; taken where they fit in half of the free memory."""
-    if wanted != "auto":
-        return wanted == "cached"
-    elements = sum(int(np.prod(info.shape)) for info in file.tensors.values())
-    return elements * dtype.itemsize < free_memory(device) // 2
-
-
 def free_memory(device: torch.device) -> int:
     """Free bytes where the model computes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-def _must_recompute(spec: Spec, row_tokens: int, placement: Placement) -> bool:
-    """Keep activations where they fit in a quarter of the free memory, else make each block's again."""
-    kept = sum(
-        layer.heads.stacked + layer.heads.queries * layer.heads.width + 2 * layer.feed_forward for layer in spec.layers
-    )
-    bytes_per_token = kept * placement.dtype.itemsize + len(spec.layers) * 2 * spec.width * 4
-    return bytes_per_token * row_tokens > free_memory(placement.device) // 4

@@ -19,6 +19,7 @@ import torch
 
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
+from ..model.footprint import TOKENS_AT_ONCE
 from ..model.load import Tunable
 from . import checkpoint as checkpoints
 from .batches import Batch, epoch_order, groups_of, parts_of, training_batch
@@ -27,10 +28,6 @@ from .dev import look
 from .encode import Candidates, Row
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
-
-# A batch above this goes through the model in parts, their gradients added: activations stay small, and on a CPU
-# nothing is gained by larger products (docs/LOG.md)
-TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class Trainer:
             yield self._look()
         saved = time.monotonic()
         while not self._done and self._step < self.steps:
-            yield self._one_step()
+            yield self.one_step()
             if self._step in self._look_steps():
                 yield self._look()
                 self._done = self._without_gain >= self._config.patience
@@ -122,7 +119,8 @@ class Trainer:
         self._save()
         self._tunable.lora.load(self._best_P)
 
-    def _one_step(self) -> StepEvent:
+    def one_step(self) -> StepEvent:
+        """One step of the optimiser, without a look. Raises TrainingFailedError where the loss is no number."""
         start = time.perf_counter()
         lora = self._tunable.lora
         lora.gradients_P.zero_()

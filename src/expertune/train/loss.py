@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from ..model.decoder import Decoder
+from ..model.footprint import LOGITS_AT_ONCE
 from ..model.head import Head
-
-LOGITS_AT_ONCE = 1 << 24  # elements; bounds the float32 logits held at once to 64 MB
 
 
 class TargetLoss(torch.autograd.Function):
