@@ -31,9 +31,10 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     lines = []
-    for line in [*proofs(options.families), "", *matrix(options.families, options.types)]:
-        print(line, flush=True)
-        lines.append(line)
+    for table in (proofs(options.families), quantised(options.types), matrix(options.families, options.types)):
+        for line in (*table, ""):
+            print(line, flush=True)
+            lines.append(line)
     if options.write is not None:
         before, _, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
         write_text(options.write, "".join((before, BEGIN, "\n".join(lines), "\n", END, rest.partition(END)[2])))
@@ -57,6 +58,16 @@ def gradient_gap(folder: Path, name: str) -> float:
     base = families.make(folder / "gradient.gguf", families.FAMILIES[name])
     found = list(proof.slopes(proof.open_model(base, adapter_size=0.05), proof.rows()))
     return max(abs(each.said - each.measured) for each in found) / max(abs(each.said) for each in found)
+
+
+def quantised(types: list[str]) -> Iterator[str]:
+    """Adapter and merged file of a base of each type, on one family."""
+    yield "| llama, base in | the adapter moves | base + adapter | merged file |"
+    yield "|---|---|---|---|"
+    for qtype in types:
+        with tempfile.TemporaryDirectory() as folder:
+            found = proof.exported(Path(folder), "llama", qtype)
+        yield f"| {qtype} | {found.moved:.1f} | {found.adapter:.0e} | {found.merged:.2g} |"
 
 
 def matrix(names: list[str], types: list[str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import typer
 
 from expertune.cli import app
 from expertune.config import Config
+from expertune.model.arch import supported
 from expertune.pipeline import outputs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,3 +70,8 @@ def test_what_the_page_of_faults_quotes_is_said() -> None:
         words = quote.split(" ")
         runs = [" ".join(words[i : i + 4]) for i in range(max(1, len(words) - 3))]
         assert any(run in said for run in runs), quote
+
+
+def test_the_page_on_families_names_every_architecture() -> None:
+    text = (ROOT / "docs" / "families.md").read_text()
+    assert [name for name in supported() if f"`{name}`" not in text] == []

@@ -13,6 +13,7 @@ import torch
 
 import families
 import family_proof as proof
+from expertune.model.arch import supported
 from expertune.train.encode import Candidates
 
 EVERY = list(families.FAMILIES)
@@ -22,6 +23,10 @@ TABLE = 5e-3
 def bound(name: str) -> float:
     family = families.FAMILIES[name]
     return TABLE if family.gelu else family.noise
+
+
+def test_every_architecture_that_can_be_tuned_is_proven_here() -> None:
+    assert {family.architecture for family in families.FAMILIES.values()} == set(supported())
 
 
 @pytest.mark.parametrize("qtype", ["F32", "Q4_0"])
@@ -110,8 +115,16 @@ def test_adapter_and_merged_file_are_served_alike(tmp_path: Path, name: str) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("qtype", ["Q4_0", "Q4_K", "MXFP4"])
-@pytest.mark.parametrize("name", ["llama", "gemma2", "phi3", "granitemoe", "gpt-oss"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma4 moe", "phi3", "granitemoe", "gpt-oss", "qwen35", "lfm2"])
 def test_adapter_and_merged_file_of_a_quantised_base(tmp_path: Path, name: str, qtype: str) -> None:
     found = proof.exported(tmp_path, name, qtype)
     assert found.adapter < bound(name)
     assert found.merged < found.moved  # what quantising the change anew costs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("qtype", proof.TYPES)
+def test_adapter_and_merged_file_of_every_quantisation(tmp_path: Path, qtype: str) -> None:
+    found = proof.exported(tmp_path, "llama", qtype)
+    assert found.adapter < bound("llama")
+    assert found.merged < found.moved
