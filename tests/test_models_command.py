@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +15,14 @@ import pytest
 
 import replies
 import tiny
-from expertune.capability import Capability, capabilities, capability
+from expertune.capability import Capability, Rate, capabilities, capability
 from expertune.cli import main
 from expertune.engine.ollama_server import OllamaServer
 from expertune.fine_tuner import Capability as Reexported
 from expertune.fine_tuner import FineTuner
+from expertune.listing import COLUMNS
+from expertune.model.footprint import Shape
+from expertune.pipeline.rates import cache_file
 from ollama_contract.server import ContractServer
 from replies import Reply, Request, json_reply
 
@@ -30,6 +35,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_HOST", gone.url)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -41,6 +47,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         yield server
 
 
+def _table(lines: list[str]) -> list[str]:
+    """The rows: what stands before the empty line and the legend."""
+    return lines[: lines.index("")] if "" in lines else lines
+
+
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
@@ -49,24 +60,25 @@ def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list
 
 
 def test_models_of_the_server(server: ContractServer, capsys: pytest.CaptureFixture[str]):
-    code, (where, head, *rows), err = _run(capsys, "models")
+    code, (where, head, *rows), err = _run(capsys, "models", "--quick")
     assert (code, err) == (0, "")
     assert where == f"Ollama 0.33.0 at {server.url}"
-    assert head.split() == ["name", "family", "parameters", "quantisation", "size", "can", "be", "tuned", "reason"]
-    found = {row.split()[0]: row for row in rows}
+    assert tuple(head.split()) == COLUMNS
+    found = {row.split()[0]: row for row in _table(rows)}
     assert set(found) == {"rater", "team/other:v2"}
-    at = head.index("can be tuned")
-    assert found["rater"][at:].strip() == "yes"
-    assert found["team/other:v2"][at:].startswith("no ")
+    tunable, memory, _, rate, time = found["rater"][head.index("tunable") :].split()
+    assert (tunable, rate, time) == ("yes", "–", "–")
+    assert float(memory) > 400
+    assert found["team/other:v2"][head.index("tunable") :].split()[:4] == ["no", "–", "–", "–"]
     assert "'xverse' cannot be tuned yet" in found["team/other:v2"]
 
 
 def test_models_of_the_folder(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     server.close()
-    code, (where, _, *rows), _ = _run(capsys, "models")
+    code, (where, _, *rows), _ = _run(capsys, "models", "--quick")
     assert code == 0
     assert where.startswith(f"{tmp_path / 'models'} (no Ollama server answers at {server.url}")
-    assert sorted(row.split()[0] for row in rows) == ["rater", "team/other:v2"]
+    assert sorted(row.split()[0] for row in _table(rows)) == ["rater", "team/other:v2"]
 
 
 def test_no_models(capsys: pytest.CaptureFixture[str]):
@@ -111,11 +123,10 @@ def test_a_broken_model_hides_no_other(
     tags = [{"name": name, "size": 5} for name in shows]
     with replies.serving(_odd(tags, shows)) as server:
         monkeypatch.setenv("OLLAMA_HOST", server.url)
-        code, (_, head, *rows), _ = _run(capsys, "models")
-    at = head.index("can be tuned")
-    found = {row.split()[0]: row[at:].split(maxsplit=1) for row in rows}
+        code, (_, head, *rows), _ = _run(capsys, "models", "--quick")
+    found = {row.split()[0]: (row[head.index("tunable") :].split()[0], row) for row in _table(rows)}
     assert code == 0
-    assert found.pop("good") == ["yes"]
+    assert found.pop("good")[0] == "yes"
     assert {name: verdict for name, (verdict, _) in found.items()} == dict.fromkeys(
         ["cut", "cloud", "away", "odd", "ill", "?[2J[bold]gone"], "no"
     )
@@ -136,7 +147,7 @@ def test_on_a_terminal_it_is_a_table(server: ContractServer, monkeypatch: pytest
     out = Terminal()
     monkeypatch.setattr("sys.stdout", out)
     with pytest.raises(SystemExit):
-        main(["models"])
+        main(["models", "--quick"])
     assert "rater" in out.getvalue()
     assert "┃" in out.getvalue()
 
@@ -146,7 +157,9 @@ def test_doctor(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFi
     assert code == 0
     assert f"{'Ollama':14} {server.url}, version 0.33.0" in lines
     assert f"{'models folder':14} {tmp_path / 'models'}" in lines
-    assert f"{'model':14} rater: can be tuned" in lines
+    at = lines.index(f"{'model':14} rater: can be tuned")
+    assert re.fullmatch(r" {15}llama, \S+ weights, \S+, [\d.]+ kB", lines[at + 1])
+    assert re.fullmatch(r" {15}[\d.]+ MB of memory, [\d,.]+ tokens/s: [\d:]+ for 1,000 rows .*, once", lines[at + 2])
 
 
 def test_doctor_without_ollama(capsys: pytest.CaptureFixture[str]):
@@ -183,7 +196,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, command: str):
 def test_models_loads_no_torch(server: ContractServer):
     code = (
         "import sys\nfrom expertune.cli import main\n"
-        "try:\n    main(['models'])\nexcept SystemExit as end:\n    assert not end.code\n"
+        "try:\n    main(['models', '--quick'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "print(sorted({'torch', 'pandas', 'xllamacpp', 'sklearn'} & set(sys.modules)))\n"
     )
     child = subprocess.run(
@@ -227,3 +240,117 @@ def test_capabilities(server: ContractServer):
         found = {each.name: can for each, can in capabilities(client)}
         assert found["rater"] == capability("rater", client)
     assert [found[name].tunable for name in ("rater", "team/other:v2")] == [True, False]
+
+
+# --- what training takes ---
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A stopwatch that says 100 tokens a second of every model; the files that were measured."""
+    asked: list[Path] = []
+
+    def probe(path: Path, shape: Shape) -> Rate:
+        asked.append(path)
+        return Rate(100.0, 250.0, "cpu", "fp32", 1, "cached", False)
+
+    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    return asked
+
+
+def test_the_speed_is_measured_once(server: ContractServer, measured: list[Path], capsys: pytest.CaptureFixture[str]):
+    code, (_, head, *rows), err = _run(capsys, "models")
+    row = next(row for row in _table(rows) if row.startswith("rater"))
+    assert code == 0
+    assert row[head.index("tokens/s") :].split() == ["100", "41:40"]  # 250,000 tokens
+    assert "1,000 rows of about 250 tokens, once" in rows[-2]
+    assert "On three models" in rows[-1]
+    assert err.splitlines()[0] == "Measuring rater ..."
+    again = _run(capsys, "models")
+    assert again[1][2:] == rows
+    assert again[2] == ""
+    assert len(measured) == 1
+
+
+def test_names_and_files(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tiny.make(tmp_path / "c.gguf", qtype="Q8_0")
+    _, (_, _, *rows), _ = _run(capsys, "models", "rater", str(file), "ratter", "--quick")
+    assert [row.split()[0] for row in _table(rows)] == ["rater", str(file), "ratter"]
+    assert rows[1].split()[1:4] == ["llama", "138K", "Q8_0"]
+    assert "nearest: rater" in rows[2]
+    server.requests.clear()
+    assert _run(capsys, "models", str(file), "--quick")[1][0].split()[0] == "name"
+    assert server.requests == []
+
+
+@pytest.mark.slow
+def test_the_time_for_a_file(tmp_path: Path, measured: list[Path], capsys: pytest.CaptureFixture[str]):
+    file = tiny.make(tmp_path / "c.gguf", context=4096)
+    data = Path(__file__).resolve().parent.parent / "examples" / "formatted_dataset.csv"
+    code, (head, row, _, about, _), _ = _run(capsys, "models", str(file), "--input", str(data))
+    assert code == 0
+    assert row[head.index("tokens/s") :].split()[0] == "100"
+    assert re.search(r"on .*formatted_dataset.csv: 3\d\d rows of about \d+ tokens, 3 times", about)
+
+
+def test_quick_cannot_time_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    code, _, err = _run(capsys, "models", "--quick", "--input", str(tmp_path / "rows.csv"))
+    assert code == 2
+    assert "--quick" in err
+
+
+def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tiny.make(tmp_path / "a.gguf")
+    monkeypatch.setattr("expertune.capability.free_memory", lambda: 100_000_000)
+    found = FineTuner().capability(str(file))
+    assert not found.tunable
+    assert re.match(r"needs 4\d\d\.\d MB of memory to be tuned and 100\.0 MB are free", found.reason)
+    assert (found.family, found.quantisation, found.estimate) == ("llama", "F32", None)
+
+
+def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def probe(path: Path, shape: Shape) -> Rate:
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    found = FineTuner().capability(str(tiny.make(tmp_path / "a.gguf")), measure=True)
+    assert found.tunable
+    assert found.notes == ("its speed could not be measured (out of memory)",)
+
+
+def test_stopped_while_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def probe(path: Path, shape: Shape) -> Rate:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    code, _, err = _run(capsys, "models", str(tiny.make(tmp_path / "a.gguf")))
+    assert code == 130
+    assert err.splitlines()[-1].endswith(": stopped at 0 after 0:00")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"tokens_per_second": 1}}'])
+def test_a_broken_cache_is_measured_anew(tmp_path: Path, measured: list[Path], content: str):
+    file = tiny.make(tmp_path / "a.gguf")
+    FineTuner().capability(str(file), measure=True)
+    (key,) = json.loads(cache_file().read_text())
+    assert cache_file().stat().st_mode & 0o777 == 0o600
+    cache_file().write_text(content.replace("KEY", key))
+    found = FineTuner().capability(str(file), measure=True)
+    assert found.estimate is not None
+    assert found.estimate.rate is not None
+    assert len(measured) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path: Path, measured: list[Path]):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    file = tiny.make(tmp_path / "a.gguf")
+    for _ in range(2):
+        assert FineTuner().capability(str(file), measure=True).notes == ()
+    assert len(measured) == 2
+
+
+def test_another_file_of_the_name_is_measured_anew(tmp_path: Path, measured: list[Path]):
+    for layers in (1, 2):
+        FineTuner().capability(str(tiny.make(tmp_path / "a.gguf", layers=layers)), measure=True)
+    assert len(measured) == 2

@@ -209,14 +209,33 @@ def format_(
 @app.command()
 def models(
     *,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Models in Ollama, or GGUF files; none: all of Ollama."),
+    ] = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", help="Say how long it takes to train on this rating file.")
+    ] = None,
+    topics: Topics = "",
+    rating_mapping: Mapping_ = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure nothing: speeds only where they are known already.")
+    ] = False,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Ask a server that OLLAMA_HOST names on another machine.")
     ] = False,
 ) -> None:
-    """Show the models that Ollama holds and whether each can be tuned, with the reason where it cannot."""
-    from .summary import print_models
+    """Show models, whether each can be tuned and what it takes: memory, and time at the speed measured here."""
+    from .listing import print_models
 
-    print_models(allow_remote=allow_remote)
+    print_models(
+        names or (),
+        input=input,
+        topics=topics,
+        rating_mapping=rating_mapping,
+        quick=quick,
+        allow_remote=allow_remote,
+    )
 
 
 @app.command()
@@ -224,7 +243,7 @@ def doctor(
     *, model: Annotated[str | None, typer.Option("--model", help="Also look whether this model can be tuned.")] = None
 ) -> None:
     """Show what this machine offers: libraries, processor, memory, Ollama, and whether a model can be tuned."""
-    from .summary import print_doctor
+    from .listing import print_doctor
 
     print_doctor(model)
 

@@ -35,6 +35,7 @@ from .errors import (
 from .modelset import build as modelset
 from .modelset.material import gather
 from .pipeline import outputs
+from .pipeline.estimate import with_rate
 from .pipeline.prepare import SMALL, prepare
 from .pipeline.registration import prepared_again, read_metadata, register_folder, tell_unregistered
 from .pipeline.run import Run
@@ -194,14 +195,16 @@ class FineTuner:
             log.warning("falling back to the model set: %s", error)
             return run.model_set(str(error))
 
-    def capability(self, model_name: str, *, allow_remote: bool = False) -> Capability:
-        """Find the model, in the running Ollama server first, and look whether it can be tuned.
+    def capability(self, model_name: str, *, allow_remote: bool = False, measure: bool = False) -> Capability:
+        """Find the model, in the running Ollama server first, and look whether it can be tuned and what that takes.
 
         Never raises for a model that cannot. `allow_remote` lets OLLAMA_HOST name a server on another machine.
+        `measure` also gives the speed of training, measured in some seconds or kept from an earlier time.
         """
         server = None if os.path.isfile(model_name) else running_server(allow_remote=allow_remote)  # noqa: PTH113
         with server or nullcontext():
-            return capability_of(model_name, server)
+            found = capability_of(model_name, server)
+        return with_rate(found) if measure else found
 
     def check_fine_tuning_capability(self, model_name: str) -> bool:
         """True where `model_name` can be tuned here; the reason is in `capability`."""

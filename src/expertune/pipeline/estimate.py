@@ -1,0 +1,151 @@
+"""How long a model trains: its measured rate times the tokens of the rows."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..capability import REFERENCE, Capability, Rate, estimate
+from ..config import Config
+from ..errors import ExpertuneError
+from ..gguf.read import GGUFFile
+from ..model.footprint import Shape
+from ..ratings.schema import Example
+from .prepare import Prepared, prepare
+from .rates import keep_rate, kept_rate
+
+if TYPE_CHECKING:
+    from ..train.encode import Row
+
+SAMPLE = 100  # rows that are tokenised to know the others' length
+ROUND = 16  # tokens
+# The largest error of bench/estimate.py on its three models; bench/README.md has the table
+MEMORY_ERROR, RATE_ERROR = 0.04, 0.15
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be trained on: rows of a shape, the rows of a look, the looks of all, and how often it is trained
+    (twice where two class weightings are tried). `name` is put before it in words."""
+
+    name: str
+    shape: Shape
+    rows: int
+    epochs: float
+    dev_rows: int = 0
+    looks: int = 0
+    trainings: int = 1
+
+    def words(self, tokens: str) -> str:
+        """`tokens` is the length of a row."""
+        twice = ", with and without class weights" if self.trainings > 1 else ""
+        times = "once" if self.epochs == 1 else f"{self.epochs:g} times"
+        return f"{self.name}{self.rows:,} rows of about {tokens} tokens, {times}{twice}"
+
+    def seconds(self, rate: Rate) -> float:
+        """Of training to the last epoch; it may stop earlier."""
+        tokens = self.epochs * self.rows * self.shape.row
+        dev_tokens = self.looks * self.dev_rows * self.shape.row
+        return self.trainings * (tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second)
+
+
+REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)
+
+
+def planned(prepared: Prepared, model: Path, config: Config | None = None) -> Plan:
+    """The plan for a rating file, its tokens counted by the model's own tokenizer on some rows spread over the file.
+
+    Raises EngineError where llama.cpp cannot load the model, ModelFileError.
+    """
+    config = config or Config()
+    train = prepared.examples["train"]
+    counts = Counter(example.label for example in train)
+    return Plan(
+        f"{prepared.source}: ",
+        _shape(prepared, model, config),
+        rows=len(train),
+        epochs=config.epochs,
+        dev_rows=len(prepared.examples["dev"]),
+        looks=1 + math.ceil(config.epochs * config.dev_looks),
+        trainings=2 if _uneven(config, counts) else 1,
+    )
+
+
+def read_input(path: Path, rating_mapping: Any = None, topics: str = "") -> Prepared:
+    """The rating file as a run would take it. Raises DatasetError."""
+    return prepare(path, rating_mapping, topics, Config())
+
+
+def with_rate(found: Capability, shape: Shape = REFERENCE) -> Capability:
+    """The same with the rate that was kept, else with one measured now (seconds; torch is loaded).
+
+    A model that cannot be tuned stays as it is; one whose rate cannot be measured has a note that says why.
+    """
+    if found.estimate is None or found.path is None:
+        return found
+    try:
+        rate = kept_rate(found.path, shape) or _measured(found.path, shape)
+        with GGUFFile(found.path) as file:
+            return replace(found, estimate=estimate(file, shape, rate))
+    except (ExpertuneError, RuntimeError, MemoryError) as error:
+        line = str(error).partition("\n")[0]
+        return replace(found, notes=(*found.notes, f"its speed could not be measured ({line})"))
+
+
+def with_kept_rate(found: Capability, shape: Shape = REFERENCE) -> Capability:
+    """The same with the rate where one was kept."""
+    if found.path is None or kept_rate(found.path, shape) is None:
+        return found
+    return with_rate(found, shape)
+
+
+def _measured(path: Path, shape: Shape) -> Rate:
+    from ..train.probe import probe
+
+    rate = probe(path, shape)
+    keep_rate(path, shape, rate)
+    return rate
+
+
+def _uneven(config: Config, counts: Counter[str]) -> bool:
+    from ..train.trials import EVEN
+
+    return config.class_weight == "auto" and max(counts.values()) > EVEN * min(counts.values())
+
+
+def _shape(prepared: Prepared, model: Path, config: Config) -> Shape:
+    from ..engine.llama_cpp import LlamaCppEngine
+    from ..train.encode import encode
+
+    train = prepared.examples["train"]
+    some: list[Example] = [*train[:: max(1, len(train) // SAMPLE)], max(train, key=_characters)]
+    with LlamaCppEngine(model, context=config.max_tokens) as engine:
+        return shape_of(encode(engine, some, prepared.scale, rationale_weight=config.rationale_weight))
+
+
+def _characters(example: Example) -> int:
+    return len(example.target) + sum(len(message["content"]) for message in example.messages)
+
+
+def shape_of(rows: Sequence[Row]) -> Shape:
+    """What the trainer will meet; lengths rounded, so that a few more rows do not ask for another measurement."""
+    from ..train.batches import shared_beginning
+
+    prompt, answer = (
+        sum(map(len, each)) / len(rows) for each in ([row.prompt for row in rows], [row.answer for row in rows])
+    )
+    shared = shared_beginning(rows)
+    return Shape(
+        prompt=max(_rounded(prompt), shared + 1),
+        answer=max(1, round(answer)),
+        longest=_rounded(max(row.length for row in rows)),
+        shared=shared,
+    )
+
+
+def _rounded(tokens: float) -> int:
+    return ROUND * max(1, round(tokens / ROUND))

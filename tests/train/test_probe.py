@@ -1,0 +1,107 @@
+"""The rate of a few blocks, carried over to all: the arithmetic with planted timings, and that it runs on families."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import families
+import tiny
+from expertune.capability import Rate
+from expertune.config import Config
+from expertune.gguf.read import GGUFFile
+from expertune.model.arch import read_spec
+from expertune.model.footprint import Shape
+from expertune.pipeline.estimate import REFERENCE_PLAN, Plan, planned
+from expertune.pipeline.prepare import prepare
+from expertune.train import probe as probes
+from expertune.train.probe import carried_over, probe, whole_blocks
+
+SHORT = Shape(prompt=24, answer=8, longest=40, shared=6)
+RATE = Rate(100.0, 200.0, "cpu", "fp32", 1, "cached", False)
+
+
+def test_blocks_are_carried_over_by_their_work():
+    work = [1.0] * 10
+    assert carried_over([1, 4], [2.0, 5.0], work) == pytest.approx(2.0 + 9 * 1.0)
+    uneven = [1.0, 1.0, 2.0, 1.0, 2.0, 7.0]  # the last one is an end, in the first timing too
+    assert carried_over([1, 4], [2.0, 2.0 + 8.0], uneven) == pytest.approx(2.0 + 2.0 * 7.0)
+    assert carried_over([1], [3.0], [1.0]) == 3.0
+    assert carried_over([1, 2], [3.0, 2.5], work) == 3.0  # noise gives no negative seconds
+
+
+def test_a_model_of_few_blocks_is_timed_whole():
+    assert carried_over([1, 3], [2.0, 5.0], [1.0, 1.0, 1.0]) == pytest.approx(5.0)
+
+
+def test_each_kind_of_layer_is_met(tmp_path: Path):
+    with GGUFFile(families.make(tmp_path / "a.gguf", families.FAMILIES["gemma3"])) as file:
+        layers = read_spec(file).layers
+    assert whole_blocks(layers, [1e6] * 7) == 6  # five with a window, then one that sees all
+    assert whole_blocks(layers, [3e8] * 7) == 1
+    assert whole_blocks(layers[:1] * 40, [1e6] * 40) == 3
+    assert whole_blocks(layers[:1], [1e6]) == 1
+    distinct = [replace(layers[0], feed_forward=size) for size in range(20)]
+    assert whole_blocks(distinct, [1e6] * 20) == 8
+
+
+def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Timings as they would be if a block took 10 ms, the rest 30, and a look half of it."""
+
+    def seconds(parts, config, rows):
+        steps = [0.03 + 0.01 * (len(part.spec.layers) - 1) for part in parts]
+        return [each / 2 for each in steps], steps
+
+    monkeypatch.setattr(probes, "_seconds", seconds)
+    rate = probe(tiny.make(tmp_path / "a.gguf", layers=12), SHORT, Config(threads=1, precision="fp32"))
+    assert rate.tokens_per_second == pytest.approx(4 * 32 / 0.14)
+    assert rate.look_tokens_per_second == pytest.approx(4 * 32 / 0.07)
+    assert (rate.device, rate.precision, rate.threads, rate.recomputed) == ("cpu", "fp32", 1, False)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss", "mixtral", "phi3", "gemma4 small", "lfm2", "qwen35"])
+@pytest.mark.parametrize("base_memory", ["cached", "packed"])
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, base_memory: str):
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
+    config = Config(threads=1, precision="fp32", base_memory=base_memory)
+    rate = probe(families.make(tmp_path / "a.gguf", families.FAMILIES[name]), SHORT, config)
+    assert min(rate.tokens_per_second, rate.look_tokens_per_second) > 0
+    assert rate.base_memory == base_memory
+
+
+def test_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
+    assert probe(tiny.make(tmp_path / "a.gguf", layers=1), SHORT, Config(threads=1, precision="fp32"))
+
+
+def test_the_shortest_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
+    lasts, now = iter([9.0, 1.0, 0.3, 0.4, 0.2, 0.5]), [0.0]
+
+    def run():
+        now[0] += next(lasts)
+
+    monkeypatch.setattr(probes.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(probes, "SECONDS", 10.5)
+    assert probes.best_seconds([run, run]) == pytest.approx([0.3, 0.4])
+
+
+# --- what there is to do ---
+
+
+def test_seconds_are_tokens_over_the_rate():
+    assert REFERENCE_PLAN.seconds(RATE) == 1000 * 250 / 100
+    plan = Plan("", Shape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7, trainings=2)
+    assert plan.seconds(RATE) == 2 * (3 * 70 * 100 / 100 + 7 * 10 * 100 / 200)
+
+
+@pytest.mark.slow
+def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
+    data = Path(__file__).resolve().parents[2] / "examples" / "formatted_dataset.csv"
+    prepared = prepare(data, None, "", Config())
+    plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
+    assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
+    assert (plan.epochs, plan.looks) == (3.0, 7)
+    assert 0 < plan.shape.shared < plan.shape.prompt
+    assert plan.shape.row <= plan.shape.longest
