@@ -1,4 +1,6 @@
-"""Write a llama-family GGUF of any size with random weights and a real vocabulary, to measure speed and memory on.
+"""Write a GGUF of any size with random weights and a real vocabulary, to measure speed and memory on.
+
+Of the llama family, or of qwen3: with norms over the heads and no output matrix.
 
     python bench/make_gguf.py m200.gguf --width 768 --ffn 2048 --layers 24 --heads 12 --kv 4
 
@@ -24,11 +26,20 @@ SIZES = {
 
 
 def make(
-    path: Path, *, width: int, ffn: int, layers: int, heads: int, kv: int, type: str = "Q4_K", seed: int = 0
+    path: Path,
+    *,
+    width: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    kv: int,
+    type: str = "Q4_K",
+    family: str = "llama",
+    seed: int = 0,
 ) -> Path:
     """Random weights of a sensible size; norms near 1. Speed and memory do not hang on the weights' values."""
     reader, draw = gguf.GGUFReader(VOCABULARY), np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, family)
     for key, field in reader.fields.items():
         if key.startswith("tokenizer."):
             if field.types[0] == gguf.GGUFValueType.ARRAY:
@@ -42,13 +53,16 @@ def make(
         weight_OI = draw.standard_normal((outputs, inputs), dtype=np.float32) / np.float32(np.sqrt(inputs))
         writer.add_tensor(name, quantize(weight_OI, Type[type], threads=2), raw_dtype=Type[type])
 
-    def norm(name: str) -> None:
-        writer.add_tensor(name, 1 + 0.1 * draw.standard_normal(width, dtype=np.float32))
+    def norm(name: str, size: int = width) -> None:
+        writer.add_tensor(name, 1 + 0.1 * draw.standard_normal(size, dtype=np.float32))
 
     linear("token_embd.weight", tokens, width)
     for block in range(layers):
         norm(f"blk.{block}.attn_norm.weight")
         norm(f"blk.{block}.ffn_norm.weight")
+        if family == "qwen3":
+            norm(f"blk.{block}.attn_q_norm.weight", head)
+            norm(f"blk.{block}.attn_k_norm.weight", head)
         for name, outputs, inputs in (
             ("attn_q", heads * head, width),
             ("attn_k", kv * head, width),
@@ -60,7 +74,8 @@ def make(
         ):
             linear(f"blk.{block}.{name}.weight", outputs, inputs)
     norm("output_norm.weight")
-    linear("output.weight", tokens, width)
+    if family != "qwen3":
+        linear("output.weight", tokens, width)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -87,5 +102,6 @@ if __name__ == "__main__":
     for name, value in SIZES["m200"].items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--type", default="Q4_K")
+    parser.add_argument("--family", default="llama", choices=("llama", "qwen3"))
     options = parser.parse_args()
     make(**vars(options))
