@@ -143,13 +143,15 @@ def test_on_a_terminal_it_is_a_table(server: ContractServer, monkeypatch: pytest
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     out = Terminal()
     monkeypatch.setattr("sys.stdout", out)
     with pytest.raises(SystemExit):
         main(["models", "--quick"])
     assert "rater" in out.getvalue()
     assert "┃" in out.getvalue()
+    assert "\nteam/other:v2: " in out.getvalue()
+    assert "'xverse' cannot be tuned yet" in out.getvalue()
 
 
 def test_doctor(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -189,7 +189,7 @@ def plain(text: str) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """For people on a terminal, else aligned text, a line for each row, for other programs."""
+    """On a terminal a table with the reasons below it, for they are long; else aligned text, a line for each row."""
     import sys
 
     if sys.stdout.isatty():
@@ -197,10 +197,13 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*COLUMNS)
+        table, console = Table(*COLUMNS[:-1]), Console()
         for row in rows:
-            table.add_row(*map(Text, row))  # as it is: a name is no markup
-        Console().print(table)
+            table.add_row(*map(Text, row[:-1]))  # as it is: a name is no markup
+        console.print(table)
+        for name, *_, reason in rows:
+            if reason:
+                console.print(Text(f"{name}: {reason}"))
         return
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     for row in (COLUMNS, *rows):
