@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from ..gguf.read import GGUFFile
+from .adapted import MIXER, adapted_names, present
 from .block import Block, Dense, FeedForward, Mixer, OwnInput
 from .convolution import ShortConvolution
 from .decoder import Decoder, OwnInputs
@@ -23,24 +24,10 @@ from .self_attention import SelfAttention
 from .spec import Layer, Spec
 from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
 
-# A block's linear layers, those with one input beside each other. Routed experts and their router stay as they are.
-MIXER = (
-    ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha", "ssm_ba", "shortconv.in_proj"),
-    ("attn_output", "ssm_out", "shortconv.out_proj"),
-)
-FEED_FORWARD = (("ffn_gate", "ffn_up"), ("ffn_down",), ("ffn_gate_shexp", "ffn_up_shexp"), ("ffn_down_shexp",))
-TARGETS = {"all": (*MIXER, *FEED_FORWARD), "attention": MIXER, "feed-forward": FEED_FORWARD}
-
 
 def adapted_layers(file: GGUFFile, spec: Spec, targets: str) -> list[Adapted]:
-    """The linear layers that get an adapter; layers of one input are neighbours, as `linear` needs them."""
-    names = (
-        f"blk.{index}.{name}"
-        for index, layer in enumerate(spec.layers)
-        for names in TARGETS[targets]
-        for name in _present(file, index, layer, names)
-    )
-    return [Adapted(name, *file.tensors[f"{name}.weight"].shape) for name in names]
+    """The linear layers that get an adapter."""
+    return [Adapted(name, *file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, spec, targets)]
 
 
 def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute: bool) -> Decoder:
@@ -60,14 +47,6 @@ def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute
     )
 
 
-def _present(file: GGUFFile, index: int, layer: Layer, names: Sequence[str]) -> Iterator[str]:
-    """Those of a block's layers that are there and used: one that uses another's keys has none of its own."""
-    for name in names:
-        borrowed = layer.keys_of is not None and name in ("attn_k", "attn_v")
-        if f"blk.{index}.{name}.weight" in file.tensors and not borrowed:
-            yield name
-
-
 class _Parts:
     """Makes stacks, norms and mixtures from the tensors of one file."""
 
@@ -78,7 +57,7 @@ class _Parts:
 
     def block(self, index: int, layer: Layer) -> Block:
         prefix, spec = f"blk.{index}.", self._spec
-        inputs, output = (self.stack(prefix, list(_present(self._file, index, layer, names))) for names in MIXER)
+        inputs, output = (self.stack(prefix, list(present(self._file, index, layer, names))) for names in MIXER)
         behind = "post_attention_norm" if spec.feed_forward_norm != "post_attention_norm" else ""
         out_scale = self.vector(prefix + "layer_output_scale.weight")
         return Block(

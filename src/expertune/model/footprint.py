@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..gguf.read import GGUFFile, TensorInfo
+from .adapted import adapted_names
 from .spec import Layer, Spec
 
 LIBRARIES = 440_000_000  # torch, numpy, pandas, scikit-learn and the kernels that they load (bench/README.md)
@@ -22,7 +23,6 @@ LOGIT_COPIES = 3  # the product, its float32 form, the logarithms
 TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384, "mps": 4096}
 DEV_ROWS = 8  # in one look at the dev rows
 LABEL_TOKENS = 12  # of all labels after one dev row
-NOT_ADAPTED = ("norm", "ffn_gate_inp", "conv1d", "shortconv.conv", "inp_gate", ".proj.weight", ".bias")
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,7 @@ def weights_bytes(file: GGUFFile, item: int) -> int:
 
 def adapter_numbers(file: GGUFFile, spec: Spec, rank: int) -> int:
     """Numbers of an adapter on every linear layer."""
-    adapted = (
-        info
-        for index in range(len(spec.layers))
-        for info in matrices(file, index)
-        if len(info.shape) == 2 and not any(part in info.name for part in NOT_ADAPTED) and not _borrowed(spec, info)
-    )
-    return sum(rank * sum(info.shape) for info in adapted)
+    return sum(rank * sum(file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, spec, "all"))
 
 
 def matrices(file: GGUFFile, index: int) -> Iterable[TensorInfo]:
@@ -132,12 +126,6 @@ def _kept(file: GGUFFile) -> Iterator[TensorInfo]:
         head = name == "token_embd.weight" and "output.weight" not in file.tensors
         if head or not name.endswith("token_embd.weight"):
             yield info
-
-
-def _borrowed(spec: Spec, info: TensorInfo) -> bool:
-    """Keys and values in the file that the layer does not use."""
-    index = int(info.name.split(".")[1])
-    return spec.layers[index].keys_of is not None and info.name.endswith(("attn_k.weight", "attn_v.weight"))
 
 
 def _scratch(file: GGUFFile, item: int) -> int:
