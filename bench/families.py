@@ -9,6 +9,7 @@ functions that the tests use (tests/family_proof.py). --write puts the tables be
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = []
     for table in (proofs(options.families), quantised(options.types), matrix(options.families, options.types)):
-        for line in (*table, ""):
+        for line in itertools.chain(table, [""]):
             print(line, flush=True)
             lines.append(line)
     if options.write is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_gradients import gradient, rows_of
 
-import tiny
+import families
 from expertune.config import Config
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, load
@@ -19,9 +19,10 @@ pytestmark = [
 ]
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma4 small", "gpt-oss", "qwen35", "lfm2"])
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "packed"])
-def test_gradients_on_the_gpu_equal_those_on_the_cpu(tmp_path: Path, cached: bool) -> None:
-    path = tiny.make(tmp_path / "tiny.gguf", qtype="F32")
+def test_gradients_on_the_gpu_equal_those_on_the_cpu(tmp_path: Path, cached: bool, family: str) -> None:
+    path = families.make(tmp_path / "tiny.gguf", families.FAMILIES[family])
     found = []
     for device in ("cpu", "cuda"):
         placement = Placement(torch.device(device), torch.float32, cached, 1)
