@@ -37,6 +37,11 @@ class Sizes:
     def F(self) -> int:
         return 2 * self.D
 
+    @property
+    def P(self) -> int:
+        """Of a layer's own input: small, since its GELU is one more, but whole blocks of the quantisation."""
+        return 32 if self.D == 64 else self.D
+
 
 Tensors = dict[str, Shape]
 
@@ -212,7 +217,6 @@ def _gemma4_top(z: Sizes) -> Tensors:
     return {"rope_freqs.weight": (z.W,)}
 
 
-OWN = 32  # width of a layer's own input
 OWN_INPUT = [False, True, False, True, False, True]
 VALUES_ARE_KEYS = [False, True]
 
@@ -223,7 +227,7 @@ def _gemma4_small(z: Sizes, index: int) -> Tensors:
     if index >= 4:
         block = {name: shape for name, shape in block.items() if not name.startswith(("attn_k", "attn_v"))}
         block |= gated(z, 2 * z.F)
-    return {**block, "inp_gate.weight": (OWN, z.D), "proj.weight": (z.D, OWN), **norms(z, "post_norm.weight")}
+    return {**block, "inp_gate.weight": (z.P, z.D), "proj.weight": (z.D, z.P), **norms(z, "post_norm.weight")}
 
 
 def _gemma4_large(z: Sizes, index: int) -> Tensors:
@@ -327,12 +331,12 @@ FAMILIES: dict[str, Family] = {
     "gemma4 small": Family(
         "gemma4", _gemma4_small,
         lambda z: {
-            **_gemma4_keys(z, OWN_INPUT), "embedding_length_per_layer_input": OWN, "attention.shared_kv_layers": 2,
+            **_gemma4_keys(z, OWN_INPUT), "embedding_length_per_layer_input": z.P, "attention.shared_kv_layers": 2,
             "feed_forward_length": [z.F] * 4 + [2 * z.F] * 2,
         },
         top=lambda z: {
-            **_gemma4_top(z), "per_layer_token_embd.weight": (z.V, 6 * OWN),
-            "per_layer_model_proj.weight": (6 * OWN, z.D), "per_layer_proj_norm.weight": (OWN,),
+            **_gemma4_top(z), "per_layer_token_embd.weight": (z.V, 6 * z.P),
+            "per_layer_model_proj.weight": (6 * z.P, z.D), "per_layer_proj_norm.weight": (z.P,),
         },
         layers=6, tied=True, gelu=True,
     ),
