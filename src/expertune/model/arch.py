@@ -9,7 +9,7 @@ import functools
 import importlib
 import pkgutil
 
-from ..errors import FineTuningNotSupportedError
+from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
 from . import families
 from .spec import Spec
@@ -38,6 +38,12 @@ def read_spec(file: GGUFFile) -> Spec:
             f"{file.path}: the architecture {family or '(none)'!r} cannot be tuned yet "
             f"(supported: {', '.join(supported())}); use the model set instead"
         )
-    spec: Spec = importlib.import_module(f"{families.__name__}.{family.replace('-', '_')}").spec(file)
+    module = importlib.import_module(f"{families.__name__}.{family.replace('-', '_')}")
+    try:
+        spec: Spec = module.spec(file)
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # text for a number, a list too short
+        raise ModelFileError(
+            f"{file.path}: its metadata make no {family} model ({error}); export the model again"
+        ) from error
     check_tensors(file, spec)
     return spec

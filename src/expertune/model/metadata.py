@@ -25,6 +25,7 @@ SHARED_EXPERT = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 ATTENTION_BIASES = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias")
+WIDEST = 1 << 16  # no head is this wide: a damaged file is not to take all memory
 LOG_MULTIPLIER = "rope.scaling.yarn_log_multiplier"  # of the gain that the model was trained without
 FEED_FORWARD_BIASES = ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias")
 
@@ -49,7 +50,30 @@ class Keys:
         return int(value)
 
     def real(self, name: str, default: float) -> float:
-        return float(self.get(name, default))
+        """A finite number. Raises ModelFileError for anything else."""
+        value = self.get(name, default)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ModelFileError(
+                f"{self.file.path}: the metadata key {self.family}.{name} is no number; export the model again"
+            )
+        return float(value)
+
+    def blocks(self) -> int:
+        """Of how many the file speaks; no more than it has tensors. Raises ModelFileError."""
+        count = self.count("block_count")
+        if count > len(self.file.tensors):
+            raise ModelFileError(f"{self.file.path}: its metadata speak of {count} blocks; export the model again")
+        return count
+
+    def rotated(self, head_width: int, name: str = "rope.dimension_count") -> int:
+        """Elements of a head that turn. Raises ModelFileError where there are more than elements."""
+        count = self.count(name, head_width)
+        if count > head_width:
+            raise ModelFileError(
+                f"{self.file.path}: {self.family}.{name} is {count} and a head is {head_width} wide; "
+                f"export the model again"
+            )
+        return count
 
     def each_layer(self, name: str, layers: int, default: int | None = None) -> tuple[int, ...]:
         """A number for each layer, from one for all or a list. Raises ModelFileError for a list of another length."""
@@ -82,7 +106,7 @@ def decoder(
     Raises ModelFileError for missing keys, FineTuningNotSupportedError for a variant that the decoder cannot run.
     """
     keys = Keys(file)
-    width, count = keys.count("embedding_length"), keys.count("block_count")
+    width, count = keys.count("embedding_length"), keys.blocks()
     heads = keys.each_layer("attention.head_count", count)
     kv_heads = keys.each_layer("attention.head_count_kv", count, heads[0])
     head_width = keys.count("attention.key_length", width // max(heads))
@@ -139,7 +163,7 @@ def slides(keys: Keys, layers: int, period: int, *, first_whole: bool = False) -
     """
     value = keys.get("attention.sliding_window_pattern", period)
     if isinstance(value, Sequence):
-        return tuple(bool(each) for each in value[:layers])
+        return tuple(map(bool, keys.each_layer("attention.sliding_window_pattern", layers)))
     whole = 0 if first_whole else int(value) - 1
     return tuple(int(value) == 0 or index % int(value) != whole for index in range(layers))
 
@@ -165,7 +189,9 @@ def _rows(file: GGUFFile, name: str) -> int:
 
 
 def plain_rope(base: float, rotated: int, *, halves: bool) -> Rope:
-    """RoPE without any scaling; `rotated` elements of each head turn."""
+    """RoPE without any scaling; `rotated` elements of each head turn. Raises ValueError for what cannot be one."""
+    if base <= 0 or rotated > WIDEST:
+        raise ValueError(f"a rotation of {rotated} elements by the base {base}")
     frequencies_F = base ** (-np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     return Rope(tuple(frequencies_F.tolist()), 1.0, halves)
 
@@ -176,7 +202,7 @@ def read_rope(keys: Keys, head_width: int, *, halves: bool, factors: bool = True
     llama.cpp: ggml/src/ggml-cpu/ops.cpp (ggml_rope_cache_init, rope_yarn) and src/llama-context.cpp.
     Raises FineTuningNotSupportedError for an unknown scaling, ModelFileError for factors of another number.
     """
-    file, rotated = keys.file, keys.count("rope.dimension_count", head_width)
+    file, rotated = keys.file, keys.rotated(head_width)
     base = keys.real("rope.freq_base", 10000.0)
     frequencies_F = np.array(plain_rope(base, rotated, halves=halves).frequencies_F)
     # llama 3.1 has one factor for each pair, phi 3 short ones up to its first context and long ones beyond

@@ -28,5 +28,5 @@ def spec(file: GGUFFile) -> Spec:
     if not window:
         return base
     width = base.layers[0].heads.width
-    local = plain_rope(keys.real("rope.freq_base_swa", 10000.0), keys.count("rope.dimension_count", width), halves=True)
+    local = plain_rope(keys.real("rope.freq_base_swa", 10000.0), keys.rotated(width), halves=True)
     return windowed(base, slides(keys, len(base.layers), period=6), window, local)

@@ -58,8 +58,9 @@ def _two_kinds(keys: Keys, base: Spec) -> Spec:
     width, whole_width = keys.count("attention.key_length_swa"), base.layers[0].heads.width
     if keys.count("attention.value_length_swa", width) != width:
         raise keys.refuse("a model whose keys and values have different widths")
-    rotated = keys.count("rope.dimension_count_swa", keys.count("rope.dimension_count", whole_width))
-    local = plain_rope(keys.real("rope.freq_base_swa", 10000.0), rotated, halves=True)
+    local = plain_rope(
+        keys.real("rope.freq_base_swa", 10000.0), keys.rotated(width, "rope.dimension_count_swa"), halves=True
+    )
     whole = read_rope(keys, whole_width, halves=True)
     lenders = count - int(keys.get("attention.shared_kv_layers", 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,11 @@ def hybrid(file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, j
     tensors = (*ATTENTION, *HEAD_NORMS, *behind)
     base = decoder(file, halves=True, tensors=tensors, feed_forward_norm=NORM, **settings)
     spare, whole_each = int(keys.get("nextn_predict_layers", 0)), keys.count("full_attention_interval", 4)
-    linear = keys.get("attention.recurrent_layers") or [(i + 1) % whole_each for i in range(len(base.layers))]
+    if not 0 <= spare < len(base.layers):
+        raise ValueError(f"{spare} of {len(base.layers)} blocks guess ahead")
+    linear: Sequence[int] = [(index + 1) % whole_each for index in range(len(base.layers))]
+    if keys.get("attention.recurrent_layers"):
+        linear = keys.each_layer("attention.recurrent_layers", len(base.layers))
     taps, delta = keys.count("ssm.conv_kernel"), _delta(keys, neighbours=neighbours, joined=joined)
     rates = ("ssm_ba",) if joined else ("ssm_beta", "ssm_alpha")
 

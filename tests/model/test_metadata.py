@@ -1,0 +1,64 @@
+"""Metadata that are wrong lead to one clear line, for every family and every key."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import families
+from expertune.errors import ExpertuneError, ModelFileError
+from expertune.gguf.read import GGUFFile
+from expertune.model.adapted import adapted_names
+from expertune.model.arch import read_spec
+
+ODD: tuple[Any, ...] = (0, -1, 3, 10**12, 1.5, math.nan, math.inf, "x", [], [1], ["x"] * 9, True)
+LISTS = ("attention.sliding_window_pattern", "attention.recurrent_layers", "rope.dimension_sections")
+
+
+class Changed(GGUFFile):
+    """A file with one key of another value."""
+
+    key, value = "", None
+
+    def metadata(self, key: str, default: Any = None) -> Any:
+        return self.value if key == self.key else super().metadata(key, default)
+
+
+@pytest.mark.parametrize("name", list(families.FAMILIES))
+def test_odd_values_are_told_in_one_line(tmp_path: Path, name: str) -> None:
+    family = families.FAMILIES[name]
+    with Changed(families.make(tmp_path / "model.gguf", family)) as file:
+        prefix = f"{family.architecture}."
+        keys = [key for key in file.fields if key.startswith(prefix)]
+        for file.key in [*keys, *(prefix + key for key in LISTS)]:
+            for file.value in ODD:
+                told = refusal(file)
+                assert told is None or (str(file.path) in told and "\n" not in told)
+
+
+def refusal(file: GGUFFile) -> str | None:
+    try:
+        adapted_names(file, read_spec(file), "all")
+    except ExpertuneError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("llama.block_count", 10**12, "its metadata speak of 1000000000000 blocks"),
+        ("llama.rope.dimension_count", 10**12, "a head is 16 wide"),
+        ("llama.rope.freq_base", "x", "llama.rope.freq_base is no number"),
+        ("llama.rope.freq_base", -1.0, "make no llama model"),
+        ("llama.attention.head_count_kv", [2], "has 1 values for 2 layers"),
+    ],
+)
+def test_what_is_told(tmp_path: Path, key: str, value: Any, told: str) -> None:
+    with Changed(families.make(tmp_path / "model.gguf", families.FAMILIES["llama"])) as file:
+        file.key, file.value = key, value
+        with pytest.raises(ModelFileError, match=told):
+            read_spec(file)
