@@ -119,11 +119,13 @@ def logits(folder: Path, name: str, qtype: str) -> Logits:
 
 @dataclass(frozen=True)
 class Exported:
-    """`moved`: how far the adapter moves the log-probabilities; the others are differences to the tuned decoder."""
+    """`moved`: how far the adapter moves the log-probabilities. `adapter` and `merged` are differences to the tuned
+    decoder, `written` that of the merged file to our decoder over that very file."""
 
     moved: float
     adapter: float
     merged: float
+    written: float
 
 
 def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
@@ -140,7 +142,9 @@ def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
         write_merged(folder / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
     same = Served(unpacked(base, qtype), adapter=folder / "adapter.gguf")
     merged = Served(unpacked(folder / "merged.gguf", qtype))
-    return Exported(moved, difference(tuned, same), difference(tuned, merged))
+    with as_llama_cpp(name):
+        written = open_model(folder / "merged.gguf")
+    return Exported(moved, difference(tuned, same), difference(tuned, merged), difference(written, merged))
 
 
 def rows(seed: int = 0) -> list[Row]:

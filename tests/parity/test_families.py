@@ -117,14 +117,13 @@ def test_adapter_and_merged_file_are_served_alike(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("qtype", ["Q4_0", "Q4_K", "MXFP4"])
 @pytest.mark.parametrize("name", ["gemma2", "gemma4 moe", "phi3", "granitemoe", "gpt-oss", "qwen35", "lfm2"])
 def test_adapter_and_merged_file_of_a_quantised_base(tmp_path: Path, name: str, qtype: str) -> None:
-    found = proof.exported(tmp_path, name, qtype)
-    assert found.adapter < bound(name)
-    assert found.merged < found.moved  # what quantising the change anew costs
+    found = proof.exported(tmp_path, name, qtype)  # what rounding costs is no figure of random weights: the gate's
+    assert max(found.adapter, found.written) < bound(name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("qtype", proof.TYPES)
 def test_adapter_and_merged_file_of_every_quantisation(tmp_path: Path, qtype: str) -> None:
     found = proof.exported(tmp_path, "llama", qtype)
-    assert found.adapter < bound("llama")
+    assert max(found.adapter, found.written) < bound("llama")
     assert found.merged < found.moved
