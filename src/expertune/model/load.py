@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 
 from ..config import Config
 from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
+from ..machine import free_memory as machine_memory
 from ..machine import multiplies_bf16, usable_cores
 from .arch import read_spec
 from .build import adapted_layers, build
@@ -153,4 +153,4 @@ def free_memory(device: torch.device) -> int:
     """Free bytes where the model computes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return machine_memory()

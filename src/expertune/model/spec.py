@@ -98,8 +98,8 @@ class Spec:
     attention and feed-forward the same input. A `gated` feed-forward multiplies two of its products, one of them after
     the activation: "silu", "gelu" or gpt-oss's "bounded". `feed_forward_norm` names the norm before the feed-forward.
     `normed_values` have a norm without weight. `own_input` is the width of what each layer is told of a token beside
-    the stream (0: nothing). `output_norm` names the last norm. `extra` are tensors outside the blocks that this family
-    reads, `spare` blocks behind the layers that nobody asks for a rating (they guess tokens ahead) and that stay as is.
+    the stream (0: nothing). `output_norm` names the last norm. `spare` are blocks behind the layers that nobody asks
+    for a rating (they guess tokens ahead) and that stay as they are.
     """
 
     family: str
@@ -122,4 +122,3 @@ class Spec:
     own_input: int = 0
     output_norm: str = "output_norm"
     spare: int = 0
-    extra: tuple[str, ...] = ()

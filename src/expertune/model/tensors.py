@@ -34,7 +34,7 @@ def check_tensors(file: GGUFFile, spec: Spec) -> None:
         own = len(spec.layers) * spec.own_input
         top |= {"per_layer_token_embd.weight": (spec.vocabulary, own), "per_layer_model_proj.weight": (own, spec.width)}
         top["per_layer_proj_norm.weight"] = (spec.own_input,)
-    known = {*top, *MAY_BE_ON_TOP, *(full_name(name) for name in spec.extra)}
+    known = {*top, *MAY_BE_ON_TOP}
     if spec.centred:
         known.add("output_norm.bias")
     for name, shape in top.items():
