@@ -1,13 +1,27 @@
-"""For every test: no host but this machine can be reached, and a server of the user's is not asked by accident."""
+"""For every test: no host but this machine can be reached, and a server of the user's is not asked by accident.
+
+Tests on real models run only when they are asked for: they download 331 MB and take minutes.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
 import pytest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ON_REQUEST = "on real models, which are fetched (331 MB): ask for it with -m realmodel or EXPERTUNE_REALMODEL=1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip `realmodel` tests whatever other -m is given. A fixture would come too late: those of a module run first."""
+    if "realmodel" in (config.getoption("markexpr") or "") or os.environ.get("EXPERTUNE_REALMODEL") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("realmodel") is not None:
+            item.add_marker(pytest.mark.skip(reason=ON_REQUEST))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Example data, the example model, and the way to two real models."""
