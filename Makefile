@@ -1,4 +1,4 @@
-# make demo   sets up and runs the main job on the example set (no network beyond the package index)
+# make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
 # make test   sets up and runs all tests
 # make check  ruff, pyright, tests          make bench  the speed claims
 
