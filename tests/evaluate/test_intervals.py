@@ -15,6 +15,7 @@ from expertune.evaluate.intervals import (
     bootstrap,
     bootstrap_interval,
     clusters,
+    mean_clustered,
     paired,
     resamples,
     wilson,
@@ -165,3 +166,24 @@ def test_equal_raters_are_seldom_called_better(rows: int) -> None:
         interval = paired(first, second, MACRO_F1, 400, study, 0.95).interval
         proven += interval is not None and interval.low > 0
     assert proven / 800 <= 0.05, proven
+
+
+def test_the_interval_of_a_mean_covers_it() -> None:
+    random = np.random.default_rng(11)
+    hits, draws, groups = 0, 600, 60
+    for _ in range(draws):
+        rows = random.integers(1, 4, groups)
+        level = random.exponential(1.0, groups)  # rows of a group are alike
+        sums = np.array([(level[at] + random.exponential(0.5, n)).sum() for at, n in enumerate(rows)])
+        interval = mean_clustered(sums, rows.astype(float), 0.95).interval
+        assert interval is not None
+        hits += interval.low <= 1.5 <= interval.high
+    assert 0.92 <= hits / draws <= 0.97
+
+
+def test_a_mean_without_spread_or_with_one_group_has_no_interval() -> None:
+    same = mean_clustered(np.array([2.0, 4.0]), np.array([1.0, 2.0]), 0.95)
+    one = mean_clustered(np.array([2.0]), np.array([4.0]), 0.95)
+    assert (same.value, same.interval, same.n) == (2.0, None, 3)
+    assert (one.value, one.interval) == (0.5, None)
+    assert mean_clustered(np.zeros(0), np.zeros(0), 0.95).value is None

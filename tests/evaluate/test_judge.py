@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 
@@ -29,6 +30,16 @@ def test_figures_by_hand() -> None:
     assert [match.sensitivity.n, match.specificity.n, match.ppv.n, match.npv.n] == [3, 3, 2, 4]
     assert found.calibration.expected_error == pytest.approx(abs(0.8 - 4 / 6))
     assert (found.json_validity, found.answer_agreement) == (None, None)
+    assert found.log_loss.value == pytest.approx(-(4 * math.log(0.8) + 2 * math.log(0.1)) / 6)
+    assert found.log_loss.interval is not None and found.log_loss.n == 6
+
+
+def test_log_loss_counts_groups_not_rows() -> None:
+    expert, model = truth([0, 1, 2, 0] * 5), rated([0, 1, 0, 0] * 5)
+    groups = {row.id: at // 4 for at, row in enumerate(expert)}  # every group has the same rows
+    alone, grouped = (evaluate("a", expert, model, SCALE, given, CONFIG).log_loss for given in ({}, groups))
+    assert alone.value == pytest.approx(grouped.value)
+    assert alone.interval is not None and grouped.interval is None
 
 
 def test_weighted_kappa_on_an_ordinal_scale_only() -> None:

@@ -72,6 +72,15 @@ def test_quadratic_takes_ranks_of_values_in_any_order() -> None:
     assert metrics.quadratic((3, 1, 2)).tolist() == [[0, 4, 1], [4, 0, 1], [1, 1, 0]]
 
 
+def test_log_loss_as_scikit_learn() -> None:
+    from sklearn.metrics import log_loss
+
+    truth, shares = [0, 2, 1, 2], [[0.7, 0.2, 0.1], [0.5, 0.5, 0.0], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]]
+    ours = metrics.log_loss(truth, shares)
+    assert ours[[0, 2]].tolist() == pytest.approx([-math.log(0.7), -math.log(0.6)])
+    assert ours.mean() == pytest.approx(log_loss(truth, shares, labels=range(3)))
+
+
 def test_undefined_is_none() -> None:
     assert metrics.defined(float("nan")) is None
     assert metrics.defined(float(metrics.accuracy(np.zeros((2, 2))))) is None

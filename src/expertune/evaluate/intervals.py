@@ -1,4 +1,4 @@
-"""Intervals: Wilson for shares of rows, a cluster bootstrap for everything that is not a share.
+"""Intervals: Wilson for shares of rows, a t-interval for means of rows, a cluster bootstrap for everything else.
 
 Rows of one group (patient, repeated text) are alike, so neither counts them as independent: Wilson's takes the share's
 design effect into account (Rao and Scott 1992), the bootstrap draws whole groups. Of the resamples only the standard
@@ -93,6 +93,26 @@ def _wilson(hits: int, n: int, effective: float, confidence: float) -> Estimate:
     # rounding may put an end of the interval a bit inside the estimate (0 or n hits)
     interval = Interval(max(0.0, min(low, share)), min(1.0, max(high, share)), method, confidence)
     return Estimate(share, interval, n, None if effective == n else effective)
+
+
+def mean_clustered(sum_G: Floats, rows_G: Floats, confidence: float) -> Estimate:
+    """A mean over rows of something that is never negative, from each group's sum and number of rows.
+
+    Student's t over the groups with the linearised standard error of a ratio (Cochran 1977, chapter 6), on the log
+    scale. No interval where nothing varies or there is one group.
+    """
+    from scipy.stats import t
+
+    n, groups = int(rows_G.sum()), len(rows_G)
+    if n == 0:
+        return Estimate(None, None, 0)
+    mean = float(sum_G.sum()) / n
+    apart_G = sum_G - mean * rows_G
+    if groups < 2 or mean <= 0 or np.abs(apart_G).max() < 1e-12:
+        return Estimate(mean, None, n)
+    error = math.sqrt(groups / (groups - 1) * float(np.square(apart_G).sum())) / n
+    reach = math.exp(float(t.ppf((1 + confidence) / 2, groups - 1)) * error / mean)
+    return Estimate(mean, Interval(mean / reach, mean * reach, f"t on the log scale, {groups} groups", confidence), n)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..config import Config
 from ..errors import UsageError
 from ..rate.score import Rated
@@ -24,6 +26,7 @@ from .intervals import (
     Statistic,
     bootstrap,
     clusters,
+    mean_clustered,
     paired,
     wilson,
     wilson_clustered,
@@ -67,6 +70,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     json_validity: Estimate | None
     answer_agreement: Estimate | None
+    log_loss: Estimate
     calibration: Calibration
     rows_per_second: float | None
 
@@ -115,6 +119,7 @@ def evaluate(
     macro_f1, kappa, *weighted = bootstrap(rater, statistics, config.bootstrap, config.seed, config.confidence)
     by_id = {each.id: each for each in rated}
     ordered = [by_id[row.id] for row in truth]
+    labels, shares = [scale.values.index(row.value) for row in truth], [each.probabilities for each in ordered]
     return Evaluation(
         name=name,
         rows=len(truth),
@@ -129,11 +134,8 @@ def evaluate(
         confusion=tuple(tuple(int(count) for count in line) for line in rater.total_TP),
         json_validity=_json_validity(ordered, scale, config.confidence),
         answer_agreement=_answer_agreement(ordered, config.confidence),
-        calibration=calibrate(
-            [scale.values.index(row.value) for row in truth],
-            [each.probabilities for each in ordered],
-            config.confidence,
-        ),
+        log_loss=_log_loss(labels, shares, [groups.get(row.id, ("row", row.id)) for row in truth], config.confidence),
+        calibration=calibrate(labels, shares, config.confidence),
         rows_per_second=rows_per_second,
     )
 
@@ -208,6 +210,17 @@ def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[C
             )
         )
     return tuple(results)
+
+
+def _log_loss(
+    labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
+) -> Estimate:
+    """The mean over the rows; rows of one group are not counted as independent."""
+    sums: dict[Hashable, list[float]] = {}
+    for group, loss in zip(groups, metrics.log_loss(labels, shares).tolist(), strict=True):
+        sums.setdefault(group, []).append(loss)
+    per_group = [np.array([each(losses) for losses in sums.values()], dtype=np.float64) for each in (sum, len)]
+    return mean_clustered(per_group[0], per_group[1], confidence)
 
 
 def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float) -> Estimate | None:

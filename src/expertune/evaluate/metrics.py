@@ -72,6 +72,16 @@ def kappa(confusion_XTP: Floats, disagreement: Floats | None = None) -> Floats:
     return 1.0 - ratio(observed, (weight_TP * chance_XTP).sum(axis=(-2, -1)))
 
 
+def log_loss(truth: Sequence[int], probabilities: Sequence[Sequence[float]]) -> Floats:
+    """Of each row, minus the natural log of the probability of its true label's index. Shape: (rows,).
+
+    As in scikit-learn no probability counts as less than 2.2e-16, so that a label ruled out wrongly costs 36 and not
+    infinity.
+    """
+    share_N = np.array([shares[label] for label, shares in zip(truth, probabilities, strict=True)], dtype=np.float64)
+    return -np.log(np.clip(share_N, np.finfo(np.float64).eps, 1.0))
+
+
 def quadratic(values: Sequence[int]) -> Floats:
     """Squared distance of two labels' ranks, for kappa on an ordinal scale. Shape: (labels, labels)."""
     rank = np.argsort(np.argsort(np.asarray(values))).astype(np.float64)
