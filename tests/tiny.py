@@ -60,13 +60,15 @@ def make(
     context: int = 512,
     extra: Mapping[str, Any] | None = None,
     favour: Sequence[int] = (),
+    chain: Sequence[int] = (),
 ) -> Path:
     """Write a model of `architecture` qwen2 (biases on q, k, v), qwen3 (norms on q, k) or one with llama's tensors.
 
     `vocab` is "bpe" (byte level, as in Llama 3) or "spm" (as in Llama 2). `qtype` is the type of every matrix;
     `types` overrides it for names that hold the key ({"ffn_down": "Q6_K"}). Norms, biases and rope_freqs are F32.
     `width` is 64, or 256 where a K-quant needs it; `ffn` is twice the width. `extra` adds metadata (str, int,
-    float or bool), and wins over ours. `favour` are token ids that the model likes to say anywhere.
+    float or bool), and wins over ours. `favour` are token ids that the model likes to say anywhere; of `chain`, each
+    makes it want the one that follows.
     """
     wanted = [qtype, *(types or {}).values()]
     if width is None:
@@ -78,7 +80,7 @@ def make(
     weights = _weights(architecture, width, ffn, layers, heads, kv, len(tokens[0]), tied, rope_freqs, seed)
     return finish(
         writer,
-        ((name, _favour(name, value, favour)) for name, value in weights),
+        _chain(((name, _favour(name, value, favour)) for name, value in weights), chain),
         vocab=vocab,
         qtype=qtype,
         types=types,
@@ -219,6 +221,21 @@ def _favour(name: str, value: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
         value = value.copy()
         value[list(tokens)] += np.float32(0.5)
     return value
+
+
+def _chain(weights: Iterable[tuple[str, np.ndarray]], tokens: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+    """The blocks add little to the embeddings, and each token's output looks at the embedding of the one before."""
+    embedding = np.empty(0)
+    for name, value in weights:
+        if name == "token_embd.weight":
+            embedding = value
+        if tokens and ("attn_output" in name or "ffn_down" in name):
+            value = value * np.float32(0.01)
+        if tokens and name == "output.weight":
+            value = value.copy()
+            for before, after in itertools.pairwise(tokens):
+                value[after] += 2 * embedding[before] / np.linalg.norm(embedding[before])
+        yield name, value
 
 
 # --- quantising, by ggml's own code (F16 and BF16 by gguf-py) ---

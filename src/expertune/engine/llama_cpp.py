@@ -18,9 +18,8 @@ from .chat import Renderer, after_turn, answer_lead, fold_system, remarks, shows
 from .embedded import EmbeddedServer, Launch
 from .grammar import schema_grammar
 from .header import largest_context, read_header
+from .next_tokens import FORCE, NextTokens
 
-FREE_LOGPROBS = 40  # other tokens' figures that come with a wanted one, in the same answer
-FORCE = 1e6  # logit bias that makes the sampler take a token; the reported figures are from before it
 WALKS_AGAIN = 64  # rows after which a model that strayed from the answers may try again
 REMEMBERED = 256  # answers whose tokens are kept
 
@@ -69,7 +68,9 @@ class LlamaCppEngine:
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
         self.notes = self._notes(bool(template))
         self._turn_end: list[int] = []
-        self._rows, self._strays = 0, False
+        self._led_rows = 0  # rows in which a model that strayed is led token by token
+        self._plain: int | None = None
+        self._unlisted: set[int] = set()
 
     # --- rendering and tokens ---
 
@@ -165,59 +166,24 @@ class LlamaCppEngine:
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
-            return self._sum(tails, start, slot)
+            following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
+            return self._sum(tails, following)
 
-    def _sum(self, tails: list[list[int]], start: list[int], slot: int) -> list[float]:
-        """A model that keeps to the answers is let walk along them; one that strays is led token by token."""
+    def _sum(self, tails: list[list[int]], following: NextTokens) -> list[float]:
+        """Log-probability of each tail: a model that keeps to the answers walks along them, one that strays is led."""
+        walks = self._led_rows <= 0
+        found = sum_log_probs(tails, following.walk if walks else _no_walk, following.forced)
         places = {tuple(tail[:i]) for tail in tails for i in range(len(tail))}
-        requests = 0
-        self._rows += 1
-        led = self._strays and self._rows % WALKS_AGAIN != 0
-
-        def look(path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
-            nonlocal requests
-            requests += not led
-            return [] if led else self._walk([*start, *path], room, slot)
-
-        def force(path: Sequence[int], wanted: int) -> dict[int, float]:
-            nonlocal requests
-            requests += 1
-            return self._next_log_probs([*start, *path], wanted, slot)
-
-        found = sum_log_probs(tails, look, force)
-        self._strays = led or requests >= len(places)
+        if not walks:
+            self._led_rows -= 1
+        elif following.calls >= len(places):  # walking saved nothing
+            self._led_rows = WALKS_AGAIN - 1
         return found
 
-    def _walk(self, tokens: list[int], room: int, slot: int) -> list[tuple[int, dict[int, float]]]:
-        """The likeliest way on: each token with the natural-log probabilities of the likeliest ones in its place."""
-        body = {
-            "prompt": tokens,
-            "n_predict": room,
-            "temperature": 0,
-            "n_probs": FREE_LOGPROBS,
-            "cache_prompt": True,
-            "id_slot": slot,
-        }
-        said = self._complete(body, "completion_probabilities").get("completion_probabilities") or []
-        return [
-            (each["id"], {other["id"]: other["logprob"] for other in (*each["top_logprobs"], each)}) for each in said
-        ]
-
-    def _next_log_probs(self, tokens: list[int], wanted: int, slot: int) -> dict[int, float]:
-        """Natural-log probabilities of `wanted` and of the likeliest next tokens."""
-        body = {
-            "prompt": tokens,
-            "n_predict": 1,
-            "temperature": 0,
-            "n_probs": FREE_LOGPROBS,
-            "cache_prompt": True,
-            "logit_bias": [[wanted, FORCE]],
-            "id_slot": slot,
-        }
-        (first,) = self._complete(body, "completion_probabilities")["completion_probabilities"]
-        if first["id"] != wanted:
-            raise EngineError(f"llama.cpp did not take token {wanted}; it is not one that this model can say")
-        return {each["id"]: each["logprob"] for each in (*first["top_logprobs"], first)}
+    def _newline(self) -> int:
+        if self._plain is None:
+            self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
+        return self._plain
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
@@ -272,6 +238,10 @@ class LlamaCppEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _no_walk(path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
+    return []
 
 
 def _bytes(piece: str | list[int]) -> bytes:
