@@ -113,7 +113,7 @@ def train(model: str, rows: str, options: argparse.Namespace) -> None:
         tunable = load(file, config, placement, row_tokens=max(row.length for row in found))
         candidates = Candidates((), ((5, 6, 7), (6, 7, 8), (7, 8, 9)))
         dev, rest = found[:DEV_ROWS], found[DEV_ROWS:]
-        trainer = Trainer(tunable, rest, dev, candidates, config, class_weights=(1.0, 1.0, 1.0))
+        trainer = Trainer(tunable, rest, dev, candidates, config)
         events = []
         for event in trainer.run():
             events.append(event)

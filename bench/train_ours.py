@@ -56,7 +56,7 @@ def main() -> None:
         placement = place(file, config)
         tunable = load(file, config, placement, row_tokens=options.max_len)
         loaded = time.perf_counter()
-        trainer = Trainer(tunable, rows, rows[:8], Candidates((), ((5,), (6,))), config, class_weights=(1.0, 1.0))
+        trainer = Trainer(tunable, rows, rows[:8], Candidates((), ((5,), (6,))), config)
         events = [trainer.one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)

@@ -61,9 +61,21 @@ def test_what_is_no_number_is_refused(value: object) -> None:
 
 
 def test_numbers_may_come_as_text_or_as_whole_floats() -> None:
-    assert make_config({"epochs": "3", "batch_size": 4.0}) == Config()
+    assert make_config({"rank": "16", "batch_size": 4.0}) == Config()
+    assert make_config({"epochs": "3", "learning_rate": "1e-4"}) == Config(epochs=3.0, learning_rate=1e-4)
     with pytest.raises(UsageError, match="whole number"):
         make_config({"batch_size": 2.5})
+
+
+@pytest.mark.parametrize("name", ["epochs", "learning_rate"])
+def test_what_may_be_auto_is_auto_or_a_number_in_range(name: str) -> None:
+    assert getattr(make_config({name: "auto"}), name) == "auto" == getattr(Config(), name)
+    assert getattr(make_config({name: 0.5}), name) == 0.5
+    for wrong in ("automatic", "", -1, 1e9):
+        with pytest.raises(UsageError, match=name):
+            make_config({name: wrong})
+    with pytest.raises(UsageError, match="rank"):
+        make_config({"rank": "auto"})
 
 
 def test_docstrings_stand_where_users_look() -> None:

@@ -52,7 +52,7 @@ def step(number: int, *, steps: int = 100, tokens: int = 600, seconds: float = 2
 
 
 def dev(number: int, *, steps: int = 100, seconds: float = 5.0, best: bool = True) -> DevEvent:
-    return DevEvent(number, steps, 0.612, 0.71, 0.8, best, seconds)
+    return DevEvent(number, steps, 0.612, 0.9, None, 0.71, 0.8, best, seconds)
 
 
 def test_lines_at_every_tenth_with_rate_and_time_left(pipe, clock):

@@ -6,9 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from .errors import UsageError
+
+AUTO: Literal["auto"] = "auto"
 
 
 def _setting(
@@ -19,7 +21,8 @@ def _setting(
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
 ) -> Any:
-    """A field with its help text and range; `low` and `high` are inclusive."""
+    """A field with its help text and range; `low` and `high` are inclusive. A range and the default "auto" together
+    mean a number or "auto"."""
     return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
@@ -45,8 +48,12 @@ class Config:
     targets: str = _setting("all", "Linear layers that get an adapter.", choices=("all", "attention", "feed-forward"))
 
     # training
-    epochs: float = _setting(3.0, "Passes over the training rows.", low=0.01, high=1000)
-    learning_rate: float = _setting(1e-4, "Peak learning rate (AdamW, cosine with warm-up).", low=1e-7, high=1.0)
+    epochs: float | Literal["auto"] = _setting(
+        AUTO, "Passes over the training rows; auto goes by the model's size.", low=0.01, high=1000
+    )
+    learning_rate: float | Literal["auto"] = _setting(
+        AUTO, "Peak learning rate (AdamW, cosine with warm-up); auto goes by the model's size.", low=1e-7, high=1.0
+    )
     batch_size: int = _setting(4, "Rows in one forward pass.", low=1, high=1024)
     accumulate: int = _setting(1, "Forward passes in one optimiser step, weighted by target tokens.", low=1, high=1024)
     warmup: float = _setting(0.05, "Share of the steps in which the learning rate rises.", low=0.0, high=1.0)
@@ -54,8 +61,14 @@ class Config:
     clip: float = _setting(1.0, "Largest norm of the gradient.", low=1e-3, high=1e3)
     class_weight: str = _setting(
         "auto",
-        "Weight of the classes in the loss; auto takes what is best on the dev rows.",
-        choices=("none", "balanced", "auto"),
+        "Uneven classes: auto shifts the labels' logits by their frequency in training, balanced weights their rows.",
+        choices=("auto", "none", "balanced"),
+    )
+    logit_adjustment: float = _setting(
+        1.0, "Strength of that shift; at 1 all labels count as equally frequent.", low=0.0, high=2.0
+    )
+    decision_weight: float = _setting(
+        20.0, "Weight of the token that tells the labels apart; the others' is 1.", low=1.0, high=1e4
     )
     rationale_weight: float = _setting(0.2, "Weight of a rationale's token beside a rating's.", low=0.0, high=1.0)
     dev_looks: int = _setting(2, "Looks at the dev rows in each epoch.", low=1, high=20)
@@ -119,11 +132,13 @@ def _check(setting: dataclasses.Field[Any], value: Any) -> None:
         if value not in choices:
             raise UsageError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
         return
+    if _is_auto_number(setting) and value == AUTO:
+        return
     if isinstance(setting.default, bool):
         if not isinstance(value, bool):
             raise UsageError(f"{setting.name}: {value!r} is neither true nor false")
         return
-    if isinstance(setting.default, str):
+    if isinstance(setting.default, str) and not _is_auto_number(setting):
         if not isinstance(value, str):
             raise UsageError(f"{setting.name}: {value!r} is not a text")
         return
@@ -147,8 +162,14 @@ def make_config(values: Mapping[str, Any]) -> Config:
 
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(f"{name}: no such setting{f'; did you mean {near[0]}?' if near else ''}")
-        resolved[name] = _as_type(name, value, type(known[name].default))
+        auto = _is_auto_number(known[name])
+        kind = float if auto else type(known[name].default)
+        resolved[name] = value if auto and value == AUTO else _as_type(name, value, kind)
     return Config(**resolved)
+
+
+def _is_auto_number(setting: dataclasses.Field[Any]) -> bool:
+    return setting.default == AUTO and setting.metadata["choices"] is None
 
 
 def _as_type(name: str, value: Any, kind: type) -> Any:

@@ -193,8 +193,8 @@ class EventLog:
             self._handle = None
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 class Progress:

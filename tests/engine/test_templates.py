@@ -20,7 +20,7 @@ import tiny
 from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.schema import Example
-from expertune.train.encode import encode
+from expertune.train.encode import TokenWeights, encode
 from llama import Served
 
 VECTORS = json.loads((talkers.DATA / "chat_template_vectors.json").read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ def id_of(engine: LlamaCppEngine, text: str) -> int:
 def trained(engine: LlamaCppEngine) -> list[int]:
     """The tokens of a training row."""
     row = Example("r", "train", tuple(TALK[:2]), TARGET, "Match", 1)
-    (encoded,) = encode(engine, [row], make_scale(DEFAULT_MAPPING), rationale_weight=1.0)
+    (encoded,) = encode(engine, [row], make_scale(DEFAULT_MAPPING), TokenWeights(1.0, 1.0))
     assert encoded.answer[-1:] == tuple(engine.turn_end()) and len(encoded.weights) == len(encoded.answer)
     return [*encoded.prompt, *encoded.answer]
 

@@ -13,19 +13,28 @@ import torch
 
 import tiny
 from expertune.config import Config
-from expertune.errors import Interrupted, TrainingFailedError
+from expertune.errors import Interrupted, TrainingFailedError, UsageError
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
 from expertune.train.batches import groups_of, training_batch
 from expertune.train.checkpoint import NAME
+from expertune.train.class_balance import class_weights
 from expertune.train.dev import macro_f1
 from expertune.train.encode import Candidates, Row
 from expertune.train.events import DevEvent, StepEvent
 from expertune.train.loop import Trainer
-from expertune.train.trials import Trials, class_weights, weightings
 
 CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
-CONFIG = Config(rank=4, alpha=8.0, epochs=3, batch_size=4, learning_rate=3e-3, dev_looks=1, checkpoint_seconds=0.0)
+CONFIG = Config(
+    rank=4,
+    alpha=8.0,
+    epochs=3,
+    batch_size=4,
+    learning_rate=3e-3,
+    dev_looks=1,
+    checkpoint_seconds=0.0,
+    class_weight="none",
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,6 @@ def trainer_of(tunable: Tunable, folder: Path | None = None, *, config: Config =
         learnable_rows(18, 1),
         CANDIDATES,
         config,
-        class_weights=(1.0, 1.0, 1.0),
         folder=folder,
         run_id="run",
         **options,
@@ -151,21 +159,20 @@ def test_a_finished_training_is_not_done_again(base: Path, tmp_path: Path) -> No
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(base: Path, tmp_path: Path) -> None:
     tunable = open_tunable(base)
     list(trainer_of(tunable, tmp_path).run())
-    with pytest.raises(TrainingFailedError, match="belongs to other settings"):
+    with pytest.raises(UsageError, match="belongs to other settings"):
         Trainer(
             tunable,
             learnable_rows(8, 0),
             learnable_rows(4, 1),
             CANDIDATES,
             CONFIG,
-            class_weights=(1.0,) * 3,
             folder=tmp_path,
             run_id="another",
             resume=True,
         )
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(TrainingFailedError, match="damaged"):
+    with pytest.raises(UsageError, match="damaged"):
         trainer_of(tunable, tmp_path, resume=True)
 
 
@@ -196,33 +203,15 @@ def test_early_stopping_keeps_the_best_state(base: Path) -> None:
     assert not any(look.best for look in looks[-2:])
 
 
-def test_auto_weighting_tries_both_only_where_classes_are_uneven(base: Path, tmp_path: Path) -> None:
+def test_balanced_weights_make_every_class_count_the_same() -> None:
     rows = learnable_rows(36, 0)
     uneven = [row for row in rows if row.label != 2] + [row for row in rows if row.label == 2][:2]
-    assert weightings("auto", uneven) == ("none", "balanced")
-    assert weightings(
-        "auto", [row for row in rows if row.label == 0][:5] + [row for row in rows if row.label == 1][:5]
-    ) == ("none",)
-    weights = class_weights("balanced", uneven, 3)
     counts = [sum(row.label == label for row in uneven) for label in range(3)]
+    weights = class_weights("balanced", uneven, 3)
     assert [weight * count for weight, count in zip(weights, counts, strict=True)] == pytest.approx(
         [len(uneven) / 3] * 3
     )
-    tunable = open_tunable(base)
-    trials = Trials(
-        tunable,
-        uneven,
-        learnable_rows(18, 1),
-        CANDIDATES,
-        CONFIG,
-        folder=tmp_path,
-        run_id="run",
-        resume=False,
-        should_stop=lambda: False,
-    )
-    assert {weighting for weighting, _ in trials.run()} == {"none", "balanced"}
-    assert trials.best is not None
-    assert trials.best.result.macro_f1 == max(trial.result.macro_f1 for trial in trials.done)
+    assert class_weights("none", uneven, 3) == class_weights("auto", uneven, 3) == [1.0] * 3
 
 
 def test_every_row_is_trained_once_an_epoch_and_the_short_last_batch_is_kept() -> None:

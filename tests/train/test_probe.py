@@ -92,8 +92,8 @@ def test_the_shortest_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
 
 def test_seconds_are_tokens_over_the_rate():
     assert REFERENCE_PLAN.seconds(RATE) == 1000 * 250 / 100
-    plan = Plan("", Shape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7, trainings=2)
-    assert plan.seconds(RATE) == 2 * (3 * 70 * 100 / 100 + 7 * 10 * 100 / 200)
+    plan = Plan("", Shape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7)
+    assert plan.seconds(RATE) == 3 * 70 * 100 / 100 + 7 * 10 * 100 / 200
 
 
 @pytest.mark.slow

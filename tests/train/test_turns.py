@@ -16,13 +16,15 @@ from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, make_scale
 from expertune.ratings.schema import Example
-from expertune.train.encode import Row, candidates, encode
+from expertune.train.encode import Row, TokenWeights, candidates, encode
 from expertune.train.events import StepEvent
 from expertune.train.loop import Trainer
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0})
 LEARNT = 0.02  # nats a token: each is then by far the likeliest
-CONFIG = Config(rank=16, alpha=32.0, epochs=100, batch_size=2, learning_rate=5e-3, dev_looks=1, patience=1000)
+CONFIG = Config(
+    rank=16, alpha=32.0, epochs=100, batch_size=2, learning_rate=5e-3, dev_looks=1, patience=1000, class_weight="none"
+)
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -56,12 +58,12 @@ EXAMPLES = [
 def test_the_answer_and_the_end_of_the_turn_are_learnt(tmp_path: Path, template: str, eos: str, ends: tuple[str, ...]):
     base = talkers.make(tmp_path / "base.gguf", template, eos=eos, ends=ends)
     with LlamaCppEngine(base, threads=1) as engine:
-        rows = encode(engine, EXAMPLES, SCALE, rationale_weight=1.0)
+        rows = encode(engine, EXAMPLES, SCALE, TokenWeights(1.0, 1.0))
         ask = candidates(engine, EXAMPLES[0], SCALE)
         assert [row.answer[-1:] for row in rows] == [tuple(engine.turn_end())] * 2
     file = GGUFFile(base)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
-    learn(Trainer(tunable, rows, rows, ask, CONFIG, class_weights=(1.0, 1.0)))
+    learn(Trainer(tunable, rows, rows, ask, CONFIG))
     said = speak(file, tunable, tmp_path / "adapter.gguf", rows)
     assert said == [(each.target, True) for each in EXAMPLES]
 

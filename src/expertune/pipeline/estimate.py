@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..errors import ExpertuneError
 from ..gguf.read import GGUFFile
 from ..model.footprint import Shape
 from ..ratings.schema import Example
+from ..train.recipe import with_recipe
 from .prepare import Prepared, prepare
 from .rates import keep_rate, kept_rate
 
@@ -29,8 +29,8 @@ MEMORY_ERROR, RATE_ERROR = 0.04, 0.15
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained on: rows of a shape, the rows of a look, the looks of all, and how often it is trained
-    (twice where two class weightings are tried). `name` is put before it in words."""
+    """What is to be trained on: rows of a shape, the rows of a look and the looks of all. `name` is put before it in
+    words."""
 
     name: str
     shape: Shape
@@ -38,19 +38,17 @@ class Plan:
     epochs: float
     dev_rows: int = 0
     looks: int = 0
-    trainings: int = 1
 
     def words(self, tokens: str) -> str:
         """`tokens` is the length of a row."""
-        twice = ", with and without class weights" if self.trainings > 1 else ""
         times = "once" if self.epochs == 1 else f"{self.epochs:g} times"
-        return f"{self.name}{self.rows:,} rows of about {tokens} tokens, {times}{twice}"
+        return f"{self.name}{self.rows:,} rows of about {tokens} tokens, {times}"
 
     def seconds(self, rate: Rate) -> float:
         """Of training to the last epoch; it may stop earlier."""
         tokens = self.epochs * self.rows * self.shape.row
         dev_tokens = self.looks * self.dev_rows * self.shape.row
-        return self.trainings * (tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second)
+        return tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second
 
 
 REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)
@@ -61,17 +59,16 @@ def planned(prepared: Prepared, model: Path, config: Config | None = None) -> Pl
 
     Raises EngineError where llama.cpp cannot load the model, ModelFileError.
     """
-    config = config or Config()
+    with GGUFFile(model) as file:
+        config = with_recipe(file, config or Config())
     train = prepared.examples["train"]
-    counts = Counter(example.label for example in train)
     return Plan(
         f"{prepared.source}: ",
         _shape(prepared, model, config),
         rows=len(train),
-        epochs=config.epochs,
+        epochs=float(config.epochs),
         dev_rows=len(prepared.examples["dev"]),
-        looks=1 + math.ceil(config.epochs * config.dev_looks),
-        trainings=2 if _uneven(config, counts) else 1,
+        looks=1 + math.ceil(float(config.epochs) * config.dev_looks),
     )
 
 
@@ -111,20 +108,14 @@ def _measured(path: Path, shape: Shape) -> Rate:
     return rate
 
 
-def _uneven(config: Config, counts: Counter[str]) -> bool:
-    from ..train.trials import EVEN
-
-    return config.class_weight == "auto" and max(counts.values()) > EVEN * min(counts.values())
-
-
 def _shape(prepared: Prepared, model: Path, config: Config) -> Shape:
     from ..engine.llama_cpp import LlamaCppEngine
-    from ..train.encode import encode
+    from ..train.encode import encode, token_weights
 
     train = prepared.examples["train"]
     some: list[Example] = [*train[:: max(1, len(train) // SAMPLE)], max(train, key=_characters)]
     with LlamaCppEngine(model, context=config.max_tokens) as engine:
-        return shape_of(encode(engine, some, prepared.scale, rationale_weight=config.rationale_weight))
+        return shape_of(encode(engine, some, prepared.scale, token_weights(config)))
 
 
 def _characters(example: Example) -> int:

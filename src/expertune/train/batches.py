@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -16,14 +17,25 @@ from ..model.flow import Pack
 from .encode import Candidates, Row
 
 ROUND = 32  # tokens
+LabelOffsets = Sequence[tuple[int, int, float]]  # place in the label's answer, token, what is added to its logit
 WORTH_SHARING = 4  # tokens; below, a segment of its own costs more than it spares
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """`values_M` are added to the logits of `tokens_M` at the target places `rows_M`."""
+
+    rows_M: torch.Tensor
+    tokens_M: torch.Tensor
+    values_M: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
     """A pack with its targets: the hidden state at `places_N` predicts `targets_N` with weight `weights_N`.
 
-    `tokens` are those of the rows as a reader would count them, the shared beginning in each.
+    `offsets` are added to logits in training. `tokens` are those of the rows as a reader would count them, the shared
+    beginning in each.
     """
 
     pack: Pack
@@ -31,6 +43,7 @@ class Batch:
     targets_N: torch.Tensor
     weights_N: torch.Tensor
     tokens: int
+    offsets: Offsets | None = None
 
 
 class _Packer:
@@ -69,8 +82,13 @@ def shared_beginning(rows: Sequence[Row]) -> int:
     return count if count >= WORTH_SHARING else 0
 
 
-def training_batch(rows: Sequence[Row], class_weights: Sequence[float]) -> Batch:
-    """Rows → one pack with a target at each answer token, weighted by token and class."""
+def training_batch(
+    rows: Sequence[Row], class_weights: Sequence[float], adjustment: Sequence[LabelOffsets] = ()
+) -> Batch:
+    """Rows → one pack with a target at each answer token, weighted by token and class.
+
+    `adjustment` has, for each label, what is added to the logits in its answer (see `class_balance`).
+    """
     packer, shared = _Packer(), shared_beginning(rows)
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     places, targets, weights = [], [], []
@@ -85,7 +103,19 @@ def training_batch(rows: Sequence[Row], class_weights: Sequence[float]) -> Batch
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
         sum(row.length for row in rows),
+        _offsets(rows, adjustment) if adjustment else None,
     )
+
+
+def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets:
+    starts = accumulate((len(row.answer) for row in rows), initial=0)
+    found = [
+        (start + place, token, value)
+        for start, row in zip(starts, rows, strict=False)
+        for place, token, value in adjustment[row.label]
+    ]
+    places, tokens, values = zip(*found, strict=True)
+    return Offsets(torch.tensor(places), torch.tensor(tokens), torch.tensor(values, dtype=torch.float32))
 
 
 def parts_of(rows: Sequence[Row], tokens: int) -> list[list[Row]]:

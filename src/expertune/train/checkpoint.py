@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import TrainingFailedError
+from ..errors import UsageError
 from ..files import atomic
 
 NAME = "training.pt"
@@ -42,22 +42,37 @@ def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:
 def load(folder: Path, run: str) -> Checkpoint | None:
     """The checkpoint of this very run, or None where there is none.
 
-    Raises TrainingFailedError where it belongs to other settings, another base or other rows, or is damaged.
+    Raises UsageError where it belongs to other settings, another base or other rows, or is damaged: a model set in its
+    place would end the run and remove what the right command could go on with.
     """
     path = folder / NAME
     if not path.exists():
         return None
+    owner, checkpoint = _read(path)
+    if owner != run:
+        raise _of_another_run(path)
+    return checkpoint
+
+
+def check_owner(folder: Path, run: str) -> None:
+    """Before anything is written: do the checkpoints below `folder` belong to `run`? Raises UsageError as `load`."""
+    for path in sorted(folder.rglob(NAME)):
+        if not _read(path)[0].startswith(run):
+            raise _of_another_run(path)
+
+
+def _read(path: Path) -> tuple[str, Checkpoint]:
+    """Owner and content."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        owner = state.pop("run")
+        owner = str(state.pop("run"))
         state["history"], state["best_score"] = tuple(state["history"]), tuple(state["best_score"])
-        checkpoint = Checkpoint(**state)
+        return owner, Checkpoint(**state)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise TrainingFailedError(
-            f"{path}: damaged ({type(error).__name__}); remove it and start without --resume"
-        ) from error
-    if owner != run:
-        raise TrainingFailedError(
-            f"{path}: belongs to other settings, another base or other rows; repeat those, or start without --resume"
-        )
-    return checkpoint
+        raise UsageError(f"{path}: damaged ({type(error).__name__}); remove it and start without --resume") from error
+
+
+def _of_another_run(path: Path) -> UsageError:
+    return UsageError(
+        f"{path}: belongs to other settings, another base or other rows; repeat those, or start without --resume"
+    )

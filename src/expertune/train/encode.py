@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..config import Config
 from ..engine.answers import distinguishing
 from ..engine.base import Engine
 from ..errors import DatasetError, TrainingFailedError
@@ -14,17 +15,34 @@ from ..ratings.schema import Example
 
 @dataclass(frozen=True)
 class Row:
-    """A row as tokens. `weights` has one number for each answer token; the prompt is never a target."""
+    """A row as tokens. `weights` has one number for each answer token; the prompt is never a target.
+
+    `rationale` is the slice of the answer that holds the expert's reason, empty where none was given.
+    """
 
     id: str
     label: int
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     weights: tuple[float, ...]
+    rationale: tuple[int, int] = (0, 0)
 
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+
+@dataclass(frozen=True)
+class TokenWeights:
+    """Weight in the loss of a token that tells the labels apart, and of a rationale's token; the others' is 1."""
+
+    decision: float
+    rationale: float
+
+
+def token_weights(config: Config) -> TokenWeights:
+    """As the settings say."""
+    return TokenWeights(config.decision_weight, config.rationale_weight)
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,20 @@ class Candidates:
 
     shared: tuple[int, ...]
     own: tuple[tuple[int, ...], ...]
+
+    def rivals(self, label: int, at: int) -> dict[int, tuple[int, ...]]:
+        """Next token → the labels that take it, after the first `at` own tokens of `label`."""
+        path, found = self.own[label][:at], dict[int, tuple[int, ...]]()
+        for other, own in enumerate(self.own):
+            if len(own) > at and own[:at] == path:
+                found[own[at]] = (*found.get(own[at], ()), other)
+        return found
+
+    def decisions(self, label: int) -> tuple[int, ...]:
+        """Places in the label's answer where its token tells it from another label's: one, or more where labels begin
+        alike ("Urgency", "Urgent")."""
+        own = range(len(self.own[label]))
+        return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
 
 
 def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidates:
@@ -67,21 +99,26 @@ def encode(
     engine: Engine,
     examples: Sequence[Example],
     scale: RatingScale,
+    weights: TokenWeights,
     *,
-    rationale_weight: float,
     on_row: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """All examples as token rows. Raises TrainingFailedError with the row's id where an answer has no target token."""
-    end = tuple(engine.turn_end())
-    rows = []
+    end, rows = tuple(engine.turn_end()), []
+    answers = candidates(engine, examples[0], scale) if examples else Candidates((), ())
     for example in examples:
-        rows.append(_encode_row(engine, example, scale, end, rationale_weight))
+        rows.append(_encode_row(engine, example, scale, answers, end, weights))
         on_row()
     return rows
 
 
 def _encode_row(
-    engine: Engine, example: Example, scale: RatingScale, end: tuple[int, ...], rationale_weight: float
+    engine: Engine,
+    example: Example,
+    scale: RatingScale,
+    answers: Candidates,
+    end: tuple[int, ...],
+    weights: TokenWeights,
 ) -> Row:
     prompt_text = engine.render(example.messages)
     prompt = tuple(engine.tokenize(prompt_text))
@@ -91,11 +128,13 @@ def _encode_row(
         raise TrainingFailedError(
             f"row {example.id}: no target token is left after the prompt; check its prompt and rating"
         )
-    rationale = _common([answer, opening])
+    label, start = scale.labels.index(example.label), _common([answer, opening])
     has_text = not example.target.endswith('"rationale": ""}')
-    weight = rationale_weight if has_text else 1.0
-    weights = (1.0,) * rationale + (weight,) * (len(answer) - rationale) + (1.0,) * len(end)
-    return Row(example.id, scale.labels.index(example.label), prompt, answer + end, weights)
+    of_token = [1.0] * start + [weights.rationale if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
+    for place in answers.decisions(label):
+        of_token[place] = weights.decision
+    rationale = (start, len(answer)) if has_text else (0, 0)
+    return Row(example.id, label, prompt, answer + end, tuple(of_token), rationale)
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:

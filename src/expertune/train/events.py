@@ -21,11 +21,13 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class DevEvent:
-    """A look at the dev rows. `best` says whether this state is the one kept so far."""
+    """A look at the dev rows, as train.dev.DevLook. `best` says whether this state is the one kept so far."""
 
     step: int
     steps: int
     loss: float
+    label_loss: float
+    rationale_loss: float | None
     macro_f1: float
     accuracy: float
     best: bool

@@ -24,7 +24,8 @@ from ..model.load import Tunable
 from . import checkpoint as checkpoints
 from .batches import Batch, epoch_order, groups_of, parts_of, training_batch
 from .checkpoint import Checkpoint
-from .dev import look
+from .class_balance import balance
+from .dev import DevLook, look
 from .encode import Candidates, Row
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
@@ -53,7 +54,6 @@ class Trainer:
         candidates: Candidates,
         config: Config,
         *,
-        class_weights: Sequence[float],
         folder: Path | None = None,
         run_id: str = "",
         resume: bool = False,
@@ -67,20 +67,28 @@ class Trainer:
             tuple(dev_rows),
             candidates,
         )
-        self._config, self._class_weights = config, tuple(class_weights)
+        self._config = config
+        self._peak = float(config.learning_rate)
+        self._balance = balance(config, candidates, self._train)
         self._folder, self._run_id, self._should_stop = folder, run_id, should_stop
         batches = math.ceil(len(train_rows) / config.batch_size)
-        self._steps_in_epoch = math.ceil(batches / config.accumulate)
-        self.steps = max(1, math.ceil(config.epochs * self._steps_in_epoch))
+        self.steps_in_epoch = math.ceil(batches / config.accumulate)
+        self.steps = max(1, math.ceil(float(config.epochs) * self.steps_in_epoch))
         values_P = tunable.lora.values_P
         values_P.grad = tunable.lora.gradients_P
-        self._optimizer = torch.optim.AdamW([values_P], lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._optimizer = torch.optim.AdamW([values_P], lr=self._peak, weight_decay=config.weight_decay)
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
         self._history: list[dict[str, Any]] = []
+        self.last_look: DevLook | None = None
         if resume and folder is not None:
             self._take_up(checkpoints.load(folder, run_id))
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self._step
 
     @property
     def result(self) -> TrainingResult:
@@ -142,7 +150,7 @@ class Trainer:
         event = StepEvent(
             self._step,
             self.steps,
-            self._step / self._steps_in_epoch,
+            self._step / self.steps_in_epoch,
             loss,
             rate,
             norm,
@@ -155,19 +163,20 @@ class Trainer:
     def _backward(self, batch: Batch, weight: float) -> float:
         device, decoder = self._tunable.placement.device, self._tunable.decoder
         hidden_ND = decoder.hidden(batch.pack, batch.places_N)
-        loss = weighted_loss(decoder, hidden_ND, batch.targets_N.to(device), batch.weights_N.to(device)) / weight
+        targets_N, weights_N = batch.targets_N.to(device), batch.weights_N.to(device)
+        loss = weighted_loss(decoder, hidden_ND, targets_N, weights_N, batch.offsets) / weight
         loss.backward()
         return float(loss.detach())
 
     def _batches(self, step: int) -> list[Batch]:
         """The batches of a step: a function of seed and step, so that a resumed run sees the same ones."""
-        epoch, within = divmod(step, self._steps_in_epoch)
+        epoch, within = divmod(step, self.steps_in_epoch)
         order = epoch_order(len(self._train), seed=self._config.seed, epoch=epoch)
         first = within * self._config.accumulate * self._config.batch_size
         rows = order[first : first + self._config.accumulate * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
         return [
-            training_batch(part, self._class_weights)
+            training_batch(part, self._balance.weights, self._balance.offsets)
             for group in groups_of(self._train, rows, self._config.batch_size)
             for part in parts_of(group, limit)
         ]
@@ -176,16 +185,17 @@ class Trainer:
         """Linear warm-up, then a cosine to zero."""
         warm = math.ceil(self._config.warmup * self.steps)
         if step < warm:
-            return self._config.learning_rate * (step + 1) / warm
-        return self._config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+            return self._peak * (step + 1) / warm
+        return self._peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
     def _look_steps(self) -> set[int]:
-        every = max(1, self._steps_in_epoch // self._config.dev_looks)
+        every = max(1, self.steps_in_epoch // self._config.dev_looks)
         return {*range(every, self.steps, every), self.steps}
 
     def _look(self) -> DevEvent:
         start = time.perf_counter()
         seen = look(self._tunable, self._dev, self._candidates, batch_size=max(8, self._config.batch_size))
+        self.last_look = seen
         score = (seen.macro_f1, -seen.loss)
         best = score > self._best_score
         if best:
@@ -193,7 +203,15 @@ class Trainer:
             self._best_P.copy_(self._tunable.lora.values_P)
         self._without_gain = 0 if best else self._without_gain + 1
         event = DevEvent(
-            self._step, self.steps, seen.loss, seen.macro_f1, seen.accuracy, best, time.perf_counter() - start
+            self._step,
+            self.steps,
+            seen.loss,
+            seen.label_loss,
+            seen.rationale_loss,
+            seen.macro_f1,
+            seen.accuracy,
+            best,
+            time.perf_counter() - start,
         )
         self._history.append({"kind": "dev", **asdict(event)})
         return event

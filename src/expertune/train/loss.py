@@ -12,6 +12,7 @@ import torch
 from ..model.decoder import Decoder
 from ..model.footprint import LOGITS_AT_ONCE
 from ..model.head import Head
+from .batches import Offsets
 
 
 class TargetLoss(torch.autograd.Function):
@@ -19,7 +20,12 @@ class TargetLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, normed_ND: torch.Tensor, head: Head, targets_N: torch.Tensor, weights_N: torch.Tensor
+        ctx: Any,
+        normed_ND: torch.Tensor,
+        head: Head,
+        targets_N: torch.Tensor,
+        weights_N: torch.Tensor,
+        offsets: Offsets | None,
     ) -> torch.Tensor:
         head_VD = head.weight.matrix()
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
@@ -29,6 +35,8 @@ class TargetLoss(torch.autograd.Function):
             piece = slice(start, start + rows)
             logits_NV = head.finish(normed_ND[piece] @ head_VD.t())
             slope_NV = head.slope(logits_NV)
+            if offsets is not None:
+                _add(offsets, logits_NV, start)
             log_NV = torch.log_softmax(logits_NV, dim=-1)
             places_N1 = targets_N[piece].unsqueeze(-1)
             total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[piece]).sum()
@@ -44,14 +52,28 @@ class TargetLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dtotal: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (dnormed_ND,) = ctx.saved_tensors
-        return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None
+        return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None, None
+
+
+def _add(offsets: Offsets, logits_NV: torch.Tensor, start: int) -> None:
+    """Add those offsets that belong to the places `start` … of the piece, in place."""
+    inside_M = (offsets.rows_M >= start) & (offsets.rows_M < start + logits_NV.shape[0])
+    where = tuple(each[inside_M].to(logits_NV.device) for each in (offsets.rows_M - start, offsets.tokens_M))
+    logits_NV.index_put_(where, offsets.values_M[inside_M].to(logits_NV.device), accumulate=True)
 
 
 def weighted_loss(
-    decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor
+    decoder: Decoder,
+    hidden_ND: torch.Tensor,
+    targets_N: torch.Tensor,
+    weights_N: torch.Tensor,
+    offsets: Offsets | None = None,
 ) -> torch.Tensor:
-    """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights."""
-    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N)
+    """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights.
+
+    `offsets` are added to the logits first: constants, so they shift what is learnt and have no gradient.
+    """
+    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N, offsets)
 
 
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

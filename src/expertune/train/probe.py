@@ -25,6 +25,7 @@ from ..model.spec import Layer, Spec
 from .dev import look
 from .encode import Candidates, Row
 from .loop import Trainer
+from .recipe import with_recipe
 
 BLOCKS = (3, 8)  # whole blocks that are timed: as many where they are small, no more than the second
 ENOUGH = 400_000_000  # multiplications of a token: one block of a model of 13 B, two of 7 B
@@ -42,7 +43,7 @@ def probe(path: Path, shape: Shape, config: Config | None = None) -> Rate:
         spec, placement = read_spec(file), place(file, config)
         work = [_work(file, spec, index, shape) for index in range(len(spec.layers))]
         rows = shape.pack_rows(config.batch_size, TOKENS_AT_ONCE[placement.device.type])
-        config = replace(config, batch_size=rows, accumulate=1)
+        config = with_recipe(file, replace(config, batch_size=rows, accumulate=1))
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
         looks, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
@@ -95,7 +96,7 @@ def _work(file: GGUFFile, spec: Spec, index: int, shape: Shape) -> float:
 def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Of a look at the rows, and of a training step, with each number of blocks."""
     candidates = Candidates((), ((0,), (1,)))
-    trainers = [Trainer(part, rows, rows, candidates, config, class_weights=(1.0, 1.0)) for part in parts]
+    trainers = [Trainer(part, rows, rows, candidates, config) for part in parts]
     looks = [functools.partial(look, part, rows, candidates, batch_size=len(rows)) for part in parts]
     seconds = best_seconds([*looks, *(trainer.one_step for trainer in trainers)])
     return seconds[: len(parts)], seconds[len(parts) :]

@@ -1,0 +1,34 @@
+"""What "auto" stands for: learning rate and epochs by the model's size (docs/decisions/0011)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config import AUTO, Config
+from ..gguf.read import GGUFFile
+from ..model.metadata import Keys
+
+# Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
+# Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). What we saw on models of
+# width 256 to 640 lies on the same line.
+RATE_AT_2000, EXPONENT = 5e-4, 0.781
+LOWEST, HIGHEST = 5e-5, 3e-3
+
+
+def learning_rate(width: int) -> float:
+    """Peak learning rate for a model of this width, to two digits."""
+    rate = RATE_AT_2000 * (2000 / width) ** EXPONENT
+    return float(f"{min(max(rate, LOWEST), HIGHEST):.1e}")
+
+
+def epochs(width: int) -> float:
+    """Passes over the training records for a model of this width."""
+    return 3.0
+
+
+def with_recipe(file: GGUFFile, config: Config) -> Config:
+    """The configuration with a number for each training setting that says "auto"."""
+    width = Keys(file).count("embedding_length")
+    rate = learning_rate(width) if config.learning_rate == AUTO else config.learning_rate
+    passes = epochs(width) if config.epochs == AUTO else config.epochs
+    return replace(config, learning_rate=rate, epochs=passes)

@@ -1,0 +1,166 @@
+"""The loss lies on the token that tells the labels apart; labels' frequencies shift what is learnt, as promised."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tiny
+from expertune.config import Config
+from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.gguf.read import GGUFFile
+from expertune.model.load import Placement, Tunable, load
+from expertune.ratings.examples import chat_messages
+from expertune.ratings.scale import answer_text, load_scale
+from expertune.ratings.schema import Example
+from expertune.train.batches import training_batch
+from expertune.train.class_balance import logit_adjustment
+from expertune.train.dev import look
+from expertune.train.encode import Candidates, Row, TokenWeights, candidates, encode
+from expertune.train.loop import Trainer
+from expertune.train.loss import log_probabilities, weighted_loss
+
+BASE = Path(__file__).parents[2] / "examples/base.gguf"
+THREE = Candidates((30, 31), ((41, 42, 7), (43, 7), (41, 45, 7)))
+
+
+@pytest.fixture(scope="module")
+def tunable(tmp_path_factory: pytest.TempPathFactory) -> Tunable:
+    path = tmp_path_factory.mktemp("base") / "tiny.gguf"
+    tiny.make(path, qtype="Q8_0")
+    return load(GGUFFile(path), Config(rank=4, alpha=8.0), Placement(torch.device("cpu"), torch.float32, True, 1))
+
+
+def row(name: str, label: int, *, prompt: tuple[int, ...] = (5, 6, 7), ask: Candidates = THREE) -> Row:
+    answer = (*ask.shared, *ask.own[label], 9)
+    return Row(name, label, prompt, answer, (1.0,) * len(answer), (len(ask.shared) + 1, len(answer) - 1))
+
+
+def test_a_label_is_decided_wherever_another_one_goes_another_way() -> None:
+    assert THREE.decisions(0) == (2, 3)  # 41 or 43, then 42 or 45
+    assert THREE.decisions(1) == (2,)
+    assert THREE.rivals(0, 0) == {41: (0, 2), 43: (1,)}
+    assert THREE.rivals(0, 1) == {42: (0,), 45: (2,)}
+    assert THREE.rivals(1, 1) == {7: (1,)}
+
+
+@pytest.mark.parametrize("labels", [("Match", "Does Not Match", "Unknown"), ("Urgency", "Urgent", "Less urgent")])
+def test_an_encoded_row_weighs_the_deciding_tokens_and_no_other(labels: tuple[str, ...]) -> None:
+    scale = load_scale({label: value for value, label in enumerate(labels)}, None)
+    weights = TokenWeights(decision=20.0, rationale=0.2)
+    rows = []
+    with LlamaCppEngine(BASE, context=512, threads=1) as engine:
+        for label in labels:
+            messages = chat_messages("Cough and fever", scale, "t")
+            example = Example(label, "train", messages, answer_text(label, "because"), label, labels.index(label))
+            rows += encode(engine, [example], scale, weights)
+        answers = candidates(engine, example, scale)
+    for found in rows:
+        heavy = {place for place, weight in enumerate(found.weights) if weight == 20.0}
+        rivals = [other for other in rows if other is not found]
+        # by definition: where this answer's beginning is another's too, and its next token is not
+        expected = {
+            place
+            for place in range(len(found.answer))
+            if any(
+                other.answer[:place] == found.answer[:place] and other.answer[place] != found.answer[place]
+                for other in rivals
+            )
+        }
+        assert heavy == expected == set(answers.decisions(found.label))
+        assert set(found.weights) == {20.0, 1.0, 0.2}
+        reason = slice(*found.rationale)
+        assert set(found.weights[reason]) == {0.2} and found.weights.count(0.2) == reason.stop - reason.start
+
+
+def test_offsets_are_the_log_shares_of_the_labels_at_each_fork() -> None:
+    rows = [row(f"r{i}", 0) for i in range(6)] + [row("a", 1)] * 2 + [row("b", 2)] * 2
+    found = logit_adjustment(THREE, rows, 0.5)
+    assert {token: value for place, token, value in found[0] if place == 2} == pytest.approx(
+        {41: 0.0, 43: 0.5 * math.log(2 / 8)}
+    )
+    assert {token: value for place, token, value in found[0] if place == 3} == pytest.approx(
+        {42: 0.0, 45: 0.5 * math.log(2 / 6)}
+    )
+    assert {place for place, _, _ in found[1]} == {2}
+    assert logit_adjustment(THREE, rows, 0.0) == []
+
+
+def test_loss_and_gradient_with_offsets_are_those_of_shifted_logits(tunable: Tunable) -> None:
+    rows = [row("a", 0), row("b", 1, prompt=(5, 8, 9, 10)), row("c", 2)]
+    batch = training_batch(rows, (1.0, 2.0, 0.5), logit_adjustment(THREE, [*rows, rows[0], rows[0]], 1.0))
+    assert batch.offsets is not None
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N).detach()
+
+    def gradient(loss_of) -> tuple[float, torch.Tensor]:
+        own_ND = hidden_ND.clone().requires_grad_()
+        loss = loss_of(own_ND)
+        loss.backward()
+        assert own_ND.grad is not None
+        return float(loss.detach()), own_ND.grad
+
+    def plainly(own_ND: torch.Tensor) -> torch.Tensor:
+        shift_NV = torch.zeros(len(batch.places_N), tunable.decoder.head.vocabulary)
+        at = batch.offsets
+        assert at is not None
+        shift_NV[at.rows_M, at.tokens_M] = at.values_M
+        logits_NV = tunable.decoder.last_norm(own_ND) @ tunable.decoder.head.weight.matrix().t()
+        each_N = torch.nn.functional.cross_entropy(logits_NV + shift_NV, batch.targets_N, reduction="none")
+        return (each_N * batch.weights_N).sum()
+
+    ours, our_slope = gradient(
+        lambda own: weighted_loss(tunable.decoder, own, batch.targets_N, batch.weights_N, batch.offsets)
+    )
+    theirs, their_slope = gradient(plainly)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    torch.testing.assert_close(our_slope, their_slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(0.0, 0.8), (1.0, 0.5)])
+def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
+    tunable: Tunable, strength: float, expected: float
+) -> None:
+    """The prompt says nothing: without adjustment the model learns the labels' shares, with it evenly."""
+    tunable.lora.restart()
+    two = Candidates((30,), ((41, 7), (43, 7)))
+    rows = [row(f"r{i}", int(i % 5 == 0), ask=two) for i in range(40)]
+    config = Config(
+        rank=4,
+        alpha=8.0,
+        epochs=15,
+        batch_size=8,
+        learning_rate=1e-2,
+        logit_adjustment=strength,
+        patience=1000,
+    )
+    trainer = Trainer(tunable, rows, rows, two, config)
+    list(trainer.run())
+    assert trainer.last_look is not None
+    assert float(trainer.last_look.log_probabilities_NK[0, 0].exp()) == pytest.approx(expected, abs=0.1)
+
+
+def test_a_look_measures_labels_and_rationales_as_single_rows_do(tunable: Tunable) -> None:
+    draw = np.random.default_rng(0)
+    rows = [row(f"r{i}", i % 3, prompt=(5, *(int(t) for t in draw.integers(50, 400, 3 + i)))) for i in range(7)]
+    seen = look(tunable, rows, THREE, batch_size=3)
+
+    def log_of(prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+        batch = training_batch([Row("x", 0, prompt, answer, (1.0,) * len(answer))], (1.0,))
+        with torch.no_grad():
+            return log_probabilities(
+                tunable.decoder, tunable.decoder.hidden(batch.pack, batch.places_N), batch.targets_N
+            )
+
+    labels, reasons = [], []
+    for each in rows:
+        scores = torch.stack([log_of(each.prompt, (*THREE.shared, *own))[2:].sum() for own in THREE.own])
+        labels.append(float(torch.log_softmax(scores, -1)[each.label]))
+        reasons += log_of(each.prompt, each.answer)[slice(*each.rationale)].tolist()
+    assert seen.label_loss == pytest.approx(-np.mean(labels), rel=1e-4)
+    assert seen.rationale_loss == pytest.approx(-np.mean(reasons), rel=1e-4)
+    silent = [Row(r.id, r.label, r.prompt, r.answer, r.weights) for r in rows]
+    assert look(tunable, silent, THREE, batch_size=3).rationale_loss is None

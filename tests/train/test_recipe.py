@@ -1,0 +1,31 @@
+"""What "auto" stands for is a number of the model's size, and a number that was given stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from expertune.config import Config
+from expertune.gguf.read import GGUFFile
+from expertune.train.recipe import learning_rate, with_recipe
+
+BASE = Path(__file__).parents[2] / "examples/base.gguf"
+
+
+def test_the_rate_falls_with_the_width_as_published() -> None:
+    # tinker-cookbook, get_lr for Llama: 5e-5 · 10 · (2000 / hidden size) ** 0.781
+    for width, published in ((576, 1.3e-3), (2048, 4.9e-4), (3072, 3.6e-4), (4096, 2.9e-4), (8192, 1.7e-4)):
+        assert learning_rate(width) == pytest.approx(published, rel=0.03)
+    rates = [learning_rate(width) for width in (64, 256, 576, 2048, 8192, 65536)]
+    assert rates == sorted(rates, reverse=True)
+    assert max(rates) <= 3e-3 and min(rates) >= 5e-5
+
+
+def test_auto_becomes_a_number_and_what_was_given_stays() -> None:
+    with GGUFFile(BASE) as file:
+        auto = with_recipe(file, Config())
+        assert auto.learning_rate == learning_rate(256) and isinstance(auto.epochs, float)
+        given = with_recipe(file, Config(learning_rate=1e-4, epochs=3.0))  # the seed's own values
+        assert (given.learning_rate, given.epochs) == (1e-4, 3.0)
+        assert with_recipe(file, auto) == auto
