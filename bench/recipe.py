@@ -1,26 +1,27 @@
 """What the training defaults stand on: one training a line, rated on validation records only.
 
-    python bench/recipe.py MODEL.gguf SET … [--decision-weight 20] [--learning-rate 1e-3] [--epochs 4] …
+    python bench/recipe.py --models smollm2 --sets visits triage --data FOLDER --setting decision_weight=1
+    python bench/recipe.py --table        # writes the table into bench/README.md
 
-SET is "visits" (the example visits) or a rating file with a .json of its topic and mapping beside it. The run's test
-records are left out altogether; of the others 30 % validate (not 10 %, so that differences show) and the rest trains.
-Each training appends one line to bench/results/recipe.jsonl: figures, and the validation records' log-probabilities
-without ids or text. The same training is not done twice. `--table` prints what is there.
+A run's test records are left out altogether; of the others 30 % validate (not 10 %, so that differences show) and the
+rest trains. Each training appends one line of figures to bench/results/recipe.jsonl; one that is there is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from runs import PAGE, RESULTS, append_result, put_between, read_results, stamp, table
+from sets import MODELS, SETS, RatingSet, find_model, find_set
 from sklearn.metrics import f1_score
 
-from expertune.config import Config, make_config
+from expertune.config import Config, as_dict, make_config
 from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import load, place
@@ -29,120 +30,132 @@ from expertune.train.dev import DevLook
 from expertune.train.encode import Candidates, Row, candidates, encode, token_weights
 from expertune.train.events import DevEvent
 from expertune.train.loop import Trainer
+from expertune.train.recipe import with_recipe
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results/recipe.jsonl"
-VISITS = HERE.parent / "examples/formatted_dataset.csv"
+FILE = RESULTS / "recipe.jsonl"
 VALIDATION = 0.3
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (0.5, 1.0)
+SHOWN = ("decision_weight", "rationale_weight", "class_weight", "logit_adjustment", "learning_rate", "epochs")
+FIXED = {"dev_looks": 1, "patience": 1000}
 
 
-def read_set(name: str, config: Config) -> Prepared:
-    """The set by its split; "visits" are the examples of the repository."""
-    path = VISITS if name == "visits" else Path(name)
-    about = path.with_suffix(".json")
-    told = (
-        json.loads(about.read_text()) if about.exists() else {"topic": "respiratory infections", "rating_mapping": None}
-    )
-    return prepare(path, told["rating_mapping"], told["topic"], config)
-
-
-def divided(prepared: Prepared, seed: int) -> tuple[set[str], set[str]]:
-    """Row ids to train on and to validate by, whole groups each, without the test records."""
+def divided(prepared: Prepared, seed: int) -> set[str]:
+    """Row ids to train on; the other ones of the train and dev parts validate. Groups stay whole."""
     groups = prepared.split.groups
     rows = [row for part in ("train", "dev") for row in prepared.split.parts()[part]]
     names = sorted({groups[row.id] for row in rows})
     random.Random(seed).shuffle(names)
     held = set(names[: round(VALIDATION * len(names))])
-    return {r.id for r in rows if groups[r.id] not in held}, {r.id for r in rows if groups[r.id] in held}
+    return {row.id for row in rows if groups[row.id] not in held}
 
 
 def encoded(model: Path, prepared: Prepared, config: Config) -> tuple[list[Row], Candidates]:
     examples = [example for part in ("train", "dev") for example in prepared.examples[part]]
-    with LlamaCppEngine(model, context=config.max_tokens, threads=1) as engine:
+    with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
         rows = encode(engine, examples, prepared.scale, token_weights(config))
-        return [r for r in rows if r.length <= config.max_tokens], candidates(engine, examples[0], prepared.scale)
+        return [row for row in rows if row.length <= config.max_tokens], candidates(engine, examples[0], prepared.scale)
 
 
-def figures(found: DevLook, truth: list[int], shares: np.ndarray) -> dict[str, object]:
-    """A look in numbers, with what a posthoc adjustment by the labels' shares would make of it."""
+def figures(found: DevLook, truth: list[int], shares_K: np.ndarray) -> dict[str, Any]:
+    """A look in numbers, and the macro-F1 if the labels' shares were taken off its scores afterwards."""
     log_NK = found.log_probabilities_NK.numpy()
-    adjusted = {
-        str(strength): f1_score(truth, (log_NK - strength * np.log(shares)).argmax(-1), average="macro")
-        for strength in STRENGTHS
-    }
     return {
         "macro_f1": found.macro_f1,
         "accuracy": found.accuracy,
         "label_loss": found.label_loss,
         "rationale_loss": found.rationale_loss,
-        "loss": found.loss,
-        "adjusted_macro_f1": adjusted,
+        "adjusted_macro_f1": {
+            str(strength): float(f1_score(truth, (log_NK - strength * np.log(shares_K)).argmax(-1), average="macro"))
+            for strength in STRENGTHS
+        },
     }
 
 
-def training(model: Path, name: str, config: Config, note: str) -> dict[str, object]:
-    """Train once; the result's line."""
-    prepared = read_set(name, config)
+def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
+    """Train once; its figures at each look."""
+    prepared = prepare(data.csv, str(data.mapping) if data.mapping else None, data.topic, config)
     rows, answers = encoded(model, prepared, config)
-    train_ids, _ = divided(prepared, config.seed)
-    train = [row for row in rows if row.id in train_ids]
-    validation = [row for row in rows if row.id not in train_ids]
-    truth = [row.label for row in validation]
-    counts = np.bincount([row.label for row in train], minlength=len(answers.own))
-    shares = np.maximum(counts, 1) / counts.sum()
+    ids = divided(prepared, config.seed)
+    train, validation = [row for row in rows if row.id in ids], [row for row in rows if row.id not in ids]
+    counts_K = np.bincount([row.label for row in train], minlength=len(answers.own))
+    shares_K = np.maximum(counts_K, 1) / counts_K.sum()
     looks, began = [], time.perf_counter()
     with GGUFFile(model) as file:
         tunable = load(file, config, place(file, config), row_tokens=max(row.length for row in rows))
         trainer = Trainer(tunable, train, validation, answers, config)
-        last = None
         for event in trainer.run():
-            if isinstance(event, DevEvent):
-                last = trainer.last_look
-                assert last is not None
-                looks.append({"epoch": event.step / trainer.steps_in_epoch, **figures(last, truth, shares)})
-                print(
-                    json.dumps(
-                        {
-                            "at": looks[-1]["epoch"],
-                            **{k: looks[-1][k] for k in ("macro_f1", "label_loss", "rationale_loss")},
-                            "tau": looks[-1]["adjusted_macro_f1"],
-                            "s": round(time.perf_counter() - began),
-                        }
-                    ),
-                    flush=True,
+            if isinstance(event, DevEvent) and trainer.last_look is not None:
+                epoch = event.step / trainer.steps_in_epoch
+                looks.append(
+                    {"epoch": epoch, **figures(trainer.last_look, [row.label for row in validation], shares_K)}
                 )
-    assert last is not None
-    changed = {f.name: getattr(config, f.name) for f in fields(Config) if getattr(config, f.name) != f.default}
+                print(looks[-1], flush=True)
     return {
-        "model": model.stem,
-        "set": Path(name).stem,
-        "note": note,
-        "settings": changed,
         "rows": [len(train), len(validation)],
-        "shares": shares.round(4).tolist(),
+        "rarest_share": float(shares_K.min()),
         "looks": looks,
         "seconds": round(time.perf_counter() - began, 1),
-        "truth": truth,
-        "log_probabilities": last.log_probabilities_NK.numpy().round(4).tolist(),
     }
+
+
+def key_of(model: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"model": model, "set": data, **{name: settings[name] for name in (*SHOWN, "seed")}}
+
+
+def measure(options: argparse.Namespace) -> None:
+    given = dict(each.split("=", 1) for each in options.setting)
+    for model in options.models:
+        path = find_model(model, options.model_folder)
+        for name in options.sets:
+            with GGUFFile(path) as file:
+                config = with_recipe(file, make_config({**FIXED, "threads": options.threads, **given}))
+            key = key_of(model, name, as_dict(config))
+            if any(key.items() <= entry.items() for entry in read_results(FILE)):
+                print(f"there already: {key}")
+                continue
+            print(key, flush=True)
+            append_result(FILE, {**key, **stamp(), **training(path, find_set(name, options.data), config)})
+
+
+def lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Markdown: a line for each training, what it reached at its last epoch."""
+    head = ("model", "set", "decision", "rationale", "classes", "learning rate", "epochs", "macro-F1", "log-loss")
+    head += ("rationale, nats a token", "macro-F1, shares taken off by ½ / 1")
+    ordered = sorted(entries, key=lambda entry: (MODELS.index(entry["model"]), SETS.index(entry["set"])))
+    return table(head, [row(entry) for entry in ordered])
+
+
+def row(entry: dict[str, Any]) -> list[str]:
+    last, classes = entry["looks"][-1], entry["class_weight"]
+    return [
+        entry["model"],
+        entry["set"],
+        f"{entry['decision_weight']:g}",
+        f"{entry['rationale_weight']:g}",
+        f"shifted by {entry['logit_adjustment']:g}" if classes == "auto" else classes,
+        f"{entry['learning_rate']:g}",
+        f"{entry['epochs']:g}",
+        f"{last['macro_f1']:.3f}",
+        f"{last['label_loss']:.3f}",
+        "–" if last["rationale_loss"] is None else f"{last['rationale_loss']:.2f}",
+        " / ".join(f"{last['adjusted_macro_f1'][str(each)]:.3f}" for each in STRENGTHS),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("sets", nargs="+")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Config")
-    parser.add_argument("--note", default="")
+    parser.add_argument("--models", nargs="+", default=["smollm2"])
+    parser.add_argument("--sets", nargs="+", default=["visits"], choices=SETS)
+    parser.add_argument("--data", type=Path, help="folder with the rating files of the other sets")
+    parser.add_argument("--model-folder", type=Path, help="folder with the real models, else they are fetched")
+    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of expertune tune")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="only write the table into bench/README.md")
     options = parser.parse_args()
-    given = dict(each.split("=", 1) for each in options.set)
-    RESULTS.parent.mkdir(exist_ok=True)
-    for name in options.sets:
-        config = replace(make_config({"threads": 1, "dev_looks": 1, "patience": 1000, **given}))
-        print(Path(name).stem, given, flush=True)
-        line = training(options.model, name, config, options.note)
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+    if options.table:
+        put_between(PAGE, "recipe", list(lines(read_results(FILE))))
+    else:
+        measure(options)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Config:
     decision_weight: float = _setting(
         20.0, "Weight of the token that tells the labels apart; the others' is 1.", low=1.0, high=1e4
     )
-    rationale_weight: float = _setting(0.2, "Weight of a rationale's token beside a rating's.", low=0.0, high=1.0)
+    rationale_weight: float = _setting(1.0, "Weight of a rationale's token in the loss.", low=0.0, high=1.0)
     dev_looks: int = _setting(2, "Looks at the dev rows in each epoch.", low=1, high=20)
     patience: int = _setting(4, "Looks without a gain after which training stops early.", low=1, high=1000)
     checkpoint_seconds: float = _setting(120.0, "Seconds between two checkpoints.", low=0.0)
