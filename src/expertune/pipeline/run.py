@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, as_dict, make_config
+from ..config import AUTO, Config, as_dict, make_config
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.locate import Located, locate
 from ..engine.ollama import OllamaEngine
@@ -27,6 +27,7 @@ from ..rate.product import ANSWER_ROOM
 from ..rate.score import Pass
 from ..ratings.examples import training_lines
 from . import outputs
+from .advice import advice
 from .choice import MODEL_SET, TUNE, Choice, choose
 from .finish import Told, finish
 from .interrupt import stop_after_step
@@ -62,6 +63,11 @@ class Run:
         self._base: Base | None = None
         self._read: Read | None = None
         self._further: list[Served] = []
+
+    @property
+    def stopped_training(self) -> bool:
+        """True where --resume finds a training to go on with."""
+        return self.resume and any((self.folder / outputs.CHECKPOINTS).rglob("*.pt"))
 
     def close(self) -> None:
         if self._server is not None:
@@ -102,6 +108,8 @@ class Run:
         """Read, train, export, judge; returns the metadata. Raises TrainingFailedError where the file loses on dev."""
         from ..model.arch import read_spec
         from ..model.load import resolve
+        from ..train.checkpoint import check_owner
+        from ..train.recipe import with_recipe
         from .tune import read_base, tune
 
         base = self._base
@@ -109,8 +117,10 @@ class Run:
             raise FineTuningNotSupportedError(f"{self.model_name}: its file is not on this machine")
         with GGUFFile(base.path) as file:
             read_spec(file)
-            self.config = self._first_settings() or resolve(file, self.config)
+            self.config = self._first_settings() or with_recipe(file, resolve(file, self.config))
         identity = run_identity(base, self.prepared, self.config)
+        if self.resume:
+            check_owner(self.folder / outputs.CHECKPOINTS, identity)
         self._write_inputs()
         memory = Memory(self.folder / outputs.CHECKPOINTS, identity, resume=self.resume)
         job = Job(base, self.config, self.folder, self.progress, self.clock, memory, identity, self.resume)
@@ -142,8 +152,8 @@ class Run:
         if not self.resume or not path.exists():
             return None
         first = outputs.read_config(path)["settings"]
-        chosen = {name: first.get(name) for name in ("device", "precision", "threads")}
-        ours = {name: value for name, value in as_dict(self.config).items() if name not in chosen}
+        open_ = {"device": AUTO, "precision": AUTO, "threads": 0, "learning_rate": AUTO, "epochs": AUTO}
+        ours = {name: value for name, value in as_dict(self.config).items() if open_.get(name) != value}
         return make_config(first) if ours.items() <= first.items() else None
 
     def _write_inputs(self) -> None:
@@ -162,7 +172,7 @@ class Run:
         if tuned <= base:
             raise TrainingFailedError(
                 f"the finished file is not better than its base on the {len(made.dev.rated)} dev rows "
-                f"(macro-F1 {tuned:.3f} against {base:.3f}); check the ratings, or raise --epochs or --learning-rate"
+                f"(macro-F1 {tuned:.3f} against {base:.3f}); {advice(made.history)}"
             )
 
     def _rate_tuned(self, job: Job, file: Path, context: int) -> Pass:
@@ -293,8 +303,7 @@ class Run:
                 rating=found.trust.to_dict() if found else None,
             )
         )
-        if tuned is not None:
-            outputs.remove_checkpoints(self.folder)
+        outputs.remove_checkpoints(self.folder)
         return metadata
 
     def _finish(self, told: Told) -> dict[str, Any]:

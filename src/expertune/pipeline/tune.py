@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..config import Config
 from ..engine.llama_cpp import LlamaCppEngine
 from ..engine.ollama_render import OllamaRenderer
-from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
 from ..export.adapter import export_adapter
 from ..export.merged import Merged, merge
 from ..export.types import Choice
@@ -22,9 +22,10 @@ from ..gguf.read import GGUFFile
 from ..model.load import Placement, Tunable, load, place
 from ..rate.product import ANSWER_ROOM
 from ..rate.score import Pass
-from ..train.encode import Row, candidates, check_lengths, encode
-from ..train.trials import Trial, Trials
+from ..train.encode import Row, candidates, check_lengths, encode, token_weights
+from ..train.loop import Trainer, TrainingResult
 from . import outputs
+from .advice import advice, rate_too_high
 from .judge import rate_shown
 from .prepare import Prepared
 from .records import Job, Read, Tuned
@@ -75,9 +76,7 @@ def _encode(
 ) -> tuple[dict[str, tuple[Row, ...]], Prepared]:
     examples = [example for part in prepared.examples.values() for example in part]
     with job.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
-        rows = encode(
-            engine, examples, prepared.scale, rationale_weight=job.config.rationale_weight, on_row=stage.advance
-        )
+        rows = encode(engine, examples, prepared.scale, token_weights(job.config), on_row=stage.advance)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=job.config.long_rows == "drop")}
     prepared = prepared.without(frozenset(example.id for example in examples if example.id not in fitting))
     empty = [part for part, left in prepared.examples.items() if not left]
@@ -98,9 +97,7 @@ def tune(job: Job, read: Read, should_stop: Callable[[], bool]) -> Tuned:
         pairs, scale, threads = tunable.lora.pairs(), tunable.lora.scale, tunable.placement.threads
         del tunable  # the float copies of the base go before the engine loads the file
         with job.clock.stage("export"):
-            adapter_pass = job.memory.passed(
-                "adapter-dev", lambda: _rate_dev(job, read, job.base.path, with_adapter=True)
-            )
+            adapter_pass = _rate_adapter(job, read, history)
             merged = merge(
                 job.folder / outputs.CHECKPOINTS / outputs.MODEL,
                 file,
@@ -124,7 +121,7 @@ def _train(
     started = time.perf_counter()
     tunable = load(file, job.config, placement, row_tokens=longest)
     load_seconds = round(time.perf_counter() - started, 3)
-    trials = Trials(
+    trainer = Trainer(
         tunable,
         read.rows["train"],
         read.rows["dev"],
@@ -135,29 +132,22 @@ def _train(
         resume=job.resume,
         should_stop=should_stop,
     )
-    shown = ""
-    with ExitStack() as display:
-        for weighting, event in trials.run():
-            if weighting != shown:
-                display.close()
-                title = "Training" if weighting == "none" else "Training, rare classes weighted"
-                display.enter_context(job.progress.stage(title, total=event.steps, done=event.step, unit="steps"))
-                shown = weighting
+    with job.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
+        for event in trainer.run():
             job.progress.show(event)
-    best = trials.best
-    assert best is not None
-    if best.result.best_step == 0:
+    result = trainer.result
+    if result.best_step == 0:
         raise TrainingFailedError(
             f"training gained nothing on the {len(read.rows['dev'])} dev rows over the base "
-            f"(macro-F1 {best.result.base_macro_f1:.3f}); check the ratings, or raise --epochs or --learning-rate"
+            f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
-    return tunable, _training_facts(trials, best, placement, load_seconds, tunable), best.result.history
+    return tunable, _training_facts(job.config, result, placement, load_seconds, tunable), result.history
 
 
 def _training_facts(
-    trials: Trials, best: Trial, placement: Placement, load_seconds: float, tunable: Tunable
+    config: Config, result: TrainingResult, placement: Placement, load_seconds: float, tunable: Tunable
 ) -> dict[str, Any]:
-    steps = [event for event in best.result.history if event["kind"] == "step"]
+    steps = [event for event in result.history if event["kind"] == "step"]
     seconds = sum(event["seconds"] for event in steps)
     return {
         "approach": "lora_on_gguf",
@@ -166,20 +156,14 @@ def _training_facts(
         "trained_numbers": int(tunable.lora.values_P.numel()),
         **placement.describe(),
         "load_seconds": load_seconds,
-        "steps": best.result.steps,
-        "best_step": best.result.best_step,
-        "class_weighting": best.weighting,
-        "weightings_tried": {
-            trial.weighting: {
-                "dev_macro_f1": trial.result.macro_f1,
-                "dev_loss": trial.result.loss,
-                "best_step": trial.result.best_step,
-            }
-            for trial in trials.done
-        },
-        "dev_macro_f1": best.result.macro_f1,
-        "dev_loss": best.result.loss,
-        "base_dev_macro_f1": best.result.base_macro_f1,
+        "learning_rate": config.learning_rate,
+        "epochs": config.epochs,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "class_weighting": config.class_weight,
+        "dev_macro_f1": result.macro_f1,
+        "dev_loss": result.loss,
+        "base_dev_macro_f1": result.base_macro_f1,
         "tokens_per_second": round(sum(event["tokens"] for event in steps) / seconds, 1) if seconds else None,
         "last_loss": steps[-1]["loss"] if steps else None,
     }
@@ -198,6 +182,16 @@ def _provenance(job: Job) -> dict[str, str]:
         "expertune.base.sha256": job.base.sha256,
         "expertune.run": job.run_id,
     }
+
+
+def _rate_adapter(job: Job, read: Read, history: tuple[dict[str, Any], ...]) -> Pass:
+    """The dev rows by the base with the adapter. Raises TrainingFailedError where it diverged too far to be served."""
+    try:
+        return job.memory.passed("adapter-dev", lambda: _rate_dev(job, read, job.base.path, with_adapter=True))
+    except EngineError as error:
+        if not rate_too_high(history):
+            raise
+        raise TrainingFailedError(f"what was trained cannot be served ({error}); {advice(history)}") from error
 
 
 def _rate_dev(job: Job, read: Read, path: Path, *, with_adapter: bool = False) -> Pass:

@@ -1,0 +1,71 @@
+"""Advice after a training that gained nothing: which setting to change, read from its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+SHARE = 4  # a quarter of the steps is averaged: batches differ, so that a few of them say little
+TRAINING_RISE = 1.4
+VALIDATION_RISE = 1.02  # the same rows each time, so that only rounding is allowed for
+HIGH_RATE = 1e-2  # peak rate of LoRA: the smallest models learn best at a third of it (train/recipe.py)
+
+
+def advice(history: Sequence[Mapping[str, Any]]) -> str:
+    """The settings to change. `history` holds a training's events as mappings; their "kind" is "step" or "dev".
+
+    Never a higher learning rate where a loss rose or the rate was high already, but a tenth of it.
+    """
+    if why := _too_high(history):
+        return f"{why}: lower --learning-rate to {_peak_rate(history) / 10:.2g}"
+    return "check the ratings, or raise --epochs or --learning-rate"
+
+
+def rate_too_high(history: Sequence[Mapping[str, Any]]) -> bool:
+    """True where the advice is to lower the learning rate."""
+    return bool(_too_high(history))
+
+
+def _too_high(history: Sequence[Mapping[str, Any]]) -> str:
+    """Why the learning rate was too high; empty where nothing says so."""
+    if rise := _rise(history):
+        return f"the {rise}"
+    rate = _peak_rate(history)
+    return f"the learning rate of {rate:.2g} is too high for a model of any size" if rate >= HIGH_RATE else ""
+
+
+def _peak_rate(history: Sequence[Mapping[str, Any]]) -> float:
+    return max((float(event["learning_rate"]) for event in history if event["kind"] == "step"), default=0.0)
+
+
+def _rise(history: Sequence[Mapping[str, Any]]) -> str:
+    """Which loss rose and how far; empty where none did. The first look at the validation records is the base's."""
+    validation = [float(event["loss"]) for event in history if event["kind"] == "dev"]
+    steps = [event for event in history if event["kind"] == "step"]
+    if steps:
+        start, peak = _start_and_peak(steps)
+        start = max(start, validation[0]) if validation else start
+        if _rose(start, peak, TRAINING_RISE):
+            return f"training loss rose from {start:.2f} to {peak:.2f}"
+    if len(validation) > 1 and _rose(validation[0], validation[-1], VALIDATION_RISE):
+        return f"loss on the validation records rose from {validation[0]:.2f} to {validation[-1]:.2f}"
+    return ""
+
+
+def _start_and_peak(steps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Mean training loss while the rate warmed up, and of the worst quarter of the steps in a row.
+
+    Not that of the last quarter: a rate that falls to zero lets a model that has diverged settle on one answer, with a
+    loss below the base's.
+    """
+    losses, rates = [float(event["loss"]) for event in steps], [float(event["learning_rate"]) for event in steps]
+    width = min(max(3, len(losses) // SHARE), len(losses))
+    warm = min(max(1, rates.index(max(rates))), width)
+    peak = max(fmean(losses[at : at + width]) for at in range(len(losses) - width + 1))
+    return fmean(losses[:warm]), peak
+
+
+def _rose(first: float, last: float, factor: float) -> bool:
+    """True also where the last loss is NaN."""
+    return not last <= factor * first
