@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Tune the GGUF that Ollama already holds on an expert's ratings, and prove the finished file.",
 )
 
+EXIT_FAILED = 1
 EXIT_FELL_BACK = 3
 EXIT_INTERRUPTED = 130
 
@@ -99,9 +100,13 @@ def tune(
     from .fine_tuner import FineTuner
     from .summary import print_summary
 
+    def show(metadata: Mapping[str, Any]) -> None:
+        print_summary(metadata, output_dir)
+        sys.stdout.flush()  # whatever becomes of the registration, the result has been shown
+
     run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
     tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback, allow_remote=allow_remote)
-    _, metadata = tuner.process_dataset(
+    success, metadata = tuner.process_dataset(
         run["input"],
         run["model"],
         rating_mapping,
@@ -111,11 +116,24 @@ def tune(
         register=register,
         replace=replace,
         force=force,
+        on_result=show,
         **values,
     )
-    print_summary(metadata, output_dir)
+    if (registration := metadata.get("registration")) is not None:
+        _show_registration(registration)
     if metadata["fallback_reason"] is not None:
         raise typer.Exit(EXIT_FELL_BACK)
+    if not success:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _show_registration(registration: Mapping[str, Any]) -> None:
+    from .summary import print_registration, refusal
+
+    if registration["registered"]:
+        print_registration(registration)
+    else:
+        print(f"error: {refusal(registration)}", file=sys.stderr)
 
 
 def _merged(

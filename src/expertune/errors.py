@@ -18,6 +18,8 @@ Messages are one line and say what to do. They never hold the text of a row.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ExpertuneError(Exception):
     """Base of all; `exit_code` is what the command line returns."""
@@ -54,7 +56,11 @@ class ModelSetConfigError(ExpertuneError):
 
 
 class RegistrationError(ExpertuneError):
-    pass
+    """`override` is the flag with which the refused file is registered all the same; empty where none does."""
+
+    def __init__(self, message: str, *, override: str = "") -> None:
+        super().__init__(message)
+        self.override = override
 
 
 class OutputError(ExpertuneError):
@@ -62,7 +68,10 @@ class OutputError(ExpertuneError):
 
 
 class Interrupted(ExpertuneError):
+    """`metadata` are those of a run that was stopped after its results were written: while it registered them."""
+
     exit_code = 130
+    metadata: dict[str, Any] | None = None
 
 
 class DatasetTooSmallWarning(UserWarning):

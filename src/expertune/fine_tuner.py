@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from .capability import Capability
 from .capability import capability as capability_of
-from .config import as_dict, make_config
+from .config import Config, as_dict, make_config
 from .engine.ollama_server import OllamaServer, running_server
 from .errors import (
     DatasetError,
@@ -37,12 +37,12 @@ from .modelset.material import gather
 from .pipeline import outputs
 from .pipeline.estimate import with_rate
 from .pipeline.prepare import SMALL, prepare
-from .pipeline.registration import prepared_again, read_metadata, register_folder, tell_unregistered
+from .pipeline.registration import Target, prepared_again, read_metadata, register_folder, register_result
 from .pipeline.run import Run
 from .progress import Progress
 from .ratings.examples import chat_record
 from .register.gate import objections
-from .register.register import refuse_taken
+from .register.register import refuse_base, refuse_taken
 
 log = logging.getLogger("expertune")
 
@@ -95,20 +95,25 @@ class FineTuner:
         register: str | None = None,
         replace: bool = False,
         force: bool = False,
+        on_result: Callable[[dict[str, Any]], None] = lambda metadata: None,
         **settings: Any,
     ) -> tuple[bool, dict[str, Any]]:
         """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
 
         `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
         `register` is the name that a tuned file which passed gets in the running Ollama; `replace` and `force` as in
-        `register_model`.
+        `register_model`. Success then also means that it was registered. Where it was not, nothing is raised and
+        nothing of the result is lost: metadata["registration"] has "registered" False, the reason, and the command with
+        which to go on. `on_result` gets the metadata once the result is judged and written, before it is registered.
         Raises DatasetError, UsageError and ModelFileError for bad input, OutputError where nothing can be written,
-        Interrupted on Ctrl-C (go on with resume=True), and without fallback FineTuningNotSupportedError and
-        TrainingFailedError.
+        Interrupted on Ctrl-C (go on with resume=True; its `metadata` are there if only the registration was stopped),
+        and without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError:
+        before the work, where `register` is no free name or no server answers.
         """
         config = make_config(settings)
-        if register is not None:
-            self._check_name(register, replace=replace)  # before hours of work, not after them
+        target = Target(register, replace, force, self.allow_remote) if register is not None else None
+        if target is not None:
+            _check_target(target, model_name, config)  # before hours of work, not after them
         folder = outputs.open_folder(Path(output_dir))
         prepared = prepare(df, rating_mapping, target_topics, config)
         with (
@@ -127,14 +132,9 @@ class FineTuner:
             run = Run(prepared, config, folder, progress, model_name, resume=resume, allow_remote=self.allow_remote)
             with closing(run), self._told():
                 metadata = self._process(run)
-                if register is not None and "fine_tuning_info" in metadata:
-                    with OllamaServer(allow_remote=self.allow_remote) as server:
-                        register_folder(
-                            server, register, folder, metadata, run.prepared, progress, replace=replace, force=force
-                        )
-                elif register is not None:
-                    tell_unregistered(folder, metadata, register)
-                return True, metadata
+                on_result(metadata)
+                done = target is None or register_result(target, folder, metadata, run.prepared, progress)
+                return done, metadata
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -168,14 +168,9 @@ class FineTuner:
         with (
             _log_to(folder / outputs.LOG, debug=self.debug_mode),
             Progress(quiet=self.quiet) as progress,
-            OllamaServer(allow_remote=self.allow_remote) as server,
         ):
-            made = register_folder(server, name, folder, metadata, prepared, progress, replace=replace, force=force)
-        return made.to_dict()
-
-    def _check_name(self, name: str, *, replace: bool) -> None:
-        with OllamaServer(allow_remote=self.allow_remote) as server:
-            refuse_taken(server, name, replace=replace)
+            target = Target(name, replace, force, self.allow_remote)
+            return register_folder(target, folder, metadata, prepared, progress).to_dict()
 
     def _process(self, run: Run) -> dict[str, Any]:
         if len(run.prepared.ratings) < SMALL and self.fallback_mode:
@@ -190,7 +185,15 @@ class FineTuner:
             run.find_base()
             return run.tuned()
         except (FineTuningNotSupportedError, TrainingFailedError) as error:
+            failed = isinstance(error, TrainingFailedError)
+            if not failed and run.stopped_training:  # a model set would end the run, and remove what it has trained
+                raise FineTuningNotSupportedError(
+                    f"{error}; the stopped training is kept: --resume goes on once this is mended, and the command "
+                    "without it makes a model set"
+                ) from None
             if not self.fallback_mode:
+                if failed:
+                    outputs.remove_checkpoints(run.folder)  # with these settings it would fail again
                 raise
             log.warning("falling back to the model set: %s", error)
             return run.model_set(str(error))
@@ -250,11 +253,32 @@ class FineTuner:
         return content
 
 
+def _check_target(target: Target, model_name: str, config: Config) -> None:
+    """Raises UsageError, RegistrationError or EngineError where nothing could be registered under this name."""
+    if config.approach == "model-set":
+        raise UsageError("register: a model set cannot be registered; leave the name out, or take another approach")
+    with OllamaServer(allow_remote=target.allow_remote) as server:
+        if not os.path.isfile(model_name):  # noqa: PTH113
+            refuse_base(target.name, model_name)
+        refuse_taken(server, target.name, replace=target.replace)
+
+
+class _LogFile(logging.FileHandler):
+    """On a full disk lines are lost, but neither a run nor what it prints."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def _log_to(path: Path, *, debug: bool) -> Iterator[None]:
     """The run's log file, mode 0600. No line holds the text of a row."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.addHandler(handler)

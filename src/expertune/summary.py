@@ -32,8 +32,6 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
             print(f"  {each['name']:10} {' '.join(figures)}")
     for line in _training(metadata.get("training"), metadata.get("export")):
         print(line)
-    if (registration := metadata.get("registration")) is not None:
-        print_registration(registration)
     for finding in metadata["data_audit"]["findings"]:
         if finding["severity"] != "info":
             print(f"{finding['severity']}: {finding['message']}")
@@ -43,19 +41,26 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
             print(f"  {path.name:28} {size_text(path.stat().st_size):>9}")
 
 
+def refusal(registration: Mapping[str, Any]) -> str:
+    """The line that says why there is no registered model, and how to go on."""
+    reason = registration["reason"].rstrip(".")
+    return f"not registered as {registration['name']}: {reason}. Go on with: {registration['command']}"
+
+
 def print_registration(made: Mapping[str, Any]) -> None:
-    """How a registered model was proven in the server, or why there is none."""
-    if not made["registered"]:
-        print(f"\nNot registered as {made['name']}: {made['reason']}.")
-        return
+    """How a registered model was proven in the server."""
     found = made["agreement"]
     kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
     print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")
-    print(
-        f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows "
-        f"{found['labels']:.0%} are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
-        f"{found['chat_labels']:.0%} also by a plain /api/chat."
-    )
+    if found["labels"] is None:
+        scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
+        rated = f"{found['chat_labels']:.0%} {scored}."
+    else:
+        rated = (
+            f"{found['labels']:.0%} are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
+            f"{found['chat_labels']:.0%} also by a plain /api/chat."
+        )
+    print(f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows {rated}")
     for line in made["overridden"]:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {made['name']}")

@@ -84,7 +84,9 @@ def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, mon
 def test_an_invalid_or_taken_name_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(tmp_path, monkeypatch) as contract:
         contract.add("base", tiny.make(tmp_path / "bpe.gguf", layers=1), template=TEMPLATE)
-        for name, line in (("base", "in use in Ollama"), ("bad name!", "bad name!")):
+        contract.add("other", tmp_path / "bpe.gguf", template=TEMPLATE)
+        lines = (("base", "is the base itself"), ("other", "in use in Ollama"), ("bad name!", "bad name!"))
+        for name, line in lines:
             with pytest.raises(Exception, match=line):
                 FineTuner(quiet=True).process_dataset(ROWS, "base", output_dir=tmp_path / "out", register=name)
         assert not (tmp_path / "out").exists()

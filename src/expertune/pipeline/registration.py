@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import make_config
 from ..engine.locate import Located, locate
 from ..engine.ollama_server import OllamaServer
-from ..errors import ExpertuneError, Interrupted, RegistrationError, UsageError
+from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
 from ..files import sha256
 from ..progress import Progress
 from ..rate.product import ANSWER_ROOM, prompts_by_server
@@ -20,6 +22,23 @@ from . import outputs
 from .prepare import Prepared, prepare
 
 log = logging.getLogger("expertune")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The name that a tuned file is to have in Ollama, and what the user allows for it."""
+
+    name: str
+    replace: bool = False
+    force: bool = False
+    allow_remote: bool = False
+
+    def command(self, folder: Path, *, override: str = "", moved: bool = False) -> str:
+        """What to type to register the file of `folder`; `moved`: its rows are not where the run read them."""
+        chosen = [f"--{name.replace('_', '-')}" for name in ("replace", "force", "allow_remote") if getattr(self, name)]
+        flags = [*chosen, *([override] if override and override not in chosen else [])]
+        rows = ["--input", "FILE"] if moved else []
+        return shlex.join(["expertune", "register", str(folder), "--name", self.name, *rows, *flags])
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -50,50 +69,77 @@ def prepared_again(folder: Path, metadata: Mapping[str, Any], data: Any = None) 
     return prepared
 
 
+def register_result(
+    target: Target, folder: Path, metadata: dict[str, Any], prepared: Prepared, progress: Progress
+) -> bool:
+    """Register what a run has just made. False where it was not: its metadata say why, and how to go on.
+
+    Raises Interrupted, which carries the metadata.
+    """
+    if "fine_tuning_info" not in metadata:
+        _refuse_model_set(target, folder, metadata)
+        return False
+    try:
+        register_folder(target, folder, metadata, prepared, progress)
+    except Interrupted as stopped:
+        stopped.metadata = metadata
+        raise
+    except ExpertuneError:
+        return False
+    return True
+
+
 def register_folder(
-    server: OllamaServer,
-    name: str,
-    folder: Path,
-    metadata: dict[str, Any],
-    prepared: Prepared,
-    progress: Progress,
-    *,
-    replace: bool = False,
-    force: bool = False,
+    target: Target, folder: Path, metadata: dict[str, Any], prepared: Prepared, progress: Progress
 ) -> Registered:
-    """Register a folder's tuned file as `name`; the metadata on disk then tell of it, also where it was refused.
+    """Register a folder's tuned file; the metadata then tell of it, in memory and on disk, also where it was refused.
 
     Raises RegistrationError, Interrupted on Ctrl-C, and what the server's requests raise.
     """
+    name, moved = target.name, not Path(prepared.source).is_file()
     try:
-        candidate = _candidate(server, folder, metadata, prepared)
-        made = register(server, name, candidate, progress, replace=replace, force=force)
-    except ExpertuneError as error:
-        log.error("not registered as %s: %s", name, error)
-        _tell(folder, metadata, {"name": name, "registered": False, "reason": str(error)})
-        raise
+        with OllamaServer(allow_remote=target.allow_remote) as server:
+            candidate = _candidate(server, folder, metadata, prepared)
+            made = register(server, name, candidate, progress, replace=target.replace, force=target.force)
     except KeyboardInterrupt:
-        _tell(folder, metadata, {"name": name, "registered": False, "reason": "stopped"})
-        raise Interrupted(
-            f"stopped; Ollama is as it was and the tuned file is whole: go on with expertune register {folder} "
-            f"--name {name}"
-        ) from None
+        command = target.command(folder, moved=moved)
+        _tell(folder, metadata, _refused(name, "stopped", command))
+        raise Interrupted(f"stopped; Ollama is as it was and the tuned file is whole: go on with {command}") from None
+    except Exception as error:
+        known = isinstance(error, ExpertuneError)
+        reason = str(error) if known else f"unexpected {type(error).__name__}; add --debug to see where"
+        override = error.override if isinstance(error, RegistrationError) else ""
+        log.error("not registered as %s: %s", name, reason)
+        _tell(folder, metadata, _refused(name, reason, target.command(folder, override=override, moved=moved)))
+        if known:
+            raise
+        raise RegistrationError(reason) from error
     _tell(folder, metadata, made.to_dict())
     return made
 
 
-def tell_unregistered(folder: Path, metadata: dict[str, Any], name: str) -> None:
-    """A run that made a model set has nothing to register: said in the log and in the metadata."""
-    reason = "the run made a model set; --approach tune keeps to the tuned file"
-    log.warning("not registered as %s: %s", name, reason)
-    _tell(folder, metadata, {"name": name, "registered": False, "reason": reason})
+def _refuse_model_set(target: Target, folder: Path, metadata: dict[str, Any]) -> None:
+    """A model set is no file that Ollama could serve."""
+    reason = "the run made a model set, and only a tuned file can be registered"
+    if metadata["fallback_reason"] is None:
+        reason += " (--approach tune keeps to it)"
+    log.warning("not registered as %s: %s", target.name, reason)
+    command = shlex.join(["expertune", "rate", "FILE", "--with", str(folder)])
+    _tell(folder, metadata, _refused(target.name, reason, command))
+
+
+def _refused(name: str, reason: str, command: str) -> dict[str, Any]:
+    return {"name": name, "registered": False, "reason": reason, "command": command}
 
 
 def _tell(folder: Path, metadata: dict[str, Any], registration: Mapping[str, Any]) -> None:
-    """A refusal does not hide an earlier success: that model is still there."""
+    """Put the outcome into the metadata. A refusal does not hide an earlier success: that model is still there."""
     if registration["registered"] or not (metadata.get("registration") or {}).get("registered"):
         metadata["registration"] = dict(registration)
-        outputs.write_metadata(folder, metadata)
+        try:
+            outputs.write_metadata(folder, metadata)
+        except OutputError as error:  # the disk is full: the caller's metadata still say it
+            log.error("%s", error)
 
 
 def _candidate(server: OllamaServer, folder: Path, metadata: Mapping[str, Any], prepared: Prepared) -> Candidate:

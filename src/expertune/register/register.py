@@ -124,15 +124,21 @@ def _reference(server: OllamaServer, candidate: Candidate) -> OllamaRenderer | N
 def _objections(candidate: Candidate, *, force: bool) -> list[str]:
     found = objections(candidate.metadata)
     if found and not force:
-        raise RegistrationError(f"not registered: {'; '.join(found)} (--force registers it all the same)")
+        raise RegistrationError(f"{'; '.join(found)}; --force registers it all the same", override="--force")
     return found
 
 
 def _check_name(server: OllamaServer, name: str, candidate: Candidate, *, replace: bool) -> bool:
     """Whether the name is in use. Raises RegistrationError where that forbids to take it."""
-    if candidate.base is not None and full_name(name) == full_name(candidate.base_name):
-        raise RegistrationError(f"{name}: is the base itself; choose another name for the tuned model")
+    if candidate.base is not None:
+        refuse_base(name, candidate.base_name)
     return refuse_taken(server, name, replace=replace)
+
+
+def refuse_base(name: str, base_name: str) -> None:
+    """Raises RegistrationError where both name the same model in Ollama."""
+    if full_name(name) == full_name(base_name):
+        raise RegistrationError(f"{name}: is the base itself; choose another name for the tuned model")
 
 
 def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:

@@ -1,0 +1,267 @@
+"""A file that is tuned and judged but not registered: the result is shown, then why, then how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import tiny
+from expertune.config import make_config
+from expertune.engine.ollama_server import OllamaServer
+from expertune.errors import RegistrationError, UsageError
+from expertune.files import sha256
+from expertune.fine_tuner import FineTuner
+from expertune.pipeline.prepare import prepare
+from expertune.pipeline.registration import Target, prepared_again, read_metadata, register_result
+from expertune.progress import Progress
+from ollama_contract.server import ContractServer
+from ollama_contract.templates import TEMPLATE
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+TOPIC = "respiratory infections"
+QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 3e-3, "rank": 8, "batch_size": 8, "class_weight": "none",
+                         "bootstrap": 100, "approach": "tune", "threads": 1, "precision": "fp32"}  # fmt: skip
+HELD_BACK = {"probability_gap": 0.0}  # no file is that near to its adapter, so that the gate holds it back
+NEVER_HELD_BACK = {"probability_gap": 1.0, "agreement": 0.0}
+Start = Callable[[], ContractServer]
+
+
+def start_command(arguments: list[str], host: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "expertune", *arguments],
+        env=os.environ | {"OLLAMA_HOST": host, "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def run_command(arguments: list[str], host: str) -> tuple[int, str, str]:
+    process = start_command(arguments, host)
+    said, errors = process.communicate(timeout=300)
+    return process.returncode, said, errors
+
+
+def tune_arguments(folder: Path, rows: Path, name: str, **more: Any) -> list[str]:
+    settings = [part for key, value in {**QUICK, **more}.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    return ["tune", "--input", str(rows), "--model", "small", "--topics", TOPIC, "--output-dir", str(folder),
+            *settings, "--register", name]  # fmt: skip
+
+
+def error_line(errors: str) -> str:
+    (line,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in errors
+    return line
+
+
+def check_result_is_shown(said: str, folder: Path) -> None:
+    """Verdict first, then the table, then every file."""
+    metadata = read_metadata(folder)
+    places = [said.index(part) for part in (metadata["verdict"], "accuracy", "  tuned", f"Files in {folder}/")]
+    assert places[0] == 0 and places == sorted(places)
+    files = said[places[-1] :]
+    for path in folder.iterdir():
+        assert not path.is_file() or path.name in files
+    assert "fine_tuned_model.gguf" in files and not (folder / "checkpoints").exists()
+
+
+def names(host: str) -> set[str]:
+    with OllamaServer(host) as server:
+        return {each["name"] for each in server.tags()}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server over one models folder, with the base in it."""
+    started: list[ContractServer] = []
+
+    def make() -> ContractServer:
+        server = ContractServer(tmp_path / "models")
+        started.append(server)
+        if "small:latest" not in names(server.host):
+            server.add("small", BASE, template=TEMPLATE)
+        return server
+
+    yield make
+    for server in started:
+        if not server.closing.is_set():
+            server.close()
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "some rows.csv"
+    pd.read_csv(ROWS).head(120).to_csv(path, index=False)
+    return path
+
+
+def go_on(line: str, host: str, name: str) -> None:
+    """The command that the line ends with, typed as it stands, registers the file."""
+    command = shlex.split(line.partition("Go on with: ")[2])
+    assert command[:2] == ["expertune", "register"]
+    code, said, errors = run_command(command[1:], host)
+    assert code == 0 and said.strip().startswith(f"Registered as {name} with Ollama"), errors
+    assert f"{name}:latest" in names(host)
+
+
+# --- by the command line ---
+
+
+@pytest.mark.slow
+def test_a_file_that_the_gate_holds_back(start: Start, rows: Path, tmp_path: Path) -> None:
+    server, folder = start(), tmp_path / "the run"
+    code, said, errors = run_command(tune_arguments(folder, rows, "my-rater", **HELD_BACK), server.host)
+    assert code == 1, errors
+    check_result_is_shown(said, folder)
+    line = error_line(errors)
+    assert line.startswith("error: not registered as my-rater: ") and "which is below the gate" in line
+    assert line.endswith(f"Go on with: expertune register '{folder}' --name my-rater --force")
+    told = read_metadata(folder)["registration"]
+    assert told["name"] == "my-rater" and told["registered"] is False
+    assert told["reason"] in line and line.endswith(told["command"])
+    assert names(server.host) == {"small:latest"}
+    code, _, errors = run_command(["register", str(folder), "--name", "my-rater"], server.host)
+    assert code == 1 and error_line(errors).endswith("--force registers it all the same")
+    go_on(line, server.host, "my-rater")
+    assert read_metadata(folder)["registration"]["registered"] is True
+
+
+@pytest.mark.slow
+def test_a_server_that_went_away_after_training(start: Start, rows: Path, tmp_path: Path) -> None:
+    server, folder = start(), tmp_path / "run"
+    process = start_command(tune_arguments(folder, rows, "my-rater", **NEVER_HELD_BACK), server.host)
+    while not (folder / "fine_tuned_adapter.gguf").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    server.close()
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 1, errors
+    check_result_is_shown(said, folder)
+    line = error_line(errors)
+    assert f"not registered as my-rater: no Ollama server answers at {server.url}; start it" in line
+    assert "--force" not in line and read_metadata(folder)["registration"]["registered"] is False
+    go_on(line, start().host, "my-rater")
+
+
+@pytest.mark.slow
+def test_a_disk_that_filled_up(start: Start, rows: Path, tmp_path: Path) -> None:
+    """Ollama's at the upload, and ours so that the log cannot be written."""
+    server, folder = start(), tmp_path / "run"
+    server.fail("/api/blobs", "no-space")
+    folder.mkdir()
+    (folder / "fine_tuner.log").symlink_to("/dev/full")
+    code, said, errors = run_command(tune_arguments(folder, rows, "my-rater", **NEVER_HELD_BACK), server.host)
+    assert code == 1, errors
+    check_result_is_shown(said, folder)
+    line = error_line(errors)
+    assert "not registered as my-rater: " in line and "the disk of the Ollama server is full" in line
+    assert line.endswith(f"Go on with: expertune register {folder} --name my-rater")
+    assert line.endswith(read_metadata(folder)["registration"]["command"])
+    (folder / "fine_tuner.log").unlink()
+    go_on(line, server.host, "my-rater")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_registers(start: Start, rows: Path, tmp_path: Path) -> None:
+    server, folder = start(), tmp_path / "run"
+    server.fail("/api/blobs", "slow")
+    process = start_command(tune_arguments(folder, rows, "my-rater", **NEVER_HELD_BACK), server.host)
+    while not any(each.path.startswith("/api/blobs") and each.method == "POST" for each in server.requests):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    check_result_is_shown(said, folder)
+    assert error_line(errors) == (
+        "error: stopped; Ollama is as it was and the tuned file is whole: go on with "
+        f"expertune register {folder} --name my-rater"
+    )
+    assert read_metadata(folder)["registration"]["reason"] == "stopped"
+    assert names(server.host) == {"small:latest"}
+
+
+# --- from Python ---
+
+
+@pytest.mark.slow
+def test_process_dataset_returns_the_metadata_of_a_refused_registration(
+    start: Start, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, folder, seen = start(), tmp_path / "run", []
+    monkeypatch.setenv("OLLAMA_HOST", server.host)
+    server.fail("/api/create", "closed")
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        pd.read_csv(rows), "small", None, TOPIC, folder, register="my-rater", replace=True,
+        on_result=lambda found: seen.append("registration" in found), **QUICK, **NEVER_HELD_BACK,
+    )  # fmt: skip
+    assert not success and seen == [False]
+    assert metadata["fine_tuning_info"]["success"] and metadata["evaluation"]["evaluations"]
+    told = metadata["registration"]
+    assert told["registered"] is False and "cut short" in told["reason"]
+    assert told["command"] == f"expertune register {folder} --name my-rater --input FILE --replace"
+    assert json.loads((folder / "fine_tuning_metadata.json").read_text()) == metadata
+    with pytest.raises(UsageError, match="name them with --input"):
+        FineTuner(quiet=True).register_model(folder, "my-rater")
+    assert FineTuner(quiet=True).register_model(folder, "my-rater", pd.read_csv(rows), replace=True)["registered"]
+
+    kept = read_metadata(folder)
+    again = register_result(Target("other"), folder, kept, prepared_again(folder, kept, rows), Progress(quiet=True))
+    assert again and names(server.host) == {"small:latest", "my-rater:latest", "other:latest"}
+    with pytest.raises(RegistrationError, match="unexpected FileNotFoundError") as caught:
+        (folder / "fine_tuned_model.gguf").unlink()
+        FineTuner(quiet=True).register_model(folder, "third", pd.read_csv(rows))
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
+    start: Start, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OLLAMA_HOST", start().host)
+    settings = {"input": rows, "model": "llama2", "topics": TOPIC, "output-dir": tmp_path / "run", "bootstrap": 100}
+    flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
+    code, said, errors = run_command(["tune", *flags, "--register", "my-rater"], os.environ["OLLAMA_HOST"])
+    assert code == 3 and said.startswith("No tuned model: "), errors
+    assert error_line(errors) == (
+        "error: not registered as my-rater: the run made a model set, and only a tuned file can be registered. "
+        f"Go on with: expertune rate FILE --with {tmp_path / 'run'}"
+    )
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        rows, "llama2", None, TOPIC, tmp_path / "again", register="my-rater", bootstrap=100
+    )
+    assert not success and metadata["model_set_info"]["success"]
+    assert metadata["registration"]["registered"] is False
+    chosen = {**metadata, "fallback_reason": None}
+    assert not register_result(Target("x"), tmp_path, chosen, prepare(rows, None, TOPIC, make_config({})), Progress())
+    assert chosen["registration"]["reason"].endswith("can be registered (--approach tune keeps to it)")
+
+
+def test_what_can_never_be_registered_is_refused_before_the_work(
+    start: Start, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, folder = start(), tmp_path / "run"
+    monkeypatch.setenv("OLLAMA_HOST", server.host)
+    tuner = FineTuner(quiet=True)
+    with pytest.raises(UsageError, match="a model set cannot be registered"):
+        tuner.process_dataset(rows, "small", None, TOPIC, folder, register="my-rater", approach="model-set")
+    with pytest.raises(RegistrationError, match="is the base itself"):
+        tuner.process_dataset(rows, "small", None, TOPIC, folder, register="small:latest", replace=True)
+    server.add("taken", tiny.make(tmp_path / "tiny.gguf", layers=1), template=TEMPLATE)
+    with pytest.raises(RegistrationError, match="taken: in use in Ollama"):
+        tuner.process_dataset(rows, "small", None, TOPIC, folder, register="taken")
+    assert not folder.exists()
+    assert sha256(BASE) == sha256(server.store.find("small").path("model"))
