@@ -1,6 +1,7 @@
 # make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
 # make test   sets up and runs all tests
-# make check  ruff, pyright, tests          make bench  the speed claims
+# make check  ruff, pyright, tests          make bench  the whole job on the example visits, timed
+# make bench BENCH="…"  with flags of bench/job.py, such as those of the peers' environments (bench/README.md)
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -28,7 +29,7 @@ check: setup
 	$(BIN)/python -m pytest
 
 bench: setup
-	$(BIN)/python bench/train_cpu.py --help
+	$(BIN)/python bench/job.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) outputs build

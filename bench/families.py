@@ -18,11 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
+from runs import put_between  # noqa: E402
+
 import families  # noqa: E402
 import family_proof as proof  # noqa: E402
-from expertune.files import write_text  # noqa: E402
-
-BEGIN, END = "<!-- bench/families.py -->\n", "<!-- end -->\n"
 
 
 def main() -> None:
@@ -37,8 +36,7 @@ def main() -> None:
             print(line, flush=True)
             lines.append(line)
     if options.write is not None:
-        before, _, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
-        write_text(options.write, "".join((before, BEGIN, "\n".join(lines), "\n", END, rest.partition(END)[2])))
+        put_between(options.write, "bench/families.py", lines)
 
 
 def proofs(names: list[str]) -> Iterator[str]:

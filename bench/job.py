@@ -29,8 +29,12 @@ import runs
 import sets
 from runs import Child, ChildFailed, Entry
 
+from expertune.config import make_config
 from expertune.engine.header import read_header
-from expertune.files import sha256
+from expertune.files import sha256, write_text
+from expertune.pipeline import outputs
+from expertune.pipeline.prepare import prepare
+from expertune.ratings.examples import training_lines
 
 RESULTS = runs.RESULTS / "job.jsonl"
 SIDES = ("ours", "trl-bf16", "trl-fp32", "unsloth")
@@ -141,11 +145,7 @@ def cannot(job: Job, side: str) -> str | None:
         return None
     if python_of(job, side) is None:
         return f"give {'--unsloth-python' if side == 'unsloth' else '--peer-python'} (bench/peer_setup.sh)"
-    if job.options.convert is None:
-        return "give --convert (bench/peer_setup.sh)"
-    if not (job.folder("ours") / "training_data.jsonl").exists():
-        return "ours comes first: the peers train on its training_data.jsonl"
-    return None
+    return "give --convert (bench/peer_setup.sh)" if job.options.convert is None else None
 
 
 def python_of(job: Job, side: str) -> Path | None:
@@ -167,7 +167,7 @@ def ours(job: Job) -> Entry:
     name = found["recommended"]
     entry = {"seconds": child.seconds, "peak_mb": child.peak_mb, "stages": stages, **found}
     entry["figures"] = found["raters"].get(name)
-    file = folder / "fine_tuned_model.gguf"
+    file = folder / outputs.MODEL
     if file.exists():
         entry["file"] = {**found["file"], "bytes": file.stat().st_size}
         entry["judged_alike"] = judge(job, "ours", file).last_json["figures"]
@@ -183,8 +183,8 @@ def peer(job: Job, side: str) -> Entry:
     # the folder is made by the TRL environment for both: they begin with the same weights
     base = [job.options.peer_python or python, script, "base", job.model, folder / "base"]
     clock.run("read", base)
-    data = job.folder("ours") / "training_data.jsonl"
-    train = [python, script, "train", folder / "base", data, folder, "--side", side, "--seed", job.options.seed]
+    train = [python, script, "train", folder / "base", training_data(job), folder, "--side", side]
+    train += ["--seed", job.options.seed]
     trained = clock.run("train and merge", [*train, *job.options.peer_flags.split()]).last_json
     file, kind = as_gguf(job, clock, folder)
     child = clock.timed("rate", lambda: judge(job, side, file, against=job.folder("ours") / RATED))
@@ -205,6 +205,15 @@ def peer(job: Job, side: str) -> Entry:
         "rows": {"train": trained["rows"], "test": judged["rows"]},
         "file": {"bytes": file.stat().st_size, "types": [kind]},
     }
+
+
+def training_data(job: Job) -> Path:
+    """The product's training_data.jsonl: its training records, with its system text and answers, as chat messages."""
+    path = job.work / outputs.TRAINING_DATA
+    records, config = job.records, make_config({"seed": job.options.seed})
+    prepared = prepare(records.csv, records.mapping, records.topic, config)
+    write_text(path, "".join(f"{line}\n" for line in training_lines(prepared.examples["train"])))
+    return path
 
 
 def as_gguf(job: Job, clock: Stages, folder: Path) -> tuple[Path, str]:

@@ -82,15 +82,15 @@ def test_raters_without_a_model_are_told_once_for_each_set() -> None:
 @pytest.mark.slow
 def test_a_cell_is_run_once_and_its_line_holds_no_text(tmp_path: Path) -> None:
     results = tmp_path / "quality.jsonl"
-    command = [sys.executable, str(BENCH / "quality.py"), "--models", "base", "--seeds", "42", "--records", "80"]
+    command = [sys.executable, str(BENCH / "quality.py"), "--models", "base", "--seeds", "42", "--records", "150"]
     command += ["--threads", "1", "--results", str(results), "--work", str(tmp_path / "work")]
-    command += ["--", "--epochs", "0.2", "--set-seconds", "0"]
+    command += ["--", "--epochs", "3", "--learning-rate", "0.003", "--batch-size", "8", "--approach", "tune"]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ), check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     (only,) = runs.read_results(results)
     assert only["raters"]["TF-IDF"]["log_loss"]["value"] > 0
-    assert only["peak_mb"] > 50 and only["settings"]["epochs"] == 0.2
+    assert only["peak_mb"] > 50 and only["recommended"] == "tuned"
     assert "Chief complaint" in (ROOT / "examples" / "formatted_dataset.csv").read_text()
     assert "Chief complaint" not in results.read_text()
     assert not list((tmp_path / "work").glob("visits-base-*/"))  # patient text
