@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from expertune.config import Config
 from expertune.engine.answers import distinguishing
 from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.gguf.read import GGUFFile
+from expertune.model.attention import Segment
+from expertune.model.flow import Pack
+from expertune.model.load import Placement, load
 from expertune.ratings.scale import answer_opening
 
 FILES = {  # tests/data/label_scripts holds rows with these
@@ -41,3 +48,21 @@ def summed(
 ) -> list[float]:
     """Each tail's log-probability, token by token; `log_probs(tokens)` is that of every token after them."""
     return [sum(float(log_probs(start + tail[:at])[token]) for at, token in enumerate(tail)) for tail in tails]
+
+
+class Decoder:
+    """Our own decoder in float32; `cached` keeps the weights unpacked."""
+
+    def __init__(self, path: Path, *, cached: bool = False) -> None:
+        self.file = GGUFFile(path)
+        placement = Placement(torch.device("cpu"), torch.float32, cached, 1)
+        self.tunable = load(self.file, Config(), placement)
+
+    def log_probs(self, tokens: list[int]) -> np.ndarray:
+        pack = Pack(torch.tensor(tokens), torch.arange(len(tokens)), (Segment(0, len(tokens)),))
+        with torch.no_grad():
+            hidden_ND = self.tunable.decoder.hidden(pack, torch.tensor([len(tokens) - 1]))
+            return torch.log_softmax(self.tunable.decoder.logits(hidden_ND), -1)[0].numpy()
+
+    def close(self) -> None:
+        self.file.close()

@@ -60,15 +60,15 @@ def make(
     context: int = 512,
     extra: Mapping[str, Any] | None = None,
     favour: Sequence[int] = (),
-    chain: Sequence[int] = (),
+    chains: Sequence[Sequence[int]] = (),
 ) -> Path:
     """Write a model of `architecture` qwen2 (biases on q, k, v), qwen3 (norms on q, k) or one with llama's tensors.
 
     `vocab` is "bpe" (byte level, as in Llama 3) or "spm" (as in Llama 2). `qtype` is the type of every matrix;
     `types` overrides it for names that hold the key ({"ffn_down": "Q6_K"}). Norms, biases and rope_freqs are F32.
     `width` is 64, or 256 where a K-quant needs it; `ffn` is twice the width. `extra` adds metadata (str, int,
-    float or bool), and wins over ours. `favour` are token ids that the model likes to say anywhere; of `chain`, each
-    makes it want the one that follows.
+    float or bool), and wins over ours. `favour` are token ids that the model likes to say anywhere; each of a
+    chain makes it want the one that follows, most of all in the first chain.
     """
     wanted = [qtype, *(types or {}).values()]
     if width is None:
@@ -80,7 +80,7 @@ def make(
     weights = _weights(architecture, width, ffn, layers, heads, kv, len(tokens[0]), tied, rope_freqs, seed)
     return finish(
         writer,
-        _chain(((name, _favour(name, value, favour)) for name, value in weights), chain),
+        _chain(((name, _favour(name, value, favour)) for name, value in weights), chains),
         vocab=vocab,
         qtype=qtype,
         types=types,
@@ -223,18 +223,21 @@ def _favour(name: str, value: np.ndarray, tokens: Sequence[int]) -> np.ndarray:
     return value
 
 
-def _chain(weights: Iterable[tuple[str, np.ndarray]], tokens: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
+def _chain(
+    weights: Iterable[tuple[str, np.ndarray]], chains: Sequence[Sequence[int]]
+) -> Iterator[tuple[str, np.ndarray]]:
     """The blocks add little to the embeddings, and each token's output looks at the embedding of the one before."""
     embedding = np.empty(0)
     for name, value in weights:
         if name == "token_embd.weight":
             embedding = value
-        if tokens and ("attn_output" in name or "ffn_down" in name):
+        if chains and ("attn_output" in name or "ffn_down" in name):
             value = value * np.float32(0.01)
-        if tokens and name == "output.weight":
+        if chains and name == "output.weight":
             value = value.copy()
-            for before, after in itertools.pairwise(tokens):
-                value[after] += 2 * embedding[before] / np.linalg.norm(embedding[before])
+            for rank, tokens in enumerate(chains):
+                for before, after in itertools.pairwise(tokens):
+                    value[after] += np.float32(2 - rank / 2) * embedding[before] / np.linalg.norm(embedding[before])
         yield name, value
 
 

@@ -7,39 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import tiny
-from expertune.config import Config
 from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
 from expertune.errors import EngineError
-from expertune.gguf.read import GGUFFile
-from expertune.model.attention import Segment
-from expertune.model.flow import Pack
-from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.scale import answer_opening
-from label_sets import ASK, LABEL_SETS, split, summed
+from label_sets import ASK, LABEL_SETS, Decoder, split, summed
 
 BASE = Path(__file__).parents[2] / "examples/base.gguf"
 CACHE_ROUNDING = 2e-3  # nats in one token: llama.cpp keeps keys and values in half precision, our decoder does not
-
-
-class Decoder:
-    """Our own decoder in float32, without a cache."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = GGUFFile(path)
-        placement = Placement(torch.device("cpu"), torch.float32, False, 1)
-        self.tunable: Tunable = load(self.file, Config(), placement)
-
-    def log_probs(self, tokens: list[int]) -> np.ndarray:
-        pack = Pack(torch.tensor(tokens), torch.arange(len(tokens)), (Segment(0, len(tokens)),))
-        with torch.no_grad():
-            hidden_ND = self.tunable.decoder.hidden(pack, torch.tensor([len(tokens) - 1]))
-            return torch.log_softmax(self.tunable.decoder.logits(hidden_ND), -1)[0].numpy()
 
 
 @pytest.fixture(scope="module", params=["bpe", "spm", "trained"])
@@ -53,7 +31,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def decoder(model: Path) -> Iterator[Decoder]:
     decoder = Decoder(model)
     yield decoder
-    decoder.file.close()
+    decoder.close()
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +105,10 @@ def test_a_model_that_says_a_label_itself(tmp_path: Path, vocab: str, labels: li
     with LlamaCppEngine(tiny.make(tmp_path / "silent.gguf", vocab=vocab, layers=1), threads=1) as engine:
         prompt = engine.render(ASK)
         start, tails = split(engine, prompt, labels)
-    path = tiny.make(tmp_path / "saying.gguf", vocab=vocab, layers=1, chain=[start[-1], *tails[0]])
+    path = tiny.make(tmp_path / "saying.gguf", vocab=vocab, layers=1, chains=[[start[-1], *tails[0]]])
     decoder = Decoder(path)
     expected = summed(start, tails, decoder.log_probs)
-    decoder.file.close()
+    decoder.close()
     with LlamaCppEngine(path, threads=1) as engine:
         body = {"prompt": start, "n_predict": len(tails[0]), "temperature": 0, "n_probs": 1, "return_tokens": True}
         own = engine._server.ask("/completion", body)
@@ -165,7 +143,7 @@ def test_a_model_that_stumbles_over_parts_of_characters(tmp_path: Path) -> None:
             scores = engine.score(prompt, [answer_opening(label) for label in labels])
             for score, right, tail in zip(scores, expected, tails, strict=True):
                 assert score == pytest.approx(right, abs=CACHE_ROUNDING * len(tail))
-    decoder.file.close()
+    decoder.close()
     assert held_back
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import tiny
 from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.next_tokens import NextTokens
 from expertune.engine.ollama import OllamaEngine
 from expertune.engine.ollama_render import OllamaRenderer
 from expertune.engine.ollama_server import OllamaServer
@@ -115,7 +116,8 @@ def _path_score(file: Path, prompt: str, pieces: list[bytes]) -> float:
         for piece in pieces:
             found = vocabulary.get(piece)
             token = found if found is not None else engine._tokens(piece.decode(), begin=False, special=False)[0][0]
-            total += engine._next_log_probs(ids, token, 0)[token]
+            following = NextTokens(engine._complete, ids, 0, stand_in=engine._newline(), unlisted=set())
+            total += following.forced([], token)[token]
             ids.append(token)
     return total
 

@@ -205,11 +205,11 @@ class _Run:
         if _is_zero(self.body.get("keep_alive")):
             self.runners.unload(self.model.name.short)
         if self.body.get("stream", True):
-            return self._lines(found["content"], probabilities, spoken if wanted else None, {**end, **metrics})
-        logprobs = {"logprobs": spoken} if wanted else {}
+            return self._lines(_content(found), probabilities, spoken if wanted else None, {**end, **metrics})
+        logprobs = {"logprobs": spoken} if wanted and spoken else {}
         chat = "message" in self.part("")
         after = {**end, **logprobs, **metrics} if chat else {**end, **metrics, **logprobs}
-        return {"model": self.body["model"], "created_at": now(), **self.part(found["content"]), **after}
+        return {"model": self.body["model"], "created_at": now(), **self.part(_content(found)), **after}
 
     def _metrics(self, found: Mapping[str, Any], prompt: int) -> dict[str, int]:
         done = time.perf_counter_ns()
@@ -240,6 +240,13 @@ class _Run:
         if content[told:]:
             yield {"model": self.body["model"], "created_at": now(), **rest, "done": False}
         yield {"model": self.body["model"], "created_at": now(), **self.part(""), **end}
+
+
+def _content(found: Mapping[str, Any]) -> str:
+    """The text without a part of a character at its end: llama-server holds that back, and then it never comes."""
+    listed = [each["id"] for each in found.get("completion_probabilities", ())]
+    held_back = found["tokens"] and found["tokens"][-1:] != listed[-1:]
+    return found["content"].rstrip("\ufffd") if held_back else found["content"]
 
 
 def _spoken(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..errors import EngineError
@@ -12,7 +14,7 @@ from .chat import remarks
 from .fits import fits
 from .llama_cpp import LlamaCppEngine
 from .ollama_render import OllamaRenderer, refuse_cloud
-from .ollama_score import Said, Spelling, score
+from .ollama_score import PartOfCharacterError, Said, Spelling, score
 from .ollama_server import OllamaServer, full_name
 
 SCORES_SINCE = (0, 12, 11)
@@ -30,6 +32,7 @@ class OllamaEngine:
     `context` is the tokens that one request may hold (0: 8192, and at most what the model was trained for): always sent
     as num_ctx, and a longer prompt is refused, never cut. `file` is the model's GGUF where it is on this machine: its
     tokenizer then makes the scores those of the embedded engine; without it, `tokenize` and what hangs on it raise.
+    Labels that Ollama cannot score (ollama_score.PartOfCharacterError) are then scored by llama.cpp on that file.
     Raises EngineError for a server without log-probabilities and a model in the cloud, UsageError for a missing model.
     """
 
@@ -58,6 +61,9 @@ class OllamaEngine:
         )
         self.notes = self._notes()
         self.inexact = 0  # prompts whose labels could only be compared on unusual tokens
+        self.scored_by_file = 0  # prompts whose labels were scored by llama.cpp on the model's file
+        self._file, self._threads, self._lock = file, threads, Lock()
+        self._by_file: LlamaCppEngine | None = None
 
     def _notes(self) -> tuple[str, ...]:
         notes = [f"prompts are made by Ollama {self.server.version_text} for {self.model}"]
@@ -95,16 +101,37 @@ class OllamaEngine:
         tokenizer, spelling = self._tokenizer, None
         if tokenizer is not None:
             spelling = Spelling(*tokenizer.spelled(prompt, answers), tokenizer.tokenize)
-        found = score(self._said, prompt, answers, spelling)
+        try:
+            found = score(self._said, prompt, answers, spelling)
+        except PartOfCharacterError as error:
+            return self._file_engine(error).score(prompt, answers)
         self.inexact += not found.exact
         return found.log_probs
 
+    def _file_engine(self, reason: EngineError) -> LlamaCppEngine:
+        """llama.cpp on the model's own file; raises `reason` where that is not on this machine."""
+        if self._file is None:
+            raise reason
+        with self._lock:
+            if self._by_file is None:
+                settings = {"context": self.context, "threads": self._threads, "renderer": self._renderer}
+                self._by_file = LlamaCppEngine(self._file, **settings)
+                self.notes += (f"{self.model}: Ollama cannot score these labels; llama.cpp does, on the model's file",)
+            self.scored_by_file += 1
+        return self._by_file
+
     def _said(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[Said]:
+        """The tokens of the answer, up to one that may stand for several: a whole character that came in parts.
+
+        llama.cpp holds a token back that ends inside a character, and Ollama then lists the whole character with the
+        log-probability of its last token alone. An end of the turn is counted but not listed.
+        """
         answer = self._generate(prompt, room, schema, logprobs=True, top_logprobs=ALTERNATIVES)
-        # an answer that is only the end of the turn has none: the end is counted but not listed
         tokens = answer.get("logprobs") or []
-        if not tokens and answer.get("eval_count", 0) > 1:
+        if answer["response"] and not tokens:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} gave no log-probabilities; update it")
+        if answer.get("eval_count") != len(tokens) + (answer.get("done_reason") == "stop"):
+            tokens = takewhile(lambda each: each["token"].isascii(), tokens)
         return [
             # the likeliest comes first and counts, where two tokens have the same bytes
             Said(
@@ -155,14 +182,16 @@ class OllamaEngine:
             "context": self.context,
             "slots": self.slots,
             "inexact_scores": self.inexact,
+            "scored_by_file": self.scored_by_file,
             "folds_system": self.folds_system,
             "notes": list(self.notes),
         }
 
     def close(self) -> None:
-        """Free the tokenizer; the server and its model stay."""
-        if self._tokenizer is not None:
-            self._tokenizer.close()
+        """Free the tokenizer and what was loaded from the file; the server and its model stay."""
+        for engine in (self._tokenizer, self._by_file):
+            if engine is not None:
+                engine.close()
 
     def __enter__(self) -> OllamaEngine:
         return self

@@ -8,6 +8,9 @@ token it took. Two ways, the better one first:
 2. *Forced*: where one is not, a grammar that allows one answer only makes the model say it. If the model takes the
    tokens that it was trained on, this is exact too; a grammar may also take another split of the same letters, and then
    all answers are compared on such splits, and the score is marked.
+
+A token that is a part of a character has no figure there: Ollama lists the whole character with the log-probability of
+its last token, and every part among the alternatives as U+FFFD. Labels of such tokens are refused.
 """
 
 from __future__ import annotations
@@ -57,12 +60,22 @@ class Spelling:
     tokenize: Callable[[str], list[int]]
 
 
+class PartOfCharacterError(EngineError):
+    """A label has tokens that are a part of a character, and Ollama lists no log-probability for them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Ollama lists no probability for a part of a character, and this model cuts characters of the labels into "
+            "parts; use --engine llama.cpp, or labels in plain letters"
+        )
+
+
 class _Hidden(Exception):
     """A token that is not among the alternatives, or a place in the answer that no text leads to."""
 
 
 def score(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling | None) -> Scores:
-    """Log-probability of each answer, in nats, up to what all share. Raises EngineError.
+    """Log-probability of each answer, in nats, up to what all share. Raises EngineError and PartOfCharacterError.
 
     Without a `spelling` (the model's file is not at hand) the likeliest split of each answer stands for it.
     """
@@ -79,6 +92,8 @@ def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spel
     pieces = {token: piece for answer in spelling.answers for token, piece in answer}
     begin, tails = distinguishing([[token for token, _ in answer] for answer in spelling.answers])
     by_piece = {pieces[token]: token for tail in tails for token in tail}
+    if not all(map(_is_whole, by_piece)):
+        raise PartOfCharacterError
     known: Known = {}
 
     def look(path: Sequence[int], room: int) -> Iterator[tuple[int, Mapping[int, float]]]:
@@ -157,6 +172,8 @@ def _forced_alike(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
                 break
             total, came = total + said.log_prob, came + said.piece
         if not came.startswith(wanted):
+            if not wanted.isascii():  # what came ends where parts of a character begin
+                raise PartOfCharacterError
             raise EngineError("the server did not keep to the one answer that it was allowed; update Ollama")
         scores.append(total)
     return scores
@@ -181,6 +198,14 @@ def _members(answer: str) -> dict[str, str]:
             if isinstance(value, dict) and value and all(isinstance(each, str) for each in value.values()):
                 return value
     raise EngineError("only answers that begin as a JSON object of texts can be scored by Ollama")
+
+
+def _is_whole(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _text(pieces: Any) -> str:

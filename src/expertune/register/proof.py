@@ -26,13 +26,14 @@ LARGEST_GAP = 0.02  # mean difference of the probabilities between file and serv
 class Agreement:
     """How the registered model rated a sample of the held-out rows beside the file; shares of `rows`.
 
-    `exact` rows were scored on the very tokens that the file was tuned on.
+    `exact` rows were scored on the very tokens that the file was tuned on. `labels` and `probability_gap` are None
+    where Ollama cannot score the labels (PartOfCharacterError): the file is not compared with itself.
     """
 
     rows: int
     exact: int
-    labels: float
-    probability_gap: float
+    labels: float | None
+    probability_gap: float | None
     chat_labels: float
     ties: int
 
@@ -85,24 +86,29 @@ def check_ratings(
     schema: Mapping[str, Any],
 ) -> Agreement:
     """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError."""
-    pairs, exact = list(zip(by_file, by_server, strict=True)), len(by_server) - engine.inexact
-    clear = [not _tied(each) for each in by_file]
-    wrong = [one.id for (one, other), sure in zip(pairs, clear, strict=True) if sure and one.label != other.label]
+    labels, gap = (None, None) if engine.scored_by_file else _compared(by_file, by_server)
+    asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
+    return Agreement(
+        rows=len(rows),
+        exact=len(rows) - engine.inexact - engine.scored_by_file,
+        labels=labels,
+        probability_gap=gap,
+        chat_labels=float(np.mean([label == each.label for label, each in zip(asked, by_server, strict=True)])),
+        ties=sum(map(_tied, by_file)),
+    )
+
+
+def _compared(by_file: Sequence[Rated], by_server: Sequence[Rated]) -> tuple[float, float]:
+    """Share of equal labels, and how far the probabilities are apart on average. Raises RegistrationError."""
+    pairs = list(zip(by_file, by_server, strict=True))
+    wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one)]
     gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
     if wrong or gap > LARGEST_GAP:
         raise RegistrationError(
             f"in Ollama the model rates {len(wrong)} of {len(pairs)} held-out rows otherwise than the file did "
             f"(probabilities {gap:.3f} apart on average); nothing was registered"
         )
-    asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
-    return Agreement(
-        rows=len(pairs),
-        exact=exact,
-        labels=float(np.mean([one.label == other.label for one, other in pairs])),
-        probability_gap=gap,
-        chat_labels=float(np.mean([label == other.label for label, (_, other) in zip(asked, pairs, strict=True)])),
-        ties=clear.count(False),
-    )
+    return float(np.mean([one.label == other.label for one, other in pairs])), gap
 
 
 def _tied(rated: Rated) -> bool:
