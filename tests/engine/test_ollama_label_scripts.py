@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+import replies
 import tiny
 from expertune.engine.llama_cpp import LlamaCppEngine
 from expertune.engine.ollama import OllamaEngine
@@ -115,3 +116,21 @@ def test_plain_labels_beside_a_likelier_part_of_a_character(server: OllamaServer
         assert raw["response"].startswith("符") and raw["eval_count"] > len(raw["logprobs"])
         assert engine.score(prompt, PLAIN) == pytest.approx(judge.score(prompt, PLAIN), abs=1e-4)
         assert (engine.inexact, engine.scored_by_file) == (0, 0)
+
+
+def test_an_answer_that_breaks_off_is_one_line(served: ContractServer) -> None:
+    """Seen on 0.33.0-rc2, where an answer held a byte that begins a character and then plain text."""
+
+    def answer(request: replies.Request) -> replies.Reply:
+        if request.path == "/api/generate":
+            return replies.json_reply({"model": "tiny-saying", "response": "≥ ", "done": False})
+        theirs = httpx.request(request.method, served.url + request.path, content=request.body, trust_env=False)
+        return replies.Reply(theirs.status_code, theirs.content)
+
+    with (
+        replies.serving(answer) as between,
+        OllamaServer(between.url) as server,
+        OllamaEngine(server, "tiny-saying", context=512) as engine,
+        pytest.raises(EngineError, match=r"tiny-saying: Ollama 0\.33\S* broke the answer off"),
+    ):
+        engine.generate(engine.render(ASK))

@@ -165,6 +165,10 @@ class OllamaEngine:
         return self.server.ask("POST", "/api/generate", {**asked, **({"format": schema} if schema else {}), **more})
 
     def _checked(self, answer: Mapping[str, Any], text: str, schema: Mapping[str, Any] | None) -> Generation:
+        if not answer.get("done"):  # seen where the answer held a broken character
+            raise EngineError(
+                f"{self.model}: Ollama {self.server.version_text} broke the answer off; try --engine llama.cpp"
+            )
         finished = answer.get("done_reason") != "length"
         if schema is not None and finished and not fits(text, schema):
             raise EngineError(
