@@ -29,7 +29,7 @@ class Demo:
 
 
 def with_smollm2(file: Path) -> Demo:
-    settings = ("--learning-rate", "1e-3", "--class-weight", "none", "--set-seconds", "20")
+    settings = ("--set-seconds", "20")
     return Demo(
         "SmolLM2-135M-Instruct, a real language model, but a very small one (135 million weights)", file, settings
     )

@@ -65,7 +65,7 @@ class Config:
         choices=("auto", "none", "balanced"),
     )
     logit_adjustment: float = _setting(
-        1.0, "Strength of that shift; at 1 all labels count as equally frequent.", low=0.0, high=2.0
+        0.5, "Strength of that shift; at 1 all labels count as equally frequent.", low=0.0, high=2.0
     )
     decision_weight: float = _setting(
         20.0, "Weight of the token that tells the labels apart; the others' is 1.", low=1.0, high=1e4
