@@ -10,9 +10,11 @@ rest trains. Each training appends one line of figures to bench/results/recipe.j
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from sklearn.metrics import f1_score
 
 from expertune.config import Config, as_dict, make_config
 from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.export.adapter import export_adapter
 from expertune.gguf.read import GGUFFile
-from expertune.model.load import load, place
+from expertune.model.load import Tunable, load, place
 from expertune.pipeline.prepare import Prepared, prepare
 from expertune.train.dev import DevLook
 from expertune.train.encode import Candidates, Row, candidates, encode, token_weights
@@ -34,6 +37,7 @@ from expertune.train.recipe import with_recipe
 
 FILE = RESULTS / "recipe.jsonl"
 VALIDATION = 0.3
+ANSWERS = 30  # validation records that are also asked for a free answer
 STRENGTHS = (0.5, 1.0)
 SHOWN = ("decision_weight", "rationale_weight", "class_weight", "logit_adjustment", "learning_rate", "epochs")
 FIXED = {"dev_looks": 1, "patience": 1000}
@@ -90,12 +94,35 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
                     {"epoch": epoch, **figures(trainer.last_look, [row.label for row in validation], shares_K)}
                 )
                 print(looks[-1], flush=True)
+        answers_valid = valid_answers(model, prepared, file, tunable, config, {row.id for row in validation[:ANSWERS]})
     return {
         "rows": [len(train), len(validation)],
+        "valid_json": answers_valid,
         "rarest_share": float(shares_K.min()),
         "looks": looks,
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def valid_answers(
+    model: Path, prepared: Prepared, file: GGUFFile, tunable: Tunable, config: Config, ids: set[str]
+) -> float:
+    """Share of those records' free answers, written without a grammar, that are JSON with a label of the scale."""
+    examples = [each for part in ("train", "dev") for each in prepared.examples[part] if each.id in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = Path(folder) / "adapter.gguf"
+        export_adapter(adapter, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata={})
+        with LlamaCppEngine(model, adapter=adapter, context=config.max_tokens, threads=config.threads) as engine:
+            answers = [engine.generate(engine.render(each.messages), max_tokens=160).text for each in examples]
+    return sum(is_valid(answer, prepared.scale.labels) for answer in answers) / len(answers)
+
+
+def is_valid(answer: str, labels: Sequence[str]) -> bool:
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and set(found) == {"rating", "rationale"} and found["rating"] in labels
 
 
 def key_of(model: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +147,7 @@ def measure(options: argparse.Namespace) -> None:
 def lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Markdown: a line for each training, what it reached at its last epoch."""
     head = ("model", "set", "decision", "rationale", "classes", "learning rate", "epochs", "macro-F1", "log-loss")
-    head += ("rationale, nats a token", "macro-F1, shares taken off by ½ / 1")
+    head += ("rationale, nats a token", "valid JSON", "macro-F1, shares taken off by ½ / 1")
     ordered = sorted(entries, key=lambda entry: (MODELS.index(entry["model"]), SETS.index(entry["set"])))
     return table(head, [row(entry) for entry in ordered])
 
@@ -138,6 +165,7 @@ def row(entry: dict[str, Any]) -> list[str]:
         f"{last['macro_f1']:.3f}",
         f"{last['label_loss']:.3f}",
         "–" if last["rationale_loss"] is None else f"{last['rationale_loss']:.2f}",
+        f"{entry['valid_json']:.0%}" if "valid_json" in entry else "–",
         " / ".join(f"{last['adjusted_macro_f1'][str(each)]:.3f}" for each in STRENGTHS),
     ]
 
