@@ -271,7 +271,7 @@ def judge(job: Job, side: str, file: Path, against: Path | None = None) -> Child
 
 def checked(name: str, child: Child) -> Child:
     if child.code != 0:
-        raise ChildFailed(f"{name}: {child.last_error}")
+        raise ChildFailed(f"{name}: {child.last_error} (its log: {name.replace(chr(32), chr(45))}.log)")
     return child
 
 

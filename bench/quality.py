@@ -165,7 +165,7 @@ def set_rows(name: str, found: Sequence[Entry]) -> Iterator[list[str]]:
 
 
 def chosen(entries: Sequence[Entry]) -> str:
-    names = [str(each["recommended"]) for each in entries]
+    names = [each["recommended"] or "not judged" for each in entries]
     return ", ".join(f"{name} {names.count(name)}×" for name in dict.fromkeys(names))
 
 
