@@ -1,6 +1,7 @@
 """For every test: no host but this machine can be reached, and a server of the user's is not asked by accident.
 
-Tests on real models run only when they are asked for: they download 331 MB and take minutes.
+Tests on real models run only when they are asked for: they download 331 MB and take minutes. So do those on a real
+Ollama, since they make models in it.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import pytest
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ON_REQUEST = "on real models, which are fetched (331 MB): ask for it with -m realmodel or EXPERTUNE_REALMODEL=1"
+IN_OLLAMA = "makes models in the Ollama server at OLLAMA_HOST and removes them: ask for it with -m ollama"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip `realmodel` tests whatever other -m is given. A fixture would come too late: those of a module run first."""
-    if "realmodel" in (config.getoption("markexpr") or "") or os.environ.get("EXPERTUNE_REALMODEL") == "1":
-        return
+    """Skip what was not asked for, whatever other -m is given. A fixture would come too late: a module's run first."""
+    asked = config.getoption("markexpr") or ""
+    unasked = {} if "realmodel" in asked or os.environ.get("EXPERTUNE_REALMODEL") == "1" else {"realmodel": ON_REQUEST}
+    if "ollama" not in asked:
+        unasked["ollama"] = IN_OLLAMA
     for item in items:
-        if item.get_closest_marker("realmodel") is not None:
-            item.add_marker(pytest.mark.skip(reason=ON_REQUEST))
+        for marker, reason in unasked.items():
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

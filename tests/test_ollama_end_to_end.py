@@ -1,6 +1,6 @@
 """The whole way with Ollama, as its user goes it: models → tune --register → rate → compare → remove.
 
-The contract server answers as a real 0.33 was recorded to; `-m ollama` goes the same way on a real one.
+The contract server answers as a real 0.33 was recorded to; test_ollama_real.py goes the same way on a real one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
-from expertune.engine.ollama_server import OllamaServer, running_server
+from commands import expertune
+from expertune.engine.ollama_server import OllamaServer
 from expertune.files import sha256
 from expertune.modelset.schema import output_schema
 from ollama_contract.server import ContractServer
@@ -34,18 +34,6 @@ LABELS = ["Match", "Does Not Match", "Unknown"]
 QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200,
          "approach": "tune"}  # fmt: skip
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]
-
-
-def expertune(*arguments: object, host: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "expertune", *map(str, arguments)],
-        env=os.environ | {"OLLAMA_HOST": host, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        **how,
-    )
 
 
 def start(*arguments: object, host: str) -> subprocess.Popen[str]:
@@ -246,39 +234,3 @@ def test_removed_it_leaves_the_server_as_it_was(
     with OllamaServer(contract.host) as server:
         server.delete("my-rater")
     assert listing(contract.folder) == before
-
-
-@pytest.mark.ollama
-def test_on_a_real_server(tmp_path: Path) -> None:
-    """list → tune → register → rate → compare → remove, with a base that is brought along and removed again."""
-    server = running_server()
-    if server is None:
-        pytest.skip("no Ollama server answers at OLLAMA_HOST")
-    name, rater = "expertune-test-base", "expertune-test-rater"
-    with server:
-        before = {each["name"]: each["digest"] for each in server.tags()}
-        assert not {f"{name}:latest", f"{rater}:latest"} & set(before), "an earlier test left its models; remove them"
-        digest = f"sha256:{sha256(BASE)}"
-        try:
-            server.upload(BASE, digest, lambda count: None)
-            body = {"model": name, "files": {BASE.name: digest}, "template": TEMPLATE}
-            assert list(server.stream("/api/create", body))[-1]["status"] == "success"
-            assert name in expertune("models", host=server.url).stdout
-            ended = expertune(
-                "tune", "--input", ROWS, "--model", name, "--topics", TOPIC, "--output-dir", tmp_path / "run", *FLAGS,
-                "--register", rater, "--force", host=server.url,
-            )  # fmt: skip
-            assert ended.returncode == 0, ended.stderr
-            agreement = json.loads((tmp_path / "run/fine_tuning_metadata.json").read_text())["registration"][
-                "agreement"
-            ]
-            assert agreement["labels"] >= 0.9
-            output = tmp_path / "rated.csv"
-            ended = expertune(
-                "rate", ROWS, "--with", tmp_path / "run", "--engine", "ollama", "--output", output, host=server.url
-            )
-            assert ended.returncode == 0 and len(pd.read_csv(output)) == len(pd.read_csv(ROWS)), ended.stderr
-        finally:
-            server.delete(rater)
-            server.delete(name)
-        assert {each["name"]: each["digest"] for each in server.tags()} == before
