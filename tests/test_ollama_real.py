@@ -65,7 +65,8 @@ def put(server: OllamaServer, file: Path, **fields: str) -> None:
 
 def registered(server: OllamaServer, rows: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """What the run's metadata say of the registration, after `models` has listed the base and `tune` has ended."""
-    (line,) = [line for line in expertune("models", "--quick", host=server.url).stdout.splitlines() if line.startswith(BASE)]
+    listed = expertune("models", "--quick", host=server.url).stdout
+    (line,) = [line for line in listed.splitlines() if line.startswith(BASE)]
     assert "llama" in line and " yes " in line
     flags = [part for name, value in (COMMON | settings).items() for part in (f"--{name}", value)]
     ended = expertune(
