@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The peers' environments for bench/job.py, in DIR: trl/, unsloth/ and llama.cpp/ (its converter, from the source archive
-# of llama-cpp-python, the package that carries it). About 2.5 GB. Usage: bench/peer_setup.sh DIR
+# of llama-cpp-python, the package that carries it). About 3.2 GB. Usage: bench/peer_setup.sh DIR
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd); dir=${1:?usage: bench/peer_setup.sh DIR}; python=${PYTHON:-python3}
 mkdir -p "$dir"; work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
