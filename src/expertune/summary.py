@@ -120,7 +120,7 @@ def _training(training: Mapping[str, Any] | None, export: Mapping[str, Any] | No
     )
     return [
         f"\nTrained {training['steps']} steps at {training['tokens_per_second']:,.0f} tokens/s "
-        f"({training['precision']}, base {training['base_memory']}, classes weighted: {training['class_weighting']}); "
+        f"(learning rate {training['learning_rate']:g}, {training['precision']}, base {training['base_memory']}); "
         f"kept step {training['best_step']}.",
         f"Exported {types}; {size_text(export['bytes'])}, base {size_text(export['base_bytes'])}.",
         f"File and adapter agree on {export['agreement']:.1%} of {export['agreement_rows']} dev rows, "
