@@ -18,6 +18,7 @@ import families
 import talkers
 import tiny
 from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.next_tokens import NextTokens
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.schema import Example
 from expertune.train.encode import TokenWeights, encode
@@ -305,7 +306,8 @@ def test_long_factors_are_never_served(tmp_path: Path):
     for context, slots in ((0, 1), (2048, 3)):
         with LlamaCppEngine(path, context=context, slots=slots, threads=1) as engine:
             assert engine.context == 512
-            found = engine._next_log_probs(tokens, 90, slot=0)
+            following = NextTokens(engine._complete, tokens, 0, stand_in=90, unlisted=set())
+            found = following.forced((), 90)
             # the engine's cache is half precise
             assert [found[token] for token in found] == pytest.approx([short_V[token] for token in found], abs=1e-2)
     with LlamaCppEngine(path, context=300, threads=1) as engine:
