@@ -143,13 +143,15 @@ def _index(answer: str, scale: RatingScale) -> int:
 
 def table(found: Comparison) -> str:
     """The comparison as Markdown: each way beside the embedded engine and beside the expert."""
-    lines = ["| way | label as the embedded engine | label as the expert | no label |", "|---|---|---|---|"]
-    reference_N = found.labels["embedded engine"]
+    lines = [
+        "| way | label as the embedded engine | as Ollama's probabilities | as the expert | no label |",
+        "|---|---|---|---|---|",
+    ]
+    reference_N, ollama_N = found.labels["embedded engine"], found.labels["Ollama, probabilities"]
     for way, label_N in found.labels.items():
-        shares = (label_N == reference_N, label_N == found.expert_N, label_N < 0)
-        same, right, none = (f"{np.mean(share):.1%}" for share in shares)
-        lines.append(f"| {way} | {same} | {right} | {none} |")
-    flipped = found.labels["Ollama, probabilities"] != reference_N
+        shares = (label_N == reference_N, label_N == ollama_N, label_N == found.expert_N, label_N < 0)
+        lines.append(" | ".join([f"| {way}", *(f"{np.mean(share):.0%}" for share in shares)]) + " |")
+    flipped = ollama_N != reference_N
     near = found.margin_N < NEAR
     lines += [
         "",
