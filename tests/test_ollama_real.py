@@ -29,7 +29,14 @@ TOPIC = "respiratory infections"
 LABELS = {"Match", "Does Not Match", "Unknown"}
 BASE, RATER = "expertune-test-base", "expertune-test-rater"
 THREADS = int(os.environ.get("EXPERTUNE_TEST_THREADS", "0"))
-COMMON = {"approach": "tune", "class-weight": "none", "bootstrap": 200, "rank": 8, "threads": THREADS}
+COMMON = {
+    "approach": "tune",
+    "class-weight": "none",
+    "bootstrap": 200,
+    "rank": 8,
+    "threads": THREADS,
+    "precision": "fp32",
+}
 TINY = {"epochs": 2, "learning-rate": 3e-3, "batch-size": 8}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).
 SMOLLM2 = {"epochs": 3, "learning-rate": 1e-3, "test-share": 0.12, "dev-looks": 2, "export-type": "F16"}
