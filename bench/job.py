@@ -165,7 +165,8 @@ def ours(job: Job) -> Entry:
     stages = {**found.pop("stages")}
     stages["start and end"] = round(child.seconds - sum(stages.values()), 1)
     name = found["recommended"]
-    entry = {"seconds": child.seconds, "peak_mb": child.peak_mb, "stages": stages, **found}
+    measured = {"seconds": child.seconds, "cpu_seconds": child.cpu_seconds, "peak_mb": child.peak_mb}
+    entry = {**measured, "stages": stages, **found}
     entry["figures"] = found["raters"].get(name)
     file = folder / outputs.MODEL
     if file.exists():
@@ -196,6 +197,7 @@ def peer(job: Job, side: str) -> Entry:
     stages = {**clock.seconds, "start and load": round(whole - inner["train"] - inner["merge"], 1)}
     return {
         "seconds": round(sum(clock.seconds.values()) + whole, 1),
+        "cpu_seconds": round(clock.cpu_seconds, 1),
         "peak_mb": clock.peak_mb,
         "stages": {**stages, "train": inner["train"], "merge": inner["merge"]},
         "training": {key: trained[key] for key in ("steps", "tokens_per_second", "loss", "dtype")},
@@ -245,7 +247,7 @@ class Stages:
     def __init__(self, job: Job, folder: Path) -> None:
         self._job, self._folder = job, folder
         self.seconds: dict[str, float] = {}
-        self.peak_mb = 0.0
+        self.cpu_seconds = self.peak_mb = 0.0
 
     def run(self, name: str, command: Sequence[object]) -> Child:
         """Raises ChildFailed."""
@@ -256,6 +258,7 @@ class Stages:
     def timed(self, name: str, run: Callable[[], Child]) -> Child:
         child = run()
         self.seconds[name], self.peak_mb = child.seconds, max(self.peak_mb, child.peak_mb)
+        self.cpu_seconds += child.cpu_seconds
         return child
 
 

@@ -40,9 +40,12 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Child:
-    """A finished process. `peak_mb` is the largest sum of the resident memory of it and its children, sampled."""
+    """A finished process. `cpu_seconds` is the processor time of it and its children: what else runs on the machine
+    lengthens it far less than `seconds`. `peak_mb` is the largest sum of their resident memory, sampled.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
     code: int
     said: str
@@ -67,7 +70,7 @@ def run_child(command: Sequence[object], log: Path, env: Mapping[str, str] | Non
     """Run a command to its end; its errors go to `log`, where they can be followed meanwhile."""
     log.parent.mkdir(parents=True, exist_ok=True)
     output = log.with_suffix(".out")
-    start, peak = time.perf_counter(), 0
+    start, cpu, peak = time.perf_counter(), children_cpu(), 0
     with open(output, "wb") as out, open(log, "wb") as err:
         process = subprocess.Popen(
             [str(part) for part in command], stdout=out, stderr=err, env={**os.environ, **(env or {})}
@@ -82,7 +85,14 @@ def run_child(command: Sequence[object], log: Path, env: Mapping[str, str] | Non
                 process.terminate()
                 process.wait()
     said, errors = (path.read_text(encoding="utf-8", errors="replace") for path in (output, log))
-    return Child(round(time.perf_counter() - start, 1), round(peak / 1e6), process.returncode, said, errors)
+    seconds, cpu_seconds = time.perf_counter() - start, children_cpu() - cpu
+    return Child(round(seconds, 1), round(cpu_seconds, 1), round(peak / 1e6), process.returncode, said, errors)
+
+
+def children_cpu() -> float:
+    """Processor seconds of this process's finished children; 0 where the system does not count them (Windows)."""
+    times = psutil.Process().cpu_times()
+    return getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
 
 
 def tree_memory(pid: int) -> int:

@@ -18,6 +18,7 @@ def entry(side: str, *, run: str = "r1", date: str = "2026-11-26T10:00:00+00:00"
         "records": "triage",
         "threads": 2,
         "seconds": 100.0,
+        "cpu_seconds": 1500.0,
         "peak_mb": 900,
         "stages": {"read": 10.0, "train": 60.0, "export": 20.0, "judge": 5.0, "start and end": 5.0},
         "training": {"steps": 498, "tokens_per_second": 400.0},

@@ -61,6 +61,13 @@ def test_a_childs_memory_is_that_of_all_below_it(tmp_path: Path) -> None:
     assert 120 < child.peak_mb < 400
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts what children have used")
+def test_a_childs_processor_time_is_counted_not_that_of_waiting(tmp_path: Path) -> None:
+    code = "import time\ntime.sleep(0.6)\nwhile time.process_time() < 0.4: pass"
+    child = runs.run_child([sys.executable, "-c", code], tmp_path / "child.log")
+    assert 0.4 <= child.cpu_seconds < child.seconds
+
+
 def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
     code = "import sys; print('Traceback\\n  more\\nerror: no such file', file=sys.stderr); sys.exit(2)"
     child = runs.run_child([sys.executable, "-c", code], tmp_path / "child.log")
