@@ -64,7 +64,7 @@ def say(line: str) -> None:
 
 
 def main() -> None:
-    from expertune.cli import main as expertune
+    from expertune.cli.main import main as expertune
     from expertune.errors import ExpertuneError
 
     parser = argparse.ArgumentParser(description="Tune a small model on 500 made-up emergency visits and judge it.")

@@ -79,10 +79,10 @@ def estimate(model: str, rows: str, options: argparse.Namespace) -> None:
     """The figures of `expertune models --input`, from the shape of the rows alone."""
     import time
 
-    from expertune.capability import estimate
+    from expertune.estimate.capability import estimate
+    from expertune.estimate.plan import shape_of
+    from expertune.estimate.throughput import probe
     from expertune.gguf.read import GGUFFile
-    from expertune.pipeline.estimate import shape_of
-    from expertune.train.probe import probe
 
     start = time.perf_counter()
     shape = shape_of(_rows(rows))

@@ -29,11 +29,11 @@ import runs
 import sets
 from runs import Child, ChildFailed, Entry
 
+from expertune import outputs
 from expertune.config import make_config
 from expertune.engine.header import read_header
 from expertune.files import sha256, write_text
-from expertune.pipeline import outputs
-from expertune.pipeline.prepare import prepare
+from expertune.ratings.dataset import load_dataset
 from expertune.ratings.examples import training_lines
 
 RESULTS = runs.RESULTS / "job.jsonl"
@@ -213,7 +213,7 @@ def training_data(job: Job) -> Path:
     """The product's training_data.jsonl: its training records, with its system text and answers, as chat messages."""
     path = job.work / outputs.TRAINING_DATA
     records, config = job.records, make_config({"seed": job.options.seed})
-    prepared = prepare(records.csv, records.mapping, records.topic, config)
+    prepared = load_dataset(records.csv, records.mapping, records.topic, config)
     write_text(path, "".join(f"{line}\n" for line in training_lines(prepared.examples["train"])))
     return path
 

@@ -45,7 +45,10 @@ def rows(columns: Sequence[Entry], ours: Entry | None) -> Iterator[list[str]]:
     if any(set(each.get("stages", ())) - known for each in columns):
         yield ["other, s", *(seconds(each, set(each.get("stages", ())) - known) for each in columns)]
     yield ["**whole job, s**", *(cell(each, lambda e: f"**{e['seconds']:,.0f}**") for each in columns)]
-    yield ["processor time of the whole job, seconds", *(cell(each, lambda e: f"{e['cpu_seconds']:,.0f}") for each in columns)]
+    yield [
+        "processor time of the whole job, seconds",
+        *(cell(each, lambda e: f"{e['cpu_seconds']:,.0f}") for each in columns),
+    ]
     yield ["peak memory, MB", *(cell(each, lambda e: f"{e['peak_mb']:,.0f}") for each in columns)]
     yield ["training steps", *(cell(each, steps) for each in columns)]
     yield ["tokens/s in training", *(cell(each, lambda e: rate(e.get("training"))) for each in columns)]

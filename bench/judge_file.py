@@ -17,12 +17,12 @@ from pathlib import Path
 from runs import figures, interval_of
 
 from expertune.config import Config, make_config
-from expertune.engine.llama_cpp import LlamaCppEngine
-from expertune.evaluate.judge import compare, evaluate
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.evaluate.compare import compare, evaluate
 from expertune.files import write_json
-from expertune.pipeline.prepare import Prepared, prepare
-from expertune.rate.product import ANSWER_ROOM
-from expertune.rate.score import Rated, rate_pass
+from expertune.predict.score import Rated, rate_pass
+from expertune.rate.artifact import ANSWER_ROOM
+from expertune.ratings.dataset import Dataset, load_dataset
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path)
     options = parser.parse_args()
     config = make_config({"seed": options.seed, "threads": options.threads})
-    prepared = prepare(options.csv, options.mapping, options.topic, config)
+    prepared = load_dataset(options.csv, options.mapping, options.topic, config)
     with LlamaCppEngine(options.model, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
         found = rate_pass(engine, prepared.examples["test"], prepared.scale)
     split, scale = prepared.split, prepared.scale
@@ -56,7 +56,7 @@ def main() -> None:
     )
 
 
-def less(path: Path, rated: tuple[Rated, ...], prepared: Prepared, config: Config) -> dict[str, float | None]:
+def less(path: Path, rated: tuple[Rated, ...], prepared: Dataset, config: Config) -> dict[str, float | None]:
     """Macro-F1 of the ratings at `path` less that of `rated`, with the interval of paired records."""
     kept = json.loads(path.read_text(encoding="utf-8"))
     other = [Rated(**{**each, "probabilities": tuple(each["probabilities"])}) for each in kept]

@@ -22,20 +22,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from expertune.engine import ollama_model  # noqa: E402
-from expertune.engine.llama_cpp import LlamaCppEngine  # noqa: E402
-from expertune.engine.ollama import OllamaEngine  # noqa: E402
-from expertune.engine.ollama_render import OllamaRenderer  # noqa: E402
-from expertune.engine.ollama_server import OllamaServer  # noqa: E402
+from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
+from expertune.engine.ollama import model  # noqa: E402
+from expertune.engine.ollama.engine import OllamaEngine  # noqa: E402
+from expertune.engine.ollama.render import OllamaRenderer  # noqa: E402
+from expertune.engine.ollama.server import OllamaServer  # noqa: E402
 from expertune.errors import ExpertuneError, UsageError  # noqa: E402
 from expertune.files import sha256  # noqa: E402
 from expertune.modelset.schema import output_schema  # noqa: E402
-from expertune.pipeline.outputs import MODEL  # noqa: E402
-from expertune.pipeline.registration import prepared_again, read_metadata  # noqa: E402
-from expertune.rate.product import ANSWER_ROOM  # noqa: E402
-from expertune.rate.score import rate_examples  # noqa: E402
+from expertune.outputs import MODEL  # noqa: E402
+from expertune.predict.score import rate_examples  # noqa: E402
+from expertune.rate.artifact import ANSWER_ROOM  # noqa: E402
 from expertune.ratings.scale import RatingScale, parse_answer  # noqa: E402
 from expertune.ratings.schema import Example  # noqa: E402
+from expertune.workflow.register import prepared_again, read_metadata  # noqa: E402
 
 ANSWER_TOKENS = 160
 NEAR = 0.1  # a record whose two likeliest labels are closer than this in the embedded engine is near chance
@@ -90,7 +90,7 @@ def compare(
     file, context = folder / MODEL, int(metadata["settings"]["max_tokens"]) + ANSWER_ROOM
     if not file.is_file():
         raise UsageError(f"{file}: not there; this run made no tuned file to compare")
-    served = ollama_model.served_digest(ollama_model.shown(name, server.show(name)))
+    served = model.served_digest(model.shown(name, server.show(name)))
     prompts = OllamaRenderer(server, name, context=context)  # for both: what differs then is the engine
     with LlamaCppEngine(file, context=context, threads=threads, renderer=prompts) as engine:
         engine_NL = _probabilities(engine, examples, scale)

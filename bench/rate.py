@@ -28,13 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from expertune.engine.base import Generation  # noqa: E402
-from expertune.engine.llama_cpp import LlamaCppEngine  # noqa: E402
+from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.modelset.schema import output_schema  # noqa: E402
-from expertune.rate.decide import Wanted  # noqa: E402
+from expertune.predict.uncertainty import Uncertainty  # noqa: E402
+from expertune.rate.columns import Wanted  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
-from expertune.rate.output import CsvWriter  # noqa: E402
-from expertune.rate.runner import Asked, rate_records  # noqa: E402
-from expertune.rate.trust import Trust  # noqa: E402
+from expertune.rate.runner import RateRequest, rate_records  # noqa: E402
+from expertune.rate.writer import CsvWriter  # noqa: E402
 from expertune.ratings.examples import chat_messages  # noqa: E402
 from expertune.ratings.records import open_records  # noqa: E402
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale, parse_answer  # noqa: E402
@@ -61,7 +61,7 @@ def messages(prompt: str) -> tuple[dict[str, str], ...]:
 
 def ours(engine: Any, source: Path, folder: Path) -> float:
     """Seconds from the input file to the output file, journal included."""
-    asked = Asked(messages, "bench", 1, engine, "bench", Wanted(SCALE, Trust()), workers=engine.slots + 1)
+    asked = RateRequest(messages, "bench", 1, engine, "bench", Wanted(SCALE, Uncertainty()), workers=engine.slots + 1)
     start = time.perf_counter()
     with Journal(folder / "journal.sqlite") as journal:
         rate_records(open_records(source), folder / "rated.csv", asked, journal, stage)

@@ -24,13 +24,13 @@ from sets import MODELS, SETS, RatingSet, find_model, find_set
 from sklearn.metrics import f1_score
 
 from expertune.config import Config, as_dict, make_config
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.export.adapter import export_adapter
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Tunable, load, place
-from expertune.pipeline.prepare import Prepared, prepare
-from expertune.train.dev import DevLook
+from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.train.encode import Candidates, Row, candidates, encode, token_weights
+from expertune.train.evaluate import DevLook
 from expertune.train.events import DevEvent
 from expertune.train.loop import Trainer
 from expertune.train.recipe import with_recipe
@@ -43,7 +43,7 @@ SHOWN = ("decision_weight", "rationale_weight", "class_weight", "logit_adjustmen
 FIXED = {"dev_looks": 1, "patience": 1000}
 
 
-def divided(prepared: Prepared, seed: int) -> set[str]:
+def divided(prepared: Dataset, seed: int) -> set[str]:
     """Row ids to train on; the other ones of the train and dev parts validate. Groups stay whole."""
     groups = prepared.split.groups
     rows = [row for part in ("train", "dev") for row in prepared.split.parts()[part]]
@@ -53,7 +53,7 @@ def divided(prepared: Prepared, seed: int) -> set[str]:
     return {row.id for row in rows if groups[row.id] not in held}
 
 
-def encoded(model: Path, prepared: Prepared, config: Config) -> tuple[list[Row], Candidates]:
+def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], Candidates]:
     examples = [example for part in ("train", "dev") for example in prepared.examples[part]]
     with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
         rows = encode(engine, examples, prepared.scale, token_weights(config))
@@ -77,7 +77,7 @@ def figures(found: DevLook, truth: list[int], shares_K: np.ndarray) -> dict[str,
 
 def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
     """Train once; its figures at each look."""
-    prepared = prepare(data.csv, str(data.mapping) if data.mapping else None, data.topic, config)
+    prepared = load_dataset(data.csv, str(data.mapping) if data.mapping else None, data.topic, config)
     rows, answers = encoded(model, prepared, config)
     ids = divided(prepared, config.seed)
     train, validation = [row for row in rows if row.id in ids], [row for row in rows if row.id not in ids]
@@ -105,7 +105,7 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
 
 
 def valid_answers(
-    model: Path, prepared: Prepared, file: GGUFFile, tunable: Tunable, config: Config, ids: set[str]
+    model: Path, prepared: Dataset, file: GGUFFile, tunable: Tunable, config: Config, ids: set[str]
 ) -> float:
     """Share of those records' free answers, written without a grammar, that are JSON with a label of the scale."""
     examples = [each for part in ("train", "dev") for each in prepared.examples[part] if each.id in ids]

@@ -23,7 +23,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from expertune.cli import EXIT_FELL_BACK  # noqa: E402
+from expertune.cli.main import EXIT_FELL_BACK  # noqa: E402
 from expertune.files import write_text  # noqa: E402
 from expertune.machine import usable_cores  # noqa: E402
 

@@ -87,7 +87,7 @@ def read_rows(base: Path, csv: Path, longest: int) -> list:
     """The peer's rows, tokenised by the engine that serves the model."""
     import pandas
 
-    from expertune.engine.llama_cpp import LlamaCppEngine
+    from expertune.engine.llama_cpp.engine import LlamaCppEngine
     from expertune.train.encode import Row
 
     label = {1: "Match", 0: "Does Not Match", -1: "Unknown"}

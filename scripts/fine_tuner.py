@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from expertune.cli import main
+from expertune.cli.main import main
 
 if TYPE_CHECKING:  # loaded on first use, so that --help stays quick
     from expertune.errors import (

@@ -22,11 +22,11 @@ import tiny
 from expertune.config import Config
 from expertune.export.adapter import export_adapter
 from expertune.export.merged import write_merged
-from expertune.export.types import Delta, choose
+from expertune.export.quant_types import WeightUpdate, choose
 from expertune.gguf.read import GGUFFile
 from expertune.model import feed_forward
 from expertune.model.attention import Segment
-from expertune.model.flow import Pack
+from expertune.model.forward_context import Pack
 from expertune.model.load import Placement, Tunable, load
 from expertune.train import loss as losses
 from expertune.train.batches import Batch, dev_batch, training_batch
@@ -137,7 +137,7 @@ def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
     moved = float(np.abs(log_probabilities(plain, tokens) - log_probabilities(tuned, tokens)).max())
     with GGUFFile(base) as file:
         export_adapter(folder / "adapter.gguf", file, tuned.lora.pairs(), alpha=tuned.lora.alpha, metadata={})
-        delta = Delta(tuned.lora.pairs(), tuned.lora.scale)
+        delta = WeightUpdate(tuned.lora.pairs(), tuned.lora.scale)
         choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
         write_merged(folder / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
     same = Served(unpacked(base, qtype), adapter=folder / "adapter.gguf")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from expertune.config import Config
-from expertune.engine.answers import distinguishing
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.label_scoring import distinguishing
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.gguf.read import GGUFFile
 from expertune.model.attention import Segment
-from expertune.model.flow import Pack
+from expertune.model.forward_context import Pack
 from expertune.model.load import Placement, load
 from expertune.ratings.scale import answer_opening
 

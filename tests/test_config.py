@@ -12,11 +12,11 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertune import cli
+from expertune.cli import main
 from expertune.config import Config, as_dict, make_config
 from expertune.errors import UsageError
 
-SOURCE = Path(cli.__file__).parent
+SOURCE = Path(main.__file__).parents[1]
 NAMES = [setting.name for setting in fields(Config)]
 
 
@@ -27,7 +27,7 @@ def test_every_setting_is_used_somewhere(name: str) -> None:
 
 
 def test_every_setting_is_a_flag_with_its_default_in_the_help() -> None:
-    command = typer.main.get_command(cli.app).commands["tune"]  # pyright: ignore[reportAttributeAccessIssue]
+    command = typer.main.get_command(main.app).commands["tune"]  # pyright: ignore[reportAttributeAccessIssue]
     options = {option: parameter for parameter in command.params for option in parameter.opts}
     for setting in fields(Config):
         option = options[f"--{setting.name.replace('_', '-')}"]
@@ -36,11 +36,11 @@ def test_every_setting_is_a_flag_with_its_default_in_the_help() -> None:
 
 
 def test_settings_travel_through_a_yaml_file(tmp_path: Path) -> None:
-    from expertune.pipeline.outputs import write_config
+    from expertune.outputs import write_config
 
     config = make_config({"epochs": 7, "export_type": "Q6_K", "seed": 3})
     write_config(tmp_path / "run.yaml", config, {"input": "rows.csv", "model": "m", "topics": "t"})
-    run, settings = cli._merged(tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4})
+    run, settings = main._merged(tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4})
     assert run == {"input": "rows.csv", "model": "other", "topics": "t"}
     assert make_config(settings) == make_config({**as_dict(config), "rank": 4})
 

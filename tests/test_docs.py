@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from expertune.cli import app
+from expertune import outputs
+from expertune.cli.main import app
 from expertune.config import Config
 from expertune.model.arch import supported
-from expertune.pipeline import outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -24,7 +24,7 @@ from scripts.fine_tuner import (
 )
 
 import tiny
-from expertune.cli import main
+from expertune.cli.main import main
 from expertune.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,12 +132,12 @@ def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], 
 def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], str]) -> None:
     """Served anew, the file gives the accuracy that the metadata claim."""
     from expertune.config import make_config
-    from expertune.engine.llama_cpp import LlamaCppEngine
-    from expertune.pipeline.prepare import prepare
-    from expertune.rate.score import rate_examples
+    from expertune.engine.llama_cpp.engine import LlamaCppEngine
+    from expertune.predict.score import rate_examples
+    from expertune.ratings.dataset import load_dataset
 
     folder, metadata, _ = tuned
-    prepared = prepare(frame(), MAPPING, TOPIC, make_config(QUICK))
+    prepared = load_dataset(frame(), MAPPING, TOPIC, make_config(QUICK))
     with LlamaCppEngine(folder / "fine_tuned_model.gguf", context=1024) as engine:
         rated = rate_examples(engine, prepared.examples["test"], prepared.scale)
     right = sum(each.value == example.value for each, example in zip(rated, prepared.examples["test"], strict=True))

@@ -15,14 +15,14 @@ import pytest
 
 import replies
 import tiny
-from expertune.capability import Capability, Rate, capabilities, capability
-from expertune.cli import main
-from expertune.engine.ollama_server import OllamaServer
+from expertune.cli.main import main
+from expertune.cli.models import COLUMNS
+from expertune.engine.ollama.server import OllamaServer
+from expertune.estimate.capability import Capability, TrainingThroughput, capabilities, capability
+from expertune.estimate.throughput_cache import cache_file
 from expertune.fine_tuner import Capability as Reexported
 from expertune.fine_tuner import FineTuner
-from expertune.listing import COLUMNS
-from expertune.model.footprint import Shape
-from expertune.pipeline.rates import cache_file
+from expertune.model.memory import RowShape
 from ollama_contract.server import ContractServer
 from replies import Reply, Request, json_reply
 
@@ -197,7 +197,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, command: str):
 
 def test_models_loads_no_torch(server: ContractServer):
     code = (
-        "import sys\nfrom expertune.cli import main\n"
+        "import sys\nfrom expertune.cli.main import main\n"
         "try:\n    main(['models', '--quick'])\nexcept SystemExit as end:\n    assert not end.code\n"
         "print(sorted({'torch', 'pandas', 'xllamacpp', 'sklearn'} & set(sys.modules)))\n"
     )
@@ -252,11 +252,11 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A stopwatch that says 100 tokens a second of every model; the files that were measured."""
     asked: list[Path] = []
 
-    def probe(path: Path, shape: Shape) -> Rate:
+    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
         asked.append(path)
-        return Rate(100.0, 250.0, "cpu", "fp32", 1, "cached", False)
+        return TrainingThroughput(100.0, 250.0, "cpu", "fp32", 1, "cached", False)
 
-    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
     return asked
 
 
@@ -303,7 +303,7 @@ def test_quick_cannot_time_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tiny.make(tmp_path / "a.gguf")
-    monkeypatch.setattr("expertune.capability.free_memory", lambda: 100_000_000)
+    monkeypatch.setattr("expertune.estimate.capability.free_memory", lambda: 100_000_000)
     found = FineTuner().capability(str(file))
     assert not found.tunable
     assert re.match(r"needs 4\d\d\.\d MB of memory to be tuned and 100\.0 MB are free", found.reason)
@@ -311,20 +311,20 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def probe(path: Path, shape: Shape) -> Rate:
+    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
         raise RuntimeError("out of memory\nand more")
 
-    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
     found = FineTuner().capability(str(tiny.make(tmp_path / "a.gguf")), measure=True)
     assert found.tunable
     assert found.notes == ("its speed could not be measured (out of memory)",)
 
 
 def test_stopped_while_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def probe(path: Path, shape: Shape) -> Rate:
+    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("expertune.train.probe.probe", probe)
+    monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
     code, _, err = _run(capsys, "models", str(tiny.make(tmp_path / "a.gguf")))
     assert code == 130
     assert err.splitlines()[-1].endswith(": stopped at 0 after 0:00")

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from commands import expertune
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.server import OllamaServer
 from expertune.files import sha256
 from expertune.modelset.schema import output_schema
 from ollama_contract.server import ContractServer

@@ -18,7 +18,7 @@ from bench.ollama_agreement import compare
 from examples.real_models import Unavailable, fetch
 
 from commands import ROOT, expertune
-from expertune.engine.ollama_server import OllamaServer, running_server
+from expertune.engine.ollama.server import OllamaServer, running_server
 from expertune.files import sha256
 from ollama_contract.templates import TEMPLATE
 

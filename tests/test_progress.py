@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from expertune.errors import OutputError
-from expertune.progress import Pace, Progress, TrainingPace, speed_text, time_text
+from expertune.progress import Progress, RunThroughput, Throughput, speed_text, time_text
 from expertune.train.events import DevEvent, StepEvent
 
 
@@ -100,14 +100,14 @@ def test_rows_finished_by_an_earlier_run_do_not_raise_the_rate(pipe, clock):
 
 
 def test_the_pace_forgets_what_is_old_and_joins_bursts():
-    pace = Pace()
+    pace = Throughput()
     assert pace.rate is None
     for _ in range(50):
         pace.add(1, 100.0)
     for _ in range(20):
         pace.add(1, 0.5)
     assert pace.rate == pytest.approx(2.0)
-    burst = Pace()
+    burst = Throughput()
     for _ in range(100):  # sixteen answers at a time, each batch a second after the last one
         for answer in range(16):
             burst.add(1, 0.0 if answer else 1.0)
@@ -115,7 +115,7 @@ def test_the_pace_forgets_what_is_old_and_joins_bursts():
 
 
 def test_training_counts_real_tokens_and_the_looks_at_dev():
-    pace = TrainingPace()
+    pace = RunThroughput()
     for number in range(1, 11):
         pace.add(step(number, tokens=600, seconds=2.0))
     assert pace.tokens.rate == pytest.approx(300)
@@ -126,7 +126,7 @@ def test_training_counts_real_tokens_and_the_looks_at_dev():
 
 
 def test_a_resumed_training_reckons_from_its_own_steps():
-    pace = TrainingPace()
+    pace = RunThroughput()
     pace.add(dev(900, seconds=4.0))
     assert pace.seconds_left(100) is None
     pace.add(step(901, seconds=2.0))

@@ -18,13 +18,13 @@ import pytest
 
 import tiny
 from expertune.config import make_config
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import RegistrationError, UsageError
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
-from expertune.pipeline.prepare import prepare
-from expertune.pipeline.registration import Target, prepared_again, read_metadata, register_result
 from expertune.progress import Progress
+from expertune.ratings.dataset import load_dataset
+from expertune.workflow.register import RegistrationTarget, prepared_again, read_metadata, register_result
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 
@@ -219,7 +219,9 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
     assert FineTuner(quiet=True).register_model(folder, "my-rater", pd.read_csv(rows), replace=True)["registered"]
 
     kept = read_metadata(folder)
-    again = register_result(Target("other"), folder, kept, prepared_again(folder, kept, rows), Progress(quiet=True))
+    again = register_result(
+        RegistrationTarget("other"), folder, kept, prepared_again(folder, kept, rows), Progress(quiet=True)
+    )
     assert again and names(server.host) == {"small:latest", "my-rater:latest", "other:latest"}
     with pytest.raises(RegistrationError, match="unexpected FileNotFoundError") as caught:
         (folder / "fine_tuned_model.gguf").unlink()
@@ -246,7 +248,9 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
     assert not success and metadata["model_set_info"]["success"]
     assert metadata["registration"]["registered"] is False
     chosen = {**metadata, "fallback_reason": None}
-    assert not register_result(Target("x"), tmp_path, chosen, prepare(rows, None, TOPIC, make_config({})), Progress())
+    assert not register_result(
+        RegistrationTarget("x"), tmp_path, chosen, load_dataset(rows, None, TOPIC, make_config({})), Progress()
+    )
     assert chosen["registration"]["reason"].endswith("can be registered (--approach tune keeps to it)")
 
 

@@ -14,10 +14,9 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from .capability import Capability
-from .capability import capability as capability_of
+from . import outputs
 from .config import Config, as_dict, make_config
-from .engine.ollama_server import OllamaServer, running_server
+from .engine.ollama.server import OllamaServer, running_server
 from .errors import (
     DatasetError,
     DatasetTooSmallWarning,
@@ -32,17 +31,18 @@ from .errors import (
     TrainingFailedError,
     UsageError,
 )
+from .estimate.capability import Capability
+from .estimate.capability import capability as capability_of
+from .estimate.plan import with_throughput
 from .modelset import build as modelset
-from .modelset.material import gather
-from .pipeline import outputs
-from .pipeline.estimate import with_rate
-from .pipeline.prepare import SMALL, prepare
-from .pipeline.registration import Target, prepared_again, read_metadata, register_folder, register_result
-from .pipeline.run import Run
+from .modelset.training_signals import gather
 from .progress import Progress
+from .ratings.dataset import SMALL, load_dataset
 from .ratings.examples import chat_record
-from .register.gate import objections
+from .register.preflight import gate_failures
 from .register.register import refuse_base, refuse_taken
+from .workflow.register import RegistrationTarget, prepared_again, read_metadata, register_folder, register_result
+from .workflow.run import Run
 
 log = logging.getLogger("expertune")
 
@@ -111,11 +111,11 @@ class FineTuner:
         before the work, where `register` is no free name or no server answers.
         """
         config = make_config(settings)
-        target = Target(register, replace, force, self.allow_remote) if register is not None else None
+        target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
         if target is not None:
             _check_target(target, model_name, config)  # before hours of work, not after them
         folder = outputs.open_folder(Path(output_dir))
-        prepared = prepare(df, rating_mapping, target_topics, config)
+        prepared = load_dataset(df, rating_mapping, target_topics, config)
         with (
             _log_to(folder / outputs.LOG, debug=self.debug_mode),
             Progress(quiet=self.quiet, events=folder / outputs.EVENTS) as progress,
@@ -163,13 +163,13 @@ class FineTuner:
         """
         folder = Path(output_dir)
         metadata = read_metadata(folder)
-        objections(metadata)  # a folder without a tuned file is refused before its rows are read
+        gate_failures(metadata)  # a folder without a tuned file is refused before its rows are read
         prepared = prepared_again(folder, metadata, Path(df) if isinstance(df, str) else df)
         with (
             _log_to(folder / outputs.LOG, debug=self.debug_mode),
             Progress(quiet=self.quiet) as progress,
         ):
-            target = Target(name, replace, force, self.allow_remote)
+            target = RegistrationTarget(name, replace, force, self.allow_remote)
             return register_folder(target, folder, metadata, prepared, progress).to_dict()
 
     def _process(self, run: Run) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class FineTuner:
         server = None if os.path.isfile(model_name) else running_server(allow_remote=allow_remote)  # noqa: PTH113
         with server or nullcontext():
             found = capability_of(model_name, server)
-        return with_rate(found) if measure else found
+        return with_throughput(found) if measure else found
 
     def check_fine_tuning_capability(self, model_name: str) -> bool:
         """True where `model_name` can be tuned here; the reason is in `capability`."""
@@ -217,7 +217,7 @@ class FineTuner:
         self, df: Any, rating_mapping: Any = None, target_topics: str = "", **settings: Any
     ) -> list[dict[str, Any]]:
         """Every row as the chat example that it is trained or judged by: id, split, messages, rating, label."""
-        prepared = prepare(df, rating_mapping, target_topics, make_config(settings))
+        prepared = load_dataset(df, rating_mapping, target_topics, make_config(settings))
         return [chat_record(example) for examples in prepared.examples.values() for example in examples]
 
     def create_model_set_config(
@@ -236,7 +236,7 @@ class FineTuner:
         config = make_config(settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
-            prepared = prepare(df, rating_mapping, target_topics, config)
+            prepared = load_dataset(df, rating_mapping, target_topics, config)
         content = modelset.build(
             model_name,
             prepared.split,
@@ -253,7 +253,7 @@ class FineTuner:
         return content
 
 
-def _check_target(target: Target, model_name: str, config: Config) -> None:
+def _check_target(target: RegistrationTarget, model_name: str, config: Config) -> None:
     """Raises UsageError, RegistrationError or EngineError where nothing could be registered under this name."""
     if config.approach == "model-set":
         raise UsageError("register: a model set cannot be registered; leave the name out, or take another approach")

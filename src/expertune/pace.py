@@ -10,7 +10,7 @@ PACE_ENTRIES = 20
 PACE_SECONDS = 0.2  # shorter entries are joined: a burst of finished requests is not a speed
 
 
-class Pace:
+class Throughput:
     """The recent speed: amounts over the seconds that they took, of the last `PACE_ENTRIES` entries."""
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class Pace:
         return sum(amount for amount, _ in self._entries) / seconds if seconds > 0 else None
 
 
-class TrainingPace:
+class RunThroughput:
     """Tokens per second and time left, from the seconds that each step and each look at the dev rows took."""
 
     def __init__(self) -> None:
-        self.tokens, self._steps = Pace(), Pace()
+        self.tokens, self._steps = Throughput(), Throughput()
         self._seen, self._dev_seconds = 0, 0.0
 
     def add(self, event: Event) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import OutputError
-from .pace import Pace, TrainingPace, dev_text, speed_text, time_text
+from .pace import RunThroughput, Throughput, dev_text, speed_text, time_text
 from .train.events import DevEvent, Event, StepEvent
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Stage:
         self.seconds_left: float | None = None
         self.note = ""
         self.started = self._last = clock()
-        self._pace, self._display, self._clock, self._lock = Pace(), display, clock, threading.Lock()
+        self._pace, self._display, self._clock, self._lock = Throughput(), display, clock, threading.Lock()
 
     def advance(self, n: int = 1, *, note: str = "") -> None:
         """Report `n` more units; `note` is a short text of numbers, never of a row."""
@@ -55,7 +55,7 @@ class Stage:
             self.seconds_left = max(0, self.total - self.done) / rate if rate and self.total is not None else None
             self._display.update(self)
 
-    def follow(self, event: StepEvent, pace: TrainingPace) -> None:
+    def follow(self, event: StepEvent, pace: RunThroughput) -> None:
         """Take the state of a training step."""
         with self._lock:
             self.done, self.total, self.unit = event.step, event.steps, "tokens"
@@ -217,7 +217,7 @@ class Progress:
         self._clock = clock
         self._open: list[Stage] = []
         self._training = contextlib.ExitStack()  # the stage of events that come outside any stage
-        self._pace = TrainingPace()
+        self._pace = RunThroughput()
 
     def __enter__(self) -> Progress:
         return self

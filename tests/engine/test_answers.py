@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertune.engine.answers import distinguishing, sum_log_probs
+from expertune.engine.label_scoring import distinguishing, sum_log_probs
 from expertune.errors import EngineError
 
 WORDS = st.lists(st.integers(0, 3), max_size=4)

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import tiny
-from expertune.engine.http import JsonClient
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.engine.llama_cpp.http import JsonClient
 from expertune.errors import EngineError
 
 WORDS = "Zanzibar quinquereme"
@@ -73,7 +73,7 @@ def test_nothing_is_printed(model: Path, capfd: pytest.CaptureFixture[str]):
 def test_debug_says_what_it_does(model: Path):
     """In a process of its own: llama.cpp's log has a thread that prints when it likes."""
     code = (
-        "import sys; from pathlib import Path; from expertune.engine.llama_cpp import LlamaCppEngine\n"
+        "import sys; from pathlib import Path; from expertune.engine.llama_cpp.engine import LlamaCppEngine\n"
         "LlamaCppEngine(Path(sys.argv[1]), threads=1, debug=True).close()"
     )
     child = subprocess.run(
@@ -148,7 +148,7 @@ INTERRUPTED = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 
 def rate(i):
     return engine.score(engine.render([{"role": "user", "content": f"record {i} " * 50}]), ['{"a": "x"}', '{"a": "y"}'])

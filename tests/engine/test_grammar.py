@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.engine.grammar import schema_grammar
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.json_schema import schema_grammar
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
 from expertune.errors import EngineError
 from expertune.ratings.scale import answer_opening

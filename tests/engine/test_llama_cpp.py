@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
 
 ASK = [{"role": "system", "content": "Rate this record."}, {"role": "user", "content": "cough and fever"}]

@@ -112,7 +112,7 @@ def test_on_macos_and_windows(monkeypatch: pytest.MonkeyPatch):
     """There it is the home folder, whatever the system calls it; services of Linux are looked for on neither."""
     monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     monkeypatch.setattr(Path, "home", lambda: Path("/Users/me"))
-    monkeypatch.setattr("expertune.engine.ollama_disk.WINDOWS", True)
+    monkeypatch.setattr("expertune.engine.ollama.disk.WINDOWS", True)
     assert _paths() == ["/Users/me/.ollama/models"]
 
 

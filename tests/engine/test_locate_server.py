@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 import replies
 import tiny
 from expertune.engine.locate import listed, locate
-from expertune.engine.ollama_model import DEFAULT_TEMPLATE, parsed_parameters, plain_parameters, shown
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.model import DEFAULT_TEMPLATE, parsed_parameters, plain_parameters, shown
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, FineTuningNotSupportedError, UsageError
 from ollama_contract.server import ContractServer
 from replies import Reply, Request, json_reply
@@ -154,7 +154,7 @@ def test_the_folder_of_the_service(folder: Path, tmp_path: Path, name: str, line
     code = (
         "import os, grp, difflib, httpx, ollama, encodings.idna\n"
         "from expertune.engine.locate import locate\n"
-        "from expertune.engine.ollama_server import OllamaServer\n"
+        "from expertune.engine.ollama.server import OllamaServer\n"
         "from expertune.errors import FineTuningNotSupportedError\n"
         "with OllamaServer() as server:\n"
         "    if os.geteuid() == 0: os.setuid(65534)\n"

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
-from expertune.engine.ollama import OllamaEngine
-from expertune.engine.ollama_render import OllamaRenderer
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.engine import OllamaEngine
+from expertune.engine.ollama.render import OllamaRenderer
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.modelset.schema import output_schema
 from expertune.ratings.scale import answer_opening

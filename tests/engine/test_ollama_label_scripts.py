@@ -11,9 +11,9 @@ import pytest
 
 import replies
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
-from expertune.engine.ollama import OllamaEngine
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.engine.ollama.engine import OllamaEngine
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError
 from expertune.ratings.scale import answer_opening
 from label_sets import ASK, split

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import replies
-from expertune.engine.ollama_errors import Unavailable, explained
-from expertune.engine.ollama_host import checked_url, host_url, is_this_machine
-from expertune.engine.ollama_server import OllamaServer, full_name, running_server
+from expertune.engine.ollama.errors import Unavailable, explained
+from expertune.engine.ollama.host import checked_url, host_url, is_this_machine
+from expertune.engine.ollama.server import OllamaServer, full_name, running_server
 from expertune.errors import EngineError, ExpertuneError, OutputError, UsageError
 from replies import Reply, Request, json_reply
 
@@ -282,7 +282,7 @@ def test_full_name(name: str, full: str):
 
 
 def test_torch_is_not_loaded():
-    code = "import sys, expertune.capability, expertune.engine.ollama_server; print('torch' in sys.modules)"
+    code = "import sys, expertune.estimate.capability, expertune.engine.ollama.server; print('torch' in sys.modules)"
     child = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

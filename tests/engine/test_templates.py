@@ -17,7 +17,7 @@ import pytest
 import families
 import talkers
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.schema import Example

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from expertune.rate.score import Rated
+from expertune.predict.score import Rated
 from expertune.ratings.scale import RatingScale, make_scale
 from expertune.ratings.schema import Rating
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertune.evaluate.calibration import BINS, calibrate
+from expertune.stats.reliability import BINS, calibrate
 
 
 def test_by_hand() -> None:

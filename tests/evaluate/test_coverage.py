@@ -4,7 +4,7 @@ import pytest
 
 from evaluate.samples import SCALE, rated, truth
 from expertune.evaluate.coverage import conformal_coverage
-from expertune.rate.conformal import Conformal
+from expertune.stats.conformal import Conformal
 
 
 def test_by_hand() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertune.evaluate import metrics
-from expertune.evaluate.intervals import (
+from expertune.stats import metrics
+from expertune.stats.intervals import (
     KAPPA,
     MACRO_F1,
     bootstrap,
@@ -66,7 +66,7 @@ def test_the_seed_decides_and_chunks_do_not_change_the_shape(monkeypatch: pytest
     one = clusters(*rater(2, 60, 60)[:2], 3, range(60))
     first, again, other = (bootstrap(one, [MACRO_F1, KAPPA], 300, seed, 0.95) for seed in (1, 1, 2))
     assert first == again != other
-    monkeypatch.setattr("expertune.evaluate.intervals._CELLS", 60 * 7)
+    monkeypatch.setattr("expertune.stats.intervals._CELLS", 60 * 7)
     assert resamples([one, one], [MACRO_F1], 300, 1).shape == (2, 1, 300)
 
 

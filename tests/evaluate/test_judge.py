@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from evaluate.samples import ORDINAL, SCALE, rated, truth
 from expertune.config import Config
 from expertune.errors import UsageError
-from expertune.evaluate.judge import compare, evaluate, valid_json
+from expertune.evaluate.compare import compare, evaluate, valid_json
 
 CONFIG = Config(bootstrap=200)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from evaluate.samples import SCALE, rated, truth
 from expertune.config import Config
-from expertune.evaluate.intervals import wilson
-from expertune.evaluate.judge import evaluate
+from expertune.evaluate.compare import evaluate
 from expertune.evaluate.prevalence import at_prevalence, predictive_values
+from expertune.stats.intervals import wilson
 
 
 def shares(hits: int, n: int, rejected: int, m: int):

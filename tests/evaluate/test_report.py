@@ -14,8 +14,8 @@ import pytest
 from evaluate.samples import rated, truth
 from expertune.config import Config, as_dict
 from expertune.errors import OutputError, UsageError
+from expertune.evaluate.compare import compare, evaluate
 from expertune.evaluate.coverage import conformal_coverage
-from expertune.evaluate.judge import compare, evaluate
 from expertune.evaluate.prevalence import at_prevalence
 from expertune.evaluate.report import (
     facts,
@@ -30,10 +30,10 @@ from expertune.evaluate.report import (
 )
 from expertune.evaluate.report_plots import dev_plot, loss_plot, ticks
 from expertune.evaluate.report_png import PLOTS
-from expertune.evaluate.strata import stratify, to_dicts
+from expertune.evaluate.subgroups import subgroups_of, to_dicts
 from expertune.evaluate.verdict import verdict
-from expertune.rate.conformal import Conformal
 from expertune.ratings.scale import make_scale
+from expertune.stats.conformal import Conformal
 
 HOSTILE = "<script>alert('x')</script>"
 CONFIG = Config(bootstrap=100)
@@ -93,7 +93,7 @@ def full_report() -> dict[str, Any]:
         "choice": {"approach": "tune", "reason": "better on 50 dev rows", "dev": {}},
         "evaluations": [each.to_dict() for each in figures],
         "differences": [each.to_dict() for each in differences],
-        "strata": to_dicts(stratify(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
+        "strata": to_dicts(subgroups_of(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
         "prevalence": at_prevalence(figures[0].to_dict(), 0.02),
         "conformal": coverage.to_dict(),
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},

@@ -7,7 +7,8 @@ import pytest
 
 from evaluate.samples import SCALE, rated, truth
 from expertune.errors import UsageError
-from expertune.evaluate.strata import FEWEST, NOT_GIVEN, StrataColumn, age_band, check_columns, hide, stratify
+from expertune.evaluate.subgroups import FEWEST, NOT_GIVEN, SubgroupColumn, age_band, hide, subgroups_of
+from expertune.ratings.columns import check_columns
 from expertune.ratings.schema import Rating
 
 
@@ -58,16 +59,16 @@ def rows(columns: dict[str, list[str]], labels: list[int] | None = None) -> list
     ]
 
 
-def strata(expert: list[Rating], columns: str = "") -> tuple[StrataColumn, ...]:
+def strata(expert: list[Rating], columns: str = "") -> tuple[SubgroupColumn, ...]:
     source = random.Random(2)
-    return stratify(expert, rated([source.randrange(3) for _ in expert]), SCALE, {}, columns, 0.95)
+    return subgroups_of(expert, rated([source.randrange(3) for _ in expert]), SCALE, {}, columns, 0.95)
 
 
 def test_figures_of_a_stratum_are_those_of_its_rows_alone() -> None:
     labels = [0, 1] * 60
     expert = rows({"Ward": ["north"] * 80 + ["south"] * 40}, labels)
     model = rated([*labels[:80], *([0] * 40)])  # north without a fault; south always the first label
-    (column,) = stratify(expert, model, SCALE, {}, "ward", 0.95)
+    (column,) = subgroups_of(expert, model, SCALE, {}, "ward", 0.95)
     north, south = column.strata
     assert (north.name, north.rows, north.accuracy and north.accuracy.value) == ("north", 80, 1.0)
     assert (south.name, south.rows, south.accuracy and south.accuracy.value) == ("south", 40, 0.5)

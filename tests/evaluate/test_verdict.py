@@ -5,9 +5,9 @@ import pytest
 from evaluate.samples import SCALE, rated, truth
 from expertune.config import Config
 from expertune.errors import UsageError
-from expertune.evaluate.intervals import Interval
-from expertune.evaluate.judge import Difference, compare, evaluate
+from expertune.evaluate.compare import Difference, compare, evaluate
 from expertune.evaluate.verdict import Verdict, outcome, verdict
+from expertune.stats.intervals import Interval
 
 CONFIG = Config(bootstrap=400)
 EXPERT = [0, 1, 2, 0, 1, 0] * 10

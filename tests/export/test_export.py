@@ -14,13 +14,13 @@ import tiny
 from expertune.config import Config
 from expertune.errors import TrainingFailedError
 from expertune.export.adapter import export_adapter
-from expertune.export.merged import Merged, agreement, merge, write_merged
-from expertune.export.types import Delta, choose, ladder_of, measure, raise_worst
+from expertune.export.merged import MergedModel, agreement, merge, write_merged
+from expertune.export.quant_types import WeightUpdate, choose, ladder_of, measure, upgrade_worst_half
 from expertune.gguf.read import GGUFFile
 from expertune.model.attention import Segment
-from expertune.model.flow import Pack
+from expertune.model.forward_context import Pack
 from expertune.model.load import Placement, Tunable, load
-from expertune.rate.score import Pass, Rated
+from expertune.predict.score import Pass, Rated
 from llama import Served
 
 CONFIG = Config(rank=4, alpha=8.0)
@@ -48,8 +48,8 @@ def tokens_of(tunable: Tunable, count: int = 40) -> list[int]:
     return [int(token) for token in np.random.default_rng(2).integers(5, tunable.spec.vocabulary, count)]
 
 
-def delta_of(tunable: Tunable) -> Delta:
-    return Delta(tunable.lora.pairs(), tunable.lora.scale)
+def delta_of(tunable: Tunable) -> WeightUpdate:
+    return WeightUpdate(tunable.lora.pairs(), tunable.lora.scale)
 
 
 def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: Path) -> None:
@@ -117,14 +117,14 @@ def test_raising_goes_up_one_type_for_the_worst_half_until_the_top(tmp_path: Pat
     file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     delta = delta_of(tunable)
     choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
-    raised = raise_worst(file, delta, choices, threads=1)
+    raised = upgrade_worst_half(file, delta, choices, threads=1)
     assert raised is not None
     changed = {after.name for before, after in zip(choices, raised, strict=True) if after.type != before.type}
     worst = sorted(choices, key=lambda choice: -choice.noise)[: math.ceil(len(choices) / 2)]
     assert changed == {choice.name for choice in worst}
     rounds = 0
     while raised is not None:
-        choices, raised, rounds = raised, raise_worst(file, delta, raised, threads=1), rounds + 1
+        choices, raised, rounds = raised, upgrade_worst_half(file, delta, raised, threads=1), rounds + 1
     assert {choice.type for choice in choices} == {Type.Q8_0}
     assert rounds < 12
 
@@ -146,7 +146,7 @@ def test_agreement_counts_labels_and_probabilities() -> None:
     assert not agreement(passed("aabb", 0.9), passed("aabb", 0.8), CONFIG).passed
 
 
-def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[Merged, int]:
+def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[MergedModel, int]:
     file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     served: list[Path] = []
 

@@ -9,30 +9,32 @@ import pytest
 
 import families
 import tiny
-from expertune.capability import estimate
 from expertune.config import Config
+from expertune.estimate.capability import estimate
 from expertune.gguf.read import GGUFFile
-from expertune.model.arch import read_spec
-from expertune.model.footprint import (
+from expertune.model.arch import read_config
+from expertune.model.load import load, place
+from expertune.model.memory import (
     LIBRARIES,
-    Footprint,
-    Shape,
+    MemoryEstimate,
+    RowShape,
     adapter_numbers,
+    estimate_memory,
     fits_cached,
-    footprint,
     must_recompute,
     weights_bytes,
 )
-from expertune.model.load import load, place
 
-SHAPE = Shape(prompt=220, answer=30, longest=250)
+SHAPE = RowShape(prompt=220, answer=30, longest=250)
 CONFIG = Config(threads=1, precision="fp32")
 
 
-def needed(path: Path, shape: Shape = SHAPE, *, cached: bool = True, recomputed: bool = False) -> Footprint:
+def needed(path: Path, shape: RowShape = SHAPE, *, cached: bool = True, recomputed: bool = False) -> MemoryEstimate:
     with GGUFFile(path) as file:
-        spec = read_spec(file)
-        return footprint(file, spec, shape, item=4, rank=16, batch=4, at_once=512, cached=cached, recomputed=recomputed)
+        spec = read_config(file)
+        return estimate_memory(
+            file, spec, shape, item=4, rank=16, batch=4, at_once=512, cached=cached, recomputed=recomputed
+        )
 
 
 def test_the_parts_add_up(tmp_path: Path):
@@ -70,31 +72,31 @@ def test_packed_and_made_again_take_less(tmp_path: Path):
 
 def test_activations_grow_with_the_pack(tmp_path: Path):
     path = tiny.make(tmp_path / "a.gguf", layers=6)
-    long = Shape(prompt=970, answer=30, longest=1000)
+    long = RowShape(prompt=970, answer=30, longest=1000)
     assert needed(path, long).working > 1.5 * needed(path).working
     with GGUFFile(path) as file:
-        spec = read_spec(file)
+        spec = read_config(file)
         assert must_recompute(spec, 1000, 4, 10_000_000)
         assert not must_recompute(spec, 1000, 4, 1_000_000_000)
 
 
 @pytest.mark.parametrize(("row", "rows", "pack", "largest"), [(100, 4, 4, 400), (250, 4, 2, 500), (900, 4, 1, 900)])
 def test_packs_are_those_of_the_trainer(row: int, rows: int, pack: int, largest: int):
-    shape = Shape(prompt=row - 10, answer=10, longest=row)
+    shape = RowShape(prompt=row - 10, answer=10, longest=row)
     assert shape.pack_rows(rows, 512) == pack
     assert shape.largest_pack(pack, 512) == largest
 
 
 def test_what_is_shared_is_computed_once():
-    assert Shape(prompt=90, answer=10, longest=100, shared=40).largest_pack(4, 512) == 4 * 60 + 40
+    assert RowShape(prompt=90, answer=10, longest=100, shared=40).largest_pack(4, 512) == 4 * 60 + 40
 
 
 def test_packed_where_float_copies_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("expertune.capability.multiplies_bf16", lambda: False)
+    monkeypatch.setattr("expertune.estimate.capability.multiplies_bf16", lambda: False)
     with GGUFFile(tiny.make(tmp_path / "a.gguf", qtype="Q4_K", layers=8)) as file:
         whole = estimate(file, SHAPE).memory
         assert whole.cached
         for free, cached in ((whole.peak, True), (whole.peak - 1, False)):
-            monkeypatch.setattr("expertune.capability.free_memory", lambda free=free: free)
+            monkeypatch.setattr("expertune.estimate.capability.free_memory", lambda free=free: free)
             found = estimate(file, SHAPE).memory
             assert (found.cached, found.recomputed) == (cached, not cached)

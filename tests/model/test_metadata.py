@@ -11,8 +11,8 @@ import pytest
 import families
 from expertune.errors import ExpertuneError, ModelFileError
 from expertune.gguf.read import GGUFFile
-from expertune.model.adapted import adapted_names
-from expertune.model.arch import read_spec
+from expertune.model.arch import read_config
+from expertune.model.target_modules import adapted_names
 
 ODD: tuple[Any, ...] = (0, -1, 3, 10**12, 1.5, math.nan, math.inf, "x", [], [1], ["x"] * 9, True)
 LISTS = ("attention.sliding_window_pattern", "attention.recurrent_layers", "rope.dimension_sections")
@@ -41,7 +41,7 @@ def test_odd_values_are_told_in_one_line(tmp_path: Path, name: str) -> None:
 
 def refusal(file: GGUFFile) -> str | None:
     try:
-        adapted_names(file, read_spec(file), "all")
+        adapted_names(file, read_config(file), "all")
     except ExpertuneError as error:
         return str(error)
     return None
@@ -61,4 +61,4 @@ def test_what_is_told(tmp_path: Path, key: str, value: Any, told: str) -> None:
     with Changed(families.make(tmp_path / "model.gguf", families.FAMILIES["llama"])) as file:
         file.key, file.value = key, value
         with pytest.raises(ModelFileError, match=told):
-            read_spec(file)
+            read_config(file)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from expertune.modelset import build as modelset
-from expertune.modelset.material import boundary_rows, gather
 from expertune.modelset.schema import validate
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
-from expertune.modelset.words import fit_words, out_of_fold, rate_words
+from expertune.modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
+from expertune.modelset.training_signals import boundary_rows, gather
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
 
@@ -93,7 +93,7 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
 
     train = [each for each in rows(90) if each.value in values]
     new = [each.prompt for each in rows(30, seed=5)] + ["", "été – unseen wörds 12.5"]
-    record = fit_words(train, SCALE, seed=3)
+    record = fit_tfidf(train, SCALE, seed=3)
     assert record is not None and "pickle" not in str(record)
     plain = make_pipeline(
         make_union(
@@ -107,14 +107,14 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
     plain.fit([each.prompt for each in train], [each.value for each in train])
     at = {int(value): place for place, value in enumerate(plain.classes_)}
     wanted = [[shares[at[v]] if v in at else 0.0 for v in SCALE.values] for shares in plain.predict_proba(new)]
-    assert np.asarray(rate_words(record, new, SCALE.labels)) == pytest.approx(np.asarray(wanted), abs=1e-5)
+    assert np.asarray(predict_tfidf(record, new, SCALE.labels)) == pytest.approx(np.asarray(wanted), abs=1e-5)
 
 
 def test_too_few_rows_or_labels_give_no_classifier() -> None:
-    assert fit_words(rows(9), SCALE, seed=0) is None
-    assert fit_words([each for each in rows(60) if each.value == 1], SCALE, seed=0) is None
+    assert fit_tfidf(rows(9), SCALE, seed=0) is None
+    assert fit_tfidf([each for each in rows(60) if each.value == 1], SCALE, seed=0) is None
     assert out_of_fold(rows(9), SCALE, {}, seed=0) == []
-    assert rate_words({}, [], SCALE.labels) == []
+    assert predict_tfidf({}, [], SCALE.labels) == []
 
 
 def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 import expertune.modelset
 from expertune.errors import EngineError, ModelSetConfigError
 from expertune.modelset import build as modelset
-from expertune.modelset.pool import combine, fit_weights, pool
+from expertune.modelset.pool import combine
 from expertune.modelset.schema import schema, validate
 from expertune.modelset.search import Budget, halve
-from expertune.rate.calibrate import Calibration
 from expertune.ratings.scale import make_scale
+from expertune.stats.calibration import Calibration
+from expertune.stats.opinion_pool import fit_weights, pool
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 

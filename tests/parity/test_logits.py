@@ -22,8 +22,8 @@ from expertune.gguf import quants
 from expertune.gguf.read import GGUFFile
 from expertune.model.attention import Segment
 from expertune.model.decoder import Decoder
-from expertune.model.flow import Pack
-from expertune.model.linear import Stack
+from expertune.model.forward_context import Pack
+from expertune.model.linear import FusedLinear
 from expertune.model.load import Placement, Tunable, load
 from llama import Served
 
@@ -103,8 +103,8 @@ def test_quantised_logits_differ_by_llama_cpps_activation_rounding_only(
     path, lengths = tmp_path / "tiny.gguf", (1, 2, 3, 4, 6, 8, 12, 16, 24)
     tiny.make(path, qtype=qtype, width=256, ffn=512)
     unrounded = differences(path, lengths)
-    kind, forward, last_norm = Type[qtype], Stack.forward, Decoder.last_norm
-    monkeypatch.setattr(Stack, "forward", lambda self, x_TI: forward(self, rounded_input(x_TI, kind)))
+    kind, forward, last_norm = Type[qtype], FusedLinear.forward, Decoder.last_norm
+    monkeypatch.setattr(FusedLinear, "forward", lambda self, x_TI: forward(self, rounded_input(x_TI, kind)))
     monkeypatch.setattr(Decoder, "last_norm", lambda self, x_ND: rounded_input(last_norm(self, x_ND), kind))
     rounded = differences(path, lengths)
     assert 0.01 < np.median(unrounded) < max(unrounded) < 0.6

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 
 OURS = Path(__file__).parents[1] / "data/vocab"
 # larger vocabularies with their vectors (llama.cpp's models/ folder): checked where they are

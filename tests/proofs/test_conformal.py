@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertune.rate.conformal import fewest_rows, fit_conformal
+from expertune.stats.conformal import fewest_rows, fit_conformal
 
 LABELS = ("Match", "Does Not Match", "Unknown")
 SHARE_K = (0.45, 0.33, 0.22)

@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from expertune.evaluate import metrics
-from expertune.evaluate.intervals import (
-    KAPPA,
-    MACRO_F1,
-    Clusters,
-    Estimate,
-    bootstrap,
-    paired,
-    wilson,
-    wilson_clustered,
-)
+from expertune.stats import metrics
+from expertune.stats.intervals import KAPPA, MACRO_F1, Clusters, Estimate, bootstrap, paired, wilson, wilson_clustered
 
 LABELS = 3
 SHARE_K = np.array([0.5, 0.35, 0.15])

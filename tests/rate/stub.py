@@ -17,9 +17,9 @@ from typing import Any
 from expertune.engine.base import Generation
 from expertune.errors import EngineError
 from expertune.files import sha256
-from expertune.rate.decide import Wanted
-from expertune.rate.runner import Asked
-from expertune.rate.trust import Trust
+from expertune.predict.uncertainty import Uncertainty
+from expertune.rate.columns import Wanted
+from expertune.rate.runner import RateRequest
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import make_scale
 
@@ -105,14 +105,16 @@ class Counted:
         yield self
 
 
-def asked(engine: Any, *, trust: Trust | None = None, config: str = "c", digest: str = "m", **wanted: Any) -> Asked:
-    return Asked(
+def asked(
+    engine: Any, *, trust: Uncertainty | None = None, config: str = "c", digest: str = "m", **wanted: Any
+) -> RateRequest:
+    return RateRequest(
         lambda prompt: chat_messages(prompt, SCALE, TOPIC),
         config,
         1,
         engine,
         digest,
-        Wanted(SCALE, trust or Trust(), **wanted),
+        Wanted(SCALE, trust or Uncertainty(), **wanted),
     )
 
 

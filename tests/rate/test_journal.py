@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from expertune.errors import OutputError, UsageError
-from expertune.rate.journal import Entry, Journal, record_hash
+from expertune.rate.journal import Journal, JournalEntry, record_hash
 
-RATED = Entry(record_hash("a"), "Match", 1, (0.7, 0.2, 0.1), "since", None, 0.5, "Match")
-FAILED = Entry(record_hash("b"), None, None, (), None, "too long", 0.1)
+RATED = JournalEntry(record_hash("a"), "Match", 1, (0.7, 0.2, 0.1), "since", None, 0.5, "Match")
+FAILED = JournalEntry(record_hash("b"), None, None, (), None, "too long", 0.1)
 
 
 def begun(path: Path, config: str = "c", model: str = "m") -> Journal:
@@ -32,7 +32,7 @@ def test_what_was_put_is_found_again(tmp_path: Path) -> None:
     with begun(path) as journal:
         found = journal.find([record_hash(text) for text in ("a", "b", "c", "a")])
         assert set(found) == {record_hash("a"), record_hash("b")}
-        assert found[RATED.record] == Entry(**{**RATED.__dict__, "session": 1})
+        assert found[RATED.record] == JournalEntry(**{**RATED.__dict__, "session": 1})
         assert (found[FAILED.record].error, found[FAILED.record].value, found[FAILED.record].session) == (
             "too long",
             None,
@@ -58,7 +58,7 @@ def test_many_records_at_once(tmp_path: Path) -> None:
     with begun(tmp_path / "j") as journal:
         keys = [record_hash(str(i)) for i in range(1203)]
         for key in keys:
-            journal.put(Entry(**{**RATED.__dict__, "record": key}))
+            journal.put(JournalEntry(**{**RATED.__dict__, "record": key}))
         assert list(journal.find(keys)) and len(journal.find(keys)) == 1203
 
 
@@ -67,7 +67,7 @@ def test_many_threads(tmp_path: Path) -> None:
 
         def write(part: int) -> None:
             for i in range(50):
-                journal.put(Entry(**{**RATED.__dict__, "record": record_hash(f"{part} {i}")}))
+                journal.put(JournalEntry(**{**RATED.__dict__, "record": record_hash(f"{part} {i}")}))
                 journal.find([RATED.record])
 
         threads = [threading.Thread(target=write, args=(part,)) for part in range(8)]

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import UsageError
 from expertune.modelset import build
 from expertune.modelset.pool import combine
-from expertune.modelset.words import fit_words, rate_words
-from expertune.rate.product import load_product
+from expertune.modelset.tfidf_classifier import fit_tfidf, predict_tfidf
+from expertune.predict.score import label_probabilities
+from expertune.rate.artifact import load_product
 from expertune.rate.review import make_queue
 from expertune.rate.runner import rate_file
-from expertune.rate.score import label_probabilities
 from expertune.rate.serve import serve
 from expertune.ratings.schema import Rating
 from rate.stub import MAPPING, SCALE, TOPIC, Counted, read_csv, visits, write_csv
@@ -34,7 +34,7 @@ def model_set(folder: Path, model: Path, members: Sequence[str]) -> Path:
     content: dict[str, Any] = build.build(
         str(model), ROWS, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1, system="Rate.", shots=0
     )
-    words = fit_words(ROWS, SCALE, seed=1)
+    words = fit_tfidf(ROWS, SCALE, seed=1)
     assert words is not None
     own = {"calibration": {"temperature": 2.0, "bias": [0.1, 0.0, -0.1]}, "dev_agreement": None}
     weight = 0.4 if len(members) > 1 else float(str(model) in members)
@@ -70,7 +70,7 @@ def test_words_alone_need_no_model(tmp_path: Path) -> None:
     folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", ["TF-IDF"])
     rows = visits(5)
     content = build.read(folder / "model_set_config.json")
-    expected = rate_words(content["tfidf"], [row["Prompt"] for row in rows], SCALE.labels)
+    expected = predict_tfidf(content["tfidf"], [row["Prompt"] for row in rows], SCALE.labels)
     rated = rate(folder, rows)
     for row, other in zip(rated, expected, strict=True):
         assert shares(row) == pytest.approx(other, abs=1e-5)
@@ -89,7 +89,7 @@ def test_an_ensemble_rates_by_its_rule_and_tells_who_differs(tmp_path: Path, mod
         for row, out in zip(rows, rated, strict=True):
             prompt = engine.render(build.messages(content, row["Prompt"], str(model)))
             by_model = label_probabilities(engine, prompt, SCALE, "1")
-            (by_words,) = rate_words(content["tfidf"], [row["Prompt"]], SCALE.labels)
+            (by_words,) = predict_tfidf(content["tfidf"], [row["Prompt"]], SCALE.labels)
             expected = combine(content, {str(model): by_model, "TF-IDF": by_words})
             assert shares(out) == pytest.approx(expected, abs=1e-4)
             differ.append(by_model.index(max(by_model)) != by_words.index(max(by_words)))

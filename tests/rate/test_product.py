@@ -9,11 +9,11 @@ import pytest
 from expertune.errors import UsageError
 from expertune.files import sha256
 from expertune.modelset import build
-from expertune.rate.conformal import fit_conformal
-from expertune.rate.product import load_product
-from expertune.rate.trust import Trust
+from expertune.predict.uncertainty import Uncertainty
+from expertune.rate.artifact import load_product
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.schema import Rating
+from expertune.stats.conformal import fit_conformal
 from rate.stub import MAPPING, SCALE, TOPIC, write_run
 
 
@@ -42,7 +42,7 @@ def model_set(folder: Path, **more: Any) -> Path:
 
 
 def test_a_tuned_run(tmp_path: Path) -> None:
-    thresholds = Trust(conformal=fit_conformal([(1, 0, 0)] * 9, [0] * 9, SCALE.labels))
+    thresholds = Uncertainty(conformal=fit_conformal([(1, 0, 0)] * 9, [0] * 9, SCALE.labels))
     folder = write_run(tmp_path / "run", model(tmp_path), rating=thresholds.to_dict())
     found = load_product(folder)
     assert (found.kind, found.file, found.sha256) == (
@@ -81,7 +81,7 @@ def test_a_model_set_with_and_without_its_metadata(tmp_path: Path) -> None:
     assert asked[0]["role"] == "system" and asked[-1] == {"role": "user", "content": "cough"} and len(asked) > 4
     (folder / "fine_tuning_metadata.json").unlink()
     alone = load_product(folder)
-    assert alone.sha256 is None and alone.config_id == found.config_id and alone.trust == Trust()
+    assert alone.sha256 is None and alone.config_id == found.config_id and alone.trust == Uncertainty()
 
 
 def test_whatever_decides_a_rating_is_in_the_id(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from expertune.cli import main
+from expertune.cli.main import main
 from expertune.errors import DatasetError, UsageError
 from expertune.rate.journal import Journal, record_hash
 from expertune.rate.merge import merge_review

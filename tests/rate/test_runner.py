@@ -15,24 +15,24 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.cli import main
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.cli.main import main
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, Interrupted, UsageError
-from expertune.rate.conformal import fit_conformal
+from expertune.predict.score import rate_examples, softmax
+from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.journal import Journal
-from expertune.rate.novelty import fit_novelty
-from expertune.rate.runner import Asked, Tally, rate_records
-from expertune.rate.score import rate_examples, softmax
-from expertune.rate.trust import Trust
+from expertune.rate.runner import RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.records import open_records
 from expertune.ratings.schema import Example
+from expertune.stats.conformal import fit_conformal
+from expertune.stats.ood import fit_novelty_detector
 from rate.stub import SCALE, TOPIC, Counted, RuleEngine, asked, read_csv, scores, visits, write_csv, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(source: Path, output: Path, given: Asked, counted: Counted | None = None) -> Tally:
+def run(source: Path, output: Path, given: RateRequest, counted: Counted | None = None) -> Tally:
     with Journal(output.with_name("journal.sqlite")) as journal:
         return rate_records(open_records(source), output, given, journal, (counted or Counted()).stage)
 
@@ -200,9 +200,9 @@ def test_reasons_for_a_review(tmp_path: Path) -> None:
     shares = [softmax(scores(prompt, 3)) for prompt in prompts]
     conformal = fit_conformal(shares, [share.index(max(share)) for share in shares], SCALE.labels, coverage=0.8)
     texts = [row["Prompt"] for row in visits(60)]
-    novelty = fit_novelty(texts[:50], texts)
+    novelty = fit_novelty_detector(texts[:50], texts)
     unlike = write_csv(tmp_path / "more.csv", [*visits(60), {"Row_ID": "x", "Prompt": "zzyzx qwrtpl vbnmkj hgfdsq"}])
-    run(unlike, output, asked(RuleEngine(), trust=Trust(conformal=conformal, novelty=novelty)))
+    run(unlike, output, asked(RuleEngine(), trust=Uncertainty(conformal=conformal, novelty=novelty)))
     for row, share in zip(read_csv(output), shares, strict=False):
         fitting = conformal.labels_for(share)
         assert row["Conformal_Set"] == " | ".join(fitting)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tiny
 from expertune.engine.base import Generation
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
-from expertune.rate.score import rate_examples, rate_pass, softmax
+from expertune.predict.score import rate_examples, rate_pass, softmax
 from expertune.ratings.scale import answer_opening, make_scale
 from expertune.ratings.schema import Example
 

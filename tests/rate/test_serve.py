@@ -10,14 +10,14 @@ import pytest
 
 import tiny
 from expertune.engine.locate import locate
-from expertune.engine.ollama import OllamaEngine
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.engine import OllamaEngine
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.files import sha256
 from expertune.modelset import build
-from expertune.rate.product import Product, load_product
+from expertune.predict.score import rate_examples
+from expertune.rate.artifact import Artifact, load_product
 from expertune.rate.runner import rate_file
-from expertune.rate.score import rate_examples
 from expertune.rate.serve import Kind, serve
 from expertune.ratings.schema import Example, Rating
 from ollama_contract.server import ContractServer
@@ -60,7 +60,7 @@ def model_set(folder: Path, base: str) -> Path:
     return folder / "set"
 
 
-def rated(product: Product, folder: Path, kind: Kind, **how: object) -> list[list[float]]:
+def rated(product: Artifact, folder: Path, kind: Kind, **how: object) -> list[list[float]]:
     source, output = write_csv(folder / "new.csv", visits(6)), folder / f"{kind}.csv"
     with serve(product, kind, threads=1, **how) as served:  # pyright: ignore[reportArgumentType]
         rate_file(source, output, product, served, Counted().stage)
@@ -124,7 +124,7 @@ def test_a_model_set_is_asked_of_its_base(tmp_path: Path, server: ContractServer
         assert served.digest == sha256(base)
     by_file = rated(load_product(model_set(tmp_path / "models", str(base))), tmp_path, "llama.cpp")
     assert len(by_server) == len(by_file) == 6
-    known = Product(**{**product.__dict__, "sha256": "1" * 64})
+    known = Artifact(**{**product.__dict__, "sha256": "1" * 64})
     kinds: tuple[tuple[Kind, str], ...] = (
         ("ollama", "the file that the model set was made for"),
         ("llama.cpp", "no longer the file"),

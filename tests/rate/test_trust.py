@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertune.errors import UsageError
-from expertune.rate.calibrate import FEWEST_ROWS, SPREAD, fit_calibration
-from expertune.rate.conformal import fewest_rows, fit_conformal
-from expertune.rate.novelty import fit_novelty
-from expertune.rate.score import Rated
-from expertune.rate.trust import Trust, fit_trust, read_trust
+from expertune.predict.score import Rated
+from expertune.predict.uncertainty import Uncertainty, fit_uncertainty, read_uncertainty
+from expertune.stats.calibration import FEWEST_ROWS, SPREAD, fit_calibration
+from expertune.stats.conformal import fewest_rows, fit_conformal
+from expertune.stats.ood import fit_novelty_detector
 from rate.stub import SCALE
 
 
@@ -146,7 +146,7 @@ def notes(count: int, seed: int) -> list[str]:
 
 
 def test_novelty_tells_another_world_from_the_same_one() -> None:
-    found = fit_novelty(notes(300, 1), notes(100, 2))
+    found = fit_novelty_detector(notes(300, 1), notes(100, 2))
     assert found is not None
     same = [found.is_novel(text) for text in notes(1000, 3)]
     assert sum(same) <= 80  # nominally 2 %
@@ -156,33 +156,33 @@ def test_novelty_tells_another_world_from_the_same_one() -> None:
 
 
 def test_novelty_keeps_no_text_and_little_of_anything() -> None:
-    found = fit_novelty([f"{text} {i * 7919}" for i, text in enumerate(notes(5000, 1))], notes(100, 2))
+    found = fit_novelty_detector([f"{text} {i * 7919}" for i, text in enumerate(notes(5000, 1))], notes(100, 2))
     assert found is not None
-    stored = json.dumps(Trust(novelty=found).to_dict())
+    stored = json.dumps(Uncertainty(novelty=found).to_dict())
     assert len(stored) < 100_000
     assert not any(word in stored for word in ("cough", "fever", "throat", "Complaint"))
-    assert fit_novelty([], ["a"]) is None and fit_novelty(["a"], []) is None
+    assert fit_novelty_detector([], ["a"]) is None and fit_novelty_detector(["a"], []) is None
 
 
 @given(st.text(max_size=60))
 def test_novelty_takes_any_text(text: str) -> None:
-    found = fit_novelty(["cough and fever", text], [text])
+    found = fit_novelty_detector(["cough and fever", text], [text])
     assert found is not None and 0 <= found.share(text) <= 1 and not found.is_novel(text)
 
 
-def trust() -> Trust:
+def trust() -> Uncertainty:
     said, truth = rows(60, seed=9, temperature=2)
     rated = [Rated(str(i), "", 0, share) for i, share in enumerate(said)]
-    return fit_trust(rated, [SCALE.values[true] for true in truth], notes(50, 1), notes(60, 2), SCALE)
+    return fit_uncertainty(rated, [SCALE.values[true] for true in truth], notes(50, 1), notes(60, 2), SCALE)
 
 
 def test_what_is_kept_in_the_metadata_comes_back_the_same() -> None:
     made = trust()
     assert made.calibration is not None and made.conformal is not None and made.novelty is not None
-    again = read_trust(json.loads(json.dumps(made.to_dict(), allow_nan=False)), SCALE)
+    again = read_uncertainty(json.loads(json.dumps(made.to_dict(), allow_nan=False)), SCALE)
     assert again == made
-    assert read_trust(None, SCALE) == Trust() and len(Trust().notes()) == 3
-    assert read_trust({}, SCALE) == Trust()
+    assert read_uncertainty(None, SCALE) == Uncertainty() and len(Uncertainty().notes()) == 3
+    assert read_uncertainty({}, SCALE) == Uncertainty()
 
 
 @pytest.mark.parametrize("part", ["calibration", "conformal", "novelty"])
@@ -190,11 +190,11 @@ def test_what_is_kept_in_the_metadata_comes_back_the_same() -> None:
 def test_a_damaged_part_is_refused(part: str, damage: Any) -> None:
     content = trust().to_dict() | {part: damage}
     with pytest.raises(UsageError, match='part "rating" does not fit'):
-        read_trust(content, SCALE)
+        read_uncertainty(content, SCALE)
 
 
 def test_thresholds_of_other_labels_are_refused() -> None:
     content = trust().to_dict()
     content["conformal"]["labels"] = ["Match", "Unknown", "Does Not Match"]
     with pytest.raises(UsageError, match="does not fit the labels"):
-        read_trust(content, SCALE)
+        read_uncertainty(content, SCALE)

@@ -11,14 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertune.errors import DatasetError
-from expertune.ratings.scale import (
-    DEFAULT_MAPPING,
-    answer_opening,
-    answer_text,
-    load_scale,
-    make_scale,
-    parse_answer,
-)
+from expertune.ratings.scale import DEFAULT_MAPPING, answer_opening, answer_text, load_scale, make_scale, parse_answer
 
 SCALE = make_scale(DEFAULT_MAPPING)
 

@@ -9,7 +9,7 @@ import pytest
 from examples.real_models import MODELS, Unavailable, fetch
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.ratings.scale import answer_opening
 from label_sets import ASK, LABEL_SETS, Decoder, split, summed
 

@@ -19,12 +19,12 @@ from examples.real_models import MODELS, Unavailable, fetch
 from scripts.fine_tuner import FineTuner
 
 from expertune.config import make_config
-from expertune.engine.llama_cpp import LlamaCppEngine
-from expertune.evaluate.judge import valid_json
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.evaluate.compare import valid_json
 from expertune.files import sha256
 from expertune.modelset.schema import validate
-from expertune.pipeline.prepare import Prepared, prepare
-from expertune.rate.score import rate_examples
+from expertune.predict.score import rate_examples
+from expertune.ratings.dataset import Dataset, load_dataset
 
 pytestmark = pytest.mark.realmodel
 
@@ -63,8 +63,8 @@ class Ran:
         return self.folder / facts["output_file"] if facts else None
 
     @property
-    def prepared(self) -> Prepared:
-        return prepare(visits(), MAPPING, TOPIC, make_config(SETTINGS))
+    def prepared(self) -> Dataset:
+        return load_dataset(visits(), MAPPING, TOPIC, make_config(SETTINGS))
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.cli.output import print_registration
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.locate import locate
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.server import OllamaServer
 from expertune.files import sha256
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_model
@@ -18,7 +19,6 @@ from expertune.ratings.examples import chat_messages, system_prompt
 from expertune.ratings.scale import answer_opening, answer_text, make_scale
 from expertune.ratings.schema import Example
 from expertune.register.register import Candidate, register
-from expertune.summary import print_registration
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 

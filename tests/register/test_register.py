@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import tiny
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.locate import locate
-from expertune.engine.ollama_server import OllamaServer
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, ExpertuneError, OutputError, RegistrationError
 from expertune.files import sha256
 from expertune.gguf.read import GGUFFile
@@ -23,7 +23,7 @@ from expertune.progress import Progress
 from expertune.ratings.examples import chat_messages, system_prompt
 from expertune.ratings.scale import answer_opening, answer_text, make_scale
 from expertune.ratings.schema import Example
-from expertune.register import parity
+from expertune.register import verify_prompts
 from expertune.register.register import Candidate, Registered, register
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
@@ -263,14 +263,14 @@ def test_prompts_that_differ_show_the_place_and_no_rows_text(
 def test_a_row_that_differs_is_named_in_the_log_only(caplog: pytest.LogCaptureFixture) -> None:
     secret = "34F cough and fever"
     with pytest.raises(RegistrationError, match=r"from character 5 on \(its id is in the log\)") as caught:
-        parity.check_rows([f"Visit {secret}"], lambda messages: f"Visit. {secret}", [("row-17", [])])
+        verify_prompts.check_rows([f"Visit {secret}"], lambda messages: f"Visit. {secret}", [("row-17", [])])
     assert secret not in str(caught.value) and secret not in caplog.text and "row-17" in caplog.text
     assert "row-17" not in str(caught.value)
 
 
 def test_token_counts_that_differ() -> None:
     with pytest.raises(RegistrationError, match="as 8 tokens where the file's tokenizer makes 7"):
-        parity.check_tokens(lambda text: 8, lambda text: 7, {"a long text": "x"})
+        verify_prompts.check_tokens(lambda text: 8, lambda text: 7, {"a long text": "x"})
 
 
 def test_a_blob_that_cannot_be_compared(

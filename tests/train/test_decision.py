@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from expertune.config import Config
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.examples import chat_messages
@@ -19,8 +19,8 @@ from expertune.ratings.scale import answer_text, load_scale
 from expertune.ratings.schema import Example
 from expertune.train.batches import training_batch
 from expertune.train.class_balance import logit_adjustment
-from expertune.train.dev import look
 from expertune.train.encode import Candidates, Row, TokenWeights, candidates, encode
+from expertune.train.evaluate import look
 from expertune.train.loop import Trainer
 from expertune.train.loss import log_probabilities, weighted_loss
 

@@ -19,8 +19,8 @@ from expertune.model.load import Placement, Tunable, load
 from expertune.train.batches import groups_of, training_batch
 from expertune.train.checkpoint import NAME
 from expertune.train.class_balance import class_weights
-from expertune.train.dev import macro_f1
 from expertune.train.encode import Candidates, Row
+from expertune.train.evaluate import macro_f1
 from expertune.train.events import DevEvent, StepEvent
 from expertune.train.loop import Trainer
 

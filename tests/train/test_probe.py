@@ -9,18 +9,18 @@ import pytest
 
 import families
 import tiny
-from expertune.capability import Rate
 from expertune.config import Config
+from expertune.estimate import throughput as probes
+from expertune.estimate.capability import TrainingThroughput
+from expertune.estimate.plan import REFERENCE_PLAN, Plan, planned
+from expertune.estimate.throughput import carried_over, probe, whole_blocks
 from expertune.gguf.read import GGUFFile
-from expertune.model.arch import read_spec
-from expertune.model.footprint import Shape
-from expertune.pipeline.estimate import REFERENCE_PLAN, Plan, planned
-from expertune.pipeline.prepare import prepare
-from expertune.train import probe as probes
-from expertune.train.probe import carried_over, probe, whole_blocks
+from expertune.model.arch import read_config
+from expertune.model.memory import RowShape
+from expertune.ratings.dataset import load_dataset
 
-SHORT = Shape(prompt=24, answer=8, longest=40, shared=6)
-RATE = Rate(100.0, 200.0, "cpu", "fp32", 1, "cached", False)
+SHORT = RowShape(prompt=24, answer=8, longest=40, shared=6)
+RATE = TrainingThroughput(100.0, 200.0, "cpu", "fp32", 1, "cached", False)
 
 
 def test_blocks_are_carried_over_by_their_work():
@@ -38,7 +38,7 @@ def test_a_model_of_few_blocks_is_timed_whole():
 
 def test_each_kind_of_layer_is_met(tmp_path: Path):
     with GGUFFile(families.make(tmp_path / "a.gguf", families.FAMILIES["gemma3"])) as file:
-        layers = read_spec(file).layers
+        layers = read_config(file).layers
     assert whole_blocks(layers, [1e6] * 7) == 6  # five with a window, then one that sees all
     assert whole_blocks(layers, [3e8] * 7) == 1
     assert whole_blocks(layers[:1] * 40, [1e6] * 40) == 3
@@ -92,14 +92,14 @@ def test_the_shortest_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
 
 def test_seconds_are_tokens_over_the_rate():
     assert REFERENCE_PLAN.seconds(RATE) == 1000 * 250 / 100
-    plan = Plan("", Shape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7)
+    plan = Plan("", RowShape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7)
     assert plan.seconds(RATE) == 3 * 70 * 100 / 100 + 7 * 10 * 100 / 200
 
 
 @pytest.mark.slow
 def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
     data = Path(__file__).resolve().parents[2] / "examples" / "formatted_dataset.csv"
-    prepared = prepare(data, None, "", Config())
+    prepared = load_dataset(data, None, "", Config())
     plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
     assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
     assert (plan.epochs, plan.looks) == (3.0, 7)

@@ -9,7 +9,7 @@ import torch
 
 import talkers
 from expertune.config import Config
-from expertune.engine.llama_cpp import LlamaCppEngine
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.export.adapter import export_adapter
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load

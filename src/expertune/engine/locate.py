@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
-from . import ollama_disk as disk
 from .header import read_header
-from .ollama_disk import models_folders
-from .ollama_host import host_url, is_this_machine
-from .ollama_model import OllamaModel, served_digest, shown
-from .ollama_server import OllamaServer, full_name
+from .ollama import disk as disk
+from .ollama.disk import models_folders
+from .ollama.host import host_url, is_this_machine
+from .ollama.model import OllamaModel, served_digest, shown
+from .ollama.server import OllamaServer, full_name
 
 __all__ = ["Listed", "Located", "listed", "locate", "models_folders"]
 
@@ -90,22 +90,22 @@ def listed(server: OllamaServer | None = None) -> list[Listed]:
     """Every model that the server, else the folders on this disk hold; one that is broken never hides the others."""
     if server is not None:
         return [_listed(_entry(each), each.get("modified_at"), server) for each in server.tags()]
-    found: dict[disk.Parts, disk.Entry] = {}
+    found: dict[disk.Parts, disk.ManifestEntry] = {}
     for folder in models_folders():
         if disk.readable(folder):
             found = {parts: disk.entry(folder, parts) for parts in disk.models_in(folder)} | found
     return [_listed(found[parts], None, None) for parts in sorted(found)]
 
 
-def _entry(tag: Mapping[str, Any]) -> disk.Entry:
+def _entry(tag: Mapping[str, Any]) -> disk.ManifestEntry:
     details = tag.get("details") or {}
     family, parameters, quantisation = (
         str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level")
     )
-    return disk.Entry(str(tag["name"]), int(tag.get("size") or 0), family, parameters, quantisation, 0.0)
+    return disk.ManifestEntry(str(tag["name"]), int(tag.get("size") or 0), family, parameters, quantisation, 0.0)
 
 
-def _listed(entry: disk.Entry, modified: str | None, server: OllamaServer | None) -> Listed:
+def _listed(entry: disk.ManifestEntry, modified: str | None, server: OllamaServer | None) -> Listed:
     located, reason = None, None
     try:
         located = _from_folders(entry.name) if server is None else _from_server(entry.name, server)

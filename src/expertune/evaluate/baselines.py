@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UsageError
-from ..rate.score import Rated
+from ..predict.score import Rated
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 

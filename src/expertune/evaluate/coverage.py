@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..rate.conformal import Conformal
-from ..rate.score import Rated
+from ..predict.score import Rated
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
-from .intervals import Estimate, wilson_clustered
+from ..stats.conformal import Conformal
+from ..stats.intervals import Estimate, wilson_clustered
 
 
 @dataclass(frozen=True)

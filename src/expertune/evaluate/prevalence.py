@@ -13,7 +13,7 @@ from dataclasses import asdict
 from statistics import NormalDist
 from typing import Any
 
-from .intervals import Estimate, Interval
+from ..stats.intervals import Estimate, Interval
 
 LOWEST, HIGHEST, POINTS = 0.001, 0.5, 28  # of the curve: 0.1 % to 50 %, evenly on a logarithmic scale
 Share = Mapping[str, Any]  # an Estimate as a mapping

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..errors import UsageError
-from .intervals import Interval
-from .judge import Difference, Evaluation
+from ..stats.intervals import Interval
+from .compare import Difference, Evaluation
 
 Outcome = Literal["better", "unclear", "not better"]
 

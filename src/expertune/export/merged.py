@@ -17,12 +17,12 @@ from ..errors import TrainingFailedError
 from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..gguf.write import Replacement, write_model
-from ..rate.score import Pass
-from .types import Choice, Delta, choose, raise_worst
+from ..predict.score import Pass
+from .quant_types import TypeChoice, WeightUpdate, choose, upgrade_worst_half
 
 
 @dataclass(frozen=True)
-class Agreement:
+class FileAgreement:
     """File beside base + adapter on the dev rows: share of equal labels, mean of the rows' largest gaps."""
 
     labels: float
@@ -32,13 +32,13 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedModel:
     """The file that stands at `path`, its ratings of the dev rows, and how it came about."""
 
     path: Path
-    choices: tuple[Choice, ...]
-    agreement: Agreement
-    rounds: tuple[Agreement, ...]
+    choices: tuple[TypeChoice, ...]
+    agreement: FileAgreement
+    rounds: tuple[FileAgreement, ...]
     judged: Pass
 
 
@@ -54,23 +54,23 @@ def merge(
     metadata: Mapping[str, str],
     threads: int,
     on_write: Callable[[int, int], None] | None = None,
-) -> Merged:
+) -> MergedModel:
     """Write the merged model and judge it with `serve`, which rates the dev rows with a file.
 
     Raises TrainingFailedError where the adapter changes nothing, OutputError where the file cannot be written.
     """
-    delta = Delta(pairs, scale)
+    delta = WeightUpdate(pairs, scale)
     if not delta.names():
         raise TrainingFailedError("training changed nothing; raise --epochs or --learning-rate")
 
-    def attempt(choices: Sequence[Choice]) -> Merged:
+    def attempt(choices: Sequence[TypeChoice]) -> MergedModel:
         write_merged(path, base, delta, choices, metadata=metadata, threads=threads, on_write=on_write)
         judged = serve(path)
-        return Merged(path, tuple(choices), agreement(adapter_pass, judged, config), (), judged)
+        return MergedModel(path, tuple(choices), agreement(adapter_pass, judged, config), (), judged)
 
     tries = [attempt(choose(base, delta, wanted=config.export_type, keep=config.keep_delta, threads=threads))]
     while not tries[-1].agreement.passed and config.export_type == "auto":
-        raised = raise_worst(base, delta, tries[-1].choices, threads=threads)
+        raised = upgrade_worst_half(base, delta, tries[-1].choices, threads=threads)
         if raised is None:
             break
         tries.append(attempt(raised))
@@ -83,8 +83,8 @@ def merge(
 def write_merged(
     path: Path,
     base: GGUFFile,
-    delta: Delta,
-    choices: Sequence[Choice],
+    delta: WeightUpdate,
+    choices: Sequence[TypeChoice],
     *,
     metadata: Mapping[str, str],
     threads: int,
@@ -92,7 +92,7 @@ def write_merged(
 ) -> None:
     """Untouched tensors byte for byte, touched ones as W + ΔW in their chosen type; atomic."""
 
-    def packed(choice: Choice) -> Callable[[], np.ndarray]:
+    def packed(choice: TypeChoice) -> Callable[[], np.ndarray]:
         def make() -> np.ndarray:
             weight_OI = base.tensor(choice.name)
             weight_OI += delta.of(choice.name)
@@ -104,7 +104,7 @@ def write_merged(
     write_model(path, base, replaced=replaced, metadata=metadata, progress=on_write)
 
 
-def agreement(first: Pass, second: Pass, config: Config) -> Agreement:
+def agreement(first: Pass, second: Pass, config: Config) -> FileAgreement:
     """Two passes over the same rows. One row may always differ: below a hundred rows it is more than 1 %."""
     pairs = list(zip(first.rated, second.rated, strict=True))
     same = sum(a.label == b.label for a, b in pairs)
@@ -112,4 +112,4 @@ def agreement(first: Pass, second: Pass, config: Config) -> Agreement:
         pairs
     )
     enough = min(len(pairs) - 1, config.agreement * len(pairs))
-    return Agreement(same / len(pairs), gap, len(pairs), same >= enough and gap <= config.probability_gap)
+    return FileAgreement(same / len(pairs), gap, len(pairs), same >= enough and gap <= config.probability_gap)

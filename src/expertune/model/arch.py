@@ -12,7 +12,7 @@ import pkgutil
 from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
 from . import families
-from .spec import Spec
+from .config import ModelConfig
 from .tensors import check_tensors
 
 
@@ -22,7 +22,7 @@ def supported() -> tuple[str, ...]:
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(families.__path__)))
 
 
-def read_spec(file: GGUFFile) -> Spec:
+def read_config(file: GGUFFile) -> ModelConfig:
     """The decoder's settings from an open GGUF, its tensors checked against them.
 
     Raises FineTuningNotSupportedError for a family or a variant that Expertune cannot tune,
@@ -40,7 +40,7 @@ def read_spec(file: GGUFFile) -> Spec:
         )
     module = importlib.import_module(f"{families.__name__}.{family.replace('-', '_')}")
     try:
-        spec: Spec = module.spec(file)
+        spec: ModelConfig = module.spec(file)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # text for a number, a list too short
         raise ModelFileError(
             f"{file.path}: its metadata make no {family} model ({error}); export the model again"

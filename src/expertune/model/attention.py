@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .spec import Heads
+from .config import Heads
 
 QUERIES_AT_ONCE = 512  # bounds the scores held at once to heads · 512 · keys
 
@@ -32,7 +32,7 @@ class Segment:
     before: tuple[tuple[int, int], ...] = ()
 
 
-class Turned(torch.autograd.Function):
+class ApplyRotary(torch.autograd.Function):
     """Rotary positions on the first `heads` heads of (T, E), in place: nothing else needs them as they were.
 
     `turn_TF` is complex64 (T, F). Turning back is the gradient.

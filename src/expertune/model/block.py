@@ -10,25 +10,25 @@ from typing import Protocol
 
 import torch
 
-from .experts import Mixture, Routed
+from .experts import Mixture, MoEFunction
 from .feed_forward import ActivatedLinear, Activation
-from .flow import Flow, behind, stacked
-from .linear import Linear, Stack
+from .forward_context import ForwardContext, behind, stacked
+from .linear import FusedLinear, Linear
 from .norm import Norm, Normed
 
 
 class Mixer(Protocol):
     """Brings other tokens' information to each token; what the output layer gets, at the wanted places."""
 
-    def mix(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor: ...
+    def mix(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
 class Dense:
     """Two products with an activation between them; `gate_up` holds both inputs of a gate, one behind the other."""
 
-    gate_up: Stack
-    down: Stack
+    gate_up: FusedLinear
+    down: FusedLinear
     activation: Activation
 
 
@@ -49,7 +49,7 @@ class FeedForward:
     dense_post_norm: Norm | None
     mixture_post_norm: Norm | None
 
-    def forward(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor:
         """(T, D) → (T, D)."""
         if self.mixture is None:
             assert self.dense is not None
@@ -58,7 +58,7 @@ class FeedForward:
         expert_TD = normed_TD if self.expert_norm is None else Normed.apply(x_TD, self.expert_norm, torch.float32)
         router_TD = normed_TD if self.router_norm is None else Normed.apply(x_TD, self.router_norm, torch.float32)
         weights_TK, chosen_TK = self.mixture.choose(router_TD)
-        out_TD = Routed.apply(expert_TD.to(flow.dtype), weights_TK, chosen_TK, self.mixture)
+        out_TD = MoEFunction.apply(expert_TD.to(flow.dtype), weights_TK, chosen_TK, self.mixture)
         out_TD = behind(out_TD, self.mixture_post_norm)
         if self.dense is None:
             return out_TD
@@ -68,7 +68,7 @@ class FeedForward:
         return out_TD + behind(shared_TD, self.dense_post_norm)
 
 
-def _down(inner_TF: torch.Tensor, dense: Dense, flow: Flow) -> torch.Tensor:
+def _down(inner_TF: torch.Tensor, dense: Dense, flow: ForwardContext) -> torch.Tensor:
     return ActivatedLinear.apply(inner_TF, flow.anchor, dense.activation, dense.down)
 
 
@@ -77,12 +77,12 @@ class OwnInput:
     """A layer's own view of the tokens (Gemma's per-layer embeddings), let in by a gate from the stream."""
 
     index: int
-    gate: Stack
-    output: Stack
+    gate: FusedLinear
+    output: FusedLinear
     norm: Norm
     activation: Activation
 
-    def forward(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor:
         """(T, D) → (T, D)."""
         assert flow.inputs_TLP is not None
         gate_TP = self.activation.value(stacked(x_TD, None, self.gate, flow).float())
@@ -95,7 +95,7 @@ class Block:
     """Mixer, feed-forward and the norms behind them. `parallel`: both read the same stream. `out_scale` is for all."""
 
     mixer: Mixer
-    output: Stack
+    output: FusedLinear
     mixer_post_norm: Norm | None
     feed_forward: FeedForward
     feed_forward_post_norm: Norm | None
@@ -104,7 +104,7 @@ class Block:
     residual_scale: float
     out_scale: float
 
-    def forward(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def forward(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor:
         """The stream (T, D) behind the block, float32, or its wanted places (N, D)."""
         mixed_TD = Linear.apply(self.mixer.mix(x_TD, flow), flow.anchor, self.output)
         x_TD = flow.wanted(x_TD)

@@ -8,29 +8,29 @@ import numpy as np
 import torch
 
 from ..gguf.read import GGUFFile
-from .adapted import MIXER, adapted_names, present
 from .block import Block, Dense, FeedForward, Mixer, OwnInput
+from .config import LayerConfig, ModelConfig
 from .convolution import ShortConvolution
 from .decoder import Decoder, OwnInputs
-from .delta import DeltaNet
 from .experts import Mixture
 from .feed_forward import activation
-from .head import Head
-from .linear import Part, Stack
-from .lora import Layer as Adapted
-from .lora import Lora
+from .gated_delta_net import DeltaNet
+from .linear import FusedLinear, Part
+from .lm_head import LMHead
+from .lora import LoraLayer as Adapted
+from .lora import LoraWeights
 from .norm import Norm
 from .self_attention import SelfAttention
-from .spec import Layer, Spec
+from .target_modules import MIXER, adapted_names, present
 from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
 
 
-def adapted_layers(file: GGUFFile, spec: Spec, targets: str) -> list[Adapted]:
+def adapted_layers(file: GGUFFile, spec: ModelConfig, targets: str) -> list[Adapted]:
     """The linear layers that get an adapter."""
     return [Adapted(name, *file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, spec, targets)]
 
 
-def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute: bool) -> Decoder:
+def build(file: GGUFFile, spec: ModelConfig, lora: LoraWeights, storage: Storage, *, recompute: bool) -> Decoder:
     """The decoder with adapters on the layers that `lora` holds."""
     parts = _Parts(file, spec, lora, storage)
     head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
@@ -40,7 +40,7 @@ def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute
         own_inputs=parts.own_inputs() if spec.own_input else None,
         blocks=[parts.block(index, layer) for index, layer in enumerate(spec.layers)],
         norm=parts.need_norm(spec.output_norm),
-        head=Head(FrozenWeight(file, [head], storage), spec.logit_scale, spec.logit_cap),
+        head=LMHead(FrozenWeight(file, [head], storage), spec.logit_scale, spec.logit_cap),
         dtype=storage.dtype,
         device=storage.device,
         recompute=recompute,
@@ -50,12 +50,12 @@ def build(file: GGUFFile, spec: Spec, lora: Lora, storage: Storage, *, recompute
 class _Parts:
     """Makes stacks, norms and mixtures from the tensors of one file."""
 
-    def __init__(self, file: GGUFFile, spec: Spec, lora: Lora, storage: Storage) -> None:
+    def __init__(self, file: GGUFFile, spec: ModelConfig, lora: LoraWeights, storage: Storage) -> None:
         self._file, self._spec, self._lora, self._storage = file, spec, lora, storage
         self._adapted = frozenset(layer.name for layer in lora.layers)
         self._activation = activation(spec.activation, gated=spec.gated)
 
-    def block(self, index: int, layer: Layer) -> Block:
+    def block(self, index: int, layer: LayerConfig) -> Block:
         prefix, spec = f"blk.{index}.", self._spec
         inputs, output = (self.stack(prefix, list(present(self._file, index, layer, names))) for names in MIXER)
         behind = "post_attention_norm" if spec.feed_forward_norm != "post_attention_norm" else ""
@@ -72,7 +72,7 @@ class _Parts:
             out_scale=1.0 if out_scale is None else float(out_scale),
         )
 
-    def mixer(self, index: int, layer: Layer, inputs: Stack) -> Mixer:
+    def mixer(self, index: int, layer: LayerConfig, inputs: FusedLinear) -> Mixer:
         prefix, norm = f"blk.{index}.", self.norm(f"blk.{index}.attn_norm")
         if layer.delta is not None:
             taps_EK, fading_H = self.need(prefix + "ssm_conv1d.weight"), self.need(prefix + "ssm_a")
@@ -152,14 +152,14 @@ class _Parts:
         bias_EO = torch.cat(biases, dim=-1).to(self._storage.dtype) if biases else None
         return ExpertWeights(self._file, [f"{name}.weight" for name in names], self._storage, bias_EO)
 
-    def stack(self, prefix: str, names: Sequence[str]) -> Stack:
+    def stack(self, prefix: str, names: Sequence[str]) -> FusedLinear:
         parts, row = [], 0
         for name in names:
             rows = self._file.tensors[f"{prefix}{name}.weight"].rows
             parts.append(Part(prefix + name, row, row + rows, prefix + name in self._adapted))
             row += rows
         weight = FrozenWeight(self._file, [f"{prefix}{name}.weight" for name in names], self._storage)
-        return Stack(weight, parts, self._lora, self._bias(parts))
+        return FusedLinear(weight, parts, self._lora, self._bias(parts))
 
     def norm(self, name: str) -> Norm | None:
         return self.need_norm(name) if self.has(f"{name}.weight") else None

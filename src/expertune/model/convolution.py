@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .flow import Flow, stacked
-from .linear import Stack
+from .forward_context import ForwardContext, stacked
+from .linear import FusedLinear
 from .norm import Norm
 
 
@@ -28,10 +28,10 @@ class ShortConvolution:
     """Two gates around a convolution; `inner` makes gate, gate and input beside each other, (T, 3D)."""
 
     norm: Norm | None
-    inner: Stack
+    inner: FusedLinear
     taps_DK: torch.Tensor
 
-    def mix(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def mix(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor:
         """What the output layer gets, (T, D), or at the wanted places (N, D)."""
         before_TD, behind_TD, input_TD = stacked(x_TD, self.norm, self.inner, flow).chunk(3, dim=-1)
         y_TD = convolve(before_TD * input_TD, self.taps_DK, flow.before_TK)

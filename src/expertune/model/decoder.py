@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import Piece, pieces_of
 from .block import Block
-from .flow import Flow, Pack, places_before
-from .head import Head
+from .config import Heads, LayerConfig, ModelConfig, Rope
+from .forward_context import ForwardContext, Pack, places_before
+from .lm_head import LMHead
 from .norm import Norm
-from .spec import Heads, Layer, Rope, Spec
 from .weights import Embedding, FrozenWeight
 
 
@@ -42,13 +42,13 @@ class Decoder:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: ModelConfig,
         *,
         embedding: Embedding,
         own_inputs: OwnInputs | None,
         blocks: Sequence[Block],
         norm: Norm,
-        head: Head,
+        head: LMHead,
         dtype: torch.dtype,
         device: torch.device,
         recompute: bool,
@@ -89,11 +89,11 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return self.head.logits(self.last_norm(x_ND))
 
-    def _flow(self, pack: Pack, x_TD: torch.Tensor) -> Flow:
+    def _flow(self, pack: Pack, x_TD: torch.Tensor) -> ForwardContext:
         """What all blocks share; the `keys` that they lend each other are empty yet."""
         layers = self.spec.layers
         back = max(layer.taps for layer in layers) - 1
-        return Flow(
+        return ForwardContext(
             dtype=self.dtype,
             anchor=self._anchor,
             segments=pack.segments,
@@ -107,7 +107,7 @@ class Decoder:
         )
 
     def _pieces(
-        self, pack: Pack, layers: Sequence[Layer], wanted_N: torch.Tensor | None
+        self, pack: Pack, layers: Sequence[LayerConfig], wanted_N: torch.Tensor | None
     ) -> dict[Heads, tuple[Piece, ...]]:
         return {
             heads: pieces_of(pack.segments, wanted_N, heads, dtype=self.dtype, device=self.device)

@@ -46,7 +46,7 @@ class Mixture:
             yield expert, rows, slots
 
 
-class Routed(torch.autograd.Function):
+class MoEFunction(torch.autograd.Function):
     """(T, D) → the weighted sum of the chosen experts (T, D), float32.
 
     An expert's weights are unpacked when its turn comes, and its inner products are made again in the backward.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .linear import Stack
+from .linear import FusedLinear
 
 BOUND, STEEPNESS = 7.0, 1.702  # gpt-oss
 
@@ -86,7 +86,7 @@ class ActivatedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inner_TF: torch.Tensor, anchor: torch.Tensor, activation: Activation, stack: Stack
+        ctx: Any, inner_TF: torch.Tensor, anchor: torch.Tensor, activation: Activation, stack: FusedLinear
     ) -> torch.Tensor:
         y_TD, low_TR = stack.forward(activation.forward(inner_TF))
         ctx.activation, ctx.stack = activation, stack

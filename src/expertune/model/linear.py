@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .lora import Lora
+from .lora import LoraWeights
 from .norm import Norm
 from .weights import FrozenWeight
 
@@ -32,11 +32,11 @@ class Part:
     adapted: bool
 
 
-class Stack:
+class FusedLinear:
     """Frozen weights over one input, with the adapters of their parts."""
 
     def __init__(
-        self, weight: FrozenWeight, parts: Sequence[Part], lora: Lora | None, bias_O: torch.Tensor | None = None
+        self, weight: FrozenWeight, parts: Sequence[Part], lora: LoraWeights | None, bias_O: torch.Tensor | None = None
     ) -> None:
         self.weight, self.parts, self.lora, self.bias_O = weight, tuple(parts), lora, bias_O
         self.adapted = tuple(part for part in parts if part.adapted and lora is not None)
@@ -91,7 +91,7 @@ class Linear(torch.autograd.Function):
     """y = stack(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x_TI: torch.Tensor, anchor: torch.Tensor, stack: Stack) -> torch.Tensor:
+    def forward(ctx: Any, x_TI: torch.Tensor, anchor: torch.Tensor, stack: FusedLinear) -> torch.Tensor:
         y_TO, low_TR = stack.forward(x_TI)
         ctx.stack = stack
         ctx.save_for_backward(x_TI, low_TR)
@@ -108,7 +108,7 @@ class NormLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: torch.Tensor, anchor: torch.Tensor, norm: Norm, stack: Stack, dtype: torch.dtype
+        ctx: Any, x_TD: torch.Tensor, anchor: torch.Tensor, norm: Norm, stack: FusedLinear, dtype: torch.dtype
     ) -> torch.Tensor:
         y_TO, low_TR = stack.forward(norm.forward(x_TD).to(dtype))
         ctx.norm, ctx.stack, ctx.dtype = norm, stack, dtype

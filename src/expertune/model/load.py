@@ -12,12 +12,12 @@ from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
 from ..machine import free_memory as machine_memory
 from ..machine import multiplies_bf16, usable_cores
-from .arch import read_spec
+from .arch import read_config
 from .build import adapted_layers, build
+from .config import ModelConfig
 from .decoder import Decoder
-from .footprint import fits_cached, must_recompute
-from .lora import Lora
-from .spec import Spec
+from .lora import LoraWeights
+from .memory import fits_cached, must_recompute
 from .weights import Scratch, Storage
 
 # Products must gain this much from bf16: what lies between them, and its conversions, gains nothing (docs/LOG.md)
@@ -46,9 +46,9 @@ class Placement:
 class Tunable:
     """An open base with its decoder and adapter."""
 
-    spec: Spec
+    spec: ModelConfig
     decoder: Decoder
-    lora: Lora
+    lora: LoraWeights
     placement: Placement
 
 
@@ -83,11 +83,11 @@ def load(
     With `blocks` only the first so many are built, all else being as for the whole model: to measure their speed.
     Raises FineTuningNotSupportedError for a family without a spec, ModelFileError for missing or odd tensors.
     """
-    spec = read_spec(file)
+    spec = read_config(file)
     recompute = must_recompute(spec, row_tokens, placement.dtype.itemsize, free_memory(placement.device))
     if blocks is not None:
         spec = replace(spec, layers=spec.layers[:blocks])
-    lora = Lora(
+    lora = LoraWeights(
         adapted_layers(file, spec, config.targets),
         rank=config.rank,
         alpha=config.alpha,

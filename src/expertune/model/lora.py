@@ -16,7 +16,7 @@ from ..errors import TrainingFailedError
 
 
 @dataclass(frozen=True)
-class Layer:
+class LoraLayer:
     """A linear layer that gets an adapter: `name` as in the GGUF, without ".weight"."""
 
     name: str
@@ -24,14 +24,21 @@ class Layer:
     inputs: int
 
 
-class Lora:
+class LoraWeights:
     """ΔW_OI = alpha / rank · B_OR @ A_RI for each layer; B starts at zero, so a fresh adapter changes nothing.
 
     `values_P` are the trained numbers (float32), `gradients_P` their gradient, filled by the layers' backward.
     """
 
     def __init__(
-        self, layers: Sequence[Layer], *, rank: int, alpha: float, seed: int, device: torch.device, dtype: torch.dtype
+        self,
+        layers: Sequence[LoraLayer],
+        *,
+        rank: int,
+        alpha: float,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
         self.layers, self.rank, self.scale, self.alpha = tuple(layers), rank, alpha / rank, alpha
         self._places = _places(self.layers, rank)
@@ -84,9 +91,9 @@ class Lora:
         self.refresh()
 
 
-def _places(layers: Sequence[Layer], rank: int) -> dict[str, tuple[int, int, Layer]]:
+def _places(layers: Sequence[LoraLayer], rank: int) -> dict[str, tuple[int, int, LoraLayer]]:
     """Name → (start of A, start of B, layer): all A in order, then all B, so that neighbours' A are one matrix."""
-    places: dict[str, tuple[int, int, Layer]] = {}
+    places: dict[str, tuple[int, int, LoraLayer]] = {}
     a_start, b_start = 0, sum(rank * layer.inputs for layer in layers)
     for layer in layers:
         places[layer.name] = (a_start, b_start, layer)

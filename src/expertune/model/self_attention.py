@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .attention import Attention, Turned
-from .flow import Flow, stacked
-from .linear import Stack
+from .attention import ApplyRotary, Attention
+from .config import Heads, Rope
+from .forward_context import ForwardContext, stacked
+from .linear import FusedLinear
 from .norm import Norm, Normed
-from .spec import Heads, Rope
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class SelfAttention:
     heads: Heads
     rope: Rope | None
     norm: Norm | None
-    qkv: Stack
+    qkv: FusedLinear
     head_norms: tuple[Norm | None, Norm | None, Norm | None]
     sinks_H: torch.Tensor | None
     keys_of: int | None
     gated: bool
 
-    def mix(self, x_TD: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def mix(self, x_TD: torch.Tensor, flow: ForwardContext) -> torch.Tensor:
         """The heads' outputs beside each other (T, H · W), or at the wanted places (N, H · W)."""
         heads, borrows = self.heads, self.keys_of is not None
         qkv_TE, gate_TE = stacked(x_TD, self.norm, self.qkv, flow), None
@@ -41,7 +41,7 @@ class SelfAttention:
             qkv_TE = self._normed(qkv_TE)
         if self.rope is not None:
             turning = heads.queries if borrows else heads.queries + heads.keys
-            qkv_TE = Turned.apply(qkv_TE, flow.turns[self.rope], turning, heads.width, self.rope.halves)
+            qkv_TE = ApplyRotary.apply(qkv_TE, flow.turns[self.rope], turning, heads.width, self.rope.halves)
         if self.keys_of is not None:
             qkv_TE = torch.cat([qkv_TE, flow.keys[self.keys_of]], dim=-1)
         if self.index in flow.lenders:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
-from .spec import Delta, Layer, Spec
+from .config import GatedDeltaNetConfig, LayerConfig, ModelConfig
 
 MAY_BE_ON_TOP = ("output.weight", "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 FUSED = {
@@ -26,7 +26,7 @@ def full_name(name: str) -> str:
     return name if name.endswith((".weight", ".bias", ".scale")) or name == "ssm_a" else f"{name}.weight"
 
 
-def check_tensors(file: GGUFFile, spec: Spec) -> None:
+def check_tensors(file: GGUFFile, spec: ModelConfig) -> None:
     """Raises ModelFileError for a tensor that is missing or has another shape, FineTuningNotSupportedError for one
     that the family's decoder does not know."""
     top = {"token_embd.weight": (spec.vocabulary, spec.width), full_name(spec.output_norm): (spec.width,)}
@@ -51,7 +51,7 @@ def check_tensors(file: GGUFFile, spec: Spec) -> None:
         )
 
 
-def _check_layer(file: GGUFFile, spec: Spec, layer: Layer, prefix: str) -> set[str]:
+def _check_layer(file: GGUFFile, spec: ModelConfig, layer: LayerConfig, prefix: str) -> set[str]:
     """The full names that may be in this block."""
     shapes, known = _shapes(spec, layer), set[str]()
     for name in layer.tensors:
@@ -81,7 +81,7 @@ def _hold(file: GGUFFile, name: str, allowed: tuple[Shape, ...]) -> None:
         raise ModelFileError(f"{file.path}: {name} has shape {found}, its metadata say {wanted}")
 
 
-def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
+def _shapes(spec: ModelConfig, layer: LayerConfig) -> dict[str, tuple[Shape, ...]]:
     """The shapes that the decoder relies on, by name; numpy's order, (out, in)."""
     heads, width, ffn = layer.heads, spec.width, layer.feed_forward
     queries, keys = heads.queries * heads.width, heads.keys * heads.width
@@ -124,7 +124,7 @@ def _shapes(spec: Spec, layer: Layer) -> dict[str, tuple[Shape, ...]]:
     return shapes
 
 
-def _delta_shapes(delta: Delta, taps: int, width: int) -> dict[str, tuple[Shape, ...]]:
+def _delta_shapes(delta: GatedDeltaNetConfig, taps: int, width: int) -> dict[str, tuple[Shape, ...]]:
     inner = delta.values * delta.width
     return {
         "attn_qkv": ((delta.convolved, width),),

@@ -14,11 +14,11 @@ from ..errors import ModelSetConfigError
 from ..files import write_json
 from ..ratings.scale import RatingScale, answer_text
 from ..ratings.schema import Rating, Split
-from .instruct import definition, synonyms, system_prompt
-from .material import NOTHING, Material
 from .schema import VERSION, output_schema, validate
 from .select import select, unconflicted
+from .system_prompt import definition, synonyms, system_prompt
 from .terms import summary_text
+from .training_signals import NOTHING, TrainingSignals
 
 SHOTS = 8
 BOUNDARIES = 2  # of the shots, where there is material for them
@@ -68,7 +68,7 @@ def build(
     context: int = 4096,
     count_tokens: Callable[[str], int] | None = None,
     recipe: Recipe | None = None,
-    material: Material = NOTHING,
+    material: TrainingSignals = NOTHING,
     redact: bool = False,
     digest: str | None = None,
 ) -> dict[str, Any]:

@@ -15,12 +15,12 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class Record(BaseModel):
+class StrictRecord(BaseModel):
     # hide_input_in_errors: pydantic would else repeat a row's text in its message
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class FewShotExample(Record):
+class FewShotExample(StrictRecord):
     """One rated train row: what the model is asked, and the answer it should give."""
 
     id: Text
@@ -40,7 +40,7 @@ class FewShotExample(Record):
         return self
 
 
-class RatingLabel(Record):
+class RatingLabel(StrictRecord):
     """A label with its value, what it means (empty where only the expert knows) and other ways to write it."""
 
     label: Text
@@ -49,7 +49,7 @@ class RatingLabel(Record):
     synonyms: tuple[Text, ...]
 
 
-class Decoding(Record):
+class Decoding(StrictRecord):
     """How to ask: greedily, no prompt cut in silence. In a request `truncate` stands beside Ollama's options."""
 
     temperature: Annotated[float, Field(ge=0, le=0)]
@@ -59,7 +59,7 @@ class Decoding(Record):
     truncate: Literal[False]
 
 
-class Term(Record):
+class Term(StrictRecord):
     """A word or two: log-odds of the label's records against the others', and in how many of its rows it stands."""
 
     term: Text
@@ -68,12 +68,12 @@ class Term(Record):
     rows: Annotated[int, Field(ge=1)]
 
 
-class LabelTerms(Record):
+class LabelTerms(StrictRecord):
     label: Text
     terms: tuple[Term, ...]
 
 
-class ContextSummary(Record):
+class ContextSummary(StrictRecord):
     """From train rows only; `shown` says whether the system prompt ends with it."""
 
     shown: bool
@@ -82,14 +82,14 @@ class ContextSummary(Record):
     labels: tuple[LabelTerms, ...]
 
 
-class MemberCalibration(Record):
+class MemberCalibration(StrictRecord):
     """softmax(log(probability) / temperature + bias), a bias for each label in the order of rating_schema."""
 
     temperature: Annotated[float, Field(gt=0)]
     bias: tuple[Number, ...]
 
 
-class Agreement(Record):
+class ValidationAgreement(StrictRecord):
     """With the expert on `rows` dev rows, calibrated by cross-validation; null where it is undefined."""
 
     rows: Annotated[int, Field(ge=1)]
@@ -98,7 +98,7 @@ class Agreement(Record):
     log_loss: Annotated[float, Field(ge=0)]
 
 
-class Asking(Record):
+class Asking(StrictRecord):
     """How one further model is asked, where it is not as the base model is."""
 
     system_prompt: Text
@@ -106,7 +106,7 @@ class Asking(Record):
     decoding: Decoding
 
 
-class Member(Record):
+class Member(StrictRecord):
     """A language model: `digest` is the sha256 of its file; `asking` is null for the base model.
 
     `weight` is its share in the ensemble, where the rule is one. `prompt_tokens` is the mean of a whole prompt's.
@@ -116,25 +116,25 @@ class Member(Record):
     digest: Text | None
     weight: Share
     calibration: MemberCalibration | None
-    dev_agreement: Agreement | None
+    dev_agreement: ValidationAgreement | None
     seconds_per_record: Annotated[float, Field(ge=0)] | None
     prompt_tokens: Annotated[int, Field(ge=0)] | None
     asking: Asking | None
 
 
-class TermTable(Record):
+class TermTable(StrictRecord):
     """Terms, one a line, and their inverse document frequencies (base64 of little-endian 32-bit floats)."""
 
     terms: str
     idf: str
 
 
-class Words(Record):
+class Words(StrictRecord):
     """TF-IDF with a logistic regression. `weights` are (labels, words then letters), packed as idf is."""
 
     weight: Share
     calibration: MemberCalibration | None
-    dev_agreement: Agreement | None
+    dev_agreement: ValidationAgreement | None
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     intercepts: tuple[Number, ...]
     weights: str
@@ -158,7 +158,7 @@ class Words(Record):
         return self
 
 
-class Rule(Record):
+class Rule(StrictRecord):
     """Who rates: one member, or several by the weighted mean of their calibrated probabilities.
 
     Where the other members rate differently, that is a reason to review a record, never to rate it otherwise.
@@ -169,7 +169,7 @@ class Rule(Record):
     reason: str
 
 
-class Trial(Record):
+class TrialRecord(StrictRecord):
     """A way to ask that was tried on `rows` dev rows, with uncalibrated figures; `fault` says why it was given up."""
 
     model: Text
@@ -184,10 +184,10 @@ class Trial(Record):
     fault: str | None
 
 
-class Screening(Record):
+class Screening(StrictRecord):
     """`complete` is false where the time was over before every candidate had had its turn."""
 
     budget_seconds: Annotated[float, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
     complete: bool
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialRecord, ...]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from .. import outputs
 from ..errors import ModelSetConfigError
 from .records import (
     TFIDF,
@@ -18,18 +19,17 @@ from .records import (
     FewShotExample,
     Member,
     RatingLabel,
-    Record,
     Rule,
     Screening,
+    StrictRecord,
     Text,
     Words,
 )
 
 VERSION = 1
-FILE_NAME = "model_set_config.json"
 
 
-class ModelSetConfig(Record):
+class ModelSetConfig(StrictRecord):
     """Everything that is needed to rate new records with untuned models.
 
     The top level says how the base model is asked. `models` holds it first, then the further ones.
@@ -137,7 +137,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def validate(config: Any, *, source: str = FILE_NAME) -> ModelSetConfig:
+def validate(config: Any, *, source: str = outputs.MODEL_SET) -> ModelSetConfig:
     """The frozen records of a configuration. Raises ModelSetConfigError: one line, with no text of a row in it."""
     version = config.get("version") if isinstance(config, Mapping) else VERSION
     if version != VERSION or isinstance(version, bool):

@@ -21,7 +21,7 @@ Quality = tuple[float, ...]  # larger is better, compared in order
 
 
 @dataclass
-class Trial(Generic[C]):
+class PromptTrial(Generic[C]):
     """A candidate, its probabilities by row (those rated so far), and the seconds that they took."""
 
     candidate: C
@@ -34,8 +34,8 @@ class Trial(Generic[C]):
 class Found(Generic[C]):
     """`best` is None where no candidate came through the first round; `complete` says that no time was lacking."""
 
-    best: Trial[C] | None
-    trials: tuple[Trial[C], ...]
+    best: PromptTrial[C] | None
+    trials: tuple[PromptTrial[C], ...]
     complete: bool
 
 
@@ -58,7 +58,7 @@ def halve(
     rate: Callable[[C, Sequence[int]], Sequence[Shares]],
     quality: Callable[[Sequence[int], Sequence[Shares]], Quality],
     budget: Budget,
-    on_better: Callable[[Trial[C]], None] = lambda trial: None,
+    on_better: Callable[[PromptTrial[C]], None] = lambda trial: None,
 ) -> Found[C]:
     """Find the best candidate on `rows` (taken in that order, so that the first ones must be a fair sample).
 
@@ -66,10 +66,10 @@ def halve(
     `rate` raises EngineError is out. `on_better` gets each new leader, and the leader again with more rows.
     Raises EngineError where no candidate can be asked at all.
     """
-    trials = [Trial(candidate) for candidate in candidates]
+    trials = [PromptTrial(candidate) for candidate in candidates]
     alive, best = list(trials), None
 
-    def worth(trial: Trial[C], taken: Sequence[int]) -> Quality:
+    def worth(trial: PromptTrial[C], taken: Sequence[int]) -> Quality:
         return quality(taken, [trial.rated[row] for row in taken])
 
     try:
@@ -100,7 +100,7 @@ def _rounds(candidates: int, rows: int) -> list[int]:
 
 
 def _extend(
-    trial: Trial[C],
+    trial: PromptTrial[C],
     rows: Sequence[int],
     rate: Callable[[C, Sequence[int]], Sequence[Shares]],
     budget: Budget,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from ..ratings.alike import same_texts
+from ..ratings.near_duplicates import same_texts
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 

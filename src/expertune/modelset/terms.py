@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..ratings.normalize import specific_lines, words
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
-from ..ratings.texts import specific_lines, words
 
 PRIOR = 100.0  # rows' worth of belief that a label uses a term as all rows do
 FEWEST_ROWS, FEWEST_GROUPS = 3, 2  # a term of one patient's records alone may be a name

@@ -43,7 +43,7 @@ SELECT = """SELECT
 
 
 @dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """One rating, or why there is none (`error`). `record` is the sha256 of the prompt, `probabilities` are the model's
     own, `answer` is the raw text it gave as its reason for `answer_label`; `override` is a reviewer's value.
     `votes` are the labels of a model set's members, by name."""
@@ -135,9 +135,9 @@ class Journal:
             )
             self.session = int(made.lastrowid or 0)
 
-    def find(self, records: Sequence[bytes]) -> dict[bytes, Entry]:
+    def find(self, records: Sequence[bytes]) -> dict[bytes, JournalEntry]:
         """The entries of those records that have one."""
-        found: dict[bytes, Entry] = {}
+        found: dict[bytes, JournalEntry] = {}
         wanted = list(dict.fromkeys(records))
         for start in range(0, len(wanted), ASKED_AT_ONCE):
             some = wanted[start : start + ASKED_AT_ONCE]
@@ -147,7 +147,7 @@ class Journal:
             found |= {row[0]: _entry(row) for row in rows}
         return found
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: JournalEntry) -> None:
         """Keep a rating; it is there from now on, whatever happens to this process."""
         shares = _json(entry.probabilities) if entry.probabilities else None
         answer = (entry.answer, entry.answer_label)
@@ -189,10 +189,10 @@ class Journal:
         self.close()
 
 
-def _entry(row: tuple[Any, ...]) -> Entry:
+def _entry(row: tuple[Any, ...]) -> JournalEntry:
     record, label, value, probabilities, votes, *rest = row
     shares = tuple(json.loads(probabilities)) if probabilities else ()
-    return Entry(bytes(record), label, value, shares, *rest, votes=json.loads(votes) if votes else {})
+    return JournalEntry(bytes(record), label, value, shares, *rest, votes=json.loads(votes) if votes else {})
 
 
 def _json(value: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..ratings.normalize import words
 from ..ratings.read import (
     PATIENT,
     PROMPT,
@@ -25,11 +26,10 @@ from ..ratings.read import (
 )
 from ..ratings.records import RecordFile, open_records
 from ..ratings.scale import RatingScale
-from ..ratings.texts import words
 from .journal import Journal, record_hash
-from .output import checked_output, open_output
 from .review import NOTE, REVIEWED
 from .runner import BATCH
+from .writer import checked_output, open_output
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Reviewed:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedReview:
     """`conflicts` is a line for each reviewed row whose text is rated otherwise elsewhere; none of them was taken."""
 
     added: int
@@ -57,7 +57,7 @@ class Merged:
 
 def merge_review(
     reviewed: Path, into: Path, output: Path, scale: RatingScale, *, journal: Path | None = None
-) -> Merged:
+) -> MergedReview:
     """Write `output`: the rows of `into` as they are, then the reviewed rows with the reviewer's rating and note.
 
     Raises DatasetError (file, row, column) for a rating outside the mapping or a broken file, UsageError, OutputError.
@@ -73,7 +73,7 @@ def merge_review(
         for batch in records.batches(BATCH):
             writer.write([record.cells for record in batch])
         writer.write(cells)
-    merged = Merged(len(fresh), known, blank, renamed, tuple(conflicts))
+    merged = MergedReview(len(fresh), known, blank, renamed, tuple(conflicts))
     if journal is None:
         return merged
     if not journal.is_file():

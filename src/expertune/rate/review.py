@@ -20,9 +20,9 @@ from ..errors import DatasetError, UsageError
 from ..files import write_text
 from ..ratings.read import as_text, is_blank
 from ..ratings.records import RecordFile, open_records
-from .decide import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
-from .output import LINE_END
+from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .runner import BATCH
+from .writer import LINE_END
 
 REVIEWED, NOTE = "Reviewed_Rating", "Review_Note"
 SAMPLED = "random sample of the confident ones"

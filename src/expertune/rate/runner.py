@@ -19,14 +19,14 @@ from typing import Protocol
 
 from ..engine.base import Engine
 from ..errors import EngineError, Interrupted, UsageError
-from ..ratings.records import Record, RecordFile, open_records
-from .decide import REASONS, Wanted, cells, likeliest, rationale_prompt
-from .journal import Entry, Journal, record_hash
-from .output import Writer, checked_output, open_output
-from .panel import Panel
-from .product import Messages, Product
-from .score import label_probabilities
-from .serve import Served
+from ..predict.score import label_probabilities
+from ..ratings.records import RawRecord, RecordFile, open_records
+from .artifact import Artifact, Messages
+from .columns import REASONS, Wanted, cells, likeliest, rationale_prompt
+from .ensemble import Panel
+from .journal import Journal, JournalEntry, record_hash
+from .serve import ServedEngine
+from .writer import Writer, checked_output, open_output
 
 BATCH = 256  # rows read, rated and written at a time
 ANSWER_TOKENS = 160
@@ -42,7 +42,7 @@ Stage = Callable[..., AbstractContextManager[Advancing]]  # Progress.stage
 
 
 @dataclass(frozen=True)
-class Asked:
+class RateRequest:
     """What decides a rating, and the engine that gives it. `digest` is the sha256 of the model file.
 
     `workers` rows are under way at once; 0 is as many as the engine has slots.
@@ -76,8 +76,8 @@ class Tally:
 def rate_file(
     source: Path,
     output: Path,
-    product: Product,
-    served: Served,
+    product: Artifact,
+    served: ServedEngine,
     stage: Stage,
     *,
     rationale: bool = False,
@@ -94,7 +94,7 @@ def rate_file(
     if rationale and panel is not None and not panel.talks:
         raise UsageError(f"{product.folder}: its model set rates by TF-IDF alone; leave out --rationale")
     wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale, panel=panel is not None)
-    asked = Asked(
+    asked = RateRequest(
         product.messages, product.config_id, product.seed, engine, served.digest, wanted, workers=served.workers
     )
     checked_output(output, source)
@@ -110,7 +110,7 @@ def rate_file(
     return replace(tally, notes=tuple(notes))
 
 
-def rate_records(records: RecordFile, output: Path, asked: Asked, journal: Journal, stage: Stage) -> Tally:
+def rate_records(records: RecordFile, output: Path, asked: RateRequest, journal: Journal, stage: Stage) -> Tally:
     """Rate the records and write them to `output`. Raises as `rate_file`."""
     added = asked.wanted.columns()
     if taken := [column for column in added if column in records.columns]:
@@ -134,7 +134,7 @@ def rate_records(records: RecordFile, output: Path, asked: Asked, journal: Journ
     return Tally(count["rows"], count["computed"], count["failed"], count["review"], time.perf_counter() - start)
 
 
-def _begin(asked: Asked, journal: Journal) -> None:
+def _begin(asked: RateRequest, journal: Journal) -> None:
     """Also how the engine writes a prompt decides a rating: template, place of the system text, who renders it."""
     engine = asked.engine
     rendered = engine.render(asked.messages(PROBE))
@@ -167,13 +167,13 @@ def _pool(engine: Engine, workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _rate_batch(
-    batch: Sequence[Record],
-    asked: Asked,
+    batch: Sequence[RawRecord],
+    asked: RateRequest,
     journal: Journal,
     pool: ThreadPoolExecutor,
     shown: Advancing,
     count: Counter[str],
-) -> list[Entry]:
+) -> list[JournalEntry]:
     """An entry for each record; what the journal lacks is rated, a text that is there twice only once."""
     keys = [record_hash(record.prompt) if record.fault is None else b"" for record in batch]
     found = journal.find([key for key in keys if key])
@@ -188,11 +188,11 @@ def _rate_batch(
     return [found[key] if key else _unread(record) for key, record in zip(keys, batch, strict=True)]
 
 
-def _unread(record: Record) -> Entry:
-    return Entry(b"", None, None, (), None, record.fault, 0.0)
+def _unread(record: RawRecord) -> JournalEntry:
+    return JournalEntry(b"", None, None, (), None, record.fault, 0.0)
 
 
-def _is_missing(entry: Entry | None, asked: Asked, journal: Journal) -> bool:
+def _is_missing(entry: JournalEntry | None, asked: RateRequest, journal: Journal) -> bool:
     """A failure is tried again, but once in a run."""
     if entry is None:
         return True
@@ -203,9 +203,9 @@ def _is_missing(entry: Entry | None, asked: Asked, journal: Journal) -> bool:
 
 
 def _gather(
-    futures: set[Future[Entry]], asked: Asked, shown: Advancing, copies: Mapping[bytes, int]
-) -> dict[bytes, Entry]:
-    rated: dict[bytes, Entry] = {}
+    futures: set[Future[JournalEntry]], asked: RateRequest, shown: Advancing, copies: Mapping[bytes, int]
+) -> dict[bytes, JournalEntry]:
+    rated: dict[bytes, JournalEntry] = {}
     failures = 0
     for future in as_completed(futures):
         entry = future.result()
@@ -218,7 +218,7 @@ def _gather(
     return rated
 
 
-def _check_engine(asked: Asked, reason: str | None) -> None:
+def _check_engine(asked: RateRequest, reason: str | None) -> None:
     """Rows may be at fault one after the other (too long, say); an engine that is gone must not fail a million."""
     try:
         label_probabilities(asked.engine, asked.engine.render(asked.messages(PROBE)), asked.wanted.scale, PROBE)
@@ -228,7 +228,9 @@ def _check_engine(asked: Asked, reason: str | None) -> None:
         ) from None
 
 
-def _rate(record: Record, key: bytes, before: Entry | None, asked: Asked, journal: Journal) -> Entry:
+def _rate(
+    record: RawRecord, key: bytes, before: JournalEntry | None, asked: RateRequest, journal: Journal
+) -> JournalEntry:
     """Rate one text and keep it; an EngineError is kept as the reason why it has no rating."""
     start = time.perf_counter()
     engine, wanted = asked.engine, asked.wanted
@@ -246,7 +248,7 @@ def _rate(record: Record, key: bytes, before: Entry | None, asked: Asked, journa
             # the reason for the label that will be written
             answer_label = wanted.label(shares)
             answer = engine.generate(rationale_prompt(prompt, answer_label), max_tokens=ANSWER_TOKENS).text
-        entry = Entry(
+        entry = JournalEntry(
             key,
             wanted.scale.labels[best],
             wanted.scale.values[best],
@@ -258,14 +260,14 @@ def _rate(record: Record, key: bytes, before: Entry | None, asked: Asked, journa
             votes=votes,
         )
     except EngineError as error:
-        entry = Entry(key, None, None, (), None, str(error), 0.0)
+        entry = JournalEntry(key, None, None, (), None, str(error), 0.0)
     entry = replace(entry, seconds=time.perf_counter() - start, session=journal.session, override=override)
     journal.put(entry)
     return entry
 
 
 def _write(
-    batch: Sequence[Record], entries: Sequence[Entry], wanted: Wanted, writer: Writer, count: Counter[str]
+    batch: Sequence[RawRecord], entries: Sequence[JournalEntry], wanted: Wanted, writer: Writer, count: Counter[str]
 ) -> None:
     rows = []
     for record, entry in zip(batch, entries, strict=True):

@@ -10,23 +10,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engine import ollama_model
 from ..engine.base import Engine
-from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
-from ..engine.ollama import OllamaEngine
-from ..engine.ollama_render import OllamaRenderer
-from ..engine.ollama_server import OllamaServer, running_server
+from ..engine.ollama import model
+from ..engine.ollama.engine import OllamaEngine
+from ..engine.ollama.render import OllamaRenderer
+from ..engine.ollama.server import OllamaServer, running_server
 from ..errors import ExpertuneError, UsageError
 from ..files import sha256
-from .panel import Panel, panel_models
-from .product import Product
+from .artifact import Artifact
+from .ensemble import Panel, panel_models
 
 Kind = Literal["llama.cpp", "ollama"]
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedEngine:
     """An engine, the sha256 of the file that it serves, and how many rows are worth having under way at once."""
 
     engine: Engine
@@ -36,7 +36,7 @@ class Served:
 
 @contextmanager
 def serve(
-    product: Product,
+    product: Artifact,
     kind: Kind,
     *,
     model: str | None = None,
@@ -45,7 +45,7 @@ def serve(
     context: int = 0,
     allow_remote: bool = False,
     votes: bool = False,
-) -> Iterator[Served]:
+) -> Iterator[ServedEngine]:
     """Open the engine; of a model set with several members, all that have a say (`votes`: all that it has).
 
     `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
@@ -56,7 +56,7 @@ def serve(
     asked = [product] if product.panel is None else _members(product, product.panel, votes)
     options = (slots, threads)
     with ExitStack() as stack:
-        found: list[Served] = []
+        found: list[ServedEngine] = []
         server = _open_server(stack, kind, asked, allow_remote)
         for each in asked:
             name, room = model if each.model_name == product.model_name else None, context or each.context
@@ -69,7 +69,7 @@ def serve(
         yield found[0] if product.panel is None else _panel(product, product.panel, asked, found)
 
 
-def _open_server(stack: ExitStack, kind: Kind, asked: list[Product], allow_remote: bool) -> OllamaServer | None:
+def _open_server(stack: ExitStack, kind: Kind, asked: list[Artifact], allow_remote: bool) -> OllamaServer | None:
     """The server where it is asked, or where it knows the models' files or prompts."""
     if kind == "ollama" and asked:
         return stack.enter_context(OllamaServer(allow_remote=allow_remote))
@@ -77,7 +77,7 @@ def _open_server(stack: ExitStack, kind: Kind, asked: list[Product], allow_remot
     return stack.enter_context(server) if server is not None else None
 
 
-def _members(product: Product, content: Mapping[str, Any], votes: bool) -> list[Product]:
+def _members(product: Artifact, content: Mapping[str, Any], votes: bool) -> list[Artifact]:
     """Each language model that is asked, as a product of its own."""
     digests = {each["name"]: each["digest"] for each in content["models"]}
     rooms = {each["name"]: each["asking"]["decoding"]["num_ctx"] for each in content["models"] if each["asking"]}
@@ -87,19 +87,21 @@ def _members(product: Product, content: Mapping[str, Any], votes: bool) -> list[
     ]
 
 
-def _panel(product: Product, content: Mapping[str, Any], asked: list[Product], found: list[Served]) -> Served:
+def _panel(
+    product: Artifact, content: Mapping[str, Any], asked: list[Artifact], found: list[ServedEngine]
+) -> ServedEngine:
     engines = {member.model_name: served.engine for member, served in zip(asked, found, strict=True)}
     digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
     workers = min((served.workers for served in found), default=1)
-    return Served(Panel(content, product.scale, engines), digest, workers)
+    return ServedEngine(Panel(content, product.scale, engines), digest, workers)
 
 
 # --- Ollama ---
 
 
 def _by_ollama(
-    product: Product, server: OllamaServer, model: str | None, slots: int, threads: int, context: int
-) -> Served:
+    product: Artifact, server: OllamaServer, model: str | None, slots: int, threads: int, context: int
+) -> ServedEngine:
     name = model or (product.registered if product.kind == "tuned" else product.model_name)
     if name is None:
         raise UsageError(
@@ -118,11 +120,11 @@ def _by_ollama(
     file = product.file or _local_file(name, server)
     engine = OllamaEngine(server, name, context=context, file=file, threads=threads)
     # no more than the server computes at once: rows that take turns would push each other's prompt out of its cache
-    return Served(engine, digest, slots or engine.slots)
+    return ServedEngine(engine, digest, slots or engine.slots)
 
 
 def _served_digest(server: OllamaServer, name: str) -> str:
-    found = ollama_model.served_digest(ollama_model.shown(name, server.show(name)))
+    found = model.served_digest(model.shown(name, server.show(name)))
     if found is None:
         raise UsageError(f"{name}: Ollama does not say which file it serves under this name; choose another --model")
     return found
@@ -138,13 +140,13 @@ def _local_file(name: str, server: OllamaServer) -> Path | None:
 # --- llama.cpp ---
 
 
-def _needs_server(product: Product) -> bool:
+def _needs_server(product: Artifact) -> bool:
     return product.prompts_by_server or (product.kind == "model-set" and not Path(product.model_name).is_file())
 
 
 def _by_llama_cpp(
-    product: Product, server: OllamaServer | None, model: str | None, slots: int, threads: int, context: int
-) -> Served:
+    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, threads: int, context: int
+) -> ServedEngine:
     if product.prompts_by_server and server is None:
         raise UsageError(
             f"{product.folder}: its prompts were written by Ollama, and no server answers; start it (`ollama serve`), "
@@ -162,10 +164,10 @@ def _by_llama_cpp(
     renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
     engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)
     # one more than its slots, which keep to their row: it is rendered and tokenised while the others are computed
-    return Served(engine, digest or sha256(file), engine.slots + 1)
+    return ServedEngine(engine, digest or sha256(file), engine.slots + 1)
 
 
-def _renderer(product: Product, server: OllamaServer, context: int) -> OllamaRenderer:
+def _renderer(product: Artifact, server: OllamaServer, context: int) -> OllamaRenderer:
     """The registered model's prompts (they were proven to be those of the training), else the base's."""
     held = [name for name in (product.registered, product.model_name) if name is not None and server.holds(name)]
     if not held:

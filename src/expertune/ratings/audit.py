@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .alike import near_pairs, same_texts
+from .near_duplicates import near_pairs, same_texts
+from .normalize import specific_lines, words
 from .scale import RatingScale
 from .schema import Rating
-from .texts import specific_lines, words
 
 FEW_ROWS = 50
 FEW_OF_A_CLASS = 10

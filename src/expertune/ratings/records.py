@@ -19,7 +19,7 @@ HEAD = 100_000  # characters that decide on the separator
 
 
 @dataclass(frozen=True)
-class Record:
+class RawRecord:
     """One row as it stands in the file. `row` counts as a person does; `fault` says why it cannot be rated."""
 
     row: int
@@ -44,7 +44,7 @@ class RecordFile:
     kinds: Mapping[str, frozenset[type]] | None = None
     notes: tuple[str, ...] = ()
 
-    def batches(self, size: int) -> Iterator[list[Record]]:
+    def batches(self, size: int) -> Iterator[list[RawRecord]]:
         """All records, at most `size` at a time."""
         rows = (self._record(row, cells) for row, cells in self._cells(size))
         while batch := list(islice(rows, size)):
@@ -57,15 +57,15 @@ class RecordFile:
             return _jsonl_rows(self.path, self.encoding)
         return _csv_rows(self.path, self.encoding, self.delimiter)
 
-    def _record(self, row: int, cells: Mapping[str, Any]) -> Record:
+    def _record(self, row: int, cells: Mapping[str, Any]) -> RawRecord:
         cell = cells.get(self.prompt)
         if is_blank(cell):
-            return Record(row, cells, "", "the prompt is blank")
+            return RawRecord(row, cells, "", "the prompt is blank")
         if not isinstance(cell, str):
-            return Record(row, cells, "", f"the prompt is no text but {type(cell).__name__}")
+            return RawRecord(row, cells, "", f"the prompt is no text but {type(cell).__name__}")
         if UNCLEAN.search(cell):
-            return Record(row, cells, "", "the prompt holds a NUL or broken character")
-        return Record(row, cells, cell)
+            return RawRecord(row, cells, "", "the prompt holds a NUL or broken character")
+        return RawRecord(row, cells, cell)
 
 
 def open_records(path: Path) -> RecordFile:

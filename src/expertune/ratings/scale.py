@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DatasetError
-from .texts import ABSTENTIONS, FAMILIES, as_whole_number, fold
+from .normalize import ABSTENTIONS, FAMILIES, as_whole_number, fold
 
 DEFAULT_MAPPING: Mapping[str, int] = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 METADATA_FILES = ("rating_mapping_metadata.json", "formatting_metadata.json")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from ..errors import DatasetError
-from .alike import near_pairs, same_texts
+from .near_duplicates import near_pairs, same_texts
 from .read import ROW_ID
 from .schema import Rating, Split
 

@@ -9,24 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine import ollama_model
-from ..engine.llama_cpp import LlamaCppEngine
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import Located, locate
-from ..engine.ollama import OllamaEngine
-from ..engine.ollama_disk import parts_of
-from ..engine.ollama_render import OllamaRenderer
-from ..engine.ollama_server import UPLOAD_BLOCK, OllamaServer, full_name
+from ..engine.ollama import model
+from ..engine.ollama.disk import parts_of
+from ..engine.ollama.engine import OllamaEngine
+from ..engine.ollama.render import OllamaRenderer
+from ..engine.ollama.server import UPLOAD_BLOCK, OllamaServer, full_name
 from ..errors import ExpertuneError, FineTuningNotSupportedError, RegistrationError
 from ..files import sha256
 from ..modelset.schema import output_schema
+from ..predict.score import rate_examples
 from ..progress import Progress
-from ..rate.score import rate_examples
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from .gate import objections
-from .parity import check_renders, check_rows, check_tokens, probes
-from .proof import Agreement, check_bytes, check_ratings, sample
-from .request import Dress, create_request, differences, unproven
+from .create import ServingConfig, create_request, differences, unproven
+from .preflight import gate_failures
+from .verify import ServedAgreement, check_bytes, check_ratings, sample
+from .verify_prompts import check_renders, check_rows, check_tokens, probes
 
 log = logging.getLogger("expertune")
 
@@ -64,7 +64,7 @@ class Registered:
     digest: str
     served: str
     bytes: str
-    agreement: Agreement
+    agreement: ServedAgreement
     prompts: int
     overridden: tuple[str, ...]
     replaced: bool
@@ -122,7 +122,7 @@ def _reference(server: OllamaServer, candidate: Candidate) -> OllamaRenderer | N
 
 
 def _objections(candidate: Candidate, *, force: bool) -> list[str]:
-    found = objections(candidate.metadata)
+    found = gate_failures(candidate.metadata)
     if found and not force:
         raise RegistrationError(f"{'; '.join(found)}; --force registers it all the same", override="--force")
     return found
@@ -170,13 +170,15 @@ def _removed_at_the_end(server: OllamaServer, temporary: str) -> Iterator[None]:
             server.delete(temporary)
 
 
-def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> Dress:
+def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> ServingConfig:
     """A template without a system role takes the text from the user's message, so that the model brings none along."""
     shown = server.show(candidate.base_name) if candidate.base is not None else {}
-    return Dress(candidate.base, shown, None if folds_system else candidate.system)
+    return ServingConfig(candidate.base, shown, None if folds_system else candidate.system)
 
 
-def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress, progress: Progress) -> None:
+def _make(
+    server: OllamaServer, temporary: str, file: Path, digest: str, dress: ServingConfig, progress: Progress
+) -> None:
     blocks = -(-file.stat().st_size // UPLOAD_BLOCK)
     with progress.stage("Uploading to Ollama", total=blocks, unit="MiB") as stage:
         server.upload(file, f"sha256:{digest}", lambda count: stage.advance())
@@ -186,14 +188,16 @@ def _make(server: OllamaServer, temporary: str, file: Path, digest: str, dress: 
             stage.advance()
 
 
-def _check_model(server: OllamaServer, temporary: str, file: Path, digest: str, dress: Dress) -> tuple[str, str]:
+def _check_model(
+    server: OllamaServer, temporary: str, file: Path, digest: str, dress: ServingConfig
+) -> tuple[str, str]:
     """Which blob is served, and how its bytes compare.
 
     Raises RegistrationError where the model is not the file in its base's dress.
     """
     shown = server.show(temporary)
-    made = ollama_model.shown(temporary, shown)
-    served = ollama_model.served_digest(made)
+    made = model.shown(temporary, shown)
+    served = model.served_digest(made)
     if served is None:
         raise RegistrationError("Ollama does not say which file the new model is; nothing was registered")
     kept = check_bytes(served, _blob(server, temporary), file, digest)
@@ -250,7 +254,7 @@ def _check_prompts(
 
 def _check_ratings(
     by_server: OllamaEngine, by_file: LlamaCppEngine, scale: RatingScale, rows: list[Example], progress: Progress
-) -> Agreement:
+) -> ServedAgreement:
     with progress.stage("Rating by the file and in Ollama", total=2 * len(rows), unit="rows") as stage:
         first, second = (
             rate_examples(engine, rows, scale, on_row=lambda done, total: stage.advance())

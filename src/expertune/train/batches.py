@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..model.attention import Segment
-from ..model.flow import Pack
+from ..model.forward_context import Pack
 from .encode import Candidates, Row
 
 ROUND = 32  # tokens

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
-from ..engine.answers import distinguishing
 from ..engine.base import Engine
+from ..engine.label_scoring import distinguishing
 from ..errors import DatasetError, TrainingFailedError
 from ..ratings.scale import RatingScale, answer_opening
 from ..ratings.schema import Example

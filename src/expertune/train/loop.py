@@ -19,14 +19,14 @@ import torch
 
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
-from ..model.footprint import TOKENS_AT_ONCE
 from ..model.load import Tunable
+from ..model.memory import TOKENS_AT_ONCE
 from . import checkpoint as checkpoints
 from .batches import Batch, epoch_order, groups_of, parts_of, training_batch
 from .checkpoint import Checkpoint
 from .class_balance import balance
-from .dev import DevLook, look
 from .encode import Candidates, Row
+from .evaluate import DevLook, look
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..model.decoder import Decoder
-from ..model.footprint import LOGITS_AT_ONCE
-from ..model.head import Head
+from ..model.lm_head import LMHead
+from ..model.memory import LOGITS_AT_ONCE
 from .batches import Offsets
 
 
@@ -22,7 +22,7 @@ class TargetLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         normed_ND: torch.Tensor,
-        head: Head,
+        head: LMHead,
         targets_N: torch.Tensor,
         weights_N: torch.Tensor,
         offsets: Offsets | None,

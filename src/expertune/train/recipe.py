@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..config import AUTO, Config
 from ..gguf.read import GGUFFile
-from ..model.metadata import Keys
+from ..model.hparams import Keys
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
 # Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). What we saw on models of

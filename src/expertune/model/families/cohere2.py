@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, Keys, decoder, every, slides, windowed
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, Keys, decoder, every, slides, windowed
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/cohere2.cpp."""
     keys = Keys(file)
     base = decoder(

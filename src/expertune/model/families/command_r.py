@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, ATTENTION_BIASES, HEAD_NORMS, Keys, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, ATTENTION_BIASES, HEAD_NORMS, Keys, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/command-r.cpp. The larger model has norms on queries and keys."""
     return decoder(
         file,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from ...gguf.read import GGUFFile
-from ..metadata import Keys, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import Keys, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma.cpp."""
     width = Keys(file).count("embedding_length")
     return decoder(file, halves=True, activation="gelu", embedding_scale=math.sqrt(width))

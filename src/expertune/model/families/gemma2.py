@@ -6,13 +6,13 @@ import math
 from dataclasses import replace
 
 from ...gguf.read import GGUFFile
-from ..metadata import DENSE, POST_NORMS, Keys, decoder, every, slides, windowed
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import DENSE, POST_NORMS, Keys, decoder, every, slides, windowed
 
 LAYERS_OF_27B = 46  # the one size whose scores are scaled by the model's width, not the head's
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma2.cpp."""
     keys = Keys(file)
     base = decoder(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from ...gguf.read import GGUFFile
-from ..metadata import DENSE, HEAD_NORMS, POST_NORMS, Keys, decoder, plain_rope, slides, windowed
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import DENSE, HEAD_NORMS, POST_NORMS, Keys, decoder, plain_rope, slides, windowed
 from .gemma2 import score_scale
 
 LAYERS_OF_27B = 62
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma3.cpp."""
     keys = Keys(file)
     base = decoder(

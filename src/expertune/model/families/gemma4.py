@@ -9,7 +9,8 @@ import math
 from dataclasses import replace
 
 from ...gguf.read import GGUFFile
-from ..metadata import (
+from ..config import LayerConfig, ModelConfig
+from ..hparams import (
     DENSE,
     EXPERTS,
     HEAD_NORMS,
@@ -22,14 +23,13 @@ from ..metadata import (
     read_rope,
     slides,
 )
-from ..spec import Layer, Spec
 
 EXPERT_NORMS = ("ffn_gate_inp.scale", "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
 OWN_INPUT = ("inp_gate", "proj", "post_norm")
 BORROWED = ("attn_k", "attn_v", "attn_k_norm")
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma4.cpp. Scores are not scaled; the rotation's factors are for whole layers only."""
     keys = Keys(file)
     own_input = int(keys.get("embedding_length_per_layer_input", 0))
@@ -51,7 +51,7 @@ def spec(file: GGUFFile) -> Spec:
     return _two_kinds(keys, base)
 
 
-def _two_kinds(keys: Keys, base: Spec) -> Spec:
+def _two_kinds(keys: Keys, base: ModelConfig) -> ModelConfig:
     """Layers with a window have smaller heads and a rotation of their own; the last layers borrow keys."""
     count, file = len(base.layers), keys.file
     sliding, window = slides(keys, count, period=6), keys.count("attention.sliding_window")
@@ -64,7 +64,7 @@ def _two_kinds(keys: Keys, base: Spec) -> Spec:
     whole = read_rope(keys, whole_width, halves=True)
     lenders = count - int(keys.get("attention.shared_kv_layers", 0))
 
-    def change(index: int, layer: Layer) -> Layer:
+    def change(index: int, layer: LayerConfig) -> LayerConfig:
         heads, rope = layer.heads, whole
         if sliding[index]:
             heads, rope = replace(heads, width=width, window=window), local

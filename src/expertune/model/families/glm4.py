@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, POST_NORMS, Keys, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, POST_NORMS, Keys, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/glm4.cpp."""
     keys = Keys(file)
     if keys.get("rope.dimension_sections"):

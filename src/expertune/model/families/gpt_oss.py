@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, ATTENTION_BIASES, Keys, decoder, mixture, slides, windowed
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, ATTENTION_BIASES, Keys, decoder, mixture, slides, windowed
 
 EXPERTS = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 SINKS = "attn_sinks"
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/openai-moe.cpp. The norm before the experts is called the one behind attention."""
     keys = Keys(file)
     base = decoder(

@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/granite.cpp."""
     return scaled(file, optional=(*ATTENTION_BIASES, *FEED_FORWARD_BIASES))
 
 
-def scaled(file: GGUFFile, **settings: Any) -> Spec:
+def scaled(file: GGUFFile, **settings: Any) -> ModelConfig:
     """A decoder with Granite's scales; without rotary positions where the file says so."""
     keys = Keys(file)
     base = decoder(

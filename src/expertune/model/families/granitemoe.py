@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, EXPERTS, SHARED_EXPERT, Keys, mixture
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, EXPERTS, SHARED_EXPERT, Keys, mixture
 from .granite import scaled
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/granite.cpp."""
     keys = Keys(file)
     shared = SHARED_EXPERT if keys.get("expert_shared_feed_forward_length", 0) else ()

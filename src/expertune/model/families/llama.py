@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, ATTENTION_BIASES, DENSE, EXPERTS, FEED_FORWARD_BIASES, Keys, decoder, mixture
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, ATTENTION_BIASES, DENSE, EXPERTS, FEED_FORWARD_BIASES, Keys, decoder, mixture
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/llama.cpp."""
     keys = Keys(file)
     scale = keys.real("attention.scale", 0.0)

@@ -6,10 +6,10 @@ They are tuned and served within that context only (engine.header.largest_contex
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..spec import Spec
+from ..config import ModelConfig
 from . import llama
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/mistral3.cpp."""
     return llama.spec(file)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import HEAD_NORMS, POST_NORMS, Keys, decoder, plain_rope, slides, windowed
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import HEAD_NORMS, POST_NORMS, Keys, decoder, plain_rope, slides, windowed
 
 PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/olmo2.cpp. Layers with a window turn without any scaling."""
     keys = Keys(file)
     base = decoder(file, halves=True, tensors=(*PARTS, *HEAD_NORMS, *POST_NORMS))

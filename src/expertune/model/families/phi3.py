@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/phi3.cpp, which leaves out the window that some files name."""
     return decoder(file, halves=True, tensors=(*ATTENTION, "ffn_norm", "ffn_up", "ffn_down"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION_BIASES, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION_BIASES, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen2.cpp."""
     return decoder(file, halves=True, optional=ATTENTION_BIASES)

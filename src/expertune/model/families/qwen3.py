@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import DENSE, HEAD_NORMS, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import DENSE, HEAD_NORMS, decoder
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen3.cpp."""
     return decoder(file, halves=True, tensors=(*DENSE, *HEAD_NORMS))

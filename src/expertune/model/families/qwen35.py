@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...gguf.read import GGUFFile
-from ..metadata import FEED_FORWARD, Keys
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import FEED_FORWARD, Keys
 from .qwen3next import hybrid
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen35.cpp."""
     text_positions(file)
     return hybrid(file, feed_forward=FEED_FORWARD[1:], neighbours=False, joined=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import mixture
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import mixture
 from .qwen3next import MIXED, hybrid
 from .qwen35 import text_positions
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen35moe.cpp."""
     text_positions(file)
     return hybrid(file, feed_forward=MIXED, experts=mixture(file), neighbours=False, joined=False)

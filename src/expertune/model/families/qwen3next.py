@@ -7,20 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, EXPERTS, HEAD_NORMS, SHARED_EXPERT, Keys, decoder, every, mixture
-from ..spec import Delta, Layer, Spec
+from ..config import GatedDeltaNetConfig, LayerConfig, ModelConfig
+from ..hparams import ATTENTION, EXPERTS, HEAD_NORMS, SHARED_EXPERT, Keys, decoder, every, mixture
 
 NORM = "post_attention_norm"  # what stands before the feed-forward, though it is called so
 LINEAR = ("attn_norm", "attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt.bias", "ssm_a", "ssm_norm", "ssm_out")
 MIXED = (*EXPERTS[1:], "ffn_gate_inp_shexp", *SHARED_EXPERT)
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen3next.cpp."""
     return hybrid(file, feed_forward=MIXED, experts=mixture(file), neighbours=True, joined=True)
 
 
-def hybrid(file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, joined: bool, **settings: Any) -> Spec:
+def hybrid(
+    file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, joined: bool, **settings: Any
+) -> ModelConfig:
     """A decoder with linear attention, but for every fourth layer or those that the file names.
 
     llama.cpp: src/models/delta-net-base.cpp. Blocks that guess tokens ahead are left as they are.
@@ -37,7 +39,7 @@ def hybrid(file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, j
     taps, delta = keys.count("ssm.conv_kernel"), _delta(keys, neighbours=neighbours, joined=joined)
     rates = ("ssm_ba",) if joined else ("ssm_beta", "ssm_alpha")
 
-    def change(index: int, layer: Layer) -> Layer:
+    def change(index: int, layer: LayerConfig) -> LayerConfig:
         if not linear[index]:
             return replace(layer, gated=True)
         return replace(layer, tensors=(*LINEAR, *rates, *behind), taps=taps, delta=delta, rope=None)
@@ -45,8 +47,8 @@ def hybrid(file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, j
     return every(replace(base, layers=base.layers[: len(base.layers) - spare], spare=spare), change)
 
 
-def _delta(keys: Keys, *, neighbours: bool, joined: bool) -> Delta:
-    delta = Delta(
+def _delta(keys: Keys, *, neighbours: bool, joined: bool) -> GatedDeltaNetConfig:
+    delta = GatedDeltaNetConfig(
         keys.count("ssm.group_count"),
         keys.count("ssm.time_step_rank"),
         keys.count("ssm.state_size"),

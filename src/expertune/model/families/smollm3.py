@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
 
 STEP = 4  # no key says it
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/smollm3.cpp."""
     base = decoder(
         file,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, HEAD_NORMS, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, HEAD_NORMS, decoder
 
 ATTENTION_PART = (*ATTENTION, "attn_norm.bias")
 FEED_FORWARD_PART = ("ffn_gate", "ffn_up", "ffn_down")
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/stablelm.cpp."""
     parallel = "blk.0.ffn_norm.weight" not in file.tensors
     norm = () if parallel else ("ffn_norm", "ffn_norm.bias")

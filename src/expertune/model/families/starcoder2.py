@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...gguf.read import GGUFFile
-from ..metadata import ATTENTION, ATTENTION_BIASES, decoder
-from ..spec import Spec
+from ..config import ModelConfig
+from ..hparams import ATTENTION, ATTENTION_BIASES, decoder
 
 FEED_FORWARD = ("ffn_norm", "ffn_norm.bias", "ffn_up", "ffn_up.bias", "ffn_down", "ffn_down.bias")
 
 
-def spec(file: GGUFFile) -> Spec:
+def spec(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/starcoder2.cpp."""
     return decoder(
         file,

@@ -1,0 +1,269 @@
+"""What `expertune models` and `doctor` print: what is here, whether it can be tuned, and what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ExpertuneError, UsageError
+from ..files import size_text
+from ..pace import speed_text, time_text
+
+if TYPE_CHECKING:
+    from ..engine.locate import Listed
+    from ..engine.ollama.server import OllamaServer
+    from ..estimate.capability import Capability
+    from ..estimate.plan import Plan
+    from ..progress import Progress
+    from ..ratings.dataset import Dataset
+
+COLUMNS = ("name", "family", "weights", "quant", "size", "tunable", "memory", "tokens/s", "time", "reason")
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model in the list: what Ollama says of it where it comes from there, and what its file says."""
+
+    found: Capability
+    listed: Listed | None
+    plan: Plan
+
+    @property
+    def facts(self) -> tuple[str, str, str]:
+        """Family, number of weights, quantisation."""
+        listed, found = self.listed, self.found
+        return (
+            (listed.family if listed else "") or found.family or NONE,
+            (listed.parameters if listed else "") or count_text(found.parameters),
+            (listed.quantisation if listed else "") or found.quantisation or NONE,
+        )
+
+    @property
+    def size(self) -> str:
+        if self.listed is not None:
+            return size_text(self.listed.size)
+        return size_text(self.found.path.stat().st_size) if self.found.path is not None else NONE
+
+    @property
+    def takes(self) -> tuple[str, str, str]:
+        """Memory, tokens per second, time."""
+        estimate = self.found.estimate
+        if estimate is None:
+            return NONE, NONE, NONE
+        memory = size_text(estimate.memory.peak)
+        if estimate.rate is None:
+            return memory, NONE, NONE
+        rate = estimate.rate.tokens_per_second
+        return memory, speed_text(rate, "").removesuffix("/s"), time_text(self.plan.seconds(estimate.rate))
+
+    @property
+    def why(self) -> str:
+        found = self.found
+        return "; ".join(found.notes) if found.tunable else found.reason.removeprefix(f"{found.model}: ")
+
+
+def count_text(count: int | None) -> str:
+    """Numbers of weights for people: 5.77M, 7.2B."""
+    if count is None:
+        return NONE
+    size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if count >= size), (1, ""))
+    return f"{count / size:.3g}{unit}"
+
+
+def print_models(
+    names: Sequence[str] = (),
+    *,
+    input: Path | None = None,
+    topics: str = "",
+    rating_mapping: str | None = None,
+    quick: bool = False,
+    allow_remote: bool = False,
+) -> None:
+    """Where was looked, then a line for each model: what it is, whether it can be tuned, and what that takes.
+
+    `names` are models of Ollama or files (none: all that Ollama holds); `quick` measures nothing. The time is for the
+    rows of `input`, else for those of the reference. Raises UsageError, DatasetError.
+    """
+    from ..estimate.plan import read_input
+    from ..progress import Progress
+
+    if quick and input is not None:
+        raise UsageError("--quick, --input: how long a file takes has to be measured; give one of them")
+    prepared = None if input is None else read_input(input, rating_mapping, topics)
+    with ExitStack() as open_things:
+        server = None if names and all(Path(name).is_file() for name in names) else _asked(open_things, allow_remote)
+        found = _found(names, server)
+        if not found:
+            print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
+            return
+        progress = open_things.enter_context(Progress())
+        known = [_known(each, can, prepared, quick, progress) for each, can in found]
+    rows = [(plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, plain(each.why)) for each in known]
+    _print_table([tuple(map(plain, row)) for row in rows])
+    for line in _legend(known):
+        print(line)
+
+
+def _asked(open_things: ExitStack, allow_remote: bool) -> OllamaServer | None:
+    """The server that answers, None where none does; says where is looked."""
+    from ..engine.ollama.server import OllamaServer
+
+    try:
+        server = OllamaServer(allow_remote=allow_remote, patience=5.0)
+    except ExpertuneError as error:
+        print(f"{', '.join(folders()) or 'No models folder on this disk'} ({error})")
+        return None
+    open_things.enter_context(server)
+    print(f"Ollama {server.version_text} at {server.url}")
+    return server
+
+
+def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
+    from ..estimate.capability import capabilities, capability
+
+    if not names:
+        return [*capabilities(server)]
+    listed = {each.name: (each, can) for each, can in capabilities(server)} if server is not None else {}
+    return [listed.get(name.removesuffix(":latest")) or (None, capability(name, server)) for name in names]
+
+
+def _known(
+    listed: Listed | None, found: Capability, prepared: Dataset | None, quick: bool, progress: Progress
+) -> Known:
+    """With what is measured, or was kept of an earlier time."""
+    from ..estimate.plan import REFERENCE_PLAN, planned, with_cached_throughput, with_throughput
+
+    if prepared is None:
+        kept = with_cached_throughput(found)
+        if quick or kept is not found or not found.tunable:
+            return Known(kept, listed, REFERENCE_PLAN)
+    elif not found.tunable:
+        return Known(found, listed, REFERENCE_PLAN)
+    with progress.stage(f"Measuring {plain(found.model)}") as stage:
+        plan = REFERENCE_PLAN
+        if prepared is not None and found.path is not None:
+            try:
+                plan = planned(prepared, found.path)
+            except ExpertuneError as error:
+                note = f"its tokens could not be counted ({error})"
+                return Known(replace(found, notes=(*found.notes, note)), listed, plan)
+        found = with_throughput(found, plan.shape)
+        stage.advance()
+        return Known(found, listed, plan)
+
+
+def _name(known: Known) -> str:
+    return known.listed.name if known.listed is not None else known.found.model
+
+
+def _yes(known: Known) -> str:
+    return "yes" if known.found.tunable else "no"
+
+
+def _legend(known: Sequence[Known]) -> Iterator[str]:
+    """What memory and time are for, and how far such estimates were off."""
+    from ..estimate.plan import MEMORY_ERROR, RATE_ERROR
+
+    estimates = [each for each in known if each.found.estimate is not None]
+    if not estimates:
+        return
+    timed = [each for each in estimates if each.found.estimate and each.found.estimate.rate]
+    plans = [each.plan for each in timed or estimates]
+    tokens = sorted({plan.shape.row for plan in plans})
+    words = plans[0].words(" to ".join(map(str, sorted({tokens[0], tokens[-1]}))))
+    yield f"\nMemory and time: training on {words}, with the default settings."
+    if timed:
+        yield (
+            f"The speed was measured here. On three models it was within {RATE_ERROR:.0%} of a real run's, the memory "
+            f"within {MEMORY_ERROR:.0%}."
+        )
+
+
+def plain(text: str) -> str:
+    """Without characters that a terminal would obey."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """On a terminal a table with the reasons below it, for they are long; else aligned text, a line for each row."""
+    import sys
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table, console = Table(*COLUMNS[:-1]), Console()
+        for row in rows:
+            table.add_row(*map(Text, row[:-1]))  # as it is: a name is no markup
+        console.print(table)
+        for name, *_, reason in rows:
+            if reason:
+                console.print(Text(f"{name}: {reason}"))
+        return
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
+    for row in (COLUMNS, *rows):
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_doctor(model: str | None) -> None:
+    """Libraries, machine, Ollama and, where named, the model."""
+    import os
+
+    import psutil
+
+    from ..outputs import versions
+
+    for name, version in versions().items():
+        print(f"{name:14} {version}")
+    print(f"{'cores':14} {os.cpu_count()}")
+    memory = psutil.virtual_memory()
+    print(f"{'memory':14} {size_text(memory.available)} free of {size_text(memory.total)}")
+    for name, line in _ollama():
+        print(f"{name:14} {line}")
+    if model is not None:
+        for name, line in _model_lines(model):
+            print(f"{name:14} {line}")
+
+
+def _model_lines(model: str) -> Iterator[tuple[str, str]]:
+    from ..engine.ollama.server import running_server
+    from ..progress import Progress
+
+    with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
+        ((listed, found),) = _found([model], server)
+        known = _known(listed, found, None, False, progress)
+    yield "model", plain(f"{found.model}: {found.reason}")
+    for note in known.found.notes:
+        yield "", plain(note)
+    if known.found.path is None:
+        return
+    family, weights, quantisation = known.facts
+    yield "", f"{family}, {weights} weights, {quantisation}, {known.size}"
+    memory, rate, time = known.takes
+    if found.tunable:
+        yield "", f"{memory} of memory, {rate} tokens/s: {time} for {known.plan.words(str(known.plan.shape.row))}"
+
+
+def _ollama() -> list[tuple[str, str]]:
+    """The server, or why there is none, and each models folder on this disk."""
+    from ..engine.ollama.server import OllamaServer
+
+    try:
+        with OllamaServer() as server:
+            lines = [("Ollama", f"{server.url}, version {server.version_text}")]
+    except ExpertuneError as error:
+        lines = [("Ollama", str(error))]
+    return lines + [("models folder", line) for line in folders() or ["none on this disk (OLLAMA_MODELS can name one)"]]
+
+
+def folders() -> list[str]:
+    """The models folders on this disk, each with the reason where it may not be read."""
+    from ..engine.ollama.disk import may_not_read, models_folders, readable
+
+    states = [(folder, readable(folder)) for folder in models_folders()]
+    return [str(folder if state else may_not_read(folder)) for folder, state in states if state is not None]

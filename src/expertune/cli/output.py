@@ -1,0 +1,130 @@
+"""What a command prints on stdout when it is done: the verdict first, then figures, then files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import size_text
+from ..pace import time_text
+
+if TYPE_CHECKING:
+    from ..rate.merge import MergedReview
+    from ..rate.review import Queue
+    from ..rate.runner import Tally
+
+
+def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
+    """The result of a run."""
+    print(metadata["verdict"])
+    if (choice := metadata.get("choice")) is not None and choice["dev"]:
+        print(f"Chosen: {choice['approach']}; {choice['reason']}.")
+    evaluations = metadata["evaluation"]["evaluations"]
+    if evaluations:
+        print(
+            f"\nOn {evaluations[0]['rows']} rows that nothing was trained on or chosen by "
+            f"({metadata['settings']['confidence']:.0%} intervals):"
+        )
+        print(f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}")
+        for each in evaluations:
+            figures = (_estimate(each[name]) for name in ("accuracy", "macro_f1", "kappa"))
+            print(f"  {each['name']:10} {' '.join(figures)}")
+    for line in _training(metadata.get("training"), metadata.get("export")):
+        print(line)
+    for finding in metadata["data_audit"]["findings"]:
+        if finding["severity"] != "info":
+            print(f"{finding['severity']}: {finding['message']}")
+    print(f"\nFiles in {folder}/ (they hold patient text; mode 0600):")
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            print(f"  {path.name:28} {size_text(path.stat().st_size):>9}")
+
+
+def refusal(registration: Mapping[str, Any]) -> str:
+    """The line that says why there is no registered model, and how to go on."""
+    reason = registration["reason"].rstrip(".")
+    return f"not registered as {registration['name']}: {reason}. Go on with: {registration['command']}"
+
+
+def print_registration(made: Mapping[str, Any]) -> None:
+    """How a registered model was proven in the server."""
+    found = made["agreement"]
+    kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
+    print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")
+    if found["labels"] is None:
+        scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
+        rated = f"{found['chat_labels']:.0%} {scored}."
+    else:
+        rated = (
+            f"{found['labels']:.0%} are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
+            f"{found['chat_labels']:.0%} also by a plain /api/chat."
+        )
+    print(f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows {rated}")
+    for line in made["overridden"]:
+        print(f"warning: registered although {line} (--force)")
+    print(f"Try it: ollama run {made['name']}")
+
+
+def print_tally(tally: Tally, output: Path) -> None:
+    """What came of rating a file."""
+    print(
+        f"{output}: {tally.rows:,} rows, {tally.computed:,} rated now in {time_text(tally.seconds)} "
+        f"({tally.rows_per_second:,.1f} rows/s), {tally.failed:,} not rated, {tally.review:,} to be reviewed"
+    )
+    for note in tally.notes:
+        print(f"note: {note}")
+    if tally.failed:
+        print("warning: rows without a rating have the reason in Rating_Error; the same command tries them again")
+
+
+def print_queue(queue: Queue, output: Path) -> None:
+    """What there is to review."""
+    print(f"{output}: {queue.queued:,} of {queue.rows:,} rows to be reviewed, the most useful first")
+    for reason, count in sorted(queue.reasons.items(), key=lambda pair: -pair[1]):
+        print(f"  {count:6,}  {reason}")
+    print("Fill in Reviewed_Rating (a value or a label) and Review_Note, then: expertune merge-review")
+
+
+def print_merged(merged: MergedReview, output: Path) -> None:
+    """What came of a review."""
+    print(
+        f"{output}: {merged.added:,} reviewed rows added, {merged.known:,} were there with the same rating, "
+        f"{merged.not_reviewed:,} not reviewed, {len(merged.conflicts):,} conflicts"
+    )
+    for line in merged.conflicts:
+        print(f"conflict, not taken: {line}")
+    if merged.renamed:
+        print(f"note: {merged.renamed:,} rows have a Row_ID that was taken; it got a suffix")
+    if merged.journalled is not None:
+        print(f"note: the journal had rated {merged.journalled:,} of the reviewed rows")
+
+
+def _estimate(estimate: Mapping[str, Any] | None) -> str:
+    if not estimate or estimate.get("value") is None:
+        return f"{'–':>20}"
+    interval = estimate.get("interval")
+    return (
+        f"{estimate['value']:6.3f} ({interval['low']:.2f} to {interval['high']:.2f})"
+        if interval
+        else f"{estimate['value']:6.3f}{'':14}"
+    )
+
+
+def _training(training: Mapping[str, Any] | None, export: Mapping[str, Any] | None) -> list[str]:
+    if not training or not export:
+        return []
+    types = ", ".join(
+        f"{each['tensors']} tensors in {each['type']} ({each['kept']:.0%} of the change kept)"
+        for each in export["types"]
+    )
+    return [
+        f"\nTrained {training['steps']} steps at {training['tokens_per_second']:,.0f} tokens/s "
+        f"(learning rate {training['learning_rate']:g}, {training['precision']}, base {training['base_memory']}); "
+        f"kept step {training['best_step']}.",
+        f"Exported {types}; {size_text(export['bytes'])}, base {size_text(export['base_bytes'])}.",
+        f"File and adapter agree on {export['agreement']:.1%} of {export['agreement_rows']} dev rows, "
+        f"probabilities within {export['probability_gap']:.3f} on average"
+        f"{'' if export['agreement_passed'] else ' – BELOW the gate'}.",
+        f"The file rates {export['rows_per_second']:.1f} rows/s, its base {export['base_rows_per_second']:.1f}.",
+    ]

@@ -1,0 +1,262 @@
+"""The embedded engine: llama.cpp in this process, from the xllamacpp wheel. Nothing leaves the machine."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...errors import EngineError, ModelFileError
+from ...machine import usable_cores
+from ..base import Generation, Message
+from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
+from ..header import largest_context, read_header
+from ..json_schema import schema_grammar
+from ..label_scoring import distinguishing, sum_log_probs
+from ..next_tokens import FORCE, NextTokens
+from .server import EmbeddedServer, Launch
+
+WALKS_AGAIN = 64  # rows after which a model that strayed from the answers may try again
+REMEMBERED = 256  # answers whose tokens are kept
+
+
+class LlamaCppEngine:
+    """Serves one GGUF, optionally with a LoRA adapter; a context manager.
+
+    `context` is the tokens that one request may hold (0, and at most: header.largest_context; mind the memory);
+    `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
+    one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
+    place of the file's own template: what the server that serves the model makes of messages.
+    Raises EngineError in one line where the files cannot be served.
+    """
+
+    name = "llama.cpp"
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        adapter: Path | None = None,
+        context: int = 0,
+        slots: int = 0,
+        threads: int = 0,
+        renderer: Renderer | None = None,
+        debug: bool = False,
+    ) -> None:
+        header, largest = _checked(model)
+        if adapter is not None:
+            _checked(adapter)
+        self.model, self.adapter = model, adapter
+        self.file_bytes = model.stat().st_size
+        self.context = min(context or largest, largest)
+        self.slots = slots or 1
+        self.threads = threads or usable_cores()
+        launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
+        self._server = EmbeddedServer(launch, debug=debug)
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
+        for slot in range(self.slots):
+            self._free.put(slot)
+        self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
+        template = str(header.get("tokenizer.chat_template", ""))
+        self._switches = switches(template)
+        self._renderer = renderer
+        self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
+        self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
+        self.notes = self._notes(bool(template))
+        self._turn_end: list[int] = []
+        self._led_rows = 0  # rows in which a model that strayed is led token by token
+        self._plain: int | None = None
+        self._unlisted: set[int] = set()
+
+    # --- rendering and tokens ---
+
+    def render(self, messages: Sequence[Message]) -> str:
+        if self._renderer is not None:
+            return self._renderer(messages)
+        return self._render(fold_system(messages) if self.folds_system else messages) + self._lead
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
+
+    def count_tokens(self, prompt: str) -> int:
+        return len(self.tokenize(prompt))
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        return [token for token, _ in self.spelled(prompt, [answer])[1][0]]
+
+    def spelled(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[tuple[int, bytes]]]]:
+        """Token ids of the prompt, and each answer's `continuation` with the bytes that each token stands for."""
+        prompt_ids = self.tokenize(prompt)
+        return prompt_ids, [self._continuation(prompt, prompt_ids, answer) for answer in answers]
+
+    def turn_end(self) -> list[int]:
+        if not self._turn_end:
+            after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
+            self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
+        return list(self._turn_end)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": self._switches}
+        return self._server.ask("/apply-template", body)["prompt"]
+
+    def _renders_system(self) -> bool:
+        if not self._server.ask("/props")["chat_template_caps"]["supports_system_role"]:
+            return False
+        return shows_system(self._render)
+
+    def _notes(self, has_template: bool) -> tuple[str, ...]:
+        bare = f"{self.model.name} has no chat template: messages are written as ChatML"
+        missing = () if has_template or self._renderer is not None else (bare,)
+        return (*missing, *remarks(self.render, self._lead, folds_system=self.folds_system))
+
+    def _tokens(self, text: str, *, begin: bool, special: bool) -> list[tuple[int, bytes]]:
+        """Ids and the bytes that each stands for. `begin` adds BOS as the model wants it."""
+        body = {"content": text, "add_special": begin, "parse_special": special, "with_pieces": True}
+        return [(token["id"], _bytes(token["piece"])) for token in self._server.ask("/tokenize", body)["tokens"]]
+
+    def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[tuple[int, bytes]]:
+        """Jointly with the prompt where that leaves the prompt's tokens alone; else as text after a newline."""
+        alone, looks_special = self._remembered_alone(answer)
+        if not looks_special:
+            joint = self._tokens(prompt + answer, begin=True, special=True)
+            rest = joint[len(prompt_ids) :]
+            if [token for token, _ in joint[: len(prompt_ids)]] == prompt_ids and _text_is(rest, answer):
+                return rest
+        if not _text_is(alone, answer):
+            raise EngineError("an answer cannot be written in this model's tokens; use plain words for the labels")
+        return alone
+
+    def _remembered_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
+        """The few label texts are asked for with every row."""
+        if answer not in self._alone:
+            if len(self._alone) >= REMEMBERED:
+                self._alone.clear()
+            self._alone[answer] = self._tokenize_alone(answer)
+        return self._alone[answer]
+
+    def _tokenize_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
+        """Its tokens after a newline (a SentencePiece text begins with a blank), never special ones.
+
+        The second value says whether the answer holds the text of a special token, which joint tokenising would obey.
+        """
+        newline = self._tokens("\n", begin=False, special=False)
+        whole = self._tokens("\n" + answer, begin=False, special=False)
+        alone = whole[len(newline) :] if whole[: len(newline)] == newline else []
+        return alone, whole != self._tokens("\n" + answer, begin=False, special=True)
+
+    def _ends_generation(self, token: int) -> bool:
+        body = {"prompt": [token], "n_predict": 1, "temperature": 0, "logit_bias": [[token, FORCE]]}
+        return self._complete(body, "stop_type")["stop_type"] == "eos"
+
+    def _eos(self) -> int:
+        tokens = self._tokens(self._server.ask("/props")["eos_token"], begin=False, special=True)
+        if len(tokens) != 1:
+            raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; choose a chat model")
+        return tokens[0][0]
+
+    # --- what the model says ---
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        prompt_ids, spelled = self.spelled(prompt, answers)
+        begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
+        start = prompt_ids + begin
+        self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
+        with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
+            following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
+            return self._sum(tails, following)
+
+    def _sum(self, tails: list[list[int]], following: NextTokens) -> list[float]:
+        """Log-probability of each tail: a model that keeps to the answers walks along them, one that strays is led."""
+        walks = self._led_rows <= 0
+        found = sum_log_probs(tails, following.walk if walks else _no_walk, following.forced)
+        places = {tuple(tail[:i]) for tail in tails for i in range(len(tail))}
+        if not walks:
+            self._led_rows -= 1
+        elif following.calls >= len(places):  # walking saved nothing
+            self._led_rows = WALKS_AGAIN - 1
+        return found
+
+    def _newline(self) -> int:
+        if self._plain is None:
+            self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
+        return self._plain
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        tokens = self.tokenize(prompt)
+        self._check_room(len(tokens) + 1)
+        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
+        if schema is not None:
+            body["grammar"] = schema_grammar(schema)
+        with self._slot() as slot:
+            answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
+        return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
+
+    def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+        return self._server.ask("/completion", {**body, "response_fields": fields})
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self.context:
+            raise EngineError(
+                f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
+                "shorten the row or raise the context"
+            )
+
+    @contextmanager
+    def _slot(self) -> Iterator[int]:
+        slot = self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+    # --- life ---
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "xllamacpp": version("xllamacpp"),
+            "context": self.context,
+            "slots": self.slots,
+            "threads": self.threads,
+            "adapter": self.adapter is not None,
+            "folds_system": self.folds_system,
+            "notes": list(self.notes),
+        }
+
+    def close(self) -> None:
+        """Free the model; safe to call twice, and from another thread while requests are under way."""
+        self._server.close()
+
+    def __enter__(self) -> LlamaCppEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _no_walk(path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
+    return []
+
+
+def _bytes(piece: str | list[int]) -> bytes:
+    """A token's bytes: llama.cpp gives numbers where they are not whole characters."""
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
+
+
+def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
+    return b"".join(piece for _, piece in tokens) == text.encode()
+
+
+def _checked(path: Path) -> tuple[dict[str, Any], int]:
+    """A file's header, and the tokens that a request to it may hold."""
+    try:
+        header = read_header(path)
+        return header, largest_context(path, header)
+    except ModelFileError as error:
+        raise EngineError(str(error)) from error

@@ -1,0 +1,1 @@
+"""The engine and the files of a running Ollama server."""

@@ -1,0 +1,221 @@
+"""Ollama as an engine: the same verbs as the embedded one, over a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ...errors import EngineError
+from ..base import Generation, Message
+from ..chat_template import remarks
+from ..json_schema import fits
+from ..llama_cpp.engine import LlamaCppEngine
+from .render import OllamaRenderer, refuse_cloud
+from .score import PartOfCharacterError, Said, Spelling, score
+from .server import OllamaServer, full_name
+
+SCORES_SINCE = (0, 12, 11)
+ALTERNATIVES = 20  # Ollama refuses to show more
+SEED = 1
+USUAL_CONTEXT = 8192  # tokens; the whole of what a large model was trained for takes gigabytes
+TOKENIZER_CONTEXT = 256  # tokens; it never answers
+# what a model's own parameters must not change: the answer is the likeliest one
+GREEDY = {"temperature": 0, "seed": SEED, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+
+class OllamaEngine:
+    """Serves a model that `ollama list` shows; a context manager. The server stays open: it is its owner's.
+
+    `context` is the tokens that one request may hold (0: 8192, and at most what the model was trained for): always sent
+    as num_ctx, and a longer prompt is refused, never cut. `file` is the model's GGUF where it is on this machine: its
+    tokenizer then makes the scores those of the embedded engine; without it, `tokenize` and what hangs on it raise.
+    Labels that Ollama cannot score (ollama_score.PartOfCharacterError) are then scored by llama.cpp on that file.
+    Raises EngineError for a server without log-probabilities and a model in the cloud, UsageError for a missing model.
+    """
+
+    name = "ollama"
+
+    def __init__(
+        self, server: OllamaServer, model: str, *, context: int = 0, file: Path | None = None, threads: int = 0
+    ) -> None:
+        shown = server.show(model)
+        refuse_cloud(model, shown)
+        if server.version < SCORES_SINCE:
+            raise EngineError(
+                f"Ollama {server.version_text} gives no log-probabilities, so labels cannot be scored; "
+                "update it to 0.12.11 or later, or use --engine llama.cpp"
+            )
+        self.server, self.model = server, model
+        trained = _trained_context(shown) or USUAL_CONTEXT
+        self.context = min(context or USUAL_CONTEXT, trained)
+        self.slots = 1  # OLLAMA_NUM_PARALLEL's default: a second request would only wait
+        sizes = {full_name(each["name"]): each["size"] for each in server.tags()}
+        self.file_bytes = sizes.get(full_name(model), 0)
+        self._renderer = OllamaRenderer(server, model, context=self.context, shown=shown)
+        self.folds_system = self._renderer.folds_system
+        self._tokenizer = (
+            LlamaCppEngine(file, context=TOKENIZER_CONTEXT, threads=threads, renderer=self._renderer) if file else None
+        )
+        self.notes = self._notes()
+        self.inexact = 0  # prompts whose labels could only be compared on unusual tokens
+        self.scored_by_file = 0  # prompts whose labels were scored by llama.cpp on the model's file
+        self._file, self._threads, self._lock = file, threads, Lock()
+        self._by_file: LlamaCppEngine | None = None
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [f"prompts are made by Ollama {self.server.version_text} for {self.model}"]
+        notes += remarks(self._renderer, self._renderer.lead, folds_system=self.folds_system)
+        if self._tokenizer is None:
+            notes.append("the model's file is not on this machine: labels are scored on their likeliest tokens")
+        return tuple(notes)
+
+    # --- rendering and tokens ---
+
+    def render(self, messages: Sequence[Message]) -> str:
+        return self._renderer(messages)
+
+    def tokenize(self, prompt: str) -> list[int]:
+        return self._own_tokenizer().tokenize(prompt)
+
+    def count_tokens(self, prompt: str) -> int:
+        return self._renderer.count_tokens(prompt)
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        return self._own_tokenizer().continuation(prompt, answer)
+
+    def turn_end(self) -> list[int]:
+        return self._own_tokenizer().turn_end()
+
+    def _own_tokenizer(self) -> LlamaCppEngine:
+        if self._tokenizer is None:
+            raise EngineError(f"{self.model}: its file is not on this machine, so its tokens are not known here")
+        return self._tokenizer
+
+    # --- what the model says ---
+
+    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+        """As Engine.score; where the model's own tokens cannot be reached `inexact` counts the prompt."""
+        tokenizer, spelling = self._tokenizer, None
+        if tokenizer is not None:
+            spelling = Spelling(*tokenizer.spelled(prompt, answers), tokenizer.tokenize)
+        try:
+            found = score(self._said, prompt, answers, spelling)
+        except PartOfCharacterError as error:
+            return self._file_engine(error).score(prompt, answers)
+        self.inexact += not found.exact
+        return found.log_probs
+
+    def _file_engine(self, reason: EngineError) -> LlamaCppEngine:
+        """llama.cpp on the model's own file; raises `reason` where that is not on this machine."""
+        if self._file is None:
+            raise reason
+        with self._lock:
+            if self._by_file is None:
+                settings = {"context": self.context, "threads": self._threads, "renderer": self._renderer}
+                self._by_file = LlamaCppEngine(self._file, **settings)
+                self.notes += (f"{self.model}: Ollama cannot score these labels; llama.cpp does, on the model's file",)
+            self.scored_by_file += 1
+        return self._by_file
+
+    def _said(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[Said]:
+        """The tokens of the answer, up to one that may stand for several: a whole character that came in parts.
+
+        llama.cpp holds a token back that ends inside a character, and Ollama then lists the whole character with the
+        log-probability of its last token alone. An end of the turn is counted but not listed.
+        """
+        answer = self._generate(prompt, room, schema, logprobs=True, top_logprobs=ALTERNATIVES)
+        tokens = answer.get("logprobs") or []
+        if answer["response"] and not tokens:
+            raise EngineError(f"{self.model}: Ollama {self.server.version_text} gave no log-probabilities; update it")
+        if answer.get("eval_count") != len(tokens) + (answer.get("done_reason") == "stop"):
+            tokens = takewhile(lambda each: each["token"].isascii(), tokens)
+        return [
+            # the likeliest comes first and counts, where two tokens have the same bytes
+            Said(
+                _bytes(each),
+                each["logprob"],
+                {_bytes(other): other["logprob"] for other in reversed([*each["top_logprobs"], each])},
+            )
+            for each in tokens
+        ]
+
+    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+        answer = self._generate(prompt, max_tokens, schema)
+        return self._checked(answer, answer["response"], schema)
+
+    def chat(
+        self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256
+    ) -> Generation:
+        """What any client of Ollama gets for these messages; by way of `generate` where chat fails its schema."""
+        asked = self._renderer.request(messages, **GREEDY, num_predict=max_tokens)
+        body = {**asked, **({"format": schema} if schema else {})}
+        try:
+            answer = self.server.ask("POST", "/api/chat", body)
+            return self._checked(answer, answer["message"]["content"], schema)
+        except EngineError:
+            if schema is None:
+                raise
+            return self.generate(self._renderer.plain(messages), schema=schema, max_tokens=max_tokens)
+
+    def _generate(self, prompt: str, max_tokens: int, schema: Mapping[str, Any] | None, **more: Any) -> dict[str, Any]:
+        asked = self._renderer.raw_request(prompt, **GREEDY, num_predict=max_tokens)
+        return self.server.ask("POST", "/api/generate", {**asked, **({"format": schema} if schema else {}), **more})
+
+    def _checked(self, answer: Mapping[str, Any], text: str, schema: Mapping[str, Any] | None) -> Generation:
+        if not answer.get("done"):  # seen where the answer held a broken character
+            raise EngineError(
+                f"{self.model}: Ollama {self.server.version_text} broke the answer off; try --engine llama.cpp"
+            )
+        finished = answer.get("done_reason") != "length"
+        if schema is not None and finished and not fits(text, schema):
+            raise EngineError(
+                f"{self.model}: Ollama {self.server.version_text} did not hold the answer to its schema; update it"
+            )
+        return Generation(text, answer["prompt_eval_count"], answer.get("eval_count", 0), finished)
+
+    # --- life ---
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "engine": self.name,
+            "ollama": self.server.version_text,
+            "model": self.model,
+            "context": self.context,
+            "slots": self.slots,
+            "inexact_scores": self.inexact,
+            "scored_by_file": self.scored_by_file,
+            "folds_system": self.folds_system,
+            "notes": list(self.notes),
+        }
+
+    def close(self) -> None:
+        """Free the tokenizer and what was loaded from the file; the server and its model stay."""
+        for engine in (self._tokenizer, self._by_file):
+            if engine is not None:
+                engine.close()
+
+    def __enter__(self) -> OllamaEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _bytes(token: Mapping[str, Any]) -> bytes:
+    return bytes(token["bytes"]) if token.get("bytes") else token["token"].encode()
+
+
+def _trained_context(shown: Mapping[str, Any]) -> int:
+    """0 where the server does not say it; a model with long RoPE factors (header.largest_context) keeps to the short.
+
+    The server does not list its tensors unasked: an original context that YaRN does not stretch stands for the factors.
+    """
+    info = shown.get("model_info") or {}
+    name = info.get("general.architecture")
+    trained = int(info.get(f"{name}.context_length") or 0)
+    original = int(info.get(f"{name}.rope.scaling.original_context_length") or 0)
+    stretched = info.get(f"{name}.rope.scaling.type") in ("yarn", "linear")
+    return min(trained, original) if original and not stretched else trained

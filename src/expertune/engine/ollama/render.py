@@ -1,0 +1,118 @@
+"""The prompt text that an Ollama server makes of messages, asked of that server: no template is ever guessed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from ...errors import EngineError
+from ..base import Message
+from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, shows_system
+from .server import OllamaServer
+
+RENDERS_SINCE = (0, 11, 5)
+HARMONY_FAMILIES = ("gptoss", "gpt-oss")  # server/routes.go, shouldUseHarmony
+REMEMBERED = 8192  # prompts: a training set's, so that a later stage need not load the model again
+
+
+class OllamaRenderer:
+    """`renderer(messages)` → the prompt for `model`, as `server` would send it to the model but for BOS.
+
+    `folds_system` says that the template drops system messages; their text then stands in the first user message.
+    `lead` is what stands behind the server's own prompt, so that the answer comes at once (chat.answer_lead).
+    `context` is the num_ctx of the real requests: the same value, so that the model is not loaded anew for them.
+    Raises EngineError for a server that cannot show its prompts, or a model that runs elsewhere.
+    """
+
+    def __init__(
+        self, server: OllamaServer, model: str, *, context: int, shown: Mapping[str, Any] | None = None
+    ) -> None:
+        shown = server.show(model) if shown is None else shown
+        refuse_cloud(model, shown)
+        if server.version < RENDERS_SINCE:
+            raise EngineError(
+                f"Ollama {server.version_text} does not show the prompts it makes; update it to 0.12.11 or later"
+            )
+        self.server, self.model, self.context = server, model, context
+        self.think = least_thought(shown)
+        self._known: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
+        self._lock = Lock()
+        self.folds_system = not shows_system(self._bare)
+        self.lead = answer_lead(self._bare)
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        return self.plain(fold_system(messages) if self.folds_system else messages)
+
+    def plain(self, messages: Sequence[Message]) -> str:
+        """The render of exactly these messages, and the lead."""
+        return self._bare(messages) + self.lead
+
+    def _bare(self, messages: Sequence[Message]) -> str:
+        key = tuple((message["role"], message["content"]) for message in messages)
+        with self._lock:
+            if key in self._known:
+                return self._known[key]
+        text = self._ask(messages)
+        with self._lock:
+            self._known[key] = text
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return text
+
+    def _ask(self, messages: Sequence[Message]) -> str:
+        body = self.request(messages) | {"_debug_render_only": True}
+        answer = self.server.ask("POST", "/api/chat", body)
+        try:
+            return answer["_debug_info"]["rendered_template"]
+        except (KeyError, TypeError):
+            raise EngineError(f"{self.model}: Ollama {self.server.version_text} did not show its prompt") from None
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the server reads a rendered prompt as, BOS included."""
+        body = self.raw_request(prompt, num_predict=1, temperature=0)
+        return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
+
+    def raw_request(self, prompt: str, **options: Any) -> dict[str, Any]:
+        """A request to go on after a rendered prompt; nothing is cut silently."""
+        return {
+            "model": self.model,
+            "prompt": prompt,
+            "raw": True,
+            "stream": False,
+            "truncate": False,
+            "options": {"num_ctx": self.context, **options},
+        }
+
+    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
+        """A chat request, with the fields that decide how messages are rendered; nothing is cut silently."""
+        return {
+            "model": self.model,
+            "messages": [dict(message) for message in messages],
+            "stream": False,
+            "truncate": False,
+            "options": {"num_ctx": self.context, **options},
+            "think": self.think,
+        }
+
+
+def least_thought(shown: Mapping[str, Any]) -> bool | str:
+    """`think` of a request: off, which models that cannot think take too; the lowest level where there is no off.
+
+    Harmony (gpt-oss) has levels only. Servers since 0.40 name them in /api/show; one that a model does not know would
+    silently be its default.
+    """
+    harmony = (shown.get("details") or {}).get("family") in HARMONY_FAMILIES
+    values = (shown.get("thinking") or {}).get("values") or ([LEAST_EFFORT] if harmony else [False])
+    levels = [value for value in values if isinstance(value, str)]
+    return levels[0] if levels and False not in values else False
+
+
+def refuse_cloud(model: str, shown: Mapping[str, Any]) -> None:
+    """Raises EngineError for a model whose requests Ollama would pass on to another machine."""
+    if shown.get("remote_host") or shown.get("remote_model"):
+        raise EngineError(
+            f"{model}: runs in Ollama's cloud and patient text would leave this machine; "
+            "choose a model that `ollama pull` brings here"
+        )

@@ -1,0 +1,146 @@
+"""Whether a model can be tuned here, what that takes, and where not, why: asked of the file's header, without torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Config
+from ..engine.locate import Listed, Located, listed, locate
+from ..engine.ollama.server import OllamaServer
+from ..errors import ExpertuneError, FineTuningNotSupportedError
+from ..files import size_text
+from ..gguf.read import GGUFFile
+from ..machine import free_memory, multiplies_bf16
+from ..model.arch import read_config
+from ..model.config import ModelConfig
+from ..model.memory import TOKENS_AT_ONCE, MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute
+
+REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # rows that an estimate is for where no others are given
+
+
+@dataclass(frozen=True)
+class TrainingThroughput:
+    """How fast a model trains here, measured: tokens of the rows in a second, of a step and of a look at dev rows.
+
+    `precision` is "bf16" or "fp32"; `base_memory` "cached" or "packed"; the rest is how it was computed.
+    """
+
+    tokens_per_second: float
+    look_tokens_per_second: float
+    device: str
+    precision: str
+    threads: int
+    base_memory: str
+    recomputed: bool
+
+
+@dataclass(frozen=True)
+class ResourceEstimate:
+    """What training takes with the default settings: memory for rows of `shape`, and the speed where it is known."""
+
+    shape: RowShape
+    memory: MemoryEstimate
+    rate: TrainingThroughput | None = None
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether a model can be tuned here, with the reason where it cannot; `notes` hold what to know where it can.
+
+    `parameters` are the numbers in all tensors, `quantisation` the type that most of them have; both are None where the
+    file cannot be had or is damaged, as `estimate` is where the model cannot be tuned.
+    """
+
+    model: str
+    tunable: bool
+    reason: str
+    path: Path | None = None
+    family: str | None = None
+    parameters: int | None = None
+    quantisation: str | None = None
+    estimate: ResourceEstimate | None = None
+    notes: tuple[str, ...] = ()
+
+
+def capability(model: str, server: OllamaServer | None = None) -> Capability:
+    """Find the model (see `locate`) and look whether it can be tuned on rows like the reference's; never raises for one
+    that cannot."""
+    try:
+        found = locate(model, server)
+    except ExpertuneError as error:
+        return Capability(model, False, str(error))
+    return _of_file(model, found)
+
+
+def capabilities(server: OllamaServer | None = None) -> list[tuple[Listed, Capability]]:
+    """Every model that Ollama holds (see `listed`) with whether it can be tuned."""
+    return [(each, _of_listed(each)) for each in listed(server)]
+
+
+def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = None) -> ResourceEstimate:
+    """What the default settings take: as they were when the rate was measured, else as they would be now.
+
+    Raises FineTuningNotSupportedError where the free memory is not enough even for packed weights.
+    """
+    spec = read_config(file)
+    if rate is not None:
+        cached, recomputed = rate.base_memory == "cached", rate.recomputed
+        item = 2 if rate.precision == "bf16" else 4
+        return ResourceEstimate(shape, _needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
+    item, free = 2 if multiplies_bf16() else 4, free_memory()
+    cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free)
+    needed = _needed(file, spec, shape, item, cached, recomputed)
+    if needed.peak > free:
+        needed = _needed(file, spec, shape, item, False, True)
+    if needed.peak > free:
+        raise FineTuningNotSupportedError(
+            f"needs {size_text(needed.peak)} of memory to be tuned and {size_text(free)} are free; "
+            "close other programs, or choose a smaller model or a smaller quantisation of it"
+        )
+    return ResourceEstimate(shape, needed)
+
+
+def _needed(
+    file: GGUFFile, spec: ModelConfig, shape: RowShape, item: int, cached: bool, recomputed: bool, device: str = "cpu"
+) -> MemoryEstimate:
+    config = Config()
+    return estimate_memory(
+        file,
+        spec,
+        shape,
+        item=item,
+        rank=config.rank,
+        batch=config.batch_size,
+        at_once=TOKENS_AT_ONCE[device],
+        cached=cached,
+        recomputed=recomputed,
+    )
+
+
+def _of_listed(model: Listed) -> Capability:
+    if model.located is None:
+        return Capability(model.name, False, model.reason or "its file cannot be had")
+    return _of_file(model.name, model.located)
+
+
+def _of_file(model: str, found: Located) -> Capability:
+    parameters, quantisation, family = None, None, None
+    try:
+        with GGUFFile(found.path) as file:
+            parameters, quantisation = _size(file)
+            family = str(file.metadata("general.architecture", "")) or None
+            needed = estimate(file, REFERENCE)
+    except ExpertuneError as error:
+        return Capability(model, False, str(error), found.path, family, parameters, quantisation)
+    return Capability(model, True, "can be tuned", found.path, family, parameters, quantisation, needed, found.notes)
+
+
+def _size(file: GGUFFile) -> tuple[int, str | None]:
+    """All numbers of the file, and the name of the type that most of them have."""
+    counts: Counter[str] = Counter()
+    for info in file.tensors.values():
+        counts[info.type.name] += math.prod(info.shape)
+    return counts.total(), max(counts, key=lambda name: counts[name], default=None)

@@ -1,0 +1,130 @@
+"""How fast a model trains on this machine: measured on its own first blocks, and carried over to all of them.
+
+The first block is timed alone (with embeddings, head and optimiser), then the first few; the difference is the price of
+whole blocks. What remains is priced by its work: the numbers that its tokens are multiplied with.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Config
+from ..gguf.read import GGUFFile
+from ..model.arch import read_config
+from ..model.config import LayerConfig, ModelConfig
+from ..model.load import Tunable, load, place
+from ..model.memory import TOKENS_AT_ONCE, RowShape, matrices
+from ..train.encode import Candidates, Row
+from ..train.evaluate import look
+from ..train.loop import Trainer
+from ..train.recipe import with_recipe
+from .capability import TrainingThroughput
+
+BLOCKS = (3, 8)  # whole blocks that are timed: as many where they are small, no more than the second
+ENOUGH = 400_000_000  # multiplications of a token: one block of a model of 13 B, two of 7 B
+SECONDS, ROUNDS = 3.0, 6  # no round begins after so many seconds; the first one also prepares the kernels
+ATTENTION = 3.5  # products in attention, forward and backward, for two in a linear layer; it makes its scores again
+
+
+def probe(path: Path, shape: RowShape, config: Config | None = None) -> TrainingThroughput:
+    """Measure the rate on rows of this shape, with the device, precision and memory that a run would choose.
+
+    Raises FineTuningNotSupportedError, ModelFileError as `load`.
+    """
+    config = config or Config()
+    with GGUFFile(path) as file:
+        spec, placement = read_config(file), place(file, config)
+        work = [_work(file, spec, index, shape) for index in range(len(spec.layers))]
+        rows = shape.pack_rows(config.batch_size, TOKENS_AT_ONCE[placement.device.type])
+        config = with_recipe(file, replace(config, batch_size=rows, accumulate=1))
+        few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
+        parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
+        looks, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
+    tokens = rows * shape.row
+    facts = placement.describe()
+    return TrainingThroughput(
+        tokens_per_second=tokens / carried_over(few, steps, work),
+        look_tokens_per_second=tokens / carried_over(few, looks, work),
+        device=placement.device.type,
+        precision="bf16" if facts["precision"] == "bfloat16" else "fp32",
+        threads=placement.threads,
+        base_memory=str(facts["base_memory"]),
+        recomputed=parts[0].decoder.recompute,
+    )
+
+
+def whole_blocks(layers: Sequence[LayerConfig], work: Sequence[float]) -> int:
+    """How many first blocks are timed as whole ones: until each kind of layer was met, some more where they are small,
+    and one where that is work enough."""
+    kinds, met = set(layers), set[LayerConfig]()
+    done = 0.0
+    for count, (layer, own) in enumerate(zip(layers, work, strict=True), start=1):
+        met.add(layer)
+        done += own
+        if count >= BLOCKS[1] or (count >= BLOCKS[0] and met == kinds) or done + own > ENOUGH:
+            return count
+    return len(layers)
+
+
+def carried_over(blocks: Sequence[int], seconds: Sequence[float], work: Sequence[float]) -> float:
+    """Seconds with all blocks, from those with the first few, the fewest first.
+
+    The last of the blocks computes little more than the wanted places, so `n` blocks are n − 1 whole ones and an end.
+    """
+    if len(blocks) == 1:
+        return seconds[0]
+    each = max(0.0, seconds[-1] - seconds[0]) / sum(work[blocks[0] - 1 : blocks[-1] - 1])
+    return seconds[0] + each * sum(work[blocks[0] - 1 : len(work) - 1])
+
+
+def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> float:
+    """Multiplications of a token in a block's products: the experts that are used, the tokens that are seen."""
+    used = 1.0 if spec.experts is None else spec.experts.used / spec.experts.count
+    products = sum(math.prod(info.shape) * (used if len(info.shape) > 2 else 1) for info in matrices(file, index))
+    heads = spec.layers[index].heads
+    seen = min(shape.row / 2, heads.window or math.inf)
+    return products + ATTENTION * heads.queries * heads.width * seen
+
+
+def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Of a look at the rows, and of a training step, with each number of blocks."""
+    candidates = Candidates((), ((0,), (1,)))
+    trainers = [Trainer(part, rows, rows, candidates, config) for part in parts]
+    looks = [functools.partial(look, part, rows, candidates, batch_size=len(rows)) for part in parts]
+    seconds = best_seconds([*looks, *(trainer.one_step for trainer in trainers)])
+    return seconds[: len(parts)], seconds[len(parts) :]
+
+
+def _rows(shape: RowShape, vocabulary: int, count: int) -> list[Row]:
+    """Random tokens: what they are does not change the products, and they reach all experts."""
+    draw = np.random.default_rng(0)
+
+    def tokens(size: int) -> tuple[int, ...]:
+        return tuple(draw.integers(0, vocabulary, size).tolist())
+
+    beginning = tokens(shape.shared)
+    return [
+        Row(str(index), 0, beginning + tokens(shape.prompt - shape.shared), tokens(shape.answer), (1.0,) * shape.answer)
+        for index in range(count)
+    ]
+
+
+def best_seconds(runs: Sequence[Callable[[], object]]) -> list[float]:
+    """The shortest of a few times of each run. They take turns: what else the machine does then hits all of them."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    start = time.perf_counter()
+    for _ in range(ROUNDS):
+        for run, own in zip(runs, seconds, strict=True):
+            began = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - began)
+        if time.perf_counter() - start > SECONDS:
+            break
+    return [min(own) for own in seconds]

@@ -1,0 +1,244 @@
+"""The judgement of one rater on rows that it never saw, and of two raters on the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..config import Config
+from ..errors import UsageError
+from ..predict.score import Rated
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Rating
+from ..stats import metrics
+from ..stats.intervals import (
+    KAPPA,
+    MACRO_F1,
+    Clusters,
+    Estimate,
+    Interval,
+    Statistic,
+    bootstrap,
+    clusters,
+    mean_clustered,
+    paired,
+    wilson,
+    wilson_clustered,
+)
+from ..stats.reliability import ReliabilityCurve, calibrate
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One label against the rest; `support` and `predicted` are rows, `f1` is None where the label occurs nowhere."""
+
+    label: str
+    value: int
+    support: int
+    predicted: int
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One rater on `rows` rows in `groups` groups. In `confusion` a line is a true label, a column a rated one.
+
+    `weighted_kappa` (quadratic) is there on an ordinal scale only; `ordinal_reason` says why it is or is not one.
+    `json_validity` is the share of free answers that are one whole JSON object with a label of the scale (one that was
+    cut at max_tokens is not), `answer_agreement` the share of readable answers that give the likeliest label.
+    """
+
+    name: str
+    rows: int
+    groups: int
+    labels: tuple[str, ...]
+    accuracy: Estimate
+    macro_f1: Estimate
+    kappa: Estimate
+    weighted_kappa: Estimate | None
+    ordinal_reason: str
+    per_class: tuple[ClassResult, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    json_validity: Estimate | None
+    answer_agreement: Estimate | None
+    log_loss: Estimate
+    calibration: ReliabilityCurve
+    rows_per_second: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Macro-F1 of `first` less that of `second` on the same `rows` rows; `interval` is None where nothing varies."""
+
+    first: str
+    second: str
+    value: float
+    interval: Interval | None
+    rows: int
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether chance could explain the difference; so it is where there is no interval."""
+        return self.interval is None or self.interval.low <= 0 <= self.interval.high
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "metric": "macro_f1", "includes_zero": self.includes_zero}
+
+
+def evaluate(
+    name: str,
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    config: Config,
+    rows_per_second: float | None = None,
+) -> Evaluation:
+    """Judge `rated` against the expert's `truth`, matched by id; `groups` maps ids to what belongs together.
+
+    Rows absent from `groups` are groups of their own. Raises UsageError where the ids do not match.
+    """
+    rater = match_rows(truth, rated, scale, groups)
+    statistics = [MACRO_F1, KAPPA]
+    if scale.ordinal:
+        weighted_kappa = partial(metrics.kappa, disagreement=metrics.quadratic(scale.values))
+        statistics.append(Statistic(weighted_kappa, KAPPA.low, KAPPA.high))
+    macro_f1, kappa, *weighted = bootstrap(rater, statistics, config.bootstrap, config.seed, config.confidence)
+    by_id = {each.id: each for each in rated}
+    ordered = [by_id[row.id] for row in truth]
+    labels, shares = [scale.values.index(row.value) for row in truth], [each.probabilities for each in ordered]
+    return Evaluation(
+        name=name,
+        rows=len(truth),
+        groups=len(rater.counts_GTP),
+        labels=tuple(scale.labels),
+        accuracy=accuracy(rater, config.confidence),
+        macro_f1=macro_f1,
+        kappa=kappa,
+        weighted_kappa=weighted[0] if weighted else None,
+        ordinal_reason=scale.ordinal_reason,
+        per_class=per_class(rater, scale, config.confidence),
+        confusion=tuple(tuple(int(count) for count in line) for line in rater.total_TP),
+        json_validity=_json_validity(ordered, scale, config.confidence),
+        answer_agreement=_answer_agreement(ordered, config.confidence),
+        log_loss=_log_loss(labels, shares, [groups.get(row.id, ("row", row.id)) for row in truth], config.confidence),
+        calibration=calibrate(labels, shares, config.confidence),
+        rows_per_second=rows_per_second,
+    )
+
+
+def compare(
+    tuned: tuple[str, Sequence[Rated]],
+    others: Mapping[str, Sequence[Rated]],
+    truth: Sequence[Rating],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    config: Config,
+) -> tuple[Difference, ...]:
+    """The macro-F1 of `tuned` (name and ratings) less that of each other rater, paired by row and group."""
+    name, rated = tuned
+    first = match_rows(truth, rated, scale, groups)
+    differences = []
+    for other, other_rated in others.items():
+        second = match_rows(truth, other_rated, scale, groups)
+        estimate = paired(first, second, MACRO_F1, config.bootstrap, config.seed, config.confidence)
+        differences.append(Difference(name, other, estimate.value or 0.0, estimate.interval, estimate.n))
+    return tuple(differences)
+
+
+def match_rows(
+    truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale, groups: Mapping[str, Hashable]
+) -> Clusters:
+    """Confusion counts by group, from rows matched by id. Raises UsageError where the ids do not match."""
+    if not truth:
+        raise UsageError("no rows to judge: the test part is empty; give more rated rows or raise test_share")
+    label_of = {each.id: scale.labels.index(each.label) for each in rated}
+    expected = {row.id for row in truth}
+    if len(expected) != len(truth) or len(label_of) != len(rated) or expected != label_of.keys():
+        stray = sorted(expected ^ label_of.keys())
+        raise UsageError(
+            f"{len(truth)} expert rows and {len(rated)} rated rows do not match by id"
+            f"{f' (first: {stray[0]})' if stray else ' (an id occurs twice)'}; rate the same rows again"
+        )
+    return clusters(
+        [scale.values.index(row.value) for row in truth],
+        [label_of[row.id] for row in truth],
+        len(scale.labels),
+        [groups.get(row.id, ("row", row.id)) for row in truth],
+    )
+
+
+def accuracy(rater: Clusters, confidence: float) -> Estimate:
+    """Share of the rows that are rated as the expert did."""
+    counts_GTP = rater.counts_GTP
+    return wilson_clustered(counts_GTP.trace(axis1=1, axis2=2), counts_GTP.sum(axis=(1, 2)), confidence)
+
+
+def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[ClassResult, ...]:
+    """Each label against the rest."""
+    f1_K = metrics.f1(rater.total_TP)
+    total_G = rater.counts_GTP.sum(axis=(1, 2))
+    results = []
+    for at, (label, value) in enumerate(zip(scale.labels, scale.values, strict=True)):
+        hit_G = rater.counts_GTP[:, at, at]
+        true_G, said_G = rater.counts_GTP[:, at].sum(axis=1), rater.counts_GTP[:, :, at].sum(axis=1)
+        rejected_G = total_G - true_G - said_G + hit_G
+        results.append(
+            ClassResult(
+                label=label,
+                value=value,
+                support=int(true_G.sum()),
+                predicted=int(said_G.sum()),
+                sensitivity=wilson_clustered(hit_G, true_G, confidence),
+                specificity=wilson_clustered(rejected_G, total_G - true_G, confidence),
+                ppv=wilson_clustered(hit_G, said_G, confidence),
+                npv=wilson_clustered(rejected_G, total_G - said_G, confidence),
+                f1=metrics.defined(f1_K[at]),
+            )
+        )
+    return tuple(results)
+
+
+def _log_loss(
+    labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
+) -> Estimate:
+    """The mean over the rows; rows of one group are not counted as independent."""
+    sums: dict[Hashable, list[float]] = {}
+    for group, loss in zip(groups, metrics.log_loss(labels, shares).tolist(), strict=True):
+        sums.setdefault(group, []).append(loss)
+    per_group = [np.array([each(losses) for losses in sums.values()], dtype=np.float64) for each in (sum, len)]
+    return mean_clustered(per_group[0], per_group[1], confidence)
+
+
+def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float) -> Estimate | None:
+    answers = [each.answer for each in rated if each.answer is not None]
+    return wilson(sum(valid_json(answer, scale) for answer in answers), len(answers), confidence) if answers else None
+
+
+def valid_json(answer: str, scale: RatingScale) -> bool:
+    """Whether the answer is nothing but one JSON object whose "rating" is a label of the scale, letter for letter."""
+    try:
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.get("rating") in scale.labels
+
+
+def _answer_agreement(rated: Sequence[Rated], confidence: float) -> Estimate | None:
+    if all(each.answer_state is None for each in rated):
+        return None
+    readable = [each for each in rated if each.answer_state == "rated"]
+    return wilson(sum(each.answer_value == each.value for each in readable), len(readable), confidence)

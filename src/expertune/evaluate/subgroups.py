@@ -1,0 +1,193 @@
+"""How the ratings do in each part of the population: age bands, sex, any column with few values.
+
+A stratum of fewer than 20 rows is hidden, and in the others each figure that would stand on fewer: it says nothing.
+Where fewer than 20 rows of a column are hidden, the next smallest stratum is hidden too: what is shown, taken from the
+whole, must not give away the few.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ..predict.score import Rated
+from ..ratings.columns import columns_of, folded, requested
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Rating
+from ..stats.intervals import Estimate
+from .compare import ClassResult, accuracy, match_rows, per_class
+
+FEWEST = 20
+MOST_VALUES, LONGEST_VALUE = 12, 40  # a column with more, or longer ones, holds texts or ids
+USUAL = ("Age", "Sex")
+NOT_GIVEN = "not given"
+BANDS = ((1, "under 1"), (5, "1–4"), (18, "5–17"), (45, "18–44"), (65, "45–64"), (131, "65 and over"))  # years below
+_BLANK = ("", "nan", "none", "null", "na", "n/a", "<na>")
+_AGE = re.compile(
+    r"[<>≥~]?\s*(?P<number>\d{1,3}(?:[.,]\d+)?)\s*\+?\s*-?\s*"
+    r"(?:(?P<year>y|yrs?|years?|yo|y/o|a)|(?P<month>m|mos?|months?)|(?P<week>w|wks?|weeks?)|(?P<day>d|days?))?"
+    r"\.?\s*-?\s*(?:old)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class SubgroupClass:
+    """One label against the rest in one stratum; a figure is None where it would be about fewer than 20 rows."""
+
+    label: str
+    sensitivity: Estimate | None
+    specificity: Estimate | None
+    ppv: Estimate | None
+    npv: Estimate | None
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """`hidden` says why there are no figures, not even the number of rows: too few, or they would give others away."""
+
+    name: str
+    hidden: Literal["few", "complement"] | None
+    rows: int | None = None
+    accuracy: Estimate | None = None
+    per_class: tuple[SubgroupClass, ...] = ()
+
+
+@dataclass(frozen=True)
+class SubgroupColumn:
+    """`note` says why a column has no strata."""
+
+    column: str
+    strata: tuple[Subgroup, ...] = ()
+    note: str | None = None
+
+
+def subgroups_of(
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    columns: str,
+    confidence: float,
+) -> tuple[SubgroupColumn, ...]:
+    """One rater's figures by the columns, whose names are separated by commas; "" takes age and sex where they are."""
+    there = columns_of(truth)
+    found = []
+    for name in requested(columns) or [name for name in USUAL if folded(name) in there]:
+        column = there.get(folded(name))
+        if column is None:
+            found.append(SubgroupColumn(name, note="the rating file has no such column"))
+        else:
+            found.append(_column(column, truth, rated, scale, groups, confidence))
+    return tuple(found)
+
+
+def _column(
+    column: str,
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    confidence: float,
+) -> SubgroupColumn:
+    cells = [row.extra.get(column, "") for row in truth]
+    banded = _are_ages(column, cells)
+    names = [age_band(cell) or NOT_GIVEN for cell in cells] if banded else _values(cells)
+    if len(set(names)) > MOST_VALUES or any(len(name) > LONGEST_VALUE for name in names):
+        what = f"more than {MOST_VALUES} values, or longer ones than {LONGEST_VALUE} characters"
+        return SubgroupColumn(column, note=f"{what}; give a column with few")
+    members: dict[str, list[int]] = defaultdict(list)
+    for at, name in enumerate(names):
+        members[name].append(at)
+    order = [name for _, name in BANDS] if banded else sorted(members)
+    hidden = hide({name: len(rows) for name, rows in members.items()})
+    by_id = {each.id: each for each in rated}
+    strata = []
+    for name in sorted(members, key=lambda name: (name == NOT_GIVEN, order.index(name) if name in order else 0)):
+        if name in hidden:
+            strata.append(Subgroup(name, hidden[name]))
+        else:
+            rows = [truth[at] for at in members[name]]
+            strata.append(_stratum(name, rows, [by_id[row.id] for row in rows], scale, groups, confidence))
+    return SubgroupColumn(column, tuple(strata if banded else _unnamed(strata)))
+
+
+def hide(sizes: Mapping[str, int]) -> dict[str, Literal["few", "complement"]]:
+    """The strata of one column, by their number of rows, that may not be shown, and why."""
+    hidden: dict[str, Literal["few", "complement"]] = {name: "few" for name, size in sizes.items() if size < FEWEST}
+    for name in sorted(sizes.keys() - hidden.keys(), key=lambda name: (sizes[name], name)):
+        if not 0 < sum(sizes[other] for other in hidden) < FEWEST:
+            break
+        hidden[name] = "complement"
+    return hidden
+
+
+def _unnamed(strata: Sequence[Subgroup]) -> list[Subgroup]:
+    """A value that few rows have may say who they are (or be a misplaced text): such values are counted, not named."""
+    rare = [each for each in strata if each.hidden == "few" and each.name != NOT_GIVEN]
+    kept = [each for each in strata if each not in rare]
+    if rare:
+        kept.append(replace(rare[0], name=f"{len(rare)} other value{'s' if len(rare) > 1 else ''}"))
+    return kept
+
+
+def _stratum(
+    name: str,
+    truth: Sequence[Rating],
+    rated: Sequence[Rated],
+    scale: RatingScale,
+    groups: Mapping[str, Hashable],
+    confidence: float,
+) -> Subgroup:
+    rater = match_rows(truth, rated, scale, groups)
+    classes = tuple(_class(each) for each in per_class(rater, scale, confidence))
+    return Subgroup(name, None, len(truth), accuracy(rater, confidence), classes)
+
+
+def _class(found: ClassResult) -> SubgroupClass:
+    def enough(estimate: Estimate) -> Estimate | None:
+        return estimate if estimate.n >= FEWEST else None
+
+    return SubgroupClass(
+        found.label, enough(found.sensitivity), enough(found.specificity), enough(found.ppv), enough(found.npv)
+    )
+
+
+def _are_ages(column: str, cells: Sequence[str]) -> bool:
+    """A column of ages, and not of bands: a word of its name begins with "age", and most cells read as ages."""
+    if not re.search(r"(?<![a-z])age", column.casefold()):
+        return False
+    filled = [cell for cell in cells if not _is_blank(cell)]
+    return sum(age_band(cell) is not None for cell in filled) * 2 > len(filled)
+
+
+def age_band(cell: str) -> str | None:
+    """The band of an age such as "34", "34Y", "6 months", "90+"; None for what is none. A bare number is in years."""
+    match = _AGE.fullmatch(cell.strip())
+    if match is None:
+        return None
+    number = float(match["number"].replace(",", "."))
+    parts = {"month": 12.0, "week": 52.18, "day": 365.25}
+    years = number / next((each for unit, each in parts.items() if match[unit]), 1.0)
+    return next((name for below, name in BANDS if years < below), None)
+
+
+def _values(cells: Sequence[str]) -> list[str]:
+    """Each cell's value; spellings that differ in case or spaces are one, under the commonest."""
+    spelt: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        spelt[" ".join(cell.casefold().split())][" ".join(cell.split())] += 1
+    name = {key: NOT_GIVEN if _is_blank(key) else count.most_common(1)[0][0] for key, count in spelt.items()}
+    return [name[" ".join(cell.casefold().split())] for cell in cells]
+
+
+def _is_blank(cell: str) -> bool:
+    return cell.strip().casefold() in _BLANK
+
+
+def to_dicts(columns: Sequence[SubgroupColumn]) -> list[dict[str, Any]]:
+    """Plain values for JSON."""
+    return [asdict(each) for each in columns]

@@ -1,0 +1,50 @@
+"""The language models of a model set: where each one's file is, and how it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..engine.base import Engine
+from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..engine.locate import locate
+from ..engine.ollama.engine import OllamaEngine
+from ..engine.ollama.render import OllamaRenderer
+from ..engine.ollama.server import OllamaServer
+from ..errors import FineTuningNotSupportedError, UsageError
+from ..files import sha256
+
+LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
+
+
+@dataclass(frozen=True)
+class CandidateModel:
+    """A model by its name; `digest` is the sha256 of its file. `open` is None where no engine can serve it here."""
+
+    name: str
+    digest: str | None
+    open: Callable[[], Engine] | None
+
+
+def further_members(names: str, base: str, server: OllamaServer | None, threads: int) -> list[CandidateModel]:
+    """The models that `names` lists beside the base, separated by commas.
+
+    Raises UsageError for one that is not here.
+    """
+    wanted = dict.fromkeys(name.strip() for name in names.split(","))
+    return [_found(name, server, threads) for name in wanted if name and name != base]
+
+
+def _found(name: str, server: OllamaServer | None, threads: int) -> CandidateModel:
+    try:
+        located = locate(name, server)
+    except FineTuningNotSupportedError as error:
+        if server is None or not server.holds(name):
+            raise UsageError(f"--models: {error}") from None
+        return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
+    renderer = OllamaRenderer(server, name, context=LARGEST_CONTEXT) if server is not None and located.server else None
+    return CandidateModel(
+        name,
+        sha256(located.path),
+        lambda: LlamaCppEngine(located.path, context=LARGEST_CONTEXT, threads=threads, renderer=renderer),
+    )

@@ -1,0 +1,111 @@
+"""How far a product's ratings can be trusted: learnt once from dev and train rows, kept in the run's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..config import Config
+from ..errors import UsageError
+from ..ratings.dataset import Dataset
+from ..ratings.scale import RatingScale
+from ..stats.calibration import Calibration, fit_calibration
+from ..stats.conformal import COVERAGE, Conformal, fit_conformal
+from ..stats.ood import NoveltyDetector, fit_novelty_detector
+from .score import Pass, Rated
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Each part is None where the run did not learn it."""
+
+    calibration: Calibration | None = None
+    conformal: Conformal | None = None
+    novelty: NoveltyDetector | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What stands under "rating" in fine_tuning_metadata.json."""
+        parts = {"calibration": self.calibration, "conformal": self.conformal, "novelty": self.novelty}
+        return {name: asdict(part) for name, part in parts.items() if part is not None}
+
+    def notes(self) -> list[str]:
+        """One line for each part that is missing or weak."""
+        lines = []
+        if self.calibration is None:
+            lines.append("probabilities are not calibrated: this run learnt no calibration")
+        elif not self.calibration.changes:
+            lines.append(f"probabilities are as the model gives them: {self.calibration.note}")
+        if self.conformal is None:
+            lines.append("there are no conformal sets: this run learnt no thresholds")
+        else:
+            lines += self.conformal.notes()
+        if self.novelty is None:
+            lines.append("novelty is not looked at: this run kept no sketch of its training rows")
+        return lines
+
+
+def fit_uncertainty(
+    rated: Sequence[Rated],
+    true_values: Sequence[int],
+    train_prompts: Sequence[str],
+    dev_prompts: Sequence[str],
+    scale: RatingScale,
+    *,
+    coverage: float = COVERAGE,
+    seed: int = 0,
+) -> Uncertainty:
+    """`rated` are the finished product's ratings of the dev rows, `true_values` the expert's, in the same order.
+
+    No test row may be among them.
+    """
+    probabilities = [each.probabilities for each in rated]
+    truth = [scale.values.index(value) for value in true_values]
+    return Uncertainty(
+        fit_calibration(probabilities, truth, seed=seed),
+        # by the uncalibrated probabilities: what was fitted on the same rows would be a little too sure of them
+        fit_conformal(probabilities, truth, scale.labels, coverage=coverage),
+        fit_novelty_detector(train_prompts, dev_prompts),
+    )
+
+
+def read_uncertainty(content: Any, scale: RatingScale) -> Uncertainty:
+    """What `to_dict` wrote; nothing where there is nothing. Raises UsageError where it does not fit the labels."""
+    if content is None:
+        return Uncertainty()
+    try:
+        trust = Uncertainty(
+            _part(content, "calibration", Calibration),
+            _part(content, "conformal", Conformal),
+            _part(content, "novelty", NoveltyDetector),
+        )
+        fits = (trust.calibration is None or len(trust.calibration.bias) == len(scale.labels)) and (
+            trust.conformal is None or trust.conformal.labels == scale.labels
+        )
+    except (TypeError, ValueError, AttributeError, KeyError):
+        fits, trust = False, Uncertainty()
+    if not fits:
+        raise UsageError(
+            'fine_tuning_metadata.json: its part "rating" does not fit the labels; run expertune tune again'
+        )
+    return trust
+
+
+def _part(content: Mapping[str, Any], name: str, kind: Any) -> Any:
+    part = content.get(name)
+    if part is None:
+        return None
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in part.items()})
+
+
+def learn_uncertainty(dev: Pass, prepared: Dataset, config: Config) -> Uncertainty:
+    """Calibration, conformal thresholds and novelty of a product, from its ratings of the dev rows."""
+    train, shown = prepared.examples["train"], prepared.examples["dev"]
+    return fit_uncertainty(
+        dev.rated,
+        [example.value for example in shown],
+        [example.messages[-1]["content"] for example in train],
+        [example.messages[-1]["content"] for example in shown],
+        prepared.scale,
+        seed=config.seed,
+    )

@@ -1,0 +1,139 @@
+"""What the model said of a record → what is written beside it: rating, confidence, and why a person should look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..predict.uncertainty import Uncertainty
+from ..ratings.scale import RatingScale, answer_opening
+from .journal import JournalEntry
+
+LOW_CONFIDENCE = 0.6
+BETWEEN = " | "  # labels of a set, reasons of a row
+
+RATING, LABEL, CONFIDENCE = "Predicted_Rating", "Predicted_Label", "Confidence"
+SET, REASONS, RATIONALE, ERROR = "Conformal_Set", "Review_Reasons", "Rationale", "Rating_Error"
+
+DISAGREEMENT = "Models_Disagree"  # 1 where the members of a model set would rate differently
+
+FAILED, SEVERAL, NONE, LOW, NOVEL, DISAGREE = (
+    "not rated",
+    "several labels fit",
+    "no label fits",
+    "low confidence",
+    "unlike the training rows",
+    "models disagree",
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns to write, and how."""
+
+    scale: RatingScale
+    trust: Uncertainty
+    calibrated: bool = True
+    rationale: bool = False
+    panel: bool = False
+
+    def columns(self) -> dict[str, type]:
+        """The added columns with their types, in their order."""
+        shares = {share_column(label): float for label in self.scale.labels}
+        own: dict[str, type] = {DISAGREEMENT: int} if self.panel else {}
+        own |= {RATIONALE: str} if self.rationale else {}
+        return {
+            **{RATING: int, LABEL: str, CONFIDENCE: float},
+            **shares,
+            **{SET: str, REASONS: str},
+            **own,
+            ERROR: str,
+        }
+
+    def shares(self, probabilities: Sequence[float]) -> Sequence[float]:
+        """What is written for the model's own probabilities: calibrated, where that is wanted and was learnt."""
+        if not self.calibrated or self.trust.calibration is None:
+            return probabilities
+        return self.trust.calibration.apply(probabilities)
+
+    def label(self, probabilities: Sequence[float]) -> str:
+        """The label that is written for the model's own probabilities."""
+        return self.scale.labels[likeliest(self.shares(probabilities))]
+
+
+def likeliest(shares: Sequence[float]) -> int:
+    """The place of the largest share, the first of equals."""
+    return max(range(len(shares)), key=lambda k: shares[k])
+
+
+def share_column(label: str) -> str:
+    return f"P({label})"
+
+
+def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
+    """The added cells of one row; a row that failed has a reason and never a value."""
+    empty: dict[str, Any] = dict.fromkeys(wanted.columns())
+    if entry.error is not None or entry.label is None:
+        return empty | {REASONS: FAILED, ERROR: entry.error}
+    scale, trust = wanted.scale, wanted.trust
+    shares = wanted.shares(entry.probabilities)
+    best = likeliest(shares)
+    fitting = None if trust.conformal is None else trust.conformal.labels_for(entry.probabilities)
+    novel = trust.novelty is not None and trust.novelty.is_novel(prompt)
+    differ = len(set(entry.votes.values())) > 1
+    found: dict[str, Any] = {
+        RATING: scale.values[best],
+        LABEL: scale.labels[best],
+        CONFIDENCE: round(shares[best], 6),
+        **{share_column(label): round(share, 6) for label, share in zip(scale.labels, shares, strict=True)},
+        SET: None if fitting is None else BETWEEN.join(fitting),
+        # a reviewed row needs no second look
+        REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),
+    }
+    if wanted.panel:
+        found[DISAGREEMENT] = int(differ)
+    if wanted.rationale:
+        found[RATIONALE] = rationale_of(entry.answer or "")
+    return empty | found
+
+
+def _reasons(fitting: tuple[str, ...] | None, confidence: float, novel: bool, differ: bool) -> list[str]:
+    told = {
+        SEVERAL: fitting is not None and len(fitting) > 1,
+        NONE: fitting is not None and not fitting,
+        LOW: confidence < LOW_CONFIDENCE,
+        NOVEL: novel,
+        DISAGREE: differ,
+    }
+    return [reason for reason, holds in told.items() if holds]
+
+
+def rationale_prompt(prompt: str, label: str) -> str:
+    """A rendered prompt, and the answer's beginning up to where the model says why."""
+    return prompt + answer_opening(label)
+
+
+def rationale_of(answer: str) -> str:
+    """What the model wrote after `rationale_prompt`, up to the end of its JSON text; "…" marks one that was cut off."""
+    end, escaped = len(answer), False
+    for place, letter in enumerate(answer):
+        if letter == '"' and not escaped:
+            end = place
+            break
+        escaped = letter == "\\" and not escaped
+    text, cut = answer[:end], end == len(answer)
+    for shorter in range(7):  # a text that was cut may end inside an escape (\u00e9)
+        try:
+            whole = json.loads(f'"{text[: len(text) - shorter]}"', strict=False)
+        except json.JSONDecodeError:
+            continue
+        line = _one_line(whole)
+        return f"{line}…" if cut and line else line
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    """Without the control characters that a model may write and a spreadsheet may not read."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

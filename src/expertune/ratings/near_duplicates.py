@@ -1,0 +1,184 @@
+"""Which prompts are the same text, and which are nearly the same.
+
+Rows of one template look alike although they are different patients, so a plain string distance is no use: of the
+950 visits of a real triage set (Moon et al. 2019, tests/data/ratings) 720 pairs are 90 % alike in their own lines,
+and four are true repeats.
+What tells patients apart is their numbers (age, vitals). Hence three ways to be near-duplicates:
+
+* visit: five or more numbers, the same in the same order, and words that differ at most twice as much as asked
+* short: the same words in any order, but for one misspelt word
+* long:  twenty words or more that are as alike as asked, with the same share of numbers in common
+
+Only a row's own lines are compared, and words that most rows have do not count as words of a row.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
+
+from .normalize import specific_lines, words
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_VISIT_NUMBERS = 5
+_LONG_WORDS = 20
+_TYPO_LETTERS = 5  # "rt" and "lt" are one letter apart and no misspelling
+_BANDS, _ROWS = 32, 4  # MinHash: finds 87 % of the pairs that share half of their word pairs, all that share 0.7
+_DEPTH = 4  # bands that part a large bucket, before only neighbours are compared
+_LARGE, _NEXT = 64, 8
+_PRIME = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt's own part: its words as one string and as tokens, and those words and numbers that are its own."""
+
+    own: str
+    tokens: tuple[str, ...]
+    words: tuple[str, ...]
+    numbers: tuple[str, ...]
+
+
+def same_texts(prompts: Sequence[str]) -> list[list[int]]:
+    """Indices of the prompts with the same words in the same order, for each text that is there more than once."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        places[" ".join(words(prompt)) or prompt].append(i)
+    return [indices for indices in places.values() if len(indices) > 1]
+
+
+def near_pairs(prompts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
+    """Pairs (i < j) of prompts that are not the same but nearly, at least `threshold` (0 to 1) alike.
+
+    Not every pair of a large cluster is listed, but the pairs connect it.
+    """
+    repeats = {i for indices in same_texts(prompts) for i in indices[1:]}
+    places = [i for i in range(len(prompts)) if i not in repeats]
+    texts = _own_texts([prompts[i] for i in places])
+    found = {*_same_bags(texts), *_visits(texts, threshold), *_misspelt(texts), *_long(texts, threshold)}
+    return sorted((places[i], places[j]) for i, j in found)
+
+
+def _own_texts(prompts: Sequence[str]) -> list[_Text]:
+    tokens = [tuple(word for line in lines for word in words(line)) for lines in specific_lines(prompts)]
+    held = Counter(token for own in tokens for token in set(own))
+    rare = [[token for token in own if held[token] <= len(prompts) / 2] for own in tokens]
+    return [
+        _Text(
+            " ".join(own), own, tuple(t for t in scarce if not _is_number(t)), tuple(t for t in scarce if _is_number(t))
+        )
+        for own, scarce in zip(tokens, rare, strict=True)
+    ]
+
+
+def _is_number(token: str) -> bool:
+    return token[0].isdigit()
+
+
+def _buckets(keys: Iterable[tuple[object, int]]) -> Iterator[list[int]]:
+    places: dict[object, list[int]] = defaultdict(list)
+    for key, i in keys:
+        places[key].append(i)
+    return (indices for indices in places.values() if len(indices) > 1)
+
+
+def _same_bags(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
+    for indices in _buckets((tuple(sorted(text.tokens)), i) for i, text in enumerate(texts)):
+        yield from ((indices[0], i) for i in indices[1:])
+
+
+def _visits(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
+    from rapidfuzz import fuzz
+
+    least = 100 * max(0.0, 1 - 2 * (1 - threshold))
+    for indices in _buckets((text.numbers, i) for i, text in enumerate(texts) if len(text.numbers) >= _VISIT_NUMBERS):
+        for i, j in combinations(indices, 2):
+            if fuzz.ratio(texts[i].own, texts[j].own, score_cutoff=least) >= least:
+                yield i, j
+
+
+def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
+    """Short texts with one word left out are buckets; inside one, the words that were left out are compared."""
+    from rapidfuzz.distance import OSA
+
+    places: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for i, text in enumerate(texts):
+        if len(text.words) < _LONG_WORDS:
+            bag = sorted(text.tokens)
+            for place, word in enumerate(bag):
+                if len(word) >= _TYPO_LETTERS and word.isalpha():
+                    places[tuple(bag[:place] + bag[place + 1 :])].setdefault(word, i)
+    for rest, left_out in places.items():
+        if rest and len(left_out) > 1:
+            for (word, i), (other, j) in combinations(left_out.items(), 2):
+                if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
+                    yield min(i, j), max(i, j)
+
+
+def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
+    from rapidfuzz import fuzz
+
+    indices = [i for i, text in enumerate(texts) if len(text.words) >= _LONG_WORDS]
+    seen: set[tuple[int, int]] = set()
+    for bucket in _minhash_buckets([texts[i].tokens for i in indices]):
+        for a, b in _worth_comparing(bucket):
+            pair = indices[a], indices[b]
+            if pair not in seen:
+                seen.add(pair)
+                one, other = texts[pair[0]], texts[pair[1]]
+                if (
+                    _share(one.numbers, other.numbers) >= threshold
+                    and fuzz.ratio(one.own, other.own, score_cutoff=100 * threshold) >= 100 * threshold
+                ):
+                    yield pair
+
+
+def _share(numbers: Sequence[str], others: Sequence[str]) -> float:
+    """Numbers in common, of all there are in the two; 1 where there are none."""
+    if numbers == others:
+        return 1.0
+    mine, theirs = Counter(numbers), Counter(others)
+    return (mine & theirs).total() / (mine | theirs).total()
+
+
+def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """Buckets of texts that likely share word pairs (Broder 1997; banding as in Leskovec et al., MMDS chapter 3)."""
+    import numpy as np
+
+    draw = random.Random(0)  # fixed: the buckets must not depend on a run
+    factor_H = np.array([draw.randrange(1, _PRIME) for _ in range(_BANDS * _ROWS)], dtype=np.uint64)
+    offset_H = np.array([draw.randrange(_PRIME) for _ in range(_BANDS * _ROWS)], dtype=np.uint64)
+    signatures = []
+    for tokens in token_lists:
+        pairs = {f"{a} {b}".encode() for a, b in pairwise(tokens)}
+        hash_P = np.array([zlib.crc32(pair) for pair in pairs], dtype=np.uint64)
+        signatures.append(((hash_P[:, None] * factor_H + offset_H) % _PRIME).min(axis=0).astype(np.uint32))
+    for band in range(_BANDS):
+        bands = [slice(part % _BANDS * _ROWS, (part % _BANDS + 1) * _ROWS) for part in range(band, band + _DEPTH)]
+        yield from _refined(range(len(signatures)), signatures, bands)
+
+
+def _refined(
+    indices: Iterable[int], signatures: Sequence[NDArray[np.uint32]], bands: Sequence[slice]
+) -> Iterator[list[int]]:
+    """Buckets by the first band; those too large to compare pair by pair are parted by the next bands too."""
+    for bucket in _buckets((signatures[i][bands[0]].tobytes(), i) for i in indices):
+        if len(bucket) > _LARGE and len(bands) > 1:
+            yield from _refined(bucket, signatures, bands[1:])
+        else:
+            yield bucket
+
+
+def _worth_comparing(bucket: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """All pairs of a bucket; of one that stays large (many copies of a text) each with the next few."""
+    if len(bucket) <= _LARGE:
+        return combinations(bucket, 2)
+    return ((i, j) for place, i in enumerate(bucket) for j in bucket[place + 1 : place + 1 + _NEXT])

@@ -1,0 +1,1 @@
+"""Statistics of ratings: numbers in, numbers out; no record of a run is known here."""

@@ -1,0 +1,135 @@
+"""Probabilities that mean what they say: a temperature and a bias for each label, learnt on the dev rows.
+
+Bias-corrected temperature scaling (Guo et al. 2017; Alexandari, Kundaje and Shrikumar 2020), fitted as the mode under
+normal priors of the logarithm of the temperature and of each bias around 0: the prior weighs as much as ever while the
+rows' weight grows with their number, so that few rows change little.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .opinion_pool import LEAST, logs, tempered
+
+SPREAD = 0.5  # standard deviation of the priors: a temperature of 0.6 to 1.6 and odds within a factor of 1.6 are usual
+FOLDS = 5
+FEWEST_ROWS = 2 * FOLDS
+FEWEST_OF_LABEL = 5  # a label with fewer dev rows keeps a bias of 0: its share in them says little
+
+Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], tuple[float, NDArray[np.float64]]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`log_loss` is the cross-validated one of the dev rows as they are, `log_loss_calibrated` that of what was chosen.
+
+    `bias` has a number for each label of the scale, in its order.
+    """
+
+    temperature: float
+    bias: tuple[float, ...]
+    method: str
+    rows: int
+    log_loss: float
+    log_loss_calibrated: float
+    note: str
+
+    @property
+    def changes(self) -> bool:
+        return self.temperature != 1.0 or any(self.bias)
+
+    def apply(self, probabilities: Sequence[float]) -> tuple[float, ...]:
+        """The calibrated probabilities of one row, summing to 1."""
+        if not self.changes:
+            return tuple(probabilities)
+        share_K = tempered(logs([probabilities]), self.temperature, np.asarray(self.bias))[0]
+        return tuple(float(share) for share in share_K)
+
+
+def fit_calibration(
+    probabilities: Sequence[Sequence[float]], truth: Sequence[int], *, seed: int = 0
+) -> Calibration | None:
+    """Of `probabilities` (rows, labels) and the index of each row's true label; None without rows.
+
+    Of temperature with bias, temperature alone and neither, what has the least cross-validated log-loss is taken, so
+    that the dev rows never get worse by it.
+    """
+    if not truth:
+        return None
+    log_NK, true_N = logs(probabilities), np.asarray(truth, dtype=np.intp)
+    labels = log_NK.shape[1]
+    nothing = (1.0, np.zeros(labels))
+    if len(truth) < FEWEST_ROWS:
+        before = _loss(log_NK, true_N, *nothing)
+        note = f"{len(truth)} dev rows are too few to calibrate by ({FEWEST_ROWS} are needed)"
+        return Calibration(1.0, (0.0,) * labels, "none", len(truth), before, before, note)
+    often_K = np.bincount(true_N, minlength=labels) >= FEWEST_OF_LABEL
+    ways: dict[str, Fit] = {
+        "none": lambda log_NK, true_N: nothing,
+        "temperature": lambda log_NK, true_N: _fit(log_NK, true_N, np.zeros(labels, dtype=bool)),
+        "temperature and bias": lambda log_NK, true_N: _fit(log_NK, true_N, often_K),
+    }
+    fold_N = _folds(true_N, seed)
+    losses = {name: _cross_validated(log_NK, true_N, fold_N, fit) for name, fit in ways.items()}
+    best = min(losses, key=lambda name: losses[name])  # the first of equals: none
+    before = losses["none"]
+    temperature, bias_K = ways[best](log_NK, true_N)
+    note = (
+        f"on {len(truth)} dev rows no calibration had a lower cross-validated log-loss than none ({before:.3f})"
+        if best == "none"
+        else f"{best}: cross-validated log-loss of {len(truth)} dev rows {before:.3f} → {losses[best]:.3f}"
+    )
+    bias = tuple(float(each) for each in bias_K)
+    return Calibration(float(temperature), bias, best, len(truth), before, losses[best], note)
+
+
+def _loss(
+    log_NK: NDArray[np.float64], true_N: NDArray[np.intp], temperature: float, bias_K: NDArray[np.float64]
+) -> float:
+    """Mean log-loss in nats."""
+    share_N = tempered(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
+    return float(-np.log(np.maximum(share_N, LEAST)).mean())
+
+
+def _fit(
+    log_NK: NDArray[np.float64], true_N: NDArray[np.intp], free_K: NDArray[np.bool_]
+) -> tuple[float, NDArray[np.float64]]:
+    """The most probable temperature and biases; only the biases of `free_K` move."""
+    from scipy.optimize import minimize
+
+    def unpacked(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        bias_K = np.zeros(len(free_K))
+        bias_K[free_K] = x[1:]
+        return float(np.exp(x[0])), bias_K
+
+    def cost(x: NDArray[np.float64]) -> float:
+        return len(true_N) * _loss(log_NK, true_N, *unpacked(x)) + float(np.square(x / SPREAD).sum()) / 2
+
+    found = minimize(cost, np.zeros(1 + int(free_K.sum())), method="L-BFGS-B", bounds=[(-3, 3)] * (1 + free_K.sum()))
+    return unpacked(found.x)
+
+
+def _folds(true_N: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """Each row's fold, the labels spread evenly."""
+    order = sorted(range(len(true_N)), key=lambda i: int(true_N[i]))
+    draw = random.Random(seed)
+    keyed = sorted(order, key=lambda i: (int(true_N[i]), draw.random()))
+    fold_N = np.empty(len(true_N), dtype=np.intp)
+    fold_N[keyed] = np.arange(len(true_N)) % FOLDS
+    return fold_N
+
+
+def _cross_validated(
+    log_NK: NDArray[np.float64], true_N: NDArray[np.intp], fold_N: NDArray[np.intp], fit: Fit
+) -> float:
+    total = 0.0
+    for fold in range(FOLDS):
+        out_N = fold_N == fold
+        found = fit(log_NK[~out_N], true_N[~out_N])
+        total += _loss(log_NK[out_N], true_N[out_N], *found) * int(out_N.sum())
+    return total / len(true_N)

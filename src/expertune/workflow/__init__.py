@@ -1,0 +1,1 @@
+"""One run: from the ratings to the registered model."""
