@@ -10,13 +10,13 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from . import outputs
-from .config import Config, as_dict, make_config
-from .engine.ollama.server import OllamaServer, running_server
+from .config import as_dict, make_config
+from .engine.ollama.server import running_server
 from .errors import (
     DatasetError,
     DatasetTooSmallWarning,
@@ -34,15 +34,18 @@ from .errors import (
 from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
+from .log import log_file
 from .modelset import build as modelset
 from .modelset.training_signals import gather
 from .progress import Progress
-from .ratings.dataset import SMALL, load_dataset
+from .ratings.dataset import Dataset, load_dataset
 from .ratings.examples import chat_record
+from .record import RunRecord, read_record
+from .register.folder import RegistrationTarget, check_target, load_dataset_again, register_again
 from .register.preflight import gate_failures
-from .register.register import refuse_base, refuse_taken
-from .workflow.register import RegistrationTarget, prepared_again, read_metadata, register_folder, register_result
-from .workflow.run import Run
+from .workflow.run import run
+from .workflow.state import RunRequest
+from .workflow.workspace import open_workspace
 
 log = logging.getLogger("expertune")
 
@@ -95,7 +98,7 @@ class FineTuner:
         register: str | None = None,
         replace: bool = False,
         force: bool = False,
-        on_result: Callable[[dict[str, Any]], None] = lambda metadata: None,
+        on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
     ) -> tuple[bool, dict[str, Any]]:
         """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
@@ -104,7 +107,7 @@ class FineTuner:
         `register` is the name that a tuned file which passed gets in the running Ollama; `replace` and `force` as in
         `register_model`. Success then also means that it was registered. Where it was not, nothing is raised and
         nothing of the result is lost: metadata["registration"] has "registered" False, the reason, and the command with
-        which to go on. `on_result` gets the metadata once the result is judged and written, before it is registered.
+        which to go on. `on_result` gets the record once the result is judged and written, before it is registered.
         Raises DatasetError, UsageError and ModelFileError for bad input, OutputError where nothing can be written,
         Interrupted on Ctrl-C (go on with resume=True; its `metadata` are there if only the registration was stopped),
         and without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError:
@@ -113,32 +116,26 @@ class FineTuner:
         config = make_config(settings)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
         if target is not None:
-            _check_target(target, model_name, config)  # before hours of work, not after them
+            check_target(target, model_name, config)
         folder = outputs.open_folder(Path(output_dir))
-        prepared = load_dataset(df, rating_mapping, target_topics, config)
-        with (
-            _log_to(folder / outputs.LOG, debug=self.debug_mode),
-            Progress(quiet=self.quiet, events=folder / outputs.EVENTS) as progress,
-        ):
-            log.info(
-                "%d rows, %s, model %s, settings %s",
-                len(prepared.ratings),
-                prepared.counts,
-                model_name,
-                as_dict(config),
-            )
-            for line in prepared.audit.lines():
-                log.info("audit: %s", line)
-            run = Run(prepared, config, folder, progress, model_name, resume=resume, allow_remote=self.allow_remote)
-            with closing(run), self._told():
-                metadata = self._process(run)
-                on_result(metadata)
-                done = target is None or register_result(target, folder, metadata, run.prepared, progress)
-                return done, metadata
+        dataset = load_dataset(df, rating_mapping, target_topics, config)
+        request = RunRequest(
+            model=model_name,
+            config=config,
+            resume=resume,
+            fallback=self.fallback_mode,
+            allow_remote=self.allow_remote,
+            registration=target,
+        )
+        with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode) as ws, self._logged():
+            _log_start(request, dataset)
+            record = run(request, dataset, ws, on_result)
+        registration = record.registration
+        return registration is None or registration.registered, record.to_dict()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What ends a run stands in its log."""
+    def _logged(self) -> Iterator[None]:
+        """Write what ends a run to its log; Ctrl-C says how to go on."""
         try:
             yield
         except KeyboardInterrupt:
@@ -162,41 +159,12 @@ class FineTuner:
         Raises RegistrationError, and EngineError where no server answers: what Ollama holds is then as it was.
         """
         folder = Path(output_dir)
-        metadata = read_metadata(folder)
-        gate_failures(metadata)  # a folder without a tuned file is refused before its rows are read
-        prepared = prepared_again(folder, metadata, Path(df) if isinstance(df, str) else df)
-        with (
-            _log_to(folder / outputs.LOG, debug=self.debug_mode),
-            Progress(quiet=self.quiet) as progress,
-        ):
-            target = RegistrationTarget(name, replace, force, self.allow_remote)
-            return register_folder(target, folder, metadata, prepared, progress).to_dict()
-
-    def _process(self, run: Run) -> dict[str, Any]:
-        if len(run.prepared.ratings) < SMALL and self.fallback_mode:
-            with suppress(FineTuningNotSupportedError):
-                run.find_base()  # the model set can be judged where the file is here
-            return run.model_set(f"{len(run.prepared.ratings)} usable rows are too few to tune on (at least {SMALL})")
-        if run.config.approach == "model-set":
-            with suppress(FineTuningNotSupportedError):
-                run.find_base()
-            return run.model_set(None)
-        try:
-            run.find_base()
-            return run.tuned()
-        except (FineTuningNotSupportedError, TrainingFailedError) as error:
-            failed = isinstance(error, TrainingFailedError)
-            if not failed and run.stopped_training:  # a model set would end the run, and remove what it has trained
-                raise FineTuningNotSupportedError(
-                    f"{error}; the stopped training is kept: --resume goes on once this is mended, and the command "
-                    "without it makes a model set"
-                ) from None
-            if not self.fallback_mode:
-                if failed:
-                    outputs.remove_checkpoints(run.folder)  # with these settings it would fail again
-                raise
-            log.warning("falling back to the model set: %s", error)
-            return run.model_set(str(error))
+        record = read_record(folder)
+        gate_failures(record)  # a folder without a tuned file is refused before its rows are read
+        dataset = load_dataset_again(folder, record, Path(df) if isinstance(df, str) else df)
+        target = RegistrationTarget(name, replace, force, self.allow_remote)
+        with log_file(folder / outputs.LOG, debug=self.debug_mode), Progress(quiet=self.quiet) as progress:
+            return register_again(target, record, dataset, folder, progress).to_dict()
 
     def capability(self, model_name: str, *, allow_remote: bool = False, measure: bool = False) -> Capability:
         """Find the model, in the running Ollama server first, and look whether it can be tuned and what that takes.
@@ -253,37 +221,14 @@ class FineTuner:
         return content
 
 
-def _check_target(target: RegistrationTarget, model_name: str, config: Config) -> None:
-    """Raises UsageError, RegistrationError or EngineError where nothing could be registered under this name."""
-    if config.approach == "model-set":
-        raise UsageError("register: a model set cannot be registered; leave the name out, or take another approach")
-    with OllamaServer(allow_remote=target.allow_remote) as server:
-        if not os.path.isfile(model_name):  # noqa: PTH113
-            refuse_base(target.name, model_name)
-        refuse_taken(server, target.name, replace=target.replace)
-
-
-class _LogFile(logging.FileHandler):
-    """On a full disk lines are lost, but neither a run nor what it prints."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-    def close(self) -> None:
-        with suppress(OSError):
-            super().close()
-
-
-@contextmanager
-def _log_to(path: Path, *, debug: bool) -> Iterator[None]:
-    """The run's log file, mode 0600. No line holds the text of a row."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-    handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+def _log_start(request: RunRequest, dataset: Dataset) -> None:
+    """What the run starts from; no text of a record."""
+    log.info(
+        "%d rows, %s, model %s, settings %s",
+        len(dataset.ratings),
+        dataset.counts,
+        request.model,
+        as_dict(request.config),
+    )
+    for line in dataset.audit.lines():
+        log.info("audit: %s", line)

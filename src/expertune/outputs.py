@@ -14,7 +14,7 @@ from . import __version__
 from .config import Config, as_dict
 from .engine.locate import Located
 from .errors import OutputError, UsageError
-from .files import sha256, write_json, write_text
+from .files import sha256, write_text
 
 TRAINING_DATA = "training_data.jsonl"
 TRAINING_CONFIG = "training_config.yaml"
@@ -98,10 +98,6 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
         raise UsageError(f"{path}: is no training_config.yaml (it has the parts run and settings)")
     return {key: content.get(key, {}) for key in ("run", "settings")}
-
-
-def write_metadata(folder: Path, facts: Mapping[str, Any]) -> None:
-    write_json(folder / METADATA, facts)
 
 
 def write_modelfile(folder: Path, base: Located, *, system: str | None) -> None:

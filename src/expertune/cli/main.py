@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,9 @@ from ..config import Config
 from ..errors import DatasetTooSmallWarning, ExpertuneError, UsageError
 from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
 from .predict import merge_review, rate, review
+
+if TYPE_CHECKING:
+    from ..record import RunRecord
 
 app = typer.Typer(
     name="expertune",
@@ -100,8 +103,8 @@ def tune(
     from ..fine_tuner import FineTuner
     from .output import print_summary
 
-    def show(metadata: Mapping[str, Any]) -> None:
-        print_summary(metadata, output_dir)
+    def show(record: RunRecord) -> None:
+        print_summary(record, output_dir)
         sys.stdout.flush()  # whatever becomes of the registration, the result has been shown
 
     run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
@@ -127,10 +130,12 @@ def tune(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show_registration(registration: Mapping[str, Any]) -> None:
+def _show_registration(found: Mapping[str, Any]) -> None:
+    from ..record import Registration
     from .output import print_registration, refusal
 
-    if registration["registered"]:
+    registration = Registration.model_validate(found)
+    if registration.registered:
         print_registration(registration)
     else:
         print(f"error: {refusal(registration)}", file=sys.stderr)
@@ -167,10 +172,12 @@ def register(
 ) -> None:
     """Register a finished run's tuned file with Ollama, and prove it there."""
     from ..fine_tuner import FineTuner
+    from ..record import Registration
     from .output import print_registration
 
     tuner = FineTuner(debug_mode=debug, allow_remote=allow_remote)
-    print_registration(tuner.register_model(folder, name, input, replace=replace, force=force))
+    made = tuner.register_model(folder, name, input, replace=replace, force=force)
+    print_registration(Registration.model_validate(made))
 
 
 @app.command()

@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..files import size_text
 from ..pace import time_text
 
 if TYPE_CHECKING:
+    from ..evaluate.compare import Evaluation
+    from ..export.summary import ExportSummary
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
+    from ..record import Registration, RunRecord
+    from ..stats.intervals import Estimate
+    from ..train.summary import TrainingSummary
 
 
-def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
+def print_summary(record: RunRecord, folder: Path) -> None:
     """The result of a run."""
-    print(metadata["verdict"])
-    if (choice := metadata.get("choice")) is not None and choice["dev"]:
-        print(f"Chosen: {choice['approach']}; {choice['reason']}.")
-    evaluations = metadata["evaluation"]["evaluations"]
-    if evaluations:
-        print(
-            f"\nOn {evaluations[0]['rows']} rows that nothing was trained on or chosen by "
-            f"({metadata['settings']['confidence']:.0%} intervals):"
-        )
-        print(f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}")
-        for each in evaluations:
-            figures = (_estimate(each[name]) for name in ("accuracy", "macro_f1", "kappa"))
-            print(f"  {each['name']:10} {' '.join(figures)}")
-    for line in _training(metadata.get("training"), metadata.get("export")):
+    print(record.verdict)
+    if record.choice is not None and record.choice.dev is not None:
+        print(f"Chosen: {record.choice.approach}; {record.choice.reason}.")
+    if evaluations := record.evaluation.evaluations:
+        _print_table(evaluations, record.config.confidence)
+    for line in _training(record.training, record.export):
         print(line)
-    for finding in metadata["data_audit"]["findings"]:
-        if finding["severity"] != "info":
-            print(f"{finding['severity']}: {finding['message']}")
+    for finding in record.data_audit.findings:
+        if finding.severity != "info":
+            print(f"{finding.severity}: {finding.message}")
     print(f"\nFiles in {folder}/ (they hold patient text; mode 0600):")
     for path in sorted(Path(folder).iterdir()):
         if path.is_file():
             print(f"  {path.name:28} {size_text(path.stat().st_size):>9}")
 
 
-def refusal(registration: Mapping[str, Any]) -> str:
+def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
+    print(
+        f"\nOn {evaluations[0].rows} rows that nothing was trained on or chosen by ({confidence:.0%} intervals):\n"
+        f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
+    )
+    for each in evaluations:
+        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}")
+
+
+def refusal(registration: Registration) -> str:
     """The line that says why there is no registered model, and how to go on."""
-    reason = registration["reason"].rstrip(".")
-    return f"not registered as {registration['name']}: {reason}. Go on with: {registration['command']}"
+    reason = (registration.reason or "").rstrip(".")
+    return f"not registered as {registration.name}: {reason}. Go on with: {registration.command}"
 
 
-def print_registration(made: Mapping[str, Any]) -> None:
+def print_registration(made: Registration) -> None:
     """How a registered model was proven in the server."""
-    found = made["agreement"]
-    kept = "byte for byte the judged file" if made["bytes"] == "same file" else "all tensors those of the judged file"
-    print(f"\nRegistered as {made['name']} with Ollama {made['ollama']} at {made['server']}: {kept}.")
-    if found["labels"] is None:
+    found = made.agreement
+    assert found is not None  # a registered model has been compared
+    kept = "byte for byte the judged file" if made.bytes == "same file" else "all tensors those of the judged file"
+    print(f"\nRegistered as {made.name} with Ollama {made.ollama} at {made.server}: {kept}.")
+    if found.labels is None:
         scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
-        rated = f"{found['chat_labels']:.0%} {scored}."
+        rated = f"{found.chat_labels:.0%} {scored}."
     else:
         rated = (
-            f"{found['labels']:.0%} are rated as by the file (probabilities {found['probability_gap']:.4f} apart), "
-            f"{found['chat_labels']:.0%} also by a plain /api/chat."
+            f"{found.labels:.0%} are rated as by the file (probabilities {found.probability_gap:.4f} apart), "
+            f"{found.chat_labels:.0%} also by a plain /api/chat."
         )
-    print(f"{made['prompts']} prompts are rendered as in training; of {found['rows']} held-out rows {rated}")
-    for line in made["overridden"]:
+    print(f"{made.prompts} prompts are rendered as in training; of {found.rows} held-out rows {rated}")
+    for line in made.overridden:
         print(f"warning: registered although {line} (--force)")
-    print(f"Try it: ollama run {made['name']}")
+    print(f"Try it: ollama run {made.name}")
 
 
 def print_tally(tally: Tally, output: Path) -> None:
@@ -100,31 +107,28 @@ def print_merged(merged: MergedReview, output: Path) -> None:
         print(f"note: the journal had rated {merged.journalled:,} of the reviewed rows")
 
 
-def _estimate(estimate: Mapping[str, Any] | None) -> str:
-    if not estimate or estimate.get("value") is None:
+def _estimate(estimate: Estimate) -> str:
+    if estimate.value is None:
         return f"{'–':>20}"
-    interval = estimate.get("interval")
-    return (
-        f"{estimate['value']:6.3f} ({interval['low']:.2f} to {interval['high']:.2f})"
-        if interval
-        else f"{estimate['value']:6.3f}{'':14}"
-    )
+    interval = estimate.interval
+    if interval is None:
+        return f"{estimate.value:6.3f}{'':14}"
+    return f"{estimate.value:6.3f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def _training(training: Mapping[str, Any] | None, export: Mapping[str, Any] | None) -> list[str]:
-    if not training or not export:
+def _training(training: TrainingSummary | None, export: ExportSummary | None) -> list[str]:
+    if training is None or export is None:
         return []
     types = ", ".join(
-        f"{each['tensors']} tensors in {each['type']} ({each['kept']:.0%} of the change kept)"
-        for each in export["types"]
+        f"{each.tensors} tensors in {each.type} ({each.kept:.0%} of the change kept)" for each in export.types
     )
     return [
-        f"\nTrained {training['steps']} steps at {training['tokens_per_second']:,.0f} tokens/s "
-        f"(learning rate {training['learning_rate']:g}, {training['precision']}, base {training['base_memory']}); "
-        f"kept step {training['best_step']}.",
-        f"Exported {types}; {size_text(export['bytes'])}, base {size_text(export['base_bytes'])}.",
-        f"File and adapter agree on {export['agreement']:.1%} of {export['agreement_rows']} dev rows, "
-        f"probabilities within {export['probability_gap']:.3f} on average"
-        f"{'' if export['agreement_passed'] else ' – BELOW the gate'}.",
-        f"The file rates {export['rows_per_second']:.1f} rows/s, its base {export['base_rows_per_second']:.1f}.",
+        f"\nTrained {training.steps} steps at {training.tokens_per_second or 0:,.0f} tokens/s "
+        f"(learning rate {training.learning_rate:g}, {training.precision}, base {training.base_memory}); "
+        f"kept step {training.best_step}.",
+        f"Exported {types}; {size_text(export.bytes)}, base {size_text(export.base_bytes)}.",
+        f"File and adapter agree on {export.agreement:.1%} of {export.agreement_rows} dev rows, "
+        f"probabilities within {export.probability_gap:.3f} on average"
+        f"{'' if export.agreement_passed else ' – BELOW the gate'}.",
+        f"The file rates {export.rows_per_second:.1f} rows/s, its base {export.base_rows_per_second:.1f}.",
     ]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -74,28 +73,25 @@ class Evaluation:
     calibration: ReliabilityCurve
     rows_per_second: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro-F1 of `first` less that of `second` on the same `rows` rows; `interval` is None where nothing varies."""
+    """Macro-F1 of `first` less that of `second` on the same `rows` rows; `interval` is None where nothing varies.
+
+    `includes_zero`: chance could explain the difference; so it is where there is no interval.
+    """
 
     first: str
     second: str
     value: float
     interval: Interval | None
     rows: int
+    metric: str = "macro_f1"
+    includes_zero: bool = True  # follows from the interval, whatever is given
 
-    @property
-    def includes_zero(self) -> bool:
-        """Whether chance could explain the difference; so it is where there is no interval."""
-        return self.interval is None or self.interval.low <= 0 <= self.interval.high
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "metric": "macro_f1", "includes_zero": self.includes_zero}
+    def __post_init__(self) -> None:
+        without_zero = self.interval is not None and not self.interval.low <= 0 <= self.interval.high
+        object.__setattr__(self, "includes_zero", not without_zero)
 
 
 def evaluate(

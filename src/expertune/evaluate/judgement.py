@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..config import Config
 from ..engine.base import Engine
@@ -17,7 +16,7 @@ from ..stats.conformal import Conformal
 from .baselines import majority, tfidf
 from .compare import Difference, Evaluation, compare, evaluate
 from .coverage import Coverage, conformal_coverage
-from .subgroups import SubgroupColumn, subgroups_of, to_dicts
+from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import Verdict, verdict
 
 
@@ -33,15 +32,6 @@ class Judgement:
     differences: tuple[Difference, ...]
     strata: tuple[SubgroupColumn, ...] = ()
     coverage: Coverage | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict.to_dict(),
-            "evaluations": [each.to_dict() for each in self.evaluations],
-            "differences": [each.to_dict() for each in self.differences],
-            "strata": to_dicts(self.strata),
-            "conformal": self.coverage.to_dict() if self.coverage else None,
-        }
 
 
 def judge(

@@ -8,22 +8,52 @@ the hits and misses of both shares, so that there is an interval at 0 and at 1 t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 from ..stats.intervals import Estimate, Interval
+from .compare import ClassResult, Evaluation
 
 LOWEST, HIGHEST, POINTS = 0.001, 0.5, 28  # of the curve: 0.1 % to 50 %, evenly on a logarithmic scale
-Share = Mapping[str, Any]  # an Estimate as a mapping
+
+
+@dataclass(frozen=True)
+class PrevalencePoint:
+    """PPV of a label where its share of the records is `prevalence`, with its interval."""
+
+    prevalence: float
+    ppv: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LabelPrevalence:
+    """PPV and NPV of one label at `prevalence`; `in_test` is its share of the test records."""
+
+    label: str
+    in_test: float
+    prevalence: float
+    ppv: Estimate
+    npv: Estimate
+    curve: tuple[PrevalencePoint, ...]
+
+
+@dataclass(frozen=True)
+class PrevalenceTable:
+    """Predictive values of one rater; `stated` is the prevalence asked for, 0 for each label's share of the records."""
+
+    stated: float
+    rater: str
+    labels: tuple[LabelPrevalence, ...]
 
 
 def predictive_values(
-    sensitivity: Share, specificity: Share, prevalence: float, confidence: float
+    sensitivity: Estimate, specificity: Estimate, prevalence: float, confidence: float
 ) -> tuple[Estimate, Estimate]:
     """PPV and NPV at a `prevalence` between 0 and 1 (neither of them); undefined where one of the two shares is."""
-    if sensitivity["value"] is None or specificity["value"] is None:
+    if sensitivity.value is None or specificity.value is None:
         return Estimate(None, None, 0), Estimate(None, None, 0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     (true_share, true_n), (false_share, false_n) = _added(sensitivity, z), _added(specificity, z)
@@ -31,18 +61,18 @@ def predictive_values(
     right, wrong = math.log(true_share / (1 - false_share)), math.log(false_share / (1 - true_share))
     spread = math.sqrt((1 - true_share) / (true_share * true_n) + false_share / ((1 - false_share) * false_n))
     spread_npv = math.sqrt(true_share / ((1 - true_share) * true_n) + (1 - false_share) / (false_share * false_n))
-    hit, reject = sensitivity["value"], specificity["value"]
-    rows = sensitivity["n"] + specificity["n"]
+    hit, reject = sensitivity.value, specificity.value
+    rows = sensitivity.n + specificity.n
     return (
         _estimate(prevalence * hit, (1 - prevalence) * (1 - reject), odds + right, z * spread, rows, confidence),
         _estimate((1 - prevalence) * reject, prevalence * (1 - hit), wrong - odds, z * spread_npv, rows, confidence),
     )
 
 
-def _added(share: Share, z: float) -> tuple[float, float]:
+def _added(share: Estimate, z: float) -> tuple[float, float]:
     """The share with z²/2 hits and misses added (Agresti and Coull 1998), and its number of rows then."""
-    n = share.get("effective_n") or share["n"]
-    return (share["value"] * n + z * z / 2) / (n + z * z), n + z * z
+    n = share.effective_n or share.n
+    return ((share.value or 0.0) * n + z * z / 2) / (n + z * z), n + z * z
 
 
 def _estimate(right: float, wrong: float, logit: float, reach: float, rows: int, confidence: float) -> Estimate:
@@ -54,39 +84,30 @@ def _estimate(right: float, wrong: float, logit: float, reach: float, rows: int,
     return Estimate(value, Interval(min(low, value), max(high, value), "delta, logit scale", confidence), rows)
 
 
-def at_prevalence(evaluation: Mapping[str, Any], stated: float) -> dict[str, Any]:
-    """The report's part `prevalence`, from an Evaluation's mapping; `stated` 0 takes each label's share of the rows."""
-    confidence = evaluation["accuracy"]["interval"]["confidence"]
-    labels = []
-    for each in evaluation["per_class"]:
-        share = each["support"] / evaluation["rows"]
-        at = stated or share
-        sound = 0 < at < 1
-        ppv, npv = (
-            predictive_values(each["sensitivity"], each["specificity"], at, confidence)
-            if sound
-            else (Estimate(None, None, 0), Estimate(None, None, 0))
-        )
-        labels.append(
-            {
-                "label": each["label"],
-                "in_test": share,
-                "prevalence": at,
-                "ppv": asdict(ppv),
-                "npv": asdict(npv),
-                "curve": _curve(each, confidence),
-            }
-        )
-    return {"stated": stated, "rater": evaluation["name"], "labels": labels}
+def at_prevalence(evaluation: Evaluation, stated: float) -> PrevalenceTable:
+    """Predictive values of a rater; `stated` 0 takes each label's share of the rows."""
+    labels = tuple(_label(evaluation, each, stated) for each in evaluation.per_class)
+    return PrevalenceTable(stated, evaluation.name, labels)
 
 
-def _curve(found: Mapping[str, Any], confidence: float) -> list[dict[str, float]]:
+def _label(evaluation: Evaluation, found: ClassResult, stated: float) -> LabelPrevalence:
+    interval = evaluation.accuracy.interval
+    confidence = interval.confidence if interval else 0.95
+    share = found.support / evaluation.rows
+    at = stated or share
+    undefined = Estimate(None, None, 0)
+    shares = (found.sensitivity, found.specificity)
+    ppv, npv = predictive_values(*shares, at, confidence) if 0 < at < 1 else (undefined, undefined)
+    return LabelPrevalence(found.label, share, at, ppv, npv, _curve(found, confidence))
+
+
+def _curve(found: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
     points = []
     for at in _steps():
-        ppv, _ = predictive_values(found["sensitivity"], found["specificity"], at, confidence)
+        ppv, _ = predictive_values(found.sensitivity, found.specificity, at, confidence)
         if ppv.value is not None and ppv.interval is not None:
-            points.append({"prevalence": at, "ppv": ppv.value, "low": ppv.interval.low, "high": ppv.interval.high})
-    return points
+            points.append(PrevalencePoint(at, ppv.value, ppv.interval.low, ppv.interval.high))
+    return tuple(points)
 
 
 def _steps() -> Sequence[float]:

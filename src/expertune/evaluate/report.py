@@ -33,9 +33,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..errors import UsageError
 from ..files import write_json, write_text
 from . import report_plots
+from .compare import Evaluation
 from .prevalence import at_prevalence
 from .report_html import TEMPLATE
 from .report_png import write_plots
@@ -76,7 +79,8 @@ def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         if prevalence is not None and report.get("evaluations"):
-            report["prevalence"] = at_prevalence(report["evaluations"][0], prevalence)
+            rater = TypeAdapter(Evaluation).validate_python(report["evaluations"][0])
+            report["prevalence"] = plain(at_prevalence(rater, prevalence))
         render_html(report)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None

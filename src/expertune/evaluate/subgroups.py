@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..predict.score import Rated
 from ..ratings.columns import columns_of, folded, requested
@@ -186,8 +186,3 @@ def _values(cells: Sequence[str]) -> list[str]:
 
 def _is_blank(cell: str) -> bool:
     return cell.strip().casefold() in _BLANK
-
-
-def to_dicts(columns: Sequence[SubgroupColumn]) -> list[dict[str, Any]]:
-    """Plain values for JSON."""
-    return [asdict(each) for each in columns]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import UsageError
 from ..stats.intervals import Interval
@@ -18,33 +18,14 @@ class Verdict:
     """`line` is the sentence that is printed first.
 
     "better" means that the interval of the difference in macro-F1 lies above 0; "unclear" that the tuned model is
-    higher but the interval includes 0 (the two `better_…` are then False); "not better" is the rest.
+    higher but the interval includes 0 ; "not better" is the rest. All are None where
+    nothing could be judged.
     """
 
     line: str
-    base: Outcome
-    tfidf: Outcome
-    majority: Outcome
-
-    @property
-    def better_than_base(self) -> bool:
-        return self.base == "better"
-
-    @property
-    def better_than_tfidf(self) -> bool:
-        return self.tfidf == "better"
-
-    @property
-    def better_than_majority(self) -> bool:
-        return self.majority == "better"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            **asdict(self),
-            "better_than_base": self.better_than_base,
-            "better_than_tfidf": self.better_than_tfidf,
-            "better_than_majority": self.better_than_majority,
-        }
+    base: Outcome | None = None
+    tfidf: Outcome | None = None
+    majority: Outcome | None = None
 
 
 def verdict(

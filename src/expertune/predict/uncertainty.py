@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..config import Config
 from ..errors import UsageError
@@ -23,11 +22,6 @@ class Uncertainty:
     calibration: Calibration | None = None
     conformal: Conformal | None = None
     novelty: NoveltyDetector | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """What stands under "rating" in fine_tuning_metadata.json."""
-        parts = {"calibration": self.calibration, "conformal": self.conformal, "novelty": self.novelty}
-        return {name: asdict(part) for name, part in parts.items() if part is not None}
 
     def notes(self) -> list[str]:
         """One line for each part that is missing or weak."""
@@ -69,33 +63,18 @@ def fit_uncertainty(
     )
 
 
-def read_uncertainty(content: Any, scale: RatingScale) -> Uncertainty:
-    """What `to_dict` wrote; nothing where there is nothing. Raises UsageError where it does not fit the labels."""
-    if content is None:
+def checked_uncertainty(found: Uncertainty | None, scale: RatingScale) -> Uncertainty:
+    """`found` as a run's record holds it; without parts where it is None. Raises UsageError where it does not fit."""
+    if found is None:
         return Uncertainty()
-    try:
-        trust = Uncertainty(
-            _part(content, "calibration", Calibration),
-            _part(content, "conformal", Conformal),
-            _part(content, "novelty", NoveltyDetector),
-        )
-        fits = (trust.calibration is None or len(trust.calibration.bias) == len(scale.labels)) and (
-            trust.conformal is None or trust.conformal.labels == scale.labels
-        )
-    except (TypeError, ValueError, AttributeError, KeyError):
-        fits, trust = False, Uncertainty()
+    fits = (found.calibration is None or len(found.calibration.bias) == len(scale.labels)) and (
+        found.conformal is None or found.conformal.labels == scale.labels
+    )
     if not fits:
         raise UsageError(
             'fine_tuning_metadata.json: its part "rating" does not fit the labels; run expertune tune again'
         )
-    return trust
-
-
-def _part(content: Mapping[str, Any], name: str, kind: Any) -> Any:
-    part = content.get(name)
-    if part is None:
-        return None
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in part.items()})
+    return found
 
 
 def learn_uncertainty(dev: Pass, prepared: Dataset, config: Config) -> Uncertainty:

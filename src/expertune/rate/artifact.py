@@ -13,9 +13,10 @@ from ..errors import DatasetError, ModelSetConfigError, UsageError
 from ..files import sha256
 from ..modelset import build
 from ..outputs import METADATA, MODEL_SET
-from ..predict.uncertainty import Uncertainty, read_uncertainty
+from ..predict.uncertainty import Uncertainty, checked_uncertainty
 from ..ratings.examples import chat_messages, system_prompt
 from ..ratings.scale import RatingScale, answer_opening, make_scale
+from ..record import RunRecord, read_record
 from .ensemble import needs_panel
 
 ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
@@ -60,12 +61,12 @@ def load_product(folder: Path) -> Artifact:
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give the output folder of a finished run")
-    metadata = _read_metadata(folder)
+    record = read_record(folder) if (folder / METADATA).exists() else None  # a model set also works alone
     try:
-        if metadata is not None and "fine_tuning_info" in metadata:
-            return _tuned(folder, metadata)
+        if record is not None and record.fine_tuning_info is not None:
+            return _tuned(folder, record, record.fine_tuning_info.output_file)
         if (folder / MODEL_SET).exists():
-            return _model_set(folder, metadata or {})
+            return _model_set(folder, record)
     except (KeyError, TypeError, ValueError, AttributeError, DatasetError) as error:
         raise UsageError(
             f"{folder / METADATA}: damaged, or of another version ({type(error).__name__}); run expertune tune again"
@@ -75,52 +76,37 @@ def load_product(folder: Path) -> Artifact:
     raise UsageError(f"{folder}: holds neither a tuned model nor a model set; give the output folder of a finished run")
 
 
-def _read_metadata(folder: Path) -> dict[str, Any] | None:
-    """None where there is none: a model set also works alone."""
-    path = folder / METADATA
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({type(error).__name__}); run expertune tune again") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: damaged, it holds no object; run expertune tune again")
-    return content
-
-
-def _tuned(folder: Path, metadata: Mapping[str, Any]) -> Artifact:
-    scale = make_scale(metadata["rating_mapping"])
-    topics = str(metadata["processing_info"]["target_topics"])
-    file = folder / metadata["fine_tuning_info"]["output_file"]
-    judged = str(metadata["provenance"]["hashes"][file.name])
+def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
+    scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
+    file = folder / output_file
+    judged = record.provenance.hashes[file.name]
     _check_file(file, judged)
-    registration = metadata.get("registration") or {}
+    registration = record.registration
     return Artifact(
         kind="tuned",
         folder=folder,
         scale=scale,
         messages=lambda prompt: chat_messages(prompt, scale, topics),
         file=file,
-        model_name=str(metadata["processing_info"]["model_name"]),
+        model_name=record.processing_info.model_name,
         sha256=judged,
-        registered=str(registration["name"]) if registration.get("registered") else None,
-        served=registration.get("served"),
-        prompts_by_server=prompts_by_server(metadata),
-        context=int(metadata["settings"]["max_tokens"]) + ANSWER_ROOM,
-        seed=int(metadata["seed"]),
+        registered=registration.name if registration and registration.registered else None,
+        served=registration.served if registration else None,
+        prompts_by_server=record.provenance.prompts_by_server,
+        context=record.config.max_tokens + ANSWER_ROOM,
+        seed=record.seed,
         config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
-        trust=read_uncertainty(metadata.get("rating"), scale),
+        trust=checked_uncertainty(record.rating, scale),
     )
 
 
-def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Artifact:
+def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
     content = build.read(folder / MODEL_SET)
     scale = make_scale(content["rating_mapping"])
     shots = [(each["prompt"], each["answer"]) for each in content["few_shot_examples"]]
-    hashes = (metadata.get("provenance") or {}).get("hashes") or {}
+    hashes = record.provenance.hashes if record else {}
     if MODEL_SET in hashes:
-        _check_file(folder / MODEL_SET, str(hashes[MODEL_SET]))
+        _check_file(folder / MODEL_SET, hashes[MODEL_SET])
     panel = content if needs_panel(content) else None
     members = [json.dumps([content[key] for key in ("rule", "models", "tfidf")], sort_keys=True)] if panel else []
     return Artifact(
@@ -135,11 +121,11 @@ def _model_set(folder: Path, metadata: Mapping[str, Any]) -> Artifact:
         sha256=hashes.get("base"),
         registered=None,
         served=None,
-        prompts_by_server=prompts_by_server(metadata),
+        prompts_by_server=record.provenance.prompts_by_server if record else False,
         context=content["decoding"]["num_ctx"],
         seed=content["decoding"]["seed"],
         config_id=_config_id("model-set", scale, content["system_prompt"], [*shots, *((each, "") for each in members)]),
-        trust=read_uncertainty(metadata.get("rating"), scale),
+        trust=checked_uncertainty(record.rating if record else None, scale),
         panel=panel,
     )
 
@@ -154,12 +140,6 @@ def _check_file(file: Path, judged: str) -> None:
         raise UsageError(
             f"{file}: not the file that was judged (its sha256 differs from {METADATA}); copy it again, or tune again"
         )
-
-
-def prompts_by_server(metadata: Mapping[str, Any]) -> bool:
-    """Whether Ollama wrote the prompts of a run, by its metadata."""
-    base = (metadata.get("provenance") or {}).get("base") or {}
-    return str(base.get("prompts_by", "")).startswith("Ollama")
 
 
 def _config_id(kind: str, scale: RatingScale, system: str, shots: Sequence[tuple[str, str]]) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import Located, locate
@@ -23,9 +22,10 @@ from ..predict.score import rate_examples
 from ..progress import Progress
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
+from ..record import Registration, RunRecord, ServedAgreement
 from .create import ServingConfig, create_request, differences, unproven
 from .preflight import gate_failures
-from .verify import ServedAgreement, check_bytes, check_ratings, sample
+from .verify import check_bytes, check_ratings, sample
 from .verify_prompts import check_renders, check_rows, check_tokens, probes
 
 log = logging.getLogger("expertune")
@@ -51,26 +51,7 @@ class Candidate:
     scale: RatingScale
     context: int
     threads: int
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Registered:
-    """What was registered, and how it was proven. `digest` is the file's sha256, `served` that of the server's blob."""
-
-    name: str
-    server: str
-    ollama: str
-    digest: str
-    served: str
-    bytes: str
-    agreement: ServedAgreement
-    prompts: int
-    overridden: tuple[str, ...]
-    replaced: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "registered": True}
+    record: RunRecord
 
 
 def register(
@@ -81,7 +62,7 @@ def register(
     *,
     replace: bool = False,
     force: bool = False,
-) -> Registered:
+) -> Registration:
     """Make `name` in Ollama from the candidate's file. Whatever goes wrong, `name` is as it was before.
 
     Raises RegistrationError (the gate, a name in use, a difference), EngineError, OutputError and UsageError.
@@ -109,8 +90,18 @@ def register(
             agreement = _check_ratings(by_server, by_file, candidate.scale, rows, progress)
         server.copy(temporary, name)
     log.info("registered %s with Ollama %s, sha256 %s", name, server.version_text, digest)
-    return Registered(
-        name, server.url, server.version_text, digest, served, kept, agreement, prompts, overridden, replaced=taken
+    return Registration(
+        name=name,
+        registered=True,
+        server=server.url,
+        ollama=server.version_text,
+        digest=digest,
+        served=served,
+        bytes=kept,
+        agreement=agreement,
+        prompts=prompts,
+        overridden=overridden,
+        replaced=taken,
     )
 
 
@@ -122,7 +113,7 @@ def _reference(server: OllamaServer, candidate: Candidate) -> OllamaRenderer | N
 
 
 def _objections(candidate: Candidate, *, force: bool) -> list[str]:
-    found = gate_failures(candidate.metadata)
+    found = gate_failures(candidate.record)
     if found and not force:
         raise RegistrationError(f"{'; '.join(found)}; --force registers it all the same", override="--force")
     return found
@@ -151,7 +142,7 @@ def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:
 
 
 def _check_file(candidate: Candidate, digest: str) -> None:
-    judged = candidate.metadata["provenance"]["hashes"].get(candidate.file.name)
+    judged = candidate.record.provenance.hashes.get(candidate.file.name)
     if digest != judged:
         raise RegistrationError(
             f"{candidate.file}: not the file that was judged (its sha256 differs from fine_tuning_metadata.json); "

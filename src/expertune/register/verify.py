@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,10 @@ from ..gguf.read import GGUFFile
 from ..predict.score import Rated
 from ..ratings.scale import RatingScale, parse_answer
 from ..ratings.schema import Example
+from ..record import ServedAgreement
 
 TIE = 0.1  # two labels whose probabilities are closer than this may change places: servers round differently
 LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server
-
-
-@dataclass(frozen=True)
-class ServedAgreement:
-    """How the registered model rated a sample of the held-out rows beside the file; shares of `rows`.
-
-    `exact` rows were scored on the very tokens that the file was tuned on. `labels` and `probability_gap` are None
-    where Ollama cannot score the labels (PartOfCharacterError): the file is not compared with itself.
-    """
-
-    rows: int
-    exact: int
-    labels: float | None
-    probability_gap: float | None
-    chat_labels: float
-    ties: int
 
 
 def check_bytes(served: str, blob: Path | None, file: Path, digest: str) -> str:

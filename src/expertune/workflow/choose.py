@@ -1,62 +1,63 @@
-"""Tuned file or model set: decided on the dev rows, before a test row is rated."""
+"""Choose the tuned file or the model set by the validation records, before a test record is rated."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import logging
 
-from ..config import Config
 from ..evaluate.compare import compare, evaluate
 from ..modelset.fit import ModelSet
 from ..modelset.select_raters import proven
-from ..predict.score import Pass, Rated
-from ..ratings.dataset import Dataset
+from ..record import ApproachChoice, ValidationComparison
+from .state import Basis, NotTuned, Tuned
+
+log = logging.getLogger("expertune")
 
 TUNE, MODEL_SET = "tune", "model-set"
 
 
-@dataclass(frozen=True)
-class ApproachChoice:
-    """`reason` is a sentence; `dev` holds the figures that it stands on, empty where there was nothing to compare."""
-
-    approach: Literal["tune", "model-set"]
-    reason: str
-    dev: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def choose(tuned: Pass, made: ModelSet | None, prepared: Dataset, config: Config) -> ApproachChoice:
-    """The tuned file, unless the set is proven better on those dev rows that both have rated.
+def choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -> ApproachChoice:
+    """The tuned file, unless the model set is proven better on those validation records that both have rated.
 
     It needs no examples in every prompt, and its file is what was asked for.
     """
-    if made is None or made.dev is None:
-        why = "no model set could be made" if made is None else f"the model set could not be judged: {made.unjudged}"
-        return ApproachChoice(TUNE, f"the tuned file stands alone: {why}", {})
-    both = {each.id for each in made.dev.rated} & {each.id for each in tuned.rated}
-    truth = [row for row in prepared.split.dev if row.id in both]
-    scale, groups = prepared.scale, prepared.split.groups
-    sides: dict[str, Sequence[Rated]] = {
-        "model set": [each for each in made.dev.rated if each.id in both],
-        "tuned": [each for each in tuned.rated if each.id in both],
+    choice = _choose(tuned, model_set, basis)
+    log.info("choice: %s, %s", choice.approach, choice.reason)
+    return choice
+
+
+def _choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -> ApproachChoice:
+    if isinstance(tuned, NotTuned):
+        why = "--approach model-set" if tuned.reason is None else f"no tuned model: {tuned.reason}"
+        return ApproachChoice(approach=MODEL_SET, reason=why)
+    if basis.config.approach == TUNE:
+        return ApproachChoice(approach=TUNE, reason="--approach tune")
+    if model_set is None:
+        return ApproachChoice(approach=TUNE, reason="the tuned file stands alone: no model set could be made")
+    if model_set.dev is None:
+        why = f"the tuned file stands alone: the model set could not be judged: {model_set.unjudged}"
+        return ApproachChoice(approach=TUNE, reason=why)
+    return _by_validation(tuned, model_set, basis)
+
+
+def _by_validation(tuned: Tuned, model_set: ModelSet, basis: Basis) -> ApproachChoice:
+    rated = model_set.dev.rated if model_set.dev else ()
+    both = {each.id for each in rated} & {each.id for each in tuned.dev.rated}
+    truth = [row for row in basis.dataset.split.dev if row.id in both]
+    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.dev.rated, rated))
+    facts = (basis.dataset.scale, basis.dataset.split.groups, basis.config)
+    found = compare(("model set", theirs), {"tuned": ours}, truth, *facts)[0]
+    figures = {
+        name: evaluate(name, truth, side, *facts).macro_f1 for name, side in (("model set", theirs), ("tuned", ours))
     }
-    found = compare(("model set", sides["model set"]), {"tuned": sides["tuned"]}, truth, scale, groups, config)[0]
-    figures = {name: evaluate(name, truth, rated, scale, groups, config).macro_f1 for name, rated in sides.items()}
     span = found.interval
-    told = (
-        f"on {len(truth)} dev rows macro-F1 {figures['model set'].value or 0:.3f} (model set, {made.name}) against "
-        f"{figures['tuned'].value or 0:.3f} (tuned), difference {found.value:+.3f}"
+    line = (
+        f"on {len(truth)} dev rows macro-F1 {figures['model set'].value or 0:.3f} (model set, {model_set.name}) "
+        f"against {figures['tuned'].value or 0:.3f} (tuned), difference {found.value:+.3f}"
         f"{f' [{span.low:+.3f} to {span.high:+.3f}]' if span else ''}"
     )
-    dev = {
-        "rows": len(truth),
-        "macro_f1": {name: asdict(estimate) for name, estimate in figures.items()},
-        "difference": found.to_dict(),
-        "set_rates_by": made.content["rule"],
-    }
+    dev = ValidationComparison(
+        rows=len(truth), macro_f1=figures, difference=found, set_rates_by=model_set.content["rule"]
+    )
     if proven(found):
-        return ApproachChoice(MODEL_SET, f"the model set is better: {told}", dev)
-    return ApproachChoice(TUNE, f"the model set is not proven better: {told}", dev)
+        return ApproachChoice(approach=MODEL_SET, reason=f"the model set is better: {line}", dev=dev)
+    return ApproachChoice(approach=TUNE, reason=f"the model set is not proven better: {line}", dev=dev)

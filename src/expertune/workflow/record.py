@@ -1,137 +1,142 @@
-"""The last files of a run: metadata and report, from the records of its stages."""
+"""Write the files of a finished run: the product, its record and its report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 from .. import outputs
-from ..config import Config, as_dict
-from ..evaluate.judgement import Judgement
-from ..evaluate.prevalence import at_prevalence
-from ..evaluate.report import plain, write_report
+from ..config import as_dict
+from ..evaluate.report import write_report
+from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
-from .state import Base, Clock
+from ..record import (
+    VERSION,
+    ApproachChoice,
+    AuditRecord,
+    BaseFile,
+    EvaluationRecord,
+    FineTuningInfo,
+    ModelSetInfo,
+    ProcessingInfo,
+    Provenance,
+    RunRecord,
+    SplitCounts,
+)
+from ..report_record import ReportRecord
+from .choose import TUNE
+from .evaluate import Evaluated
+from .state import Basis, NotTuned, RunRequest, Tuned
+from .workspace import Workspace
 
 PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What a run has to tell. `line` is the verdict; `info` is {"fine_tuning_info" or "model_set_info": facts}."""
-
-    line: str
-    info: Mapping[str, Any]
-    judgement: Judgement | None
-    training: Mapping[str, Any] | None = None
-    export: Mapping[str, Any] | None = None
-    history: tuple[Mapping[str, Any], ...] = ()
-    notes: tuple[str, ...] = ()
-    fallback_reason: str | None = None
-    rating: Mapping[str, Any] | None = None  # rate.trust.Trust.to_dict(): what the rating of new records needs
-    choice: Mapping[str, Any] | None = None  # pipeline.choice.Choice.to_dict()
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A run's facts, gathered once for both files."""
-
-    told: Told
-    prepared: Dataset
-    config: Config
-    seconds: Mapping[str, float]
-    model_name: str
-    provenance: Mapping[str, Any]
-    made: str = field(default_factory=outputs.now)
-
-    @property
-    def evaluation(self) -> dict[str, Any]:
-        """Verdict, all raters and their differences; the latter empty where nothing could be judged."""
-        judgement = self.told.judgement
-        found = judgement.to_dict() if judgement else {"verdict": {}, "evaluations": [], "differences": []}
-        if judgement:
-            found["prevalence"] = at_prevalence(found["evaluations"][0], self.config.prevalence)
-        return {**found, "verdict": {**found["verdict"], "line": self.told.line}}
-
-    @property
-    def audit(self) -> dict[str, Any]:
-        return {**self.prepared.audit.to_dict(), "notes": [*self.prepared.notes, *self.told.notes]}
+def write_results(
+    request: RunRequest,
+    choice: ApproachChoice,
+    tuned: Tuned | NotTuned,
+    model_set: ModelSet | None,
+    evaluated: Evaluated,
+    basis: Basis,
+    ws: Workspace,
+) -> RunRecord:
+    """Put the chosen product in place, write record and report, remove the checkpoints. Raises OutputError."""
+    kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
+    place_product(kept, basis, ws)
+    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
+    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()).to_dict())
+    record.write(ws.folder)
+    outputs.remove_checkpoints(ws.folder)
+    return record
 
 
-def finish(
-    folder: Path, told: Told, *, prepared: Dataset, config: Config, clock: Clock, model_name: str, base: Base | None
-) -> dict[str, Any]:
-    """Write report.json, report.html and fine_tuning_metadata.json; returns what the last one holds.
-
-    Raises OutputError.
-    """
-    provenance = {
-        "hashes": {
-            "input_rows": prepared.input_sha256,
-            **({"base": base.sha256} if base else {}),
-            **outputs.hashes(folder, PRODUCTS),
-        },
-        "versions": outputs.versions(),
-        "base": {"path": str(base.path), "source": base.located.source, "prompts_by": base.prompts_by}
-        if base
-        else None,
-    }
-    finished = Finished(told, prepared, config, clock.seconds, model_name, provenance)
-    write_report(folder, _report(finished))
-    metadata = plain(_metadata(finished))
-    outputs.write_metadata(folder, metadata)
-    return metadata
+def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
+    """The tuned file under its name, or no tuned file of an earlier run next to the model set."""
+    if kept is None:
+        outputs.retire(ws.folder, outputs.TUNED_FILES)
+        return
+    encoded = kept.encoded
+    kept.file.replace(ws.folder / outputs.MODEL)
+    outputs.retire(ws.folder, (outputs.MODEL_SET,))
+    system = None if encoded.folds_system else basis.dataset.system
+    outputs.write_modelfile(ws.folder, encoded.plan.base.located, system=system)
 
 
-def _report(finished: Finished) -> dict[str, Any]:
-    """As evaluate.report documents it."""
-    told, prepared = finished.told, finished.prepared
-    report = {
-        **finished.evaluation,
-        "run": {
-            "topics": prepared.topics,
-            "model": finished.model_name,
-            "created": finished.made,
-            "seed": finished.config.seed,
-            "rows": prepared.counts,
-        },
-        "audit": finished.audit,
-        "provenance": finished.provenance,
-        "config": as_dict(finished.config),
-        "timings": finished.seconds,
-    }
-    if told.history:
-        by_kind = {kind: [event for event in told.history if event["kind"] == kind] for kind in ("step", "dev")}
-        report["curves"] = {"steps": by_kind["step"], "dev": by_kind["dev"]}
-    more = {"export": told.export, "choice": told.choice}
-    return report | {name: dict(part) for name, part in more.items() if part}
+def _record(
+    request: RunRequest,
+    choice: ApproachChoice,
+    tuned: Tuned | NotTuned,
+    kept: Tuned | None,
+    model_set: ModelSet | None,
+    evaluated: Evaluated,
+    basis: Basis,
+    ws: Workspace,
+) -> RunRecord:
+    dataset, config = basis.dataset, basis.config
+    why_not = tuned.reason if isinstance(tuned, NotTuned) else None
+    line = _line(choice, why_not, kept, evaluated)
+    evaluation = EvaluationRecord.of(line, evaluated.judgement, config.prevalence)
+    return RunRecord(
+        version=VERSION,
+        processing_info=ProcessingInfo(
+            model_name=request.model,
+            dataset_size=len(dataset.ratings),
+            target_topics=dataset.topics,
+            processing_timestamp=outputs.now(),
+        ),
+        fine_tuning_info=_fine_tuning_info(kept) if kept else None,
+        model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
+        fallback_reason=why_not,
+        choice=choice,
+        verdict=line,
+        evaluation=evaluation,
+        training=kept.training if kept else None,
+        export=kept.export if kept else None,
+        rating=evaluated.uncertainty,
+        conformal=evaluation.conformal,
+        data_audit=_audit(dataset, kept, evaluated),
+        split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
+        rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
+        provenance=_provenance(basis, ws),
+        settings=as_dict(config),
+        seed=config.seed,
+        timings=dict(ws.seconds),
+    )
 
 
-def _metadata(finished: Finished) -> dict[str, Any]:
-    told, prepared = finished.told, finished.prepared
-    return {
-        "processing_info": {
-            "model_name": finished.model_name,
-            "dataset_size": len(prepared.ratings),
-            "target_topics": prepared.topics,
-            "processing_timestamp": finished.made,
-        },
-        **told.info,
-        "fallback_reason": told.fallback_reason,
-        "choice": told.choice,
-        "verdict": told.line,
-        "evaluation": finished.evaluation,
-        "training": told.training,
-        "export": told.export,
-        "rating": told.rating,
-        "conformal": finished.evaluation.get("conformal"),
-        "data_audit": finished.audit,
-        "split": {**prepared.counts, "groups": len(set(prepared.split.groups.values()))},
-        "rating_mapping": dict(zip(prepared.scale.labels, prepared.scale.values, strict=True)),
-        "provenance": finished.provenance,
-        "settings": as_dict(finished.config),
-        "seed": finished.config.seed,
-        "timings": finished.seconds,
-    }
+def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evaluated: Evaluated) -> str:
+    """The verdict, after why there is a model set instead of a tuned file."""
+    judged = evaluated.judgement
+    verdict = judged.verdict.line if judged else f"The model set has not been judged: {evaluated.unjudged}."
+    if kept:
+        return verdict
+    return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
+
+
+def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
+    return FineTuningInfo(approach=kept.training.approach, output_file=outputs.MODEL, adapter_file=outputs.ADAPTER)
+
+
+def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
+    return ModelSetInfo(
+        approach="meta_prompting",
+        output_file=outputs.MODEL_SET,
+        examples=len(model_set.content["few_shot_examples"]),
+        rule=model_set.content["rule"],
+        judged=evaluated.judgement is not None,
+    )
+
+
+def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditRecord:
+    about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
+    notes = (*dataset.notes, *about_model, *evaluated.notes)
+    audit = dataset.audit
+    return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
+
+
+def _provenance(basis: Basis, ws: Workspace) -> Provenance:
+    base = basis.base
+    known = {"input_rows": basis.dataset.input_sha256, **({"base": base.sha256} if base else {})}
+    return Provenance(
+        hashes={**known, **outputs.hashes(ws.folder, PRODUCTS)},
+        versions=outputs.versions(),
+        base=BaseFile(path=str(base.path), source=base.located.source, prompts_by=base.prompts_by) if base else None,
+    )

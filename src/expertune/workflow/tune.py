@@ -1,234 +1,167 @@
-"""Tune the base on the training rows and export the file, each stage taking the records of the one before."""
+"""Tune the base on the training records: train the adapter, merge it into a finished file, require a gain."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, outputs
-from ..config import Config
-from ..engine.llama_cpp.engine import LlamaCppEngine
-from ..engine.ollama.render import OllamaRenderer
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
-from ..evaluate.judgement import rate_shown
+from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.adapter import export_adapter
-from ..export.merged import MergedModel, merge
-from ..export.quant_types import TypeChoice
-from ..gguf import quants
+from ..export.merged import merge
+from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
-from ..model.load import Placement, Tunable, load, place
 from ..predict.score import Pass
-from ..rate.artifact import ANSWER_ROOM
-from ..ratings.dataset import Dataset
-from ..train.encode import Row, candidates, check_lengths, encode, token_weights
-from ..train.loop import Trainer, TrainingResult
-from .advice import advice, rate_too_high
-from .state import EncodedDataset, Job, Tuned
+from ..train.advice import advice, rate_too_high
+from ..train.interrupt import stop_after_step
+from ..train.summary import TrainingSummary, summarize_training
+from .plan import as_value
+from .state import EncodedDataset, NotTuned, RunRequest, Tuned
+from .workspace import Workspace
+
+log = logging.getLogger("expertune")
 
 
-def read_base(job: Job, prepared: Dataset) -> EncodedDataset:
-    """Tokenise every row with the serving engine; let the base rate dev and test. Raises DatasetError for long rows."""
-    context = job.config.max_tokens + ANSWER_ROOM
-    with job.clock.stage("read"), job.serve(job.base.path, context=context) as engine:
-        limit = min(job.config.max_tokens, engine.context)
-        rows, prepared = _encode(job, engine, prepared, limit)
-        first = prepared.examples["train"][0]
-        if job.base.renderer is not None:
-            _settle_with_ollama(job.base.renderer, engine, prepared)
+@dataclass(frozen=True)
+class _Trained:
+    """The adapter as matrices, and how it came about."""
 
-        def rate(part: str) -> Pass:
-            return rate_shown(job.progress, engine, prepared.examples[part], prepared.scale, f"Base, {part} rows")
+    pairs: Any
+    scale: float
+    threads: int
+    record: TrainingSummary
+    history: tuple[dict[str, Any], ...]
 
-        return EncodedDataset(
-            prepared,
-            rows,
-            candidates(engine, first, prepared.scale),
-            engine.context,
-            job.memory.passed("base-dev", lambda: rate("dev")),
-            job.memory.passed("base-test", lambda: rate("test")),
-            tuple(engine.notes),
-            engine.describe(),
+
+def tune(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Tuned | NotTuned:
+    """A finished file that beats its base on the validation records. Raises Interrupted."""
+    return encoded if isinstance(encoded, NotTuned) else as_value(lambda: _tune(encoded, ws))
+
+
+def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: Workspace) -> None:
+    """Raise why there is no tuned model where no model set may take its place."""
+    if isinstance(tuned, Tuned) or tuned.error is None:
+        return
+    failed = isinstance(tuned.error, TrainingFailedError)
+    if not failed and ws.resume and any(ws.checkpoints.rglob("*.pt")):
+        raise FineTuningNotSupportedError(  # a model set would end the run, and remove what it has trained
+            f"{tuned.error}; the stopped training is kept: --resume goes on once this is mended, and the command "
+            "without it makes a model set"
         )
+    if not request.fallback:
+        if failed:
+            outputs.remove_checkpoints(ws.folder)  # with these settings it would fail again
+        raise tuned.error
+    log.warning("falling back to the model set: %s", tuned.error)
 
 
-def _settle_with_ollama(renderer: OllamaRenderer, engine: LlamaCppEngine, prepared: Dataset) -> None:
-    """Its tokens are ours; every prompt is known; then the model leaves the server's memory to the training.
-
-    Raises FineTuningNotSupportedError where the server reads a prompt as other tokens than the file's tokenizer.
-    """
-    prompt = engine.render(prepared.examples["train"][0].messages)
-    there, here = renderer.count_tokens(prompt), engine.count_tokens(prompt)
-    if there != here:
-        raise FineTuningNotSupportedError(
-            f"{renderer.model}: Ollama reads a prompt as {there} tokens where the file's own tokenizer makes {here}; "
-            "a tuned file would be served other tokens than it was tuned on"
-        )
-    renderer.server.unload(renderer.model)
-
-
-def _encode(
-    job: Job, engine: LlamaCppEngine, prepared: Dataset, limit: int
-) -> tuple[dict[str, tuple[Row, ...]], Dataset]:
-    examples = [example for part in prepared.examples.values() for example in part]
-    with job.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
-        rows = encode(engine, examples, prepared.scale, token_weights(job.config), on_row=stage.advance)
-    fitting = {row.id: row for row in check_lengths(rows, limit, drop=job.config.long_rows == "drop")}
-    prepared = prepared.without(frozenset(example.id for example in examples if example.id not in fitting))
-    empty = [part for part, left in prepared.examples.items() if not left]
-    if empty:
-        raise TrainingFailedError(f"no rows are left in {' and '.join(empty)}; give more rows or raise --max-tokens")
-    return {
-        part: tuple(fitting[example.id] for example in part_examples)
-        for part, part_examples in prepared.examples.items()
-    }, prepared
-
-
-def tune(job: Job, read: EncodedDataset, should_stop: Callable[[], bool]) -> Tuned:
-    """Train, write the adapter, merge, and hold the file to the adapter. Raises TrainingFailedError and Interrupted."""
-    with GGUFFile(job.base.path) as file:
-        with job.clock.stage("train"):
-            tunable, training, history = _train(job, file, read, should_stop)
-        _write_adapter(job, file, tunable)
-        pairs, scale, threads = tunable.lora.pairs(), tunable.lora.scale, tunable.placement.threads
-        del tunable  # the float copies of the base go before the engine loads the file
-        with job.clock.stage("export"):
-            adapter_pass = _rate_adapter(job, read, history)
+def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
+    plan = encoded.plan
+    with GGUFFile(plan.base.path) as file:
+        with ws.stage("train"), stop_after_step() as should_stop:
+            trained = _train(file, encoded, ws, should_stop)
+        with ws.stage("export"):
             merged = merge(
-                job.folder / outputs.CHECKPOINTS / outputs.MODEL,
+                ws.checkpoints / outputs.MODEL,
                 file,
-                pairs,
-                scale=scale,
-                config=job.config,
-                adapter_pass=adapter_pass,
-                serve=lambda path: _rate_dev(job, read, path),
-                metadata=_provenance(job),
-                threads=threads,
+                trained.pairs,
+                scale=trained.scale,
+                config=plan.config,
+                adapter_pass=_rate_adapter(encoded, trained, ws),
+                serve=lambda path: _rate_dev(encoded, ws, "Finished file, dev rows", file=path),
+                metadata=_provenance(encoded),
+                threads=trained.threads,
             )
-            export = _export_facts(file, read, merged)
-    return Tuned(merged.path, merged.judged, training, export, history)
+            export = summarize_export(file, merged, encoded.dev)
+    tuned = Tuned(merged.path, merged.judged, trained.record, export, trained.history, encoded)
+    _require_gain_over_base(tuned)
+    return tuned
 
 
-def _train(
-    job: Job, file: GGUFFile, read: EncodedDataset, should_stop: Callable[[], bool]
-) -> tuple[Tunable, dict[str, Any], tuple[dict[str, Any], ...]]:
-    placement = place(file, job.config)
-    longest = max(row.length for rows in read.rows.values() for row in rows)
+def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: Callable[[], bool]) -> _Trained:
+    """Train, and write the adapter. The float copies of the base are freed before the engine loads the file."""
+    from ..model.load import load, place  # torch loads only where a model is tuned
+    from ..train.loop import Trainer
+
+    config = encoded.plan.config
+    placement = place(file, config)
+    longest = max(row.length for rows in encoded.rows.values() for row in rows)
     started = time.perf_counter()
-    tunable = load(file, job.config, placement, row_tokens=longest)
+    tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = round(time.perf_counter() - started, 3)
     trainer = Trainer(
         tunable,
-        read.rows["train"],
-        read.rows["dev"],
-        read.candidates,
-        job.config,
-        folder=job.folder / outputs.CHECKPOINTS,
-        run_id=job.run_id,
-        resume=job.resume,
+        encoded.rows["train"],
+        encoded.rows["dev"],
+        encoded.candidates,
+        config,
+        folder=ws.checkpoints,
+        run_id=encoded.plan.run_id,
+        resume=ws.resume,
         should_stop=should_stop,
     )
-    with job.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
+    with ws.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
         for event in trainer.run():
-            job.progress.show(event)
+            ws.progress.show(event)
     result = trainer.result
     if result.best_step == 0:
         raise TrainingFailedError(
-            f"training gained nothing on the {len(read.rows['dev'])} dev rows over the base "
+            f"training gained nothing on the {len(encoded.rows['dev'])} dev rows over the base "
             f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
-    return tunable, _training_facts(job.config, result, placement, load_seconds, tunable), result.history
+    pairs, lora = tunable.lora.pairs(), tunable.lora
+    export_adapter(ws.folder / outputs.ADAPTER, file, pairs, alpha=lora.alpha, metadata=_provenance(encoded))
+    record = summarize_training(config, result, tunable, load_seconds)
+    return _Trained(pairs, lora.scale, placement.threads, record, result.history)
 
 
-def _training_facts(
-    config: Config, result: TrainingResult, placement: Placement, load_seconds: float, tunable: Tunable
-) -> dict[str, Any]:
-    steps = [event for event in result.history if event["kind"] == "step"]
-    seconds = sum(event["seconds"] for event in steps)
+def _provenance(encoded: EncodedDataset) -> dict[str, str]:
+    """Metadata of the written GGUF files."""
+    plan = encoded.plan
     return {
-        "approach": "lora_on_gguf",
-        "family": tunable.spec.family,
-        "layers_touched": len(tunable.lora.layers),
-        "trained_numbers": int(tunable.lora.values_P.numel()),
-        **placement.describe(),
-        "load_seconds": load_seconds,
-        "learning_rate": config.learning_rate,
-        "epochs": config.epochs,
-        "steps": result.steps,
-        "best_step": result.best_step,
-        "class_weighting": config.class_weight,
-        "dev_macro_f1": result.macro_f1,
-        "dev_loss": result.loss,
-        "base_dev_macro_f1": result.base_macro_f1,
-        "tokens_per_second": round(sum(event["tokens"] for event in steps) / seconds, 1) if seconds else None,
-        "last_loss": steps[-1]["loss"] if steps else None,
-    }
-
-
-def _write_adapter(job: Job, file: GGUFFile, tunable: Tunable) -> None:
-    export_adapter(
-        job.folder / outputs.ADAPTER, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata=_provenance(job)
-    )
-
-
-def _provenance(job: Job) -> dict[str, str]:
-    return {
-        "general.name": f"{job.base.name} tuned by Expertune",
+        "general.name": f"{plan.base.name} tuned by Expertune",
         "expertune.version": __version__,
-        "expertune.base.sha256": job.base.sha256,
-        "expertune.run": job.run_id,
+        "expertune.base.sha256": plan.base.sha256,
+        "expertune.run": plan.run_id,
     }
 
 
-def _rate_adapter(job: Job, read: EncodedDataset, history: tuple[dict[str, Any], ...]) -> Pass:
-    """The dev rows by the base with the adapter. Raises TrainingFailedError where it diverged too far to be served."""
+def _rate_adapter(encoded: EncodedDataset, trained: _Trained, ws: Workspace) -> Pass:
+    """The validation records by base and adapter. Raises TrainingFailedError where it diverged too far to be served."""
+    adapter = ws.folder / outputs.ADAPTER
     try:
-        return job.memory.passed("adapter-dev", lambda: _rate_dev(job, read, job.base.path, with_adapter=True))
+        return ws.once(
+            "adapter-dev",
+            encoded.plan.run_id,
+            lambda: _rate_dev(encoded, ws, "Adapter, dev rows", adapter=adapter),
+        )
     except EngineError as error:
-        if not rate_too_high(history):
+        if not rate_too_high(trained.history):
             raise
-        raise TrainingFailedError(f"what was trained cannot be served ({error}); {advice(history)}") from error
+        raise TrainingFailedError(f"what was trained cannot be served ({error}); {advice(trained.history)}") from error
 
 
-def _rate_dev(job: Job, read: EncodedDataset, path: Path, *, with_adapter: bool = False) -> Pass:
-    adapter = job.folder / outputs.ADAPTER if with_adapter else None
-    title = "Adapter, dev rows" if with_adapter else "Finished file, dev rows"
-    with job.serve(path, adapter=adapter, context=read.context) as engine:
-        return rate_shown(job.progress, engine, read.prepared.examples["dev"], read.prepared.scale, title)
+def _rate_dev(
+    encoded: EncodedDataset, ws: Workspace, title: str, *, file: Path | None = None, adapter: Path | None = None
+) -> Pass:
+    plan, dataset = encoded.plan, encoded.dataset
+    opened = plan.base.open(context=encoded.context, threads=plan.config.threads, file=file, adapter=adapter)
+    with opened as engine:
+        return rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
 
 
-def _export_facts(file: GGUFFile, read: EncodedDataset, merged: MergedModel) -> dict[str, Any]:
-    by_type: dict[str, list[TypeChoice]] = {}
-    for choice in merged.choices:
-        by_type.setdefault(choice.type.name, []).append(choice)
-    return {
-        "types": [
-            {
-                "type": name,
-                "tensors": len(choices),
-                "bytes": sum(_bytes(file, choice) for choice in choices),
-                "kept": min(choice.kept for choice in choices),
-            }
-            for name, choices in sorted(by_type.items())
-        ],
-        "base_types": dict(sorted(Counter(choice.base_type.name for choice in merged.choices).items())),
-        "bytes": merged.path.stat().st_size,
-        "base_bytes": file.path.stat().st_size,
-        "agreement": merged.agreement.labels,
-        "probability_gap": merged.agreement.probability_gap,
-        "agreement_passed": merged.agreement.passed,
-        "agreement_rows": merged.agreement.rows,
-        "rounds": [asdict(each) for each in merged.rounds],
-        "rows_per_second": merged.judged.rows_per_second,
-        "base_rows_per_second": read.dev.rows_per_second,
-        "prompt_tokens_per_second": merged.judged.prompt_tokens / merged.judged.seconds,
-        "base_prompt_tokens_per_second": read.dev.prompt_tokens / read.dev.seconds,
-    }
-
-
-def _bytes(file: GGUFFile, choice: TypeChoice) -> int:
-    info = file.tensors[choice.name]
-    return info.rows * quants.bytes_per_row(choice.type, info.width)
+def _require_gain_over_base(tuned: Tuned) -> None:
+    """The finished file must beat its base on the validation records; test records play no part in any choice."""
+    encoded = tuned.encoded
+    ours, base = (dev_macro_f1(each, encoded.dataset, encoded.plan.config) for each in (tuned.dev, encoded.dev))
+    log.info("dev macro-F1: file %.4f, base %.4f", ours, base)
+    if ours <= base:
+        raise TrainingFailedError(
+            f"the finished file is not better than its base on the {len(tuned.dev.rated)} dev rows "
+            f"(macro-F1 {ours:.3f} against {base:.3f}); {advice(tuned.history)}"
+        )

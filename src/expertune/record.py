@@ -1,0 +1,261 @@
+"""The record of a finished run, typed and versioned.
+
+fine_tuning_metadata.json is the dump of RunRecord, report.json that of report_record.ReportRecord.
+Figures that are not finite are null in the files. A folder of version 0.1.0, whose files have no `version`, loads too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .config import Config, make_config
+from .errors import UsageError
+from .evaluate.compare import Difference, Evaluation
+from .evaluate.coverage import Coverage
+from .evaluate.judgement import Judgement
+from .evaluate.prevalence import PrevalenceTable, at_prevalence
+from .evaluate.subgroups import SubgroupColumn
+from .evaluate.verdict import Verdict
+from .export.summary import ExportSummary
+from .files import write_json
+from .outputs import METADATA
+from .predict.uncertainty import Uncertainty
+from .ratings.audit import Finding
+from .stats.intervals import Estimate
+from .train.summary import TrainingSummary
+
+VERSION = 2  # 1 is 0.1.0's, without the key
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "registration")  # callers ask whether these keys are there
+
+Setting = str | int | float | bool | tuple[str, ...] | None
+Sound = TypeVar("Sound", bound="Section")
+
+
+class Section(BaseModel):
+    """A part of a record. Keys of another version are dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the JSON file holds them."""
+        return json.loads(self.model_dump_json())
+
+
+class ProcessingInfo(Section):
+    """Which model was to be tuned on what. `dataset_size` counts the usable records."""
+
+    model_name: str
+    dataset_size: int
+    target_topics: str
+    processing_timestamp: str
+
+
+class FineTuningInfo(Section):
+    """A tuned model was made."""
+
+    approach: str
+    success: bool = True
+    output_file: str
+    adapter_file: str
+
+
+class ModelSetInfo(Section):
+    """A model set was made; `judged` is False where no model could rate the test records."""
+
+    approach: str
+    success: bool = True
+    output_file: str
+    examples: int
+    rule: dict[str, Any]
+    judged: bool
+
+
+class ValidationComparison(Section):
+    """Tuned model and model set on the validation records that both rated."""
+
+    rows: int
+    macro_f1: dict[str, Estimate]
+    difference: Difference
+    set_rates_by: dict[str, Any]
+
+
+class ApproachChoice(Section):
+    """Tuned model or model set, decided on validation records. `reason` is a sentence; `dev` its figures."""
+
+    approach: Literal["tune", "model-set"]
+    reason: str
+    dev: ValidationComparison | None = None
+
+
+class EvaluationRecord(Section):
+    """All raters on the test records, the recommended one first; empty where nothing could be judged.
+
+    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` are about the first rater.
+    """
+
+    verdict: Verdict
+    evaluations: tuple[Evaluation, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    strata: tuple[SubgroupColumn, ...] = ()
+    conformal: Coverage | None = None
+    prevalence: PrevalenceTable | None = None
+
+    @classmethod
+    def of(cls, line: str, judgement: Judgement | None, prevalence: float) -> EvaluationRecord:
+        """A judgement, or only the `line` that says why there is none."""
+        if judgement is None:
+            return cls(verdict=Verdict(line))
+        return cls(
+            verdict=replace(judgement.verdict, line=line),
+            evaluations=judgement.evaluations,
+            differences=judgement.differences,
+            strata=judgement.strata,
+            conformal=judgement.coverage,
+            prevalence=at_prevalence(judgement.evaluations[0], prevalence),
+        )
+
+
+class AuditRecord(Section):
+    """What is odd about the ratings; `notes` are lines about reading them and about the model."""
+
+    rows: int
+    by_label: dict[str, int]
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+
+class SplitCounts(Section):
+    """Records in each part, and the groups that the split kept together."""
+
+    train: int
+    dev: int
+    test: int
+    groups: int = 0
+
+
+class BaseFile(Section):
+    """The base model's file, and who rendered its prompts."""
+
+    path: str
+    source: str
+    prompts_by: str
+
+
+class Provenance(Section):
+    """sha256 of inputs and outputs by name, versions of the libraries that compute, the base."""
+
+    hashes: dict[str, str]
+    versions: dict[str, str]
+    base: BaseFile | None = None
+
+    @property
+    def prompts_by_server(self) -> bool:
+        """True where Ollama rendered the prompts."""
+        return self.base is not None and self.base.prompts_by.startswith("Ollama")
+
+
+class ServedAgreement(Section):
+    """The registered model against the judged file, on `rows` held-out records.
+
+    `exact` counts those whose labels Ollama could score exactly; `labels` and `probability_gap` are None where Ollama
+    cannot score the labels. `chat_labels` is the share that a plain /api/chat answers alike; `ties` are records whose
+    two likeliest labels are nearly equal.
+    """
+
+    rows: int
+    exact: int
+    labels: float | None
+    probability_gap: float | None
+    chat_labels: float
+    ties: int
+
+
+class Registration(Section):
+    """What became of registering the file with Ollama.
+
+    `reason` and `command` (with which to go on) are there where it was refused, all others where it was registered:
+    `digest` is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` how many
+    were compared, `overridden` the gate's failures that --force passed over.
+    """
+
+    name: str
+    registered: bool
+    reason: str | None = None
+    command: str | None = None
+    server: str | None = None
+    ollama: str | None = None
+    digest: str | None = None
+    served: str | None = None
+    bytes: str | None = None
+    agreement: ServedAgreement | None = None
+    prompts: int | None = None
+    overridden: tuple[str, ...] = ()
+    replaced: bool = False
+
+
+class RunRecord(Section):
+    """fine_tuning_metadata.json: what went in, what was made, how good it is, and how to repeat it."""
+
+    version: int = 1
+    processing_info: ProcessingInfo
+    fine_tuning_info: FineTuningInfo | None = None
+    model_set_info: ModelSetInfo | None = None
+    fallback_reason: str | None = None
+    choice: ApproachChoice | None = None
+    verdict: str
+    evaluation: EvaluationRecord
+    training: TrainingSummary | None = None
+    export: ExportSummary | None = None
+    rating: Uncertainty | None = None
+    conformal: Coverage | None = None
+    data_audit: AuditRecord
+    split: SplitCounts
+    rating_mapping: dict[str, int]
+    provenance: Provenance
+    settings: dict[str, Setting]
+    seed: int
+    timings: dict[str, float]
+    registration: Registration | None = None
+
+    @property
+    def config(self) -> Config:
+        """The settings of the run. Raises UsageError for settings of a later version."""
+        return make_config(self.settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the JSON file holds them."""
+        plain = super().to_dict()
+        return {key: value for key, value in plain.items() if value is not None or key not in ABSENT_IF_UNSET}
+
+    def write(self, folder: Path) -> None:
+        """Write fine_tuning_metadata.json. Raises OutputError."""
+        write_json(folder / METADATA, self.to_dict())
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a finished run. Raises UsageError where there is none, or a damaged one."""
+    path = folder / METADATA
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: cannot be read ({type(error).__name__}); give the output folder of a finished run"
+        ) from None
+    return parse(RunRecord, content, path)
+
+
+def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
+    """`content` of a JSON file as a record. Raises UsageError that names the first part that does not fit."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
+        raise UsageError(
+            f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
+            "or run expertune tune again"
+        ) from None

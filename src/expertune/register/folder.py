@@ -1,0 +1,194 @@
+"""Register the tuned file of a finished run with Ollama; the outcome goes into the run's record."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import outputs
+from ..config import Config
+from ..engine.locate import Located, locate
+from ..engine.ollama.server import OllamaServer
+from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
+from ..files import sha256
+from ..progress import Progress
+from ..rate.artifact import ANSWER_ROOM
+from ..ratings.dataset import Dataset, load_dataset
+from ..record import Registration, RunRecord
+from .register import Candidate, refuse_base, refuse_taken, register
+
+log = logging.getLogger("expertune")
+
+
+@dataclass(frozen=True)
+class RegistrationTarget:
+    """The name that a tuned file is to have in Ollama, and what the user allows for it."""
+
+    name: str
+    replace: bool = False
+    force: bool = False
+    allow_remote: bool = False
+
+    def command(self, folder: Path, *, override: str = "", moved: bool = False) -> str:
+        """The command that registers the file of `folder`; `moved`: its records are not where the run read them."""
+        chosen = [f"--{name.replace('_', '-')}" for name in ("replace", "force", "allow_remote") if getattr(self, name)]
+        flags = [*chosen, *([override] if override and override not in chosen else [])]
+        rows = ["--input", "FILE"] if moved else []
+        return shlex.join(["expertune", "register", str(folder), "--name", self.name, *rows, *flags])
+
+
+def check_target(target: RegistrationTarget, model: str, config: Config) -> None:
+    """Refuse a name that nothing could be registered under: before hours of work, not after them.
+
+    Raises UsageError, RegistrationError or EngineError.
+    """
+    if config.approach == "model-set":
+        raise UsageError("register: a model set cannot be registered; leave the name out, or take another approach")
+    with OllamaServer(allow_remote=target.allow_remote) as server:
+        if not Path(model).is_file():
+            refuse_base(target.name, model)
+        refuse_taken(server, target.name, replace=target.replace)
+
+
+def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dataset:
+    """The records of a finished run, split as then; `data` in place of the path that the run remembers.
+
+    Raises UsageError where these are not the records of the run, DatasetError where they cannot be read.
+    """
+    kept = outputs.read_config(folder / outputs.TRAINING_CONFIG)
+    source = data if data is not None else Path(str(kept["run"].get("input")))
+    if isinstance(source, Path) and not source.is_file():
+        raise UsageError(f"{source}: the rows that the run was judged on are not there; name them with --input")
+    dataset = load_dataset(source, record.rating_mapping, record.processing_info.target_topics, record.config)
+    if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
+        raise UsageError(f"{dataset.source}: not the rows that this run was made from; name them with --input")
+    return dataset
+
+
+def register_result(
+    target: RegistrationTarget | None, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
+) -> RunRecord:
+    """Register what a run has just made, where that was asked for; the record says whether, and how to go on.
+
+    Raises Interrupted, which carries the record's dump.
+    """
+    if target is None:
+        return record
+    if record.fine_tuning_info is None:
+        return _write(record, _refuse_model_set(target, record, folder), folder)
+    try:
+        registration = register_folder(target, record, dataset, folder, progress)
+    except (ExpertuneError, KeyboardInterrupt) as error:
+        refused = _write(record, _refusal(target, error, folder, moved=_moved(dataset)), folder)
+        if isinstance(error, KeyboardInterrupt):
+            raise _stopped(refused) from None
+        return refused
+    return _write(record, registration, folder)
+
+
+def register_again(
+    target: RegistrationTarget, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
+) -> Registration:
+    """Register the file of a finished run; the record is rewritten, also where it was refused.
+
+    Raises RegistrationError, Interrupted on Ctrl-C, and what the server's requests raise.
+    """
+    try:
+        registration = register_folder(target, record, dataset, folder, progress)
+    except (ExpertuneError, KeyboardInterrupt) as error:
+        refused = _write(record, _refusal(target, error, folder, moved=_moved(dataset)), folder)
+        if isinstance(error, KeyboardInterrupt):
+            raise _stopped(refused) from None
+        raise
+    _write(record, registration, folder)
+    return registration
+
+
+def register_folder(
+    target: RegistrationTarget, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
+) -> Registration:
+    """The tuned file of `folder` as a model in Ollama. Raises RegistrationError for whatever went wrong."""
+    try:
+        with OllamaServer(allow_remote=target.allow_remote) as server:
+            candidate = _candidate(server, folder, record, dataset)
+            return register(server, target.name, candidate, progress, replace=target.replace, force=target.force)
+    except ExpertuneError as error:
+        log.error("not registered as %s: %s", target.name, error)
+        raise
+    except Exception as error:
+        reason = f"unexpected {type(error).__name__}; add --debug to see where"
+        log.error("not registered as %s: %s", target.name, reason)
+        raise RegistrationError(reason) from error
+
+
+def _moved(dataset: Dataset) -> bool:
+    return not Path(dataset.source).is_file()
+
+
+def _refusal(
+    target: RegistrationTarget, error: ExpertuneError | KeyboardInterrupt, folder: Path, *, moved: bool
+) -> Registration:
+    reason = "stopped" if isinstance(error, KeyboardInterrupt) else str(error)
+    override = error.override if isinstance(error, RegistrationError) else ""
+    command = target.command(folder, override=override, moved=moved)
+    return Registration(name=target.name, registered=False, reason=reason, command=command)
+
+
+def _stopped(refused: RunRecord) -> Interrupted:
+    command = refused.registration.command if refused.registration else ""
+    stopped = Interrupted(f"stopped; Ollama is as it was and the tuned file is whole: go on with {command}")
+    stopped.metadata = refused.to_dict()
+    return stopped
+
+
+def _refuse_model_set(target: RegistrationTarget, record: RunRecord, folder: Path) -> Registration:
+    """A model set is not a file that Ollama could serve."""
+    reason = "the run made a model set, and only a tuned file can be registered"
+    if record.fallback_reason is None:
+        reason += " (--approach tune keeps to it)"
+    log.warning("not registered as %s: %s", target.name, reason)
+    command = shlex.join(["expertune", "rate", "FILE", "--with", str(folder)])
+    return Registration(name=target.name, registered=False, reason=reason, command=command)
+
+
+def _write(record: RunRecord, registration: Registration, folder: Path) -> RunRecord:
+    """The record with the outcome, also on disk. A refusal does not hide an earlier success: that model is there."""
+    before = record.registration
+    if not registration.registered and before is not None and before.registered:
+        return record
+    changed = record.model_copy(update={"registration": registration})
+    try:
+        changed.write(folder)
+    except OutputError as error:  # the disk is full: the caller's record still says it
+        log.error("%s", error)
+    return changed
+
+
+def _candidate(server: OllamaServer, folder: Path, record: RunRecord, dataset: Dataset) -> Candidate:
+    model, config, base = record.processing_info.model_name, record.config, record.provenance.base
+    return Candidate(
+        file=folder / outputs.MODEL,
+        base=_base(server, model, record) if base is not None and base.source == "ollama" else None,
+        base_name=model,
+        prompts_by_server=record.provenance.prompts_by_server,
+        system=dataset.system,
+        rows=dataset.examples["test"],
+        scale=dataset.scale,
+        context=config.max_tokens + ANSWER_ROOM,
+        threads=config.threads,
+        record=record,
+    )
+
+
+def _base(server: OllamaServer, model: str, record: RunRecord) -> Located:
+    """The base as this server holds it now. Raises RegistrationError where it is another file than was tuned."""
+    found = locate(model, server)
+    if sha256(found.path) != record.provenance.hashes["base"]:
+        raise RegistrationError(
+            f"{model}: in Ollama this is no longer the file that was tuned; tune again, so that the new model is "
+            "compared with its own base"
+        )
+    return found

@@ -1,0 +1,89 @@
+"""The report of a finished run as data: report.json is the dump of ReportRecord.
+
+The package holds the JSON Schemas of both records; `python -m expertune.report_record` writes them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .export.summary import ExportSummary
+from .files import write_json
+from .record import (
+    VERSION,
+    ApproachChoice,
+    AuditRecord,
+    EvaluationRecord,
+    Provenance,
+    RunRecord,
+    Section,
+    Setting,
+)
+
+
+class RunFacts(Section):
+    """The head of the report."""
+
+    topics: str
+    model: str
+    created: str
+    seed: int
+    rows: dict[str, int]
+
+
+class Curves(Section):
+    """Events of the training: every step, every evaluation on the validation records."""
+
+    steps: tuple[dict[str, Any], ...]
+    dev: tuple[dict[str, Any], ...]
+
+
+class ReportRecord(EvaluationRecord):
+    """report.json: what report.html shows."""
+
+    version: int = 1
+    run: RunFacts
+    audit: AuditRecord
+    provenance: Provenance
+    config: dict[str, Setting]
+    timings: dict[str, float]
+    curves: Curves | None = None
+    export: ExportSummary | None = None
+    choice: ApproachChoice | None = None
+
+    @classmethod
+    def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
+        """The report of a run; `history` holds the events of its training."""
+        info, counts = run.processing_info, run.split
+        steps, dev = (tuple(event for event in history if event["kind"] == kind) for kind in ("step", "dev"))
+        return cls(
+            **dict(run.evaluation),
+            version=VERSION,
+            run=RunFacts(
+                topics=info.target_topics,
+                model=info.model_name,
+                created=info.processing_timestamp,
+                seed=run.seed,
+                rows={"train": counts.train, "dev": counts.dev, "test": counts.test},
+            ),
+            audit=run.data_audit,
+            provenance=run.provenance,
+            config=run.settings,
+            timings=run.timings,
+            curves=Curves(steps=steps, dev=dev) if history else None,
+            export=run.export,
+            choice=run.choice,
+        )
+
+
+def schemas() -> Mapping[str, dict[str, Any]]:
+    """JSON Schemas of the two files, by the names that they have in the package."""
+    kinds = {"run_record.schema.json": RunRecord, "report_record.schema.json": ReportRecord}
+    return {name: kind.model_json_schema(mode="serialization") for name, kind in kinds.items()}
+
+
+if __name__ == "__main__":
+    for name, schema in schemas().items():
+        write_json(Path(__file__).with_name(name), schema)

@@ -1,0 +1,80 @@
+"""Tokenize the dataset with the engine that serves the model, and let the base rate validation and test records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..engine.ollama.render import OllamaRenderer
+from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..evaluate.judgement import rate_shown
+from ..predict.score import Pass
+from ..rate.artifact import ANSWER_ROOM
+from ..ratings.dataset import Dataset
+from ..train.encode import Row, candidates, check_lengths, encode, token_weights
+from .plan import as_value
+from .state import EncodedDataset, NotTuned, TrainingPlan
+from .workspace import Workspace
+
+
+def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
+    """The dataset as token rows. Raises DatasetError for records that are too long."""
+    return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
+
+
+def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+    config, base = plan.config, plan.base
+    opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
+    with ws.stage("read"), opened as engine:
+        rows, dataset = _token_rows(engine, plan, ws)
+        first = dataset.examples["train"][0]
+        if base.renderer is not None:
+            check_tokens_with_ollama(base.renderer, engine, dataset)
+
+        def rate(part: str) -> Pass:
+            return rate_shown(ws.progress, engine, dataset.examples[part], dataset.scale, f"Base, {part} rows")
+
+        return EncodedDataset(
+            dataset=dataset,
+            rows=rows,
+            candidates=candidates(engine, first, dataset.scale),
+            context=engine.context,
+            dev=ws.once("base-dev", plan.run_id, lambda: rate("dev")),
+            test=ws.once("base-test", plan.run_id, lambda: rate("test")),
+            notes=tuple(engine.notes),
+            folds_system=engine.folds_system,
+            plan=plan,
+        )
+
+
+def _token_rows(
+    engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
+) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+    """Token rows by part, and the dataset without the records that are too long."""
+    dataset, config = plan.dataset, plan.config
+    examples = [example for part in dataset.examples.values() for example in part]
+    with ws.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
+        rows = encode(engine, examples, dataset.scale, token_weights(config), on_row=stage.advance)
+    limit = min(config.max_tokens, engine.context)
+    fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_rows == "drop")}
+    kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
+    empty = [part for part, left in kept.examples.items() if not left]
+    if empty:
+        raise TrainingFailedError(f"no rows are left in {' and '.join(empty)}; give more rows or raise --max-tokens")
+    by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
+    return by_part, kept
+
+
+def check_tokens_with_ollama(renderer: OllamaRenderer, engine: LlamaCppEngine, dataset: Dataset) -> None:
+    """Compare Ollama's token count with the file's; then the model leaves the server's memory to the training.
+
+    Raises FineTuningNotSupportedError where they differ.
+    """
+    prompt = engine.render(dataset.examples["train"][0].messages)
+    there, here = renderer.count_tokens(prompt), engine.count_tokens(prompt)
+    if there != here:
+        raise FineTuningNotSupportedError(
+            f"{renderer.model}: Ollama reads a prompt as {there} tokens where the file's own tokenizer makes {here}; "
+            "a tuned file would be served other tokens than it was tuned on"
+        )
+    renderer.server.unload(renderer.model)

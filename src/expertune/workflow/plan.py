@@ -1,0 +1,78 @@
+"""Settle the settings of a training: nothing is left open, and a resumed run takes them from the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from .. import outputs
+from ..config import AUTO, Config, as_dict, make_config
+from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..files import write_text
+from ..gguf.read import GGUFFile
+from ..ratings.dataset import SMALL, Dataset
+from ..ratings.examples import training_lines
+from .state import Base, Models, NotTuned, RunRequest, TrainingPlan, run_identity
+from .workspace import Workspace
+
+OPEN = {"device": AUTO, "precision": AUTO, "threads": 0, "learning_rate": AUTO, "epochs": AUTO}  # left to the run
+Made = TypeVar("Made")
+
+
+def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
+    """Resolve device, dtype, threads, learning rate and epochs, and write the training's inputs to the folder.
+
+    NotTuned where no tuning was asked for, where there are too few records, or where the model cannot be tuned.
+    Raises UsageError where checkpoints in the folder belong to another run.
+    """
+    if request.fallback and len(dataset.ratings) < SMALL:
+        reason = f"{len(dataset.ratings)} usable rows are too few to tune on (at least {SMALL})"
+        return NotTuned(FineTuningNotSupportedError(reason))
+    if request.config.approach == "model-set":
+        return NotTuned()
+    if isinstance(models.base, NotTuned):
+        return models.base
+    base = models.base
+    return as_value(lambda: _plan(dataset, base, request, ws))
+
+
+def as_value(stage: Callable[[], Made]) -> Made | NotTuned:
+    """The stage's result, or why there is none."""
+    try:
+        return stage()
+    except (FineTuningNotSupportedError, TrainingFailedError) as error:
+        return NotTuned(error)
+
+
+def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> TrainingPlan:
+    from ..train.checkpoint import check_owner
+
+    config = _resolved(base, request, ws)
+    plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config))
+    if ws.resume:
+        check_owner(ws.checkpoints, plan.run_id)
+    lines = training_lines(dataset.examples["train"])
+    write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
+    run = {"input": dataset.source, "model": base.name, "topics": dataset.topics}
+    outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, config, run)
+    return plan
+
+
+def _resolved(base: Base, request: RunRequest, ws: Workspace) -> Config:
+    """The settings of the run that is resumed, where they differ from ours only in what it had to choose."""
+    from ..model.arch import read_config
+    from ..model.load import resolve
+    from ..train.recipe import with_recipe
+
+    with GGUFFile(base.path) as file:
+        read_config(file)  # a family that cannot be tuned is refused here
+        return _first_settings(request.config, ws) or with_recipe(file, resolve(file, request.config))
+
+
+def _first_settings(config: Config, ws: Workspace) -> Config | None:
+    path = ws.folder / outputs.TRAINING_CONFIG
+    if not ws.resume or not path.exists():
+        return None
+    first = make_config(outputs.read_config(path)["settings"])
+    given = {name: value for name, value in as_dict(config).items() if OPEN.get(name) != value}
+    return first if given.items() <= as_dict(first).items() else None
