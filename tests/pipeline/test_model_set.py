@@ -252,7 +252,7 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
         found = judge_set(made, prepared, CONFIG, progress, members, base_test=None)
     raters = [each.name for each in found.judgement.evaluations]
     assert raters == ["TF-IDF set", "few-shot", "base", "TF-IDF", "majority"]
-    assert found.judgement.verdict.line.startswith("The TF-IDF set model is better than its base")
+    assert found.judgement.verdict.line.startswith("The word-count classifier (no language model) is better")
 
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Prepared) -> None:

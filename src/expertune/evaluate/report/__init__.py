@@ -36,7 +36,7 @@ from ...files import write_json, write_text
 from ..prevalence import at_prevalence
 from .formats import plain
 from .page import render_html
-from .plots import draw_plots, write_plots
+from .plots import Plot, draw_plots, write_plots
 
 __all__ = ["plain", "render_html", "rewrite_report", "write_report"]
 
@@ -47,12 +47,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     Figures that are not finite become null. Raises UsageError where a required section is missing, OutputError where
     the folder cannot be written.
     """
-    sound = plain(report)
-    plots = draw_plots(sound)
-    page = render_html(sound, plots)
-    write_json(Path(folder) / "report.json", sound)
-    write_text(Path(folder) / "report.html", page)
-    write_plots(Path(folder), plots)
+    _write(folder, *_render(report))
 
 
 def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
@@ -68,11 +63,24 @@ def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
         report = json.loads(path.read_text(encoding="utf-8"))
         if prevalence is not None and report.get("evaluations"):
             report["prevalence"] = at_prevalence(report["evaluations"][0], prevalence)
-        render_html(report)
+        rendered = _render(report)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except Exception as error:  # whatever a file that is not our report may lead to
         raise UsageError(f"{path}: not the report of a run ({type(error).__name__}); {remedy}") from None
-    write_report(folder, report)
+    _write(folder, *rendered)
+
+
+def _render(report: Mapping[str, Any]) -> tuple[Any, str, dict[str, Plot]]:
+    """Give the report as JSON holds it, its page and its plots."""
+    sound = plain(report)
+    plots = draw_plots(sound)
+    return sound, render_html(sound, plots), plots
+
+
+def _write(folder: Path, sound: Any, page: str, plots: Mapping[str, Plot]) -> None:
+    write_json(Path(folder) / "report.json", sound)
+    write_text(Path(folder) / "report.html", page)
+    write_plots(Path(folder), plots)

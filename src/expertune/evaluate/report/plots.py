@@ -10,6 +10,7 @@ import io
 import math
 import re
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,28 +131,35 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _name(label: str) -> str:
-    """Break a label over up to three lines, so that it takes no more than a third of the width."""
-    lines = textwrap.wrap(label, 16, max_lines=3, placeholder=" …")
-    return "\n".join(lines) or label[:16]
+def _name(label: str, width: int = 16, lines: int = 2) -> str:
+    """Break a label over at most so many lines, so that it takes no more than a third of the plot."""
+    if any(unicodedata.east_asian_width(each) in "WF" for each in label):
+        width = 8  # such a sign is as wide as two
+    if lines == 1:
+        return label if len(label) <= width else f"{label[: width - 1]}…"
+    return "\n".join(textwrap.wrap(label, width, max_lines=lines, placeholder=" …"))
 
 
-def _legend(figure: Figure, names: int) -> None:
+def _legend(figure: Figure, columns: int) -> None:
     """Place the legend above the axes, where it covers no figure."""
-    figure.legend(loc="outside upper center", ncols=min(names, 3), handlelength=1.2, columnspacing=1.2)
+    figure.legend(loc="outside upper center", ncols=columns, handlelength=1.2)
 
 
 def _confusion(rater: Mapping[str, Any]) -> Plot:
-    figure, axes = _axes()
-    shares = [[count / (sum(line) or 1) for count in line] for line in rater["confusion"]]
+    count = len(rater["labels"])
+    figure, axes = _axes(max(_SIZE[1], 2 + 0.45 * count))
+    shares = [[records / (sum(line) or 1) for records in line] for line in rater["confusion"]]
     axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
     for row, line in enumerate(rater["confusion"]):
-        for column, count in enumerate(line):
+        for column, records in enumerate(line):
             ink = "white" if shares[row][column] > 0.6 else INK
-            axes.text(column, row, str(count), ha="center", va="center", color=ink)
-    names = [_name(label) for label in rater["labels"]]
-    axes.set_xticks(range(len(names)), names, rotation=35 if len(names) > 3 else 0)
-    axes.set_yticks(range(len(names)), names)
+            axes.text(column, row, str(records), ha="center", va="center", color=ink)
+    axes.set_yticks(range(count), [_name(label) for label in rater["labels"]])
+    if count <= 3:
+        axes.set_xticks(range(count), [_name(label, 12) for label in rater["labels"]])
+    else:  # slanted, so that they do not meet
+        names = [_name(label, lines=1) for label in rater["labels"]]
+        axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
     axes.set(xlabel=f"predicted ({rater['name']})", ylabel="expert")
     axes.spines[:].set_visible(False)
     return Plot(figure, f"Confusion matrix of {rater['name']}: {rater['rows']} records, expert by predicted label.")
@@ -179,7 +187,7 @@ def _coverage(found: Mapping[str, Any]) -> Plot | None:
     lines = [each for each in found.get("labels") or () if each["covered"]["value"] is not None]
     if not lines:
         return None
-    figure, axes = _axes(max(2.2, 1.2 + 0.55 * len(lines)))
+    figure, axes = _axes(1.2 + 0.6 * len(lines))
     for at, each in enumerate(lines):
         interval = each["covered"]["interval"]
         if interval:
@@ -244,7 +252,9 @@ def _prevalence(labels: Sequence[Mapping[str, Any]]) -> Plot | None:
     drawn = [pair for pair in zip(LABEL_COLOURS, labels, strict=False) if pair[1]["curve"]]
     if not drawn:
         return None
-    figure, axes = _axes()
+    # one row of names, or two columns of them, for which the figure grows
+    columns = len(drawn) if sum(5 + len(each["label"]) for _, each in drawn) <= 50 else 2
+    figure, axes = _axes(_SIZE[1] + (0 if columns == len(drawn) else 0.4 * math.ceil(len(drawn) / 2)))
     for colour, each in drawn:
         x, low, ppv, high = ([point[key] for point in each["curve"]] for key in ("prevalence", "low", "ppv", "high"))
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
@@ -254,7 +264,7 @@ def _prevalence(labels: Sequence[Mapping[str, Any]]) -> Plot | None:
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="prevalence of the label", ylabel="PPV")
     axes.set_xticks(list(PREVALENCES), list(PREVALENCES.values()))
     axes.minorticks_off()
-    _legend(figure, len(drawn))
+    _legend(figure, columns)
     said = ", ".join(
         f"{each['label']} {each['curve'][0]['ppv']:.2f} to {each['curve'][-1]['ppv']:.2f}" for _, each in drawn
     )
