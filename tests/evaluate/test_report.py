@@ -20,7 +20,7 @@ from expertune.evaluate.prevalence import at_prevalence
 from expertune.evaluate.report import plain, render_html, rewrite_report, write_report
 from expertune.evaluate.report.formats import duration, facts, number, percent, size
 from expertune.evaluate.report.page import reading, tone
-from expertune.evaluate.report.plots import PNG_NAMES, draw_plots
+from expertune.evaluate.report.plots import PNG_NAMES, draw_plots, svg
 from expertune.evaluate.strata import stratify, to_dicts
 from expertune.evaluate.verdict import verdict
 from expertune.rate.conformal import Conformal
@@ -409,25 +409,29 @@ def test_small_formats() -> None:
     ]
 
 
+def drawn_points(line: Any) -> list[list[float]]:
+    """[x, y] of each point of a line of a plot."""
+    return np.asarray(line.get_xydata()).tolist()
+
+
 def test_the_plots_draw_the_figures_of_the_record(whole: dict[str, Any]) -> None:
     plots = draw_plots(whole)
     main = whole["evaluations"][0]
-    assert {*PNG_NAMES} <= set(plots)
+    assert set(PNG_NAMES) <= set(plots)
     counts = [int(text.get_text()) for text in plots["confusion"].figure.axes[0].texts]
     assert counts == [count for line in main["confusion"] for count in line]
-    loss, looks = whole["curves"]["steps"], whole["curves"]["dev"]
+    losses, looks = whole["curves"]["steps"], whole["curves"]["dev"]
     lines = plots["loss"].figure.axes[0].lines
-    assert list(lines[0].get_ydata()) == [each["loss"] for each in loss if each["loss"] is not None]
-    assert list(lines[0].get_xdata()) == [each["step"] for each in loss if each["loss"] is not None]
-    assert list(lines[-1].get_ydata()) == [each["loss"] for each in looks]
+    assert drawn_points(lines[0]) == [[each["step"], each["loss"]] for each in losses if each["loss"] is not None]
+    assert drawn_points(lines[-1]) == [[each["step"], each["loss"]] for each in looks]
     for at, rater in enumerate(whole["evaluations"], 1):
         axes = plots[f"calibration_{at}" if at > 1 else "calibration"].figure.axes[0]
-        points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+        dots = [drawn_points(line)[0] for line in axes.lines if line.get_marker() == "o"]
         bins = [each for each in rater["calibration"]["bins"] if each["accuracy"]["n"]]
-        assert points == [(each["confidence"], each["accuracy"]["value"]) for each in bins]
+        assert dots == [[each["confidence"], each["accuracy"]["value"]] for each in bins]
     curves = [line for line in plots["ppv_by_prevalence"].figure.axes[0].lines if line.get_marker() == "None"]
-    labels = [each for each in whole["prevalence"]["labels"] if each["curve"]]
-    assert [list(line.get_ydata()) for line in curves] == [[at["ppv"] for at in each["curve"]] for each in labels]
+    expected = [each["curve"] for each in whole["prevalence"]["labels"] if each["curve"]]
+    assert list(map(drawn_points, curves)) == [[[at["prevalence"], at["ppv"]] for at in each] for each in expected]
 
 
 def test_the_same_report_gives_the_same_files(tmp_path: Path, whole: dict[str, Any]) -> None:
@@ -438,7 +442,14 @@ def test_the_same_report_gives_the_same_files(tmp_path: Path, whole: dict[str, A
             assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path.name
 
 
-LONG = ("likely influenza or another acute viral respiratory infection", "x" * 80, "不" * 40, "no", "a b", "$\\frac{")
+LONG = (
+    "likely influenza or another acute viral respiratory infection",
+    "x" * 80,
+    "不" * 40,
+    "no",
+    "a\x07 b",
+    "$\\frac{",
+)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from")
@@ -458,6 +469,7 @@ def test_no_word_of_a_plot_is_cut(count: int) -> None:
     plots = draw_plots(plain(report))
     assert set(plots) == set(PNG_NAMES)
     for name, plot in plots.items():
+        assert svg(name, plot).startswith("<svg ")
         plot.figure.draw_without_rendering()  # lays it out
         drawn, (width, height) = plot.figure.get_tightbbox(), plot.figure.get_size_inches()
         assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height, name

@@ -133,6 +133,7 @@ def _axes(height: float = _SIZE[1]) -> tuple[Figure, Axes]:
 
 def _name(label: str, width: int = 16, lines: int = 2) -> str:
     """Break a label over at most so many lines, so that it takes no more than a third of the plot."""
+    label = "".join(each if each.isprintable() else " " for each in label)  # XML has no control characters
     if any(unicodedata.east_asian_width(each) in "WF" for each in label):
         width = 8  # such a sign is as wide as two
     if lines == 1:
