@@ -41,7 +41,7 @@ def main() -> None:
     with LlamaCppEngine(options.model, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
         found = rate_pass(engine, prepared.examples["test"], prepared.scale)
     split, scale = prepared.split, prepared.scale
-    judged = evaluate("file", split.test, found.rated, scale, split.groups, config).to_dict()
+    judged = asdict(evaluate("file", split.test, found.rated, scale, split.groups, config))
     if options.out:
         write_json(options.out, [asdict(each) for each in found.rated])
     print(
@@ -62,7 +62,7 @@ def less(path: Path, rated: tuple[Rated, ...], prepared: Dataset, config: Config
     other = [Rated(**{**each, "probabilities": tuple(each["probabilities"])}) for each in kept]
     split = prepared.split
     (found,) = compare(("other", other), {"this": rated}, split.test, prepared.scale, split.groups, config)
-    return interval_of(found.to_dict())
+    return interval_of(asdict(found))
 
 
 if __name__ == "__main__":

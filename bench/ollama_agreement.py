@@ -35,7 +35,8 @@ from expertune.predict.score import rate_examples  # noqa: E402
 from expertune.rate.artifact import ANSWER_ROOM  # noqa: E402
 from expertune.ratings.scale import RatingScale, parse_answer  # noqa: E402
 from expertune.ratings.schema import Example  # noqa: E402
-from expertune.workflow.register import prepared_again, read_metadata  # noqa: E402
+from expertune.record import read_record  # noqa: E402
+from expertune.register.folder import load_dataset_again  # noqa: E402
 
 ANSWER_TOKENS = 160
 NEAR = 0.1  # a record whose two likeliest labels are closer than this in the embedded engine is near chance
@@ -84,10 +85,10 @@ def compare(
     server: OllamaServer, folder: Path, name: str, *, threads: int = 0, rows: int = 0, data: Path | None = None
 ) -> Comparison:
     """Rate the run's test records (the first `rows`, 0: all). Raises what the engines and the run's folder raise."""
-    metadata = read_metadata(folder)
-    prepared = prepared_again(folder, metadata, data)
+    record = read_record(folder)
+    prepared = load_dataset_again(folder, record, data)
     examples, scale = prepared.examples["test"][: rows or None], prepared.scale
-    file, context = folder / MODEL, int(metadata["settings"]["max_tokens"]) + ANSWER_ROOM
+    file, context = folder / MODEL, record.config.max_tokens + ANSWER_ROOM
     if not file.is_file():
         raise UsageError(f"{file}: not there; this run made no tuned file to compare")
     served = model.served_digest(model.shown(name, server.show(name)))

@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "expertune"
 
 # An import may only point to an entry before its own, or stay inside its package.
 ROWS = (
-    ("__init__", "errors", "config", "files", "machine"),
+    ("__init__", "errors", "config", "files", "log", "machine"),
     ("stats",),
     ("gguf",),
     ("engine",),
@@ -28,7 +28,7 @@ ROWS = (
     ("model", "train", "export"),
     ("estimate",),
     ("pace", "progress"),
-    ("evaluate",),
+    ("evaluate", "record", "report_record"),
     ("modelset", "rate", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),

@@ -87,7 +87,7 @@ def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[
     assert set(by_name) == {"tuned", "base", "TF-IDF", "majority"}
     assert by_name["tuned"]["macro_f1"]["value"] > by_name["base"]["macro_f1"]["value"]
     assert by_name["tuned"]["rows"] == metadata["split"]["test"]
-    assert metadata["verdict"].startswith("The tuned model is")
+    assert metadata["verdict"].startswith("The tuned model ")
     assert sha256(BASE) == before == metadata["provenance"]["hashes"]["base"]
 
 

@@ -24,7 +24,8 @@ from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
 from expertune.progress import Progress
 from expertune.ratings.dataset import load_dataset
-from expertune.workflow.register import RegistrationTarget, prepared_again, read_metadata, register_result
+from expertune.record import Registration, RunRecord, read_record
+from expertune.register.folder import RegistrationTarget, load_dataset_again, register_result
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 
@@ -69,13 +70,18 @@ def error_line(errors: str) -> str:
 
 def check_result_is_shown(said: str, folder: Path) -> None:
     """Verdict first, then the table, then every file."""
-    metadata = read_metadata(folder)
-    places = [said.index(part) for part in (metadata["verdict"], "accuracy", "  tuned", f"Files in {folder}/")]
+    places = [said.index(part) for part in (read_record(folder).verdict, "accuracy", "  tuned", f"Files in {folder}/")]
     assert places[0] == 0 and places == sorted(places)
     files = said[places[-1] :]
     for path in folder.iterdir():
         assert not path.is_file() or path.name in files
     assert "fine_tuned_model.gguf" in files and not (folder / "checkpoints").exists()
+
+
+def registration_of(folder: Path) -> Registration:
+    found = read_record(folder).registration
+    assert found is not None
+    return found
 
 
 def names(host: str) -> set[str]:
@@ -129,14 +135,14 @@ def test_a_file_that_the_gate_holds_back(start: Start, rows: Path, tmp_path: Pat
     line = error_line(errors)
     assert line.startswith("error: not registered as my-rater: ") and "which is above the 0 of the gate" in line
     assert line.endswith(f"Go on with: expertune register '{folder}' --name my-rater --force")
-    told = read_metadata(folder)["registration"]
-    assert told["name"] == "my-rater" and told["registered"] is False
-    assert told["reason"] in line and line.endswith(told["command"])
+    told = registration_of(folder)
+    assert told.name == "my-rater" and told.registered is False
+    assert told.reason and told.reason in line and line.endswith(told.command or "?")
     assert names(server.host) == {"small:latest"}
     code, _, errors = run_command(["register", str(folder), "--name", "my-rater"], server.host)
     assert code == 1 and error_line(errors).endswith("--force registers it all the same")
     go_on(line, server.host, "my-rater")
-    assert read_metadata(folder)["registration"]["registered"] is True
+    assert registration_of(folder).registered
 
 
 @pytest.mark.slow
@@ -152,7 +158,7 @@ def test_a_server_that_went_away_after_training(start: Start, rows: Path, tmp_pa
     check_result_is_shown(said, folder)
     line = error_line(errors)
     assert f"not registered as my-rater: no Ollama server answers at {server.url}; start it" in line
-    assert "--force" not in line and read_metadata(folder)["registration"]["registered"] is False
+    assert "--force" not in line and not registration_of(folder).registered
     go_on(line, start().host, "my-rater")
 
 
@@ -169,7 +175,7 @@ def test_a_disk_that_filled_up(start: Start, rows: Path, tmp_path: Path) -> None
     line = error_line(errors)
     assert "not registered as my-rater: " in line and "the disk of the Ollama server is full" in line
     assert line.endswith(f"Go on with: expertune register {folder} --name my-rater")
-    assert line.endswith(read_metadata(folder)["registration"]["command"])
+    assert line.endswith(registration_of(folder).command or "?")
     (folder / "fine_tuner.log").unlink()
     go_on(line, server.host, "my-rater")
 
@@ -190,7 +196,7 @@ def test_ctrl_c_while_it_registers(start: Start, rows: Path, tmp_path: Path) -> 
         "error: stopped; Ollama is as it was and the tuned file is whole: go on with "
         f"expertune register {folder} --name my-rater"
     )
-    assert read_metadata(folder)["registration"]["reason"] == "stopped"
+    assert registration_of(folder).reason == "stopped"
     assert names(server.host) == {"small:latest"}
 
 
@@ -206,9 +212,9 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
     server.fail("/api/create", "closed")
     success, metadata = FineTuner(quiet=True).process_dataset(
         pd.read_csv(rows), "small", None, TOPIC, folder, register="my-rater", replace=True,
-        on_result=lambda found: seen.append("registration" in found), **QUICK, **NEVER_HELD_BACK,
+        on_result=lambda found: seen.append(found.registration), **QUICK, **NEVER_HELD_BACK,
     )  # fmt: skip
-    assert not success and seen == [False]
+    assert not success and seen == [None]
     assert metadata["fine_tuning_info"]["success"] and metadata["evaluation"]["evaluations"]
     told = metadata["registration"]
     assert told["registered"] is False and "cut short" in told["reason"]
@@ -218,11 +224,14 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
         FineTuner(quiet=True).register_model(folder, "my-rater")
     assert FineTuner(quiet=True).register_model(folder, "my-rater", pd.read_csv(rows), replace=True)["registered"]
 
-    kept = read_metadata(folder)
-    again = register_result(
-        RegistrationTarget("other"), folder, kept, prepared_again(folder, kept, rows), Progress(quiet=True)
+    kept = read_record(folder)
+    dataset, target = load_dataset_again(folder, kept, rows), RegistrationTarget("other")
+    again = register_result(target, kept, dataset, folder, Progress(quiet=True))
+    assert (
+        again.registration
+        and again.registration.registered
+        and names(server.host) == {"small:latest", "my-rater:latest", "other:latest"}
     )
-    assert again and names(server.host) == {"small:latest", "my-rater:latest", "other:latest"}
     with pytest.raises(RegistrationError, match="unexpected FileNotFoundError") as caught:
         (folder / "fine_tuned_model.gguf").unlink()
         FineTuner(quiet=True).register_model(folder, "third", pd.read_csv(rows))
@@ -247,11 +256,11 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
     )
     assert not success and metadata["model_set_info"]["success"]
     assert metadata["registration"]["registered"] is False
-    chosen = {**metadata, "fallback_reason": None}
-    assert not register_result(
-        RegistrationTarget("x"), tmp_path, chosen, load_dataset(rows, None, TOPIC, make_config({})), Progress()
-    )
-    assert chosen["registration"]["reason"].endswith("can be registered (--approach tune keeps to it)")
+    chosen = RunRecord.model_validate({**metadata, "fallback_reason": None, "registration": None})
+    dataset = load_dataset(rows, None, TOPIC, make_config({}))
+    refused = register_result(RegistrationTarget("x"), chosen, dataset, tmp_path, Progress()).registration
+    assert refused and not refused.registered
+    assert (refused.reason or "").endswith("can be registered (--approach tune keeps to it)")
 
 
 def test_what_can_never_be_registered_is_refused_before_the_work(

@@ -27,4 +27,4 @@ def test_a_label_without_rows() -> None:
     thresholds = Conformal(0.9, SCALE.labels, (0.5, 0.5, 0.5), (30, 30, 0), (True, True, False))
     found = conformal_coverage(thresholds, truth([0, 1]), rated([0, 0]), SCALE, {}, 0.95)
     assert (found.labels[2].covered.value, found.labels[2].mean_size) == (None, None)
-    assert found.to_dict()["labels"][1]["covered"]["value"] == 0.0
+    assert found.labels[1].covered.value == 0.0

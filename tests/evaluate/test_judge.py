@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -57,7 +57,7 @@ def test_weighted_kappa_on_an_ordinal_scale_only() -> None:
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=20))
 def test_always_strict_json(pairs: list[tuple[int, int]]) -> None:
     found = evaluate("any", truth([t for t, _ in pairs]), rated([p for _, p in pairs]), SCALE, {}, CONFIG)
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["rows"] == len(pairs)
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["rows"] == len(pairs)
 
 
 def test_one_label_predicted_and_one_absent() -> None:
@@ -140,4 +140,4 @@ def test_compare() -> None:
     figures = [evaluate("x", expert, rows, SCALE, {}, CONFIG).macro_f1.value or 0.0 for rows in (good, poor)]
     assert better.value == pytest.approx(figures[0] - figures[1]) and not better.includes_zero
     assert (same.value, same.interval, same.includes_zero) == (0.0, None, True)
-    assert json.loads(json.dumps(better.to_dict(), allow_nan=False))["metric"] == "macro_f1"
+    assert json.loads(json.dumps(asdict(better), allow_nan=False))["metric"] == "macro_f1"

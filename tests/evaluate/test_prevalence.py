@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +13,7 @@ from expertune.stats.intervals import wilson
 
 
 def shares(hits: int, n: int, rejected: int, m: int):
-    return asdict(wilson(hits, n, 0.95)), asdict(wilson(rejected, m, 0.95))
+    return wilson(hits, n, 0.95), wilson(rejected, m, 0.95)
 
 
 def test_bayes_by_hand() -> None:
@@ -53,18 +51,18 @@ def test_figures_stay_in_their_intervals_and_between_0_and_1(hit, rejected, prev
 
 def test_at_the_share_of_the_test_rows_they_are_those_of_the_test_rows() -> None:
     expert, model = [0, 1, 2, 0, 1, 0] * 10, [0, 1, 1, 2, 1, 0] * 10
-    found = evaluate("tuned", truth(expert), rated(model), SCALE, {}, Config(bootstrap=100)).to_dict()
+    found = evaluate("tuned", truth(expert), rated(model), SCALE, {}, Config(bootstrap=100))
     part = at_prevalence(found, 0)
-    for label, each in zip(part["labels"], found["per_class"], strict=True):
-        assert label["prevalence"] == label["in_test"] == each["support"] / 60
-        assert label["ppv"]["value"] == pytest.approx(each["ppv"]["value"])
-        assert label["npv"]["value"] == pytest.approx(each["npv"]["value"])
-    ppvs = [point["ppv"] for point in part["labels"][0]["curve"]]
+    for label, each in zip(part.labels, found.per_class, strict=True):
+        assert label.prevalence == label.in_test == each.support / 60
+        assert label.ppv.value == pytest.approx(each.ppv.value)
+        assert label.npv.value == pytest.approx(each.npv.value)
+    ppvs = [point.ppv for point in part.labels[0].curve]
     assert ppvs == sorted(ppvs) and len(ppvs) > 20
-    assert [part["labels"][0]["curve"][at]["prevalence"] for at in (0, -1)] == pytest.approx([0.001, 0.5])
+    assert [part.labels[0].curve[at].prevalence for at in (0, -1)] == pytest.approx([0.001, 0.5])
 
 
 def test_a_label_that_has_no_rows_has_no_figures() -> None:
-    found = evaluate("tuned", truth([0, 1] * 10), rated([0, 1] * 10), SCALE, {}, Config(bootstrap=100)).to_dict()
-    label = at_prevalence(found, 0)["labels"][2]
-    assert (label["ppv"]["value"], label["curve"]) == (None, [])
+    found = evaluate("tuned", truth([0, 1] * 10), rated([0, 1] * 10), SCALE, {}, Config(bootstrap=100))
+    label = at_prevalence(found, 0).labels[2]
+    assert (label.ppv.value, label.curve) == (None, ())

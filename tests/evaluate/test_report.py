@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,11 @@ from expertune.errors import OutputError, UsageError
 from expertune.evaluate.compare import compare, evaluate
 from expertune.evaluate.coverage import conformal_coverage
 from expertune.evaluate.prevalence import at_prevalence
-from expertune.evaluate.report import (
-    facts,
-    number,
-    percent,
-    plain,
-    render_html,
-    rewrite_report,
-    size,
-    tone,
-    write_report,
-)
-from expertune.evaluate.report_plots import dev_plot, loss_plot, ticks
-from expertune.evaluate.report_png import PLOTS
-from expertune.evaluate.subgroups import subgroups_of, to_dicts
+from expertune.evaluate.report import plain, render_html, rewrite_report, write_report
+from expertune.evaluate.report.formats import duration, facts, number, percent, size
+from expertune.evaluate.report.page import reading, tone
+from expertune.evaluate.report.plots import PNG_NAMES, draw_plots, svg
+from expertune.evaluate.subgroups import subgroups_of
 from expertune.evaluate.verdict import verdict
 from expertune.ratings.scale import make_scale
 from expertune.stats.conformal import Conformal
@@ -40,21 +31,35 @@ CONFIG = Config(bootstrap=100)
 
 
 class Page(HTMLParser):
-    """Tags and attributes of a page; raises where tags are not closed in order."""
+    """Tags, ids, links and table rows of a page; raises where tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.tags: list[str] = []
         self.links: list[str] = []
+        self.ids: list[str] = []
+        self.alternatives: list[str] = []
+        self.rows: list[list[str]] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
         self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "xlink:href", "data")]
+        self.links += [found[name] for name in ("src", "href", "srcset", "xlink:href", "data") if name in found]
+        self.ids += [found["id"]] if "id" in found else []
+        self.alternatives += [found.get("aria-label", "")] if tag == "svg" else []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
         if tag != "meta":
             self.open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] = " ".join([*self.rows[-1][-1].split(), *data.split()])
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -64,7 +69,19 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def shown(estimate: dict[str, Any] | None, digits: int) -> str:
+    """The cell of an estimate."""
+    if estimate is None:
+        return "n < 20"
+    if estimate["value"] is None:
+        return "–"
+    interval = estimate["interval"]
+    low_high = f" {interval['low']:.{digits}f} to {interval['high']:.{digits}f}" if interval else ""
+    return f"{estimate['value']:.{digits}f}{low_high}"
+
+
 def full_report() -> dict[str, Any]:
+    """A report as the functions of this package make it; each prompt is "visit" and a number."""
     scale = make_scale({HOSTILE: 1, "No & never": 0, "$\\frac{": 2, "Unbekannt 不明": 3})
     expert = [replace(row, extra={"Sex": HOSTILE}) for row in truth([0, 1, 2, 0, 1, 0, 1, 1] * 30, scale)]
     tuned = rated([0, 1, 2, 0, 1, 0, 1, 0] * 30, scale)
@@ -82,7 +99,7 @@ def full_report() -> dict[str, Any]:
     steps = [{"step": at, "loss": 2 / at, "learning_rate": 1e-4, "tokens": 9, "seconds": 0.1} for at in range(1, 30)]
     steps[3]["loss"] = float("nan")
     return {
-        "verdict": verdict(figures[0], *figures[2:], differences).to_dict(),
+        "verdict": asdict(verdict(figures[0], *figures[2:], differences)),
         "run": {
             "topics": HOSTILE,
             "model": HOSTILE,
@@ -91,11 +108,11 @@ def full_report() -> dict[str, Any]:
             "rows": {"train": 30, "dev": 5, "test": 8},
         },
         "choice": {"approach": "tune", "reason": "better on 50 dev rows", "dev": {}},
-        "evaluations": [each.to_dict() for each in figures],
-        "differences": [each.to_dict() for each in differences],
-        "strata": to_dicts(subgroups_of(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
-        "prevalence": at_prevalence(figures[0].to_dict(), 0.02),
-        "conformal": coverage.to_dict(),
+        "evaluations": [asdict(each) for each in figures],
+        "differences": [asdict(each) for each in differences],
+        "strata": [asdict(each) for each in subgroups_of(expert, tuned, scale, {}, "Sex,Ward", 0.95)],
+        "prevalence": asdict(at_prevalence(figures[0], 0.02)),
+        "conformal": asdict(coverage),
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},
         "audit": {"findings": [{"kind": HOSTILE, "severity": "warning", "count": 3, "message": HOSTILE}], "rows": 43},
         "export": {
@@ -110,39 +127,118 @@ def full_report() -> dict[str, Any]:
         },
         "provenance": {"hashes": {HOSTILE: "ab" * 32}, "versions": {"torch": "2.8"}},
         "config": as_dict(CONFIG),
-        "timings": {"train": 12.5},
+        "timings": {"read": 12.5, "train": 728.6},
     }
 
 
-def test_everything_is_there_and_nothing_is_loaded() -> None:
-    text = render_html(full_report())
-    page = Page(text)
-    assert page.links == []
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert "://" not in text and "url(" not in text and "@import" not in text
-    assert HOSTILE not in text and "&lt;script&gt;" in text
-    assert not re.search(r"\bnan\b|\binf\b|None|Undefined", text)
-    for heading in (
-        "How good is it?",
-        "Where is it right?",
-        "For whom is it right?",
-        "What is a rating worth elsewhere?",
-        "Do its sets hold the truth?",
-        "How did it learn?",
-        "What is in the data?",
-        "What did the file keep?",
-        "How can it be repeated?",
-    ):
-        assert heading in text
-    assert text.index("The tuned model is") < text.index("How good is it?")
-    for shown in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00\n  (3.20)", "0.995", "learning_rate", "不明"):
-        assert shown in text
-    assert (
-        page.tags.count("svg") == 5 + 5 + 1 + 4 + 2
-    )  # whiskers, calibration, PPV, coverage (a label has no rows), curves
-    assert "Why this product: better on 50 dev rows." in text
-    assert "not assured" in text and "the rating file has no such column" in text
-    assert "<details open" not in text
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    return plain(full_report())
+
+
+@pytest.fixture(scope="module")
+def html(whole: dict[str, Any]) -> str:
+    return render_html(whole)
+
+
+HEADINGS = (
+    "Overall performance",
+    "Performance by label",
+    "Subgroup performance",
+    "Predictive values by prevalence",
+    "Conformal coverage",
+    "Training",
+    "Data audit",
+    "Quantisation of the update",
+    "Reproducibility",
+)
+
+
+def test_everything_is_there(html: str) -> None:
+    assert re.findall("<h2>(.*?)</h2>", html) == list(HEADINGS)
+    assert html.index("The tuned model is") < html.index("Overall performance")
+    assert not re.search(r"\bnan\b|\binf\b|None|Undefined", html)
+    for words in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00 (3.20)", "0.995", "learning_rate", "不明"):
+        assert words in html
+    assert "Why this product: better on 50 dev rows." in html
+    assert "not guaranteed" in html and "the rating file has no such column" in html
+    assert "<details open" not in html
+
+
+def test_nothing_is_loaded_and_nothing_is_run(html: str) -> None:
+    page = Page(html)
+    assert {link for link in page.links if not link.startswith("#")} == set()
+    assert not {"script", "link", "img", "image", "iframe", "object"} & set(page.tags)
+    assert "://" not in html and "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    assert HOSTILE not in html and "&lt;script&gt;" in html
+
+
+def test_ids_are_unique_and_references_are_met(html: str) -> None:
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids)) > 100
+    references = [link[1:] for link in page.links] + re.findall(r"url\(#([^)]+)\)", html)
+    assert len(references) > 100 and set(references) <= set(page.ids)
+
+
+def test_no_text_of_a_record_is_in_a_file(tmp_path: Path, whole: dict[str, Any]) -> None:
+    write_report(tmp_path, whole)
+    for path in (each for each in tmp_path.rglob("*") if each.is_file()):
+        assert not re.search(rb"visit \d", path.read_bytes()), path.name
+
+
+def test_the_figures_of_the_raters_are_those_of_the_record(html: str, whole: dict[str, Any]) -> None:
+    rows = Page(html).rows
+    assert len(whole["evaluations"]) == 5
+    for rater in whole["evaluations"]:
+        figures = [shown(rater[name], 3) for name in ("accuracy", "kappa", "weighted_kappa")]
+        assert [rater["name"], shown(rater["macro_f1"], 3), "", *figures, "3.0"] in rows
+        for each in rater["per_class"]:
+            figures = [shown(each[name], 2) for name in ("sensitivity", "specificity", "ppv", "npv")]
+            f1 = "–" if each["f1"] is None else f"{each['f1']:.2f}"
+            assert [each["label"], str(each["support"]), str(each["predicted"]), *figures, f1] in rows
+        for each, line in zip(rater["per_class"], rater["confusion"], strict=True):
+            assert [f"{each['label']} ({each['value']})", *map(str, line)] in rows
+        brier, error = (rater["calibration"][name] for name in ("brier", "expected_error"))
+        assert f"Brier score {brier:.3f}" in html and re.search(rf"calibration error\s+{error:.3f} over", html)
+    for each in whole["differences"]:
+        cell = " ".join([f"{each['value']:+.3f}", shown(each, 3).partition(" ")[2]]).strip()
+        assert [f"{each['first']} − {each['second']}", cell, reading(each)] in rows
+
+
+def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: dict[str, Any]) -> None:
+    rows = Page(html).rows
+    for each in whole["prevalence"]["labels"]:
+        shares = [percent(each["in_test"]), percent(each["prevalence"])]
+        assert [each["label"], *shares, shown(each["ppv"], 3), shown(each["npv"], 3)] in rows
+    conformal = whole["conformal"]
+    for each in conformal["labels"]:
+        mean = number(each["mean_size"], 2) + ("" if each["exact"] else " not guaranteed: too few validation records")
+        assert [each["label"], str(each["covered"]["n"]), shown(each["covered"], 3), mean] in rows
+    means = ["all", "240", shown(conformal["covered"], 3), f"{conformal['mean_size']:.2f}"]
+    assert means in rows
+    (column,) = [each for each in whole["strata"] if not each["note"]]
+    (stratum,) = column["strata"]
+    for at, each in enumerate(stratum["per_class"]):
+        first = [stratum["name"], "240", shown(stratum["accuracy"], 2)] if at == 0 else []
+        figures = [shown(each[name], 2) for name in ("sensitivity", "specificity", "ppv", "npv")]
+        assert [*first, each["label"], *figures] in rows
+    assert ["Q5_K", "7", "10.0 MB", "0.970"] in rows
+    assert ["read", "12.5 s"] in rows and ["train", "12 min 9 s"] in rows
+    assert [HOSTILE, "warning", "3", HOSTILE] in rows
+
+
+def test_every_plot_has_its_figures_in_words(html: str, whole: dict[str, Any]) -> None:
+    page = Page(html)
+    calibrations = [each for each in page.alternatives if each.startswith("Calibration of")]
+    assert [each.split(":")[0][15:] for each in calibrations] == [each["name"] for each in whole["evaluations"]]
+    assert len(page.alternatives) == 5 + 4  # PPV, coverage, loss, macro-F1
+    assert "Loss by step: training from 2.000 to 0.069, validation from 1.000 to 1.000." in page.alternatives
+    assert "Macro-F1 on the validation records: step 10: 0.500; kept: step 10." in page.alternatives
+    (coverage,) = [each for each in page.alternatives if each.startswith("Conformal")]
+    for each in whole["conformal"]["labels"]:
+        if each["covered"]["value"] is not None:
+            assert f"{each['label']} {each['covered']['value']:.2f} (n = {each['covered']['n']})" in coverage
 
 
 @pytest.mark.parametrize(
@@ -163,15 +259,13 @@ def test_everything_is_there_and_nothing_is_loaded() -> None:
     ],
 )
 @pytest.mark.parametrize("empty", [False, True])
-def test_a_section_that_is_missing(gone: str, empty: bool) -> None:
-    report = full_report()
-    present = render_html(report)
-    report[gone] = type(report[gone])()
+def test_a_section_that_is_missing(gone: str, empty: bool, whole: dict[str, Any], html: str) -> None:
+    report = {**whole, gone: type(whole[gone])()}
     if not empty:
         del report[gone]
     text = render_html(report)
     Page(text)
-    assert len(text) < len(present)
+    assert len(text) < len(html)
 
 
 def test_the_least_report() -> None:
@@ -182,21 +276,18 @@ def test_the_least_report() -> None:
         render_html({})
 
 
-def test_empty_parts() -> None:
-    report = full_report()
-    report["curves"] = {"steps": []}
-    report["audit"] = {"findings": [], "rows": 3}
-    report["export"] = {"agreement": None}
-    text = render_html(report)
+def test_empty_parts(whole: dict[str, Any]) -> None:
+    empty = {"curves": {"steps": []}, "audit": {"findings": [], "rows": 3}, "export": {"agreement": None}}
+    text = render_html({**whole, **empty})
     Page(text)
-    assert "How did it learn?" not in text and "No finding." in text
+    assert "<h2>Training</h2>" not in text and "No finding." in text
 
 
 def test_the_files(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     write_report(folder, full_report())
     assert sorted(each.name for each in folder.iterdir()) == ["plots", "report.html", "report.json"]
-    assert sorted(each.stem for each in (folder / "plots").iterdir()) == sorted(PLOTS)
+    assert sorted(each.stem for each in (folder / "plots").iterdir()) == sorted(PNG_NAMES)
     assert stat.S_IMODE((folder / "plots").stat().st_mode) == 0o700
     for each in (path for path in folder.rglob("*") if path.is_file()):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
@@ -215,7 +306,8 @@ def test_the_plots_are_pictures_and_old_ones_go(tmp_path: Path) -> None:
     write_report(tmp_path, full_report())
     for path in (tmp_path / "plots").iterdir():
         picture = imread(path)
-        assert picture.shape[:2] == (624, 832) and picture[..., :3].std() > 0.02, path.name
+        assert picture.shape[1] == 864 and picture.shape[0] > 300
+        assert picture[..., :3].std() > 0.02, path.name
     write_report(tmp_path, {"verdict": {"line": "No model was made."}, "run": {}})
     assert list((tmp_path / "plots").iterdir()) == []
 
@@ -228,7 +320,7 @@ def test_the_report_is_written_again(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text("utf-8") == before
     rewrite_report(tmp_path, 0.3)
     after = json.loads((tmp_path / "report.json").read_text("utf-8"))["prevalence"]
-    assert after["stated"] == 0.3 and "Stated share:" in (tmp_path / "report.html").read_text("utf-8")
+    assert after["stated"] == 0.3 and "Stated prevalence:" in (tmp_path / "report.html").read_text("utf-8")
     ppv = after["labels"][1]["ppv"]["value"]  # "No & never": 90 of 120 found, none of the others
     assert ppv == 1.0
     rewrite_report(tmp_path, 0)
@@ -243,13 +335,13 @@ def test_the_report_is_written_again(tmp_path: Path) -> None:
     [
         (None, "No such file"),
         ("{", "JSONDecodeError"),
-        ("[]", "no report of a run"),
+        ("[]", "not the report of a run"),
         ("{}", "verdict and run missing"),
-        ('{"verdict": {}, "run": {}, "evaluations": [3]}', "no report of a run"),
-        ('{"verdict": {}, "run": {}, "evaluations": [{"accuracy": 1}]}', "no report of a run"),
+        ('{"verdict": {}, "run": {}, "evaluations": [3]}', "not the report of a run"),
+        ('{"verdict": {}, "run": {}, "evaluations": [{"accuracy": 1}]}', "not the report of a run"),
     ],
 )
-def test_what_is_no_report_is_told_in_one_line(tmp_path: Path, content: str | None, said: str) -> None:
+def test_a_file_that_is_not_a_report_is_refused_in_one_line(tmp_path: Path, content: str | None, said: str) -> None:
     if content is not None:
         (tmp_path / "report.json").write_text(content)
     with pytest.raises(UsageError, match=said) as caught:
@@ -259,9 +351,9 @@ def test_what_is_no_report_is_told_in_one_line(tmp_path: Path, content: str | No
 
 
 @pytest.mark.parametrize("prevalence", [-0.1, 1.0, float("nan")])
-def test_a_prevalence_that_is_no_share(tmp_path: Path, prevalence: float) -> None:
+def test_a_prevalence_that_is_not_a_share(tmp_path: Path, prevalence: float) -> None:
     write_report(tmp_path, full_report())
-    with pytest.raises(UsageError, match="is no share"):
+    with pytest.raises(UsageError, match="is not a share"):
         rewrite_report(tmp_path, prevalence)
 
 
@@ -274,16 +366,38 @@ def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
         write_report(tmp_path, full_report())
 
 
-def test_the_tone_is_the_worst_outcome() -> None:
-    assert tone({"base": "better", "tfidf": "not better", "majority": "unclear"}) == "not-better"
-    assert tone({"base": "better", "tfidf": "unclear"}) == "unclear"
-    assert (tone({"base": "better"}), tone({})) == ("better", "")
+def difference(second: str, value: float, includes_zero: bool) -> dict[str, Any]:
+    return {"first": "tuned", "second": second, "value": value, "includes_zero": includes_zero}
+
+
+def test_a_difference_is_worse_or_better_only_where_its_interval_is_without_0() -> None:
+    assert [reading(difference("base", value, False)) for value in (0.2, -0.2)] == ["better", "worse"]
+    assert {reading(difference("base", value, True)) for value in (0.2, -0.2)} == {"no clear difference"}
+
+
+def test_the_tone_is_that_of_the_worst_comparison() -> None:
+    better, unclear = difference("base", 0.3, False), difference("TF-IDF", -0.1, True)
+    worse = difference("majority", -0.2, False)
+    assert tone([better, worse, unclear]) == "worse"
+    assert tone([better, unclear]) == "no-clear-difference"
+    assert tone([better, difference("few-shot", -0.2, False)]) == "better"  # the verdict compares with three
+    assert tone([]) == tone(None) == ""
 
 
 def test_small_formats() -> None:
     assert (number(None), number(0.12345), number("x")) == ("–", "0.123", "–")
     assert [percent(each) for each in (None, 0.35, 0.1234, 0.00123, 1)] == ["–", "35 %", "12.3 %", "0.12 %", "100 %"]
-    assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 bytes", "1.5 kB", "4.2 GB", "–")
+    assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 B", "1.5 kB", "4.2 GB", "–")
+    seconds = (None, 0.04, 59.9, 59.96, 729, 3599.6, 7500)
+    assert [duration(each) for each in seconds] == [
+        "–",
+        "0.0 s",
+        "59.9 s",
+        "1 min 0 s",
+        "12 min 9 s",
+        "1 h 0 min",
+        "2 h 5 min",
+    ]
     assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
     assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]
     assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
@@ -295,13 +409,73 @@ def test_small_formats() -> None:
     ]
 
 
-def test_ticks() -> None:
-    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks(0, 239) == [0, 50, 100, 150, 200]
-    assert ticks(0, 1e-7)[:2] == [0, 2e-8]
+def drawn_points(line: Any) -> list[list[float]]:
+    """[x, y] of each point of a line of a plot."""
+    return np.asarray(line.get_xydata()).tolist()
+
+
+def test_the_plots_draw_the_figures_of_the_record(whole: dict[str, Any]) -> None:
+    plots = draw_plots(whole)
+    main = whole["evaluations"][0]
+    assert set(PNG_NAMES) <= set(plots)
+    counts = [int(text.get_text()) for text in plots["confusion"].figure.axes[0].texts]
+    assert counts == [count for line in main["confusion"] for count in line]
+    losses, looks = whole["curves"]["steps"], whole["curves"]["dev"]
+    lines = plots["loss"].figure.axes[0].lines
+    assert drawn_points(lines[0]) == [[each["step"], each["loss"]] for each in losses if each["loss"] is not None]
+    assert drawn_points(lines[-1]) == [[each["step"], each["loss"]] for each in looks]
+    for at, rater in enumerate(whole["evaluations"], 1):
+        axes = plots[f"calibration_{at}" if at > 1 else "calibration"].figure.axes[0]
+        dots = [drawn_points(line)[0] for line in axes.lines if line.get_marker() == "o"]
+        bins = [each for each in rater["calibration"]["bins"] if each["accuracy"]["n"]]
+        assert dots == [[each["confidence"], each["accuracy"]["value"]] for each in bins]
+    curves = [line for line in plots["ppv_by_prevalence"].figure.axes[0].lines if line.get_marker() == "None"]
+    expected = [each["curve"] for each in whole["prevalence"]["labels"] if each["curve"]]
+    assert list(map(drawn_points, curves)) == [[[at["prevalence"], at["ppv"]] for at in each] for each in expected]
+
+
+def test_the_same_report_gives_the_same_files(tmp_path: Path, whole: dict[str, Any]) -> None:
+    for name in ("one", "two"):
+        write_report(tmp_path / name, whole)
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path.name
+
+
+LONG = (
+    "likely influenza or another acute viral respiratory infection",
+    "x" * 80,
+    "不" * 40,
+    "no",
+    "a\x07 b",
+    "$\\frac{",
+)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from")
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_no_word_of_a_plot_is_cut(count: int) -> None:
+    scale = make_scale({label: at for at, label in enumerate(LONG[:count])})
+    expert = truth([at % count for at in range(120)], scale)
+    model = rated([0 if at % 5 == 0 else at % count for at in range(120)], scale)
+    figures = evaluate("tuned", expert, model, scale, {}, CONFIG).to_dict()
+    thresholds = Conformal(0.9, scale.labels, (0.3,) * count, (20,) * count, (True,) * count)
+    report = {
+        "evaluations": [figures],
+        "prevalence": at_prevalence(figures, 0.02),
+        "conformal": conformal_coverage(thresholds, expert, model, scale, {}, 0.95).to_dict(),
+        "curves": {"steps": [{"step": 1, "loss": 3.0}], "dev": [{"step": 1, "loss": 2.0, "macro_f1": 0.5}]},
+    }
+    plots = draw_plots(plain(report))
+    assert set(plots) == set(PNG_NAMES)
+    for name, plot in plots.items():
+        assert svg(name, plot).startswith("<svg ")
+        plot.figure.draw_without_rendering()  # lays it out
+        drawn, (width, height) = plot.figure.get_tightbbox(), plot.figure.get_size_inches()
+        assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height, name
 
 
 def test_curves_of_one_point_and_of_none() -> None:
-    assert loss_plot([], []) is dev_plot([]) is None
+    assert draw_plots({"curves": {"steps": [], "dev": []}}) == draw_plots({}) == {}
     one = [{"step": 1, "loss": 0.0, "macro_f1": None, "best": True}]
-    assert loss_plot(one, one) is not None and dev_plot(one) is None
+    assert set(draw_plots({"curves": {"steps": one, "dev": one}})) == {"loss"}

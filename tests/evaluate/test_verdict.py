@@ -29,28 +29,48 @@ def wrong(count: int) -> list[int]:
 
 def test_better() -> None:
     found = judged(wrong(3), wrong(40), wrong(30))
-    assert found.better_than_base and found.better_than_tfidf and found.better_than_majority
-    assert found.line.startswith("The tuned model is better than its base (+0.")
-    assert "NOT" not in found.line and "60 untouched rows" in found.line
+    assert (found.base, found.tfidf, found.majority) == ("better", "better", "better")
+    assert found.line.startswith("The tuned model is better than the base model (+0.")
+    assert "worse" not in found.line and "no clear difference" not in found.line
+    assert "60 records kept back for testing" in found.line
     assert found.line.count("\n") == 0 and found.line.endswith(".")
     for name in ("tuned 0.9", "base 0.", "TF-IDF 0.", "majority 0."):
         assert name in found.line
 
 
-def test_worse_is_said_plainly() -> None:
+def test_worse_where_the_interval_is_below_zero() -> None:
     found = judged(wrong(40), wrong(3), wrong(2))
     assert (found.base, found.tfidf) == ("not better", "not better")
-    assert "NOT better than its base (-0." in found.line and "NOT better than TF-IDF" in found.line
+    assert "is worse than the base model (-0." in found.line
+    assert "is worse than a word-count classifier (TF-IDF) (-0." in found.line
 
 
-def test_no_difference_is_not_better() -> None:
-    assert "NOT better than its base (+0.000)" in judged(wrong(5), wrong(5), wrong(50)).line
+def test_lower_by_chance_is_not_called_worse() -> None:
+    found = judged(wrong(13), wrong(40), wrong(12))
+    assert found.tfidf == "not better"
+    assert "shows no clear difference from a word-count classifier (TF-IDF) (-0.0" in found.line
+    assert "worse" not in found.line
 
 
-def test_higher_but_not_proven() -> None:
+def test_the_same_ratings_show_no_clear_difference() -> None:
+    found = judged(wrong(5), wrong(5), wrong(50))
+    assert "shows no clear difference from the base model (+0.000" in found.line and found.base == "not better"
+
+
+def test_higher_by_chance_is_not_called_better() -> None:
     found = judged(wrong(12), wrong(40), wrong(13))
-    assert (found.base, found.tfidf, found.better_than_tfidf) == ("better", "unclear", False)
-    assert "not proven better than TF-IDF (higher, but the interval of the difference includes 0: +0.0" in found.line
+    assert (found.base, found.tfidf) == ("better", "unclear")
+    assert "shows no clear difference from a word-count classifier (TF-IDF) (+0.0" in found.line
+
+
+def test_a_classifier_without_a_language_model_is_called_so() -> None:
+    expert = truth(EXPERT)
+    raters = {"TF-IDF set": wrong(3), "base": wrong(40), "TF-IDF": wrong(4), "majority": MAJORITY}
+    figures = [evaluate(name, expert, rated(labels), SCALE, {}, CONFIG) for name, labels in raters.items()]
+    others = {name: rated(labels) for name, labels in raters.items() if name != "TF-IDF set"}
+    differences = compare(("TF-IDF set", rated(wrong(3))), others, expert, SCALE, {}, CONFIG)
+    line = verdict(*figures, differences).line
+    assert line.startswith("The word-count classifier (no language model) is better than the base model (+0.")
 
 
 def test_outcomes() -> None:

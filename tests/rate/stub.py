@@ -22,6 +22,7 @@ from expertune.rate.columns import Wanted
 from expertune.rate.runner import RateRequest
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import make_scale
+from records import plain_record
 
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 SCALE = make_scale(MAPPING)
@@ -139,17 +140,13 @@ def write_run(folder: Path, model: Path, **more: Any) -> Path:
     """The folder of a tuned run, with `model` as the finished file."""
     folder.mkdir(parents=True, exist_ok=True)
     os.replace(model, folder / "fine_tuned_model.gguf")  # noqa: PTH105 - a test's model is moved, never copied
-    metadata = {
-        "processing_info": {"model_name": "base.gguf", "target_topics": TOPIC},
-        "fine_tuning_info": {"approach": "lora", "success": True, "output_file": "fine_tuned_model.gguf"},
+    hashes = {"fine_tuned_model.gguf": sha256(folder / "fine_tuned_model.gguf"), "base": "0" * 64}
+    parts: dict[str, Any] = {
+        "processing_info": {"target_topics": TOPIC},
         "rating_mapping": MAPPING,
-        "provenance": {
-            "hashes": {"fine_tuned_model.gguf": sha256(folder / "fine_tuned_model.gguf"), "base": "0" * 64},
-            "base": {"path": "base.gguf", "source": "file", "prompts_by": "the file's own template"},
-        },
+        "provenance": {"hashes": hashes},
         "settings": {"max_tokens": 320},
-        "seed": 42,
-        **more,
     }
+    metadata = plain_record(**(parts | more))
     (folder / "fine_tuning_metadata.json").write_text(json.dumps(metadata))
     return folder

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from expertune.ratings.examples import chat_messages
 from expertune.ratings.schema import Rating
 from expertune.stats.conformal import fit_conformal
 from rate.stub import MAPPING, SCALE, TOPIC, write_run
+from records import MODEL_SET, plain_record
 
 
 def model(folder: Path) -> Path:
@@ -36,14 +38,16 @@ def model_set(folder: Path, **more: Any) -> Path:
     content = build.build("llama2", rows, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=5)
     build.write(folder / "model_set_config.json", content)
     hashes = {"model_set_config.json": sha256(folder / "model_set_config.json"), "base": "b" * 64}
-    metadata = {"model_set_info": {}, "provenance": {"hashes": hashes}, **more}
+    metadata = plain_record(
+        fine_tuning_info=None, export=None, model_set_info=MODEL_SET, provenance={"hashes": hashes}, **more
+    )
     (folder / "fine_tuning_metadata.json").write_text(json.dumps(metadata))
     return folder
 
 
 def test_a_tuned_run(tmp_path: Path) -> None:
     thresholds = Uncertainty(conformal=fit_conformal([(1, 0, 0)] * 9, [0] * 9, SCALE.labels))
-    folder = write_run(tmp_path / "run", model(tmp_path), rating=thresholds.to_dict())
+    folder = write_run(tmp_path / "run", model(tmp_path), rating=asdict(thresholds))
     found = load_product(folder)
     assert (found.kind, found.file, found.sha256) == (
         "tuned",
@@ -59,7 +63,7 @@ def test_a_tuned_run(tmp_path: Path) -> None:
         registration={"name": "mine", "registered": True},
         provenance={
             **json.loads((folder / "fine_tuning_metadata.json").read_text())["provenance"],
-            "base": {"prompts_by": "Ollama 0.33.0"},
+            "base": {"path": "base.gguf", "source": "ollama", "prompts_by": "Ollama 0.33.0"},
         },
     )
     assert (load_product(folder).registered, load_product(folder).prompts_by_server) == ("mine", True)
@@ -90,7 +94,7 @@ def test_whatever_decides_a_rating_is_in_the_id(tmp_path: Path) -> None:
     assert load_product(folder).config_id == first
     change(folder, seed=7)
     assert load_product(folder).config_id == first
-    change(folder, processing_info={"model_name": "m", "target_topics": "falls"})
+    change(folder, processing_info=plain_record(processing_info={"target_topics": "falls"})["processing_info"])
     second = load_product(folder).config_id
     change(folder, rating_mapping={"Match": 1, "Does Not Match": 0})
     sets = [load_product(model_set(tmp_path / "set")).config_id]
@@ -142,10 +146,11 @@ def test_a_folder_without_a_product(tmp_path: Path) -> None:
     for folder, said in ((tmp_path / "absent", "no such folder"), (tmp_path, "neither a tuned model nor a model set")):
         with pytest.raises(UsageError, match=said):
             load_product(folder)
-    for text, said in (("{", "cannot be read as JSON"), ("[]", "holds no object"), ("{}", "neither")):
+    for text, said in (("{", "cannot be read"), ("[]", "damaged"), ("{}", "damaged, or of another version")):
         (tmp_path / "fine_tuning_metadata.json").write_text(text)
         with pytest.raises(UsageError, match=said):
             load_product(tmp_path)
+    (tmp_path / "fine_tuning_metadata.json").unlink()
     (tmp_path / "model_set_config.json").write_text("{}")
     with pytest.raises(UsageError, match="no version"):
         load_product(tmp_path)

@@ -47,7 +47,7 @@ def tuned(folder: Path, *, prompts_by: str = "the file's own template", **more: 
     return write_run(
         folder / "run",
         run / "fine_tuned_model.gguf",
-        provenance={"hashes": hashes, "base": {"prompts_by": prompts_by, "source": "ollama"}},
+        provenance={"hashes": hashes, "base": {"path": "base.gguf", "prompts_by": prompts_by, "source": "ollama"}},
         **more,
     )
 

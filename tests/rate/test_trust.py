@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 
 from expertune.errors import UsageError
 from expertune.predict.score import Rated
-from expertune.predict.uncertainty import Uncertainty, fit_uncertainty, read_uncertainty
+from expertune.predict.uncertainty import Uncertainty, checked_uncertainty, fit_uncertainty
+from expertune.record import RunRecord, read_record
 from expertune.stats.calibration import FEWEST_ROWS, SPREAD, fit_calibration
 from expertune.stats.conformal import fewest_rows, fit_conformal
 from expertune.stats.ood import fit_novelty_detector
 from rate.stub import SCALE
+from records import plain_record, run_record
 
 
 def rows(count: int, *, seed: int, temperature: float = 1.0, bias: tuple[float, ...] = (0, 0, 0)) -> Any:
@@ -158,7 +162,7 @@ def test_novelty_tells_another_world_from_the_same_one() -> None:
 def test_novelty_keeps_no_text_and_little_of_anything() -> None:
     found = fit_novelty_detector([f"{text} {i * 7919}" for i, text in enumerate(notes(5000, 1))], notes(100, 2))
     assert found is not None
-    stored = json.dumps(Uncertainty(novelty=found).to_dict())
+    stored = json.dumps(asdict(Uncertainty(novelty=found)))
     assert len(stored) < 100_000
     assert not any(word in stored for word in ("cough", "fever", "throat", "Complaint"))
     assert fit_novelty_detector([], ["a"]) is None and fit_novelty_detector(["a"], []) is None
@@ -179,22 +183,24 @@ def trust() -> Uncertainty:
 def test_what_is_kept_in_the_metadata_comes_back_the_same() -> None:
     made = trust()
     assert made.calibration is not None and made.conformal is not None and made.novelty is not None
-    again = read_uncertainty(json.loads(json.dumps(made.to_dict(), allow_nan=False)), SCALE)
+    kept = json.loads(json.dumps(run_record(rating=asdict(made)).to_dict(), allow_nan=False))
+    again = checked_uncertainty(RunRecord.model_validate(kept).rating, SCALE)
     assert again == made
-    assert read_uncertainty(None, SCALE) == Uncertainty() and len(Uncertainty().notes()) == 3
-    assert read_uncertainty({}, SCALE) == Uncertainty()
+    assert checked_uncertainty(None, SCALE) == Uncertainty() and len(Uncertainty().notes()) == 3
 
 
 @pytest.mark.parametrize("part", ["calibration", "conformal", "novelty"])
 @pytest.mark.parametrize("damage", [{"unknown": 1}, 7, {"bias": [0.0]}, []])
-def test_a_damaged_part_is_refused(part: str, damage: Any) -> None:
-    content = trust().to_dict() | {part: damage}
-    with pytest.raises(UsageError, match='part "rating" does not fit'):
-        read_uncertainty(content, SCALE)
+def test_a_damaged_part_is_refused(part: str, damage: Any, tmp_path: Path) -> None:
+    damaged = plain_record(rating=asdict(trust()) | {part: damage})
+    (tmp_path / "fine_tuning_metadata.json").write_text(json.dumps(damaged))
+    with pytest.raises(UsageError, match=rf"damaged, or of another version \(at rating.{part}"):
+        read_record(tmp_path)
 
 
 def test_thresholds_of_other_labels_are_refused() -> None:
-    content = trust().to_dict()
-    content["conformal"]["labels"] = ["Match", "Unknown", "Does Not Match"]
+    made = trust()
+    assert made.conformal is not None
+    other = replace(made, conformal=replace(made.conformal, labels=("Match", "Unknown", "Does Not Match")))
     with pytest.raises(UsageError, match="does not fit the labels"):
-        read_uncertainty(content, SCALE)
+        checked_uncertainty(other, SCALE)

@@ -21,6 +21,7 @@ from expertune.ratings.schema import Example
 from expertune.register.register import Candidate, register
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
+from records import run_record
 
 TOPIC = "respiratory infections"
 SCALE = make_scale({"符合": 1, "不符合": 0})
@@ -42,12 +43,7 @@ def test_labels_that_ollama_cannot_score(tmp_path: Path, capsys: pytest.CaptureF
     tuned = tmp_path / "fine_tuned_model.gguf"
     with GGUFFile(tiny.make(tmp_path / "liking.gguf", layers=1, context=1024, favour=liked)) as file:
         write_model(tuned, file, replaced={}, metadata={})
-    metadata = {
-        "fine_tuning_info": {},
-        "export": {"agreement_passed": True, "agreement": 1.0, "agreement_rows": 50},
-        "evaluation": {"verdict": {"base": "better", "majority": "better"}},
-        "provenance": {"hashes": {tuned.name: sha256(tuned)}},
-    }
+    record = run_record(provenance={"hashes": {tuned.name: sha256(tuned)}})
     with ContractServer(tmp_path / "models") as contract, OllamaServer(contract.url) as server:
         contract.add("base", base, template=TEMPLATE)
         candidate = Candidate(
@@ -60,7 +56,7 @@ def test_labels_that_ollama_cannot_score(tmp_path: Path, capsys: pytest.CaptureF
             SCALE,
             context=1024,
             threads=1,
-            metadata=metadata,
+            record=record,
         )
         with Progress(quiet=True) as progress:
             made = register(server, "my-rater", candidate, progress)
@@ -69,5 +65,5 @@ def test_labels_that_ollama_cannot_score(tmp_path: Path, capsys: pytest.CaptureF
     assert (made.agreement.rows, made.agreement.exact) == (len(rows), 0)
     assert made.agreement.labels is None and made.agreement.probability_gap is None
     assert 0 <= made.agreement.chat_labels <= 1
-    print_registration(made.to_dict())
+    print_registration(made)
     assert "Ollama gives no probabilities for labels in this script" in capsys.readouterr().out

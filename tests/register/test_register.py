@@ -23,10 +23,12 @@ from expertune.progress import Progress
 from expertune.ratings.examples import chat_messages, system_prompt
 from expertune.ratings.scale import answer_opening, answer_text, make_scale
 from expertune.ratings.schema import Example
+from expertune.record import Registration, RunRecord
 from expertune.register import verify_prompts
-from expertune.register.register import Candidate, Registered, register
+from expertune.register.register import Candidate, register
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
+from records import MODEL_SET, run_record
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 SYSTEM = system_prompt(SCALE, "respiratory infections")
@@ -46,12 +48,6 @@ ROWS = tuple(
         zip(VISITS, list(zip(SCALE.labels, SCALE.values, strict=True)) * 2, strict=True)
     )
 )
-GOOD: dict[str, Any] = {
-    "fine_tuning_info": {},
-    "export": {"agreement_passed": True, "agreement": 1.0, "agreement_rows": 50},
-    "evaluation": {"verdict": {"base": "better", "majority": "better"}},
-    "settings": {"agreement": 0.99, "probability_gap": 0.02},
-}
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +82,12 @@ def contract(files: dict[str, Path], tmp_path: Path) -> Iterator[Callable[..., C
         server.close()
 
 
+def record_of(files: dict[str, Path], **changes: Any) -> RunRecord:
+    hashes = {"fine_tuned_model.gguf": sha256(files["tuned"])}
+    return run_record(**{"provenance": {"hashes": hashes}, **changes})
+
+
 def candidate(server: OllamaServer, files: dict[str, Path], **changes: Any) -> Candidate:
-    metadata = GOOD | {"provenance": {"hashes": {"fine_tuned_model.gguf": sha256(files["tuned"])}}}
     made = Candidate(
         files["tuned"],
         changes.pop("base") if "base" in changes else locate("base", server),
@@ -98,12 +98,12 @@ def candidate(server: OllamaServer, files: dict[str, Path], **changes: Any) -> C
         SCALE,
         context=512,
         threads=1,
-        metadata=metadata,
+        record=record_of(files),
     )
     return replace(made, **changes)
 
 
-def run(contract: ContractServer, files: dict[str, Path], name: str = "my-rater", **how: Any) -> Registered:
+def run(contract: ContractServer, files: dict[str, Path], name: str = "my-rater", **how: Any) -> Registration:
     changes = how.pop("changes", {})
     with OllamaServer(contract.url, patience=0.5) as server, Progress(quiet=True) as progress:
         return register(server, name, candidate(server, files, **changes), progress, **how)
@@ -210,33 +210,41 @@ def test_the_base_is_never_replaced(contract: Callable[..., ContractServer], fil
             {"agreement_passed": False, "agreement": 1.0, "agreement_rows": 50, "probability_gap": 0.034},
             "probabilities are 0.034 from .* above the 0.02 of the gate",
         ),
-        ("evaluation", {"verdict": {"base": "not better", "majority": "better"}}, "not better than its base"),
-        ("evaluation", {"verdict": {"base": "better", "majority": "not better"}}, "guessing the commonest class"),
+        (
+            "evaluation",
+            {"verdict": {"line": "", "base": "not better"}},
+            "not better than its base",
+        ),
+        (
+            "evaluation",
+            {"verdict": {"line": "", "majority": "not better"}},
+            "guessing the commonest class",
+        ),
     ],
 )
 def test_the_gate_and_force(
     contract: Callable[..., ContractServer], files: dict[str, Path], part: str, value: dict[str, Any], reason: str
 ) -> None:
     server = contract()
-    metadata = GOOD | {"provenance": {"hashes": {"fine_tuned_model.gguf": sha256(files["tuned"])}}, part: value}
+    record = record_of(files, **{part: value})
     with pytest.raises(RegistrationError, match=f"{reason}.*; --force registers it all the same") as caught:
-        run(server, files, changes={"metadata": metadata})
+        run(server, files, changes={"record": record})
     assert caught.value.override == "--force"
     assert names(server) == {"base:latest"}
-    (said,) = run(server, files, changes={"metadata": metadata}, force=True).overridden
+    (said,) = run(server, files, changes={"record": record}, force=True).overridden
     assert re.search(reason, said)
 
 
 def test_a_model_set_cannot_be_registered(contract: Callable[..., ContractServer], files: dict[str, Path]) -> None:
-    metadata = {"model_set_info": {}, "fallback_reason": "too few rows"}
+    record = run_record(fine_tuning_info=None, export=None, model_set_info=MODEL_SET, fallback_reason="too few rows")
     with pytest.raises(RegistrationError, match=r"no tuned model \(too few rows\)"):
-        run(contract(), files, changes={"metadata": metadata}, force=True)
+        run(contract(), files, changes={"record": record}, force=True)
 
 
 def test_a_file_that_was_not_judged(contract: Callable[..., ContractServer], files: dict[str, Path]) -> None:
-    metadata = GOOD | {"provenance": {"hashes": {"fine_tuned_model.gguf": "0" * 64}}}
+    record = run_record(provenance={"hashes": {"fine_tuned_model.gguf": "0" * 64}})
     with pytest.raises(RegistrationError, match="not the file that was judged"):
-        run(contract(), files, changes={"metadata": metadata}, force=True)
+        run(contract(), files, changes={"record": record}, force=True)
 
 
 def test_a_template_that_ollama_put_in_the_place_of_ours(

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from expertune.fine_tuner import FineTuner
-from expertune.workflow.advice import advice, rate_too_high
+from expertune.train.advice import advice, rate_too_high
 
 BASE = Path(__file__).resolve().parents[2] / "examples/base.gguf"
 RAISE = "check the ratings, or raise --epochs or --learning-rate"

@@ -29,7 +29,7 @@ from expertune.modelset.select_raters import rated_rows, weigh
 from expertune.predict.score import Pass
 from expertune.progress import Progress
 from expertune.ratings.dataset import Dataset, load_dataset
-from expertune.workflow.choose import choose
+from expertune.workflow.choose import by_validation, choose
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -257,7 +257,7 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
         found = judge_set(made, prepared, CONFIG, progress, members, base_test=None)
     raters = [each.name for each in found.judgement.evaluations]
     assert raters == ["TF-IDF set", "few-shot", "base", "TF-IDF", "majority"]
-    assert found.judgement.verdict.line.startswith("The TF-IDF set model is better than its base")
+    assert found.judgement.verdict.line.startswith("The word-count classifier (no language model) is better")
 
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Dataset) -> None:
@@ -338,14 +338,14 @@ def set_with(prepared: Dataset, right: Callable[[str], bool]) -> ModelSet:
 def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset) -> None:
     half, nearly, all_ = (set_with(many, rule) for rule in (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool))
     assert half.dev and all_.dev and nearly.dev
-    better = choose(half.dev, all_, many, CONFIG)
-    assert better.approach == "model-set" and better.dev["rows"] == 120
+    better = by_validation(half.dev, all_, many, CONFIG)
+    assert better.approach == "model-set" and better.dev and better.dev.rows == 120
     assert "the model set is better: on 120 dev rows macro-F1 1.000" in better.reason
-    assert choose(all_.dev, half, many, CONFIG).approach == "tune"
-    assert choose(nearly.dev, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
-    assert choose(all_.dev, None, many, CONFIG).reason.endswith("no model set could be made")
+    assert by_validation(all_.dev, half, many, CONFIG).approach == "tune"
+    assert by_validation(nearly.dev, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
+    assert by_validation(all_.dev, None, many, CONFIG).reason.endswith("no model set could be made")
     unjudged = replace(all_, dev=None, unjudged="no time")
-    assert choose(half.dev, unjudged, many, CONFIG).reason.endswith("could not be judged: no time")
+    assert by_validation(half.dev, unjudged, many, CONFIG).reason.endswith("could not be judged: no time")
 
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
               "--output-dir", str(tmp_path / "out"), *flags])  # fmt: skip
     metadata = json.loads((tmp_path / "out/fine_tuning_metadata.json").read_text())
     assert not ended.value.code and metadata["fallback_reason"] is None
-    assert metadata["choice"] == {"approach": "model-set", "reason": "--approach model-set", "dev": {}}
+    assert metadata["choice"] == {"approach": "model-set", "reason": "--approach model-set", "dev": None}
     content = modelset.read(tmp_path / "out/model_set_config.json")
     assert [each["name"] for each in content["models"]] == [str(BASE), str(other)]
     assert not (tmp_path / "out/fine_tuned_model.gguf").exists()
@@ -397,9 +397,8 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
     """The choice is forced where it falls; everything before and after it is the real way."""
     from expertune.workflow import run as pipeline_run
 
-    monkeypatch.setattr(
-        pipeline_run, "choose", lambda *given: replace(choose(*given), approach=taken, reason="as the test wants")
-    )
+    forced = {"approach": taken, "reason": "as the test wants"}
+    monkeypatch.setattr(pipeline_run, "choose", lambda *given: choose(*given).model_copy(update=forced))
     _, metadata = FineTuner(quiet=True).process_dataset(
         pd.read_csv(ROWS).head(160), str(BASE), None, TOPIC, tmp_path, **QUICK
     )

@@ -21,7 +21,7 @@ from expertune.errors import FineTuningNotSupportedError
 from expertune.fine_tuner import FineTuner
 from expertune.outputs import write_modelfile
 from expertune.ratings.dataset import load_dataset
-from expertune.workflow.tune import _settle_with_ollama
+from expertune.workflow.encode import check_tokens_with_ollama
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 
@@ -66,7 +66,7 @@ def test_a_server_that_reads_other_tokens_is_not_tuned_for(tmp_path: Path, monke
                 LlamaCppEngine(ours, context=1024, threads=1, renderer=renderer) as engine,
                 pytest.raises(FineTuningNotSupportedError, match=r"reads a prompt as \d+ tokens where .* \d+;"),
             ):
-                _settle_with_ollama(renderer, engine, prepared)
+                check_tokens_with_ollama(renderer, engine, prepared)
 
 
 def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, mon
         with OllamaServer() as server:
             renderer = OllamaRenderer(server, "base", context=1024)
             with LlamaCppEngine(path, context=1024, threads=1, renderer=renderer) as engine:
-                _settle_with_ollama(renderer, engine, prepared)
+                check_tokens_with_ollama(renderer, engine, prepared)
             assert server.ask("GET", "/api/ps")["models"] == []
 
 

@@ -1,4 +1,4 @@
-"""One honest sentence: is the tuned model worth having?"""
+"""Verdict of a run: one sentence that compares the judged model with its base, TF-IDF and the majority class."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from ..stats.intervals import Interval
 from .compare import Difference, Evaluation
 
 Outcome = Literal["better", "unclear", "not better"]
+_CALLED = {"TF-IDF set": "word-count classifier (no language model)"}  # the product, where "… model" would be wrong
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`line` is the sentence that is printed first.
+    """Sentence for people, and outcomes for the quality gate. `line` is printed first.
 
-    "better" means that the interval of the difference in macro-F1 lies above 0; "unclear" that the tuned model is
-    higher but the interval includes 0 ; "not better" is the rest. All are None where
-    nothing could be judged.
+    An outcome is "better" where the interval of the difference in macro-F1 is above 0, "unclear" where the tuned model
+    is higher but the interval includes 0, and "not better" where it is not higher. The sentence says "worse than" only
+    where the interval is below 0, and "no clear difference from" where it includes 0. The outcomes are
+    None where nothing could be judged.
     """
 
     line: str
@@ -31,35 +33,38 @@ class Verdict:
 def verdict(
     tuned: Evaluation, base: Evaluation, tfidf: Evaluation, majority: Evaluation, differences: Sequence[Difference]
 ) -> Verdict:
-    """Weigh `tuned` against the other three; `differences` (of `judge.compare`) must hold one for each of them."""
+    """Compare `tuned` with the other three; `differences` (of `judge.compare`) must hold one for each of them.
+
+    Raises UsageError where one is missing.
+    """
     found = {each.second: each for each in differences if each.first == tuned.name}
-    rivals = {"its base": base, "TF-IDF": tfidf, "the majority class": majority}
+    rivals = {
+        "the base model": base,
+        "a word-count classifier (TF-IDF)": tfidf,
+        "always choosing the most common label": majority,
+    }
     missing = [each.name for each in rivals.values() if each.name not in found]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
     clauses = [_clause(called, found[each.name]) for called, each in rivals.items()]
     figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, base, tfidf, majority))
-    line = f"The {tuned.name} model is {_join(clauses)} – macro-F1 on {tuned.rows} untouched rows: {figures}."
+    subject = _CALLED.get(tuned.name, f"{tuned.name} model")
+    line = f"The {subject} {_join(clauses)} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
     return Verdict(line, outcome(found[base.name]), outcome(found[tfidf.name]), outcome(found[majority.name]))
 
 
 def outcome(difference: Difference) -> Outcome:
+    """Classify a difference for the quality gate."""
     if difference.value <= 0:
         return "not better"
     return "unclear" if difference.includes_zero else "better"
 
 
 def _clause(called: str, difference: Difference) -> str:
-    result = outcome(difference)
-    by = f"{difference.value:+.3f}{_span(difference.interval)}"
-    if result == "unclear":
-        why = (
-            "but with no interval to prove it"
-            if difference.interval is None
-            else "but the interval of the difference includes 0"
-        )
-        return f"not proven better than {called} (higher, {why}: {by})"
-    return f"{'better' if result == 'better' else 'NOT better'} than {called} ({by})"
+    by = f"{difference.value:+.3f}{_span(difference.interval) or ', no interval'}"
+    if difference.includes_zero:
+        return f"shows no clear difference from {called} ({by})"
+    return f"is {'better' if difference.value > 0 else 'worse'} than {called} ({by})"
 
 
 def _figure(evaluation: Evaluation) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from ..config import Config
 from ..evaluate.compare import compare, evaluate
 from ..modelset.fit import ModelSet
 from ..modelset.select_raters import proven
+from ..predict.score import Pass
+from ..ratings.dataset import Dataset
 from ..record import ApproachChoice, ValidationComparison
 from .state import Basis, NotTuned, Tuned
 
@@ -31,20 +34,20 @@ def _choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -
         return ApproachChoice(approach=MODEL_SET, reason=why)
     if basis.config.approach == TUNE:
         return ApproachChoice(approach=TUNE, reason="--approach tune")
+    return by_validation(tuned.dev, model_set, basis.dataset, basis.config)
+
+
+def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, config: Config) -> ApproachChoice:
+    """As `choose`, by the tuned file's pass over the validation records."""
     if model_set is None:
         return ApproachChoice(approach=TUNE, reason="the tuned file stands alone: no model set could be made")
     if model_set.dev is None:
         why = f"the tuned file stands alone: the model set could not be judged: {model_set.unjudged}"
         return ApproachChoice(approach=TUNE, reason=why)
-    return _by_validation(tuned, model_set, basis)
-
-
-def _by_validation(tuned: Tuned, model_set: ModelSet, basis: Basis) -> ApproachChoice:
-    rated = model_set.dev.rated if model_set.dev else ()
-    both = {each.id for each in rated} & {each.id for each in tuned.dev.rated}
-    truth = [row for row in basis.dataset.split.dev if row.id in both]
-    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.dev.rated, rated))
-    facts = (basis.dataset.scale, basis.dataset.split.groups, basis.config)
+    both = {each.id for each in model_set.dev.rated} & {each.id for each in tuned.rated}
+    truth = [row for row in dataset.split.dev if row.id in both]
+    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.rated, model_set.dev.rated))
+    facts = (dataset.scale, dataset.split.groups, config)
     found = compare(("model set", theirs), {"tuned": ours}, truth, *facts)[0]
     figures = {
         name: evaluate(name, truth, side, *facts).macro_f1 for name, side in (("model set", theirs), ("tuned", ours))
