@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from expertune.errors import ExpertuneError
 from ollama_contract.replay import recorded, recorded_names
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
-from replies import Reply, json_reply
 
 DISK = Path(__file__).parents[1] / "data/ollama"
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
@@ -37,7 +37,6 @@ generate-raw-grammar-score unload ps-after-unload copy delete delete-missing ctx
 """
 NAMES = SERVED.split()
 LEFT_OUT = {"total_duration", "load_duration", "prompt_eval_duration", "eval_duration", "tensors", "bytes"}
-ASK = [{"role": "system", "content": "Rate this record."}, {"role": "user", "content": "cough and fever"}]
 
 
 def ask(server: ContractServer, method: str, path: str, body: Any = None) -> httpx.Response:
@@ -47,9 +46,7 @@ def ask(server: ContractServer, method: str, path: str, body: Any = None) -> htt
 
 
 def chat(server: ContractServer) -> httpx.Response:
-    options = {"temperature": 0, "num_ctx": 256, "num_predict": 8}
-    body = {"model": "tiny", "messages": ASK, "stream": False, "options": options}
-    return ask(server, "POST", "/api/chat", body)
+    return ask(server, "POST", "/api/chat", recorded("chat-one-token")["request"]["json"])
 
 
 # --- the recorded session, made again with tiny models ---
@@ -67,20 +64,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("session")
-
-
-@pytest.fixture(scope="module")
-def session(files: dict[str, Path], folder: Path) -> dict[str, httpx.Response]:
+def session(files: dict[str, Path]) -> dict[str, httpx.Response]:
     """The recorded requests in their order, with our files' digests in the place of theirs."""
     bodies = {"blob-wrong-digest": b"8 bytes.", "blob-bad-digest-form": b"x"}
     bodies |= {name: path.read_bytes() for name, path in files.items()}
     theirs = {name: DIGEST.findall(recorded(name)["request"]["path"])[0] for name in files}
     digests = {theirs[name]: hashlib.sha256(bodies[name]).hexdigest() for name in files}
     answers = {}
-    with ContractServer(folder) as server:
-        for name in sorted(SERVED, key=recorded_names().index):
+    with ContractServer(files["blob-post"].parent / "models") as server:
+        for name in sorted(NAMES, key=recorded_names().index):
             request = recorded(name)["request"]
             text = json.dumps([request["path"], request.get("json")])
             path, body = json.loads(DIGEST.sub(lambda m: f"sha256:{digests.get(m[1], m[1])}", text))
@@ -130,7 +122,8 @@ def test_answers_as_recorded(session: dict[str, httpx.Response], name: str) -> N
 
 
 def test_the_values_hang_together(session: dict[str, httpx.Response]) -> None:
-    found = {name: answer.json() for name, answer in session.items() if answer.text.startswith("{")}
+    kind = "application/json"
+    found = {name: each.json() for name, each in session.items() if kind in each.headers.get("Content-Type", "")}
     assert {each["name"] for each in found["tags"]["models"]} == {"tiny:latest", "tiny-odd:latest"}
     assert {each["name"] for each in found["ps-after-unload"]["models"]} == {"tiny-odd:latest"}
     plain, raw = found["chat-plain"], found["generate-raw-score-empty"]
@@ -141,7 +134,8 @@ def test_the_values_hang_together(session: dict[str, httpx.Response]) -> None:
         assert one["token"] == other["token"] and math.isclose(one["logprob"], other["logprob"], abs_tol=1e-4)
 
 
-def test_writes_the_layers_that_ollama_wrote(session: dict[str, httpx.Response], folder: Path) -> None:
+def test_writes_the_layers_that_ollama_wrote(session: dict[str, httpx.Response], files: dict[str, Path]) -> None:
+    folder = files["blob-post"].parent / "models"
     assert session["create-stream"].status_code == 200
     for path in ("tiny/latest", "tiny-odd/latest"):
         mine, theirs = (
@@ -171,17 +165,17 @@ def test_scores_a_forced_label_as_recorded(server: ContractServer, label: str) -
 
 
 def test_faults_as_recorded(server: ContractServer) -> None:
-    busy = next(each for each in recorded("overload")["responses"] if each["status"] == 503)
-    killed = recorded("runner-killed-nostream")["response"]
-    for fault, status, error in (("busy", 503, {"error": busy["error"]}), ("runner-killed", 500, killed["last_line"])):
+    busy = next(each["error"] for each in recorded("overload")["responses"] if each["status"] == 503)
+    killed = json.loads(recorded("runner-killed-nostream")["response"]["last_line"])["error"]
+    for fault, status, error in (("busy", 503, busy), ("runner-killed", 500, killed)):
         server.fail("/api/chat", fault)
         answer = chat(server)
-        assert (answer.status_code, answer.json()) == (status, json.loads(error) if isinstance(error, str) else error)
-    for fault, name in (("closed", "nostream: RemoteDisconnected"), ("cut", "stream: IncompleteRead")):
-        exchange, seen = name.split(": ")
-        assert recorded(f"server-killed-{exchange}")["response"]["client_saw"].startswith(seen)
+        assert (answer.status_code, answer.json()) == (status, {"error": error})
+    seen = [recorded(f"server-killed-{how}")["response"]["client_saw"] for how in ("nostream", "stream")]
+    assert seen[0].startswith("RemoteDisconnected") and seen[1] == "IncompleteRead"
+    for fault, reason in (("closed", "without sending a response"), ("cut", "without sending complete message body")):
         server.fail("/api/chat", fault)
-        with pytest.raises(httpx.RemoteProtocolError, match="without sending a response|complete message body"):
+        with pytest.raises(httpx.RemoteProtocolError, match=reason):
             chat(server)
     assert chat(server).status_code == 200
 
@@ -190,24 +184,21 @@ def test_faults_as_recorded(server: ContractServer) -> None:
 
 
 def test_our_client_reads_what_was_recorded() -> None:
-    now: dict[str, Any] = {}
+    now: dict[str, Any] = {"json": {"version": "0.33.0"}}
 
-    def answer(request: replies.Request) -> Reply:
-        lines = now.get("lines") or ([now["json"]] if now.get("json") is not None else [])
-        return Reply(200, "\n".join(map(json.dumps, lines)).encode()) if now else json_reply({"version": "0.33.0"})
+    def answer(request: replies.Request) -> replies.Reply:
+        return replies.Reply(200, "\n".join(map(json.dumps, now.get("lines") or [now["json"]])).encode())
 
     read = 0
     with replies.serving(answer) as server, OllamaServer(server.url) as client:
         for exchange in map(recorded, recorded_names()):
-            now, body = exchange["response"], exchange["request"].get("json")
-            if now["status"] != 200 or "text" in now or exchange["request"]["method"] == "HEAD":
+            request, now = exchange["request"], exchange["response"]
+            if now["status"] != 200 or "text" in now:
                 continue
             read += 1
             if "lines" not in now:
-                assert client.ask(exchange["request"]["method"], exchange["request"]["path"], body) == now["json"]
-            elif "error" in now["lines"][-1]:
-                with pytest.raises(ExpertuneError):
-                    list(client.stream(exchange["request"]["path"], body))
-            else:
-                assert list(client.stream(exchange["request"]["path"], body)) == now["lines"]
+                assert client.ask(request["method"], request["path"], request.get("json")) == now["json"]
+                continue
+            with pytest.raises(ExpertuneError) if "error" in now["lines"][-1] else nullcontext():
+                assert list(client.stream(request["path"], request["json"])) == now["lines"]
     assert read > 50
