@@ -183,7 +183,7 @@ def test_stopped_at_any_step_nothing_is_half_registered(
         aside.rename(blob)
     assert f"{name}:latest" not in names(contract.host)
     if how is signal.SIGINT:
-        assert process.returncode == 130 and "Ollama is as it was" in errors
+        assert process.returncode == 130 and "Ollama is as it was" in errors, errors
         assert names(contract.host) == before
     contract.heal()
     ended = expertune("register", folder, "--name", name, "--force", host=contract.host)

@@ -1,4 +1,4 @@
-"""The tests' own Ollama server beside the exchanges that were recorded with a real one; and our client on those."""
+"""The tests' own Ollama server compared with exchanges recorded from a real one; and our client on those."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ollama_contract.templates import TEMPLATE
 
 DISK = Path(__file__).parents[1] / "data/ollama"
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-TEXTS = {path.name.removeprefix("sha256-") for path in DISK.glob("blobs/*")}  # blobs that do not hang on the weights
+TEXTS = {path.name.removeprefix("sha256-") for path in DISK.glob("blobs/*")}  # blobs that do not depend on the weights
 # What our client asks. The rest of the recordings (streams, import and quantisation, adapters, cut prompts …) is for a
 # real server: test_ollama_real.py.
 SERVED = """
@@ -49,18 +49,16 @@ def chat(server: ContractServer) -> httpx.Response:
     return ask(server, "POST", "/api/chat", recorded("chat-one-token")["request"]["json"])
 
 
-# --- the recorded session, made again with tiny models ---
+# --- the recorded session, repeated with tiny models ---
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The uploads of the session under the names of their exchanges."""
     folder, odd = tmp_path_factory.mktemp("files"), recorded("show-odd")["response"]["json"]["template"]
-    templates = {"blob-post": None, "blob-post-odd": odd}
-    return {
-        name: tiny.make(folder / name, vocab="spm", context=2048, chat_template=template)
-        for name, template in templates.items()
-    }
+    how: dict[str, Any] = {"vocab": "spm", "context": 2048}
+    plain = tiny.make(folder / "plain.gguf", chat_template=None, **how)
+    return {"blob-post": plain, "blob-post-odd": tiny.make(folder / "odd.gguf", chat_template=odd, **how)}
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def test_answers_as_recorded(session: dict[str, httpx.Response], name: str) -> N
         assert said(ours.json()) == said(theirs["json"])
 
 
-def test_the_values_hang_together(session: dict[str, httpx.Response]) -> None:
+def test_the_values_are_consistent(session: dict[str, httpx.Response]) -> None:
     kind = "application/json"
     found = {name: each.json() for name, each in session.items() if kind in each.headers.get("Content-Type", "")}
     assert {each["name"] for each in found["tags"]["models"]} == {"tiny:latest", "tiny-odd:latest"}
@@ -154,10 +152,8 @@ def server(files: dict[str, Path], tmp_path: Path) -> Iterator[ContractServer]:
 @pytest.mark.parametrize("label", ["match", "does-not-match", "unknown"])
 def test_scores_a_forced_label_as_recorded(server: ContractServer, label: str) -> None:
     exchange = recorded(f"forced-score-{label}")
-    ours, theirs = (
-        ask(server, "POST", "/api/generate", exchange["request"]["json"]).json(),
-        exchange["response"]["json"],
-    )
+    ours = ask(server, "POST", "/api/generate", exchange["request"]["json"]).json()
+    theirs = exchange["response"]["json"]
     assert odd_keys(ours, theirs) == [] and ours["response"].strip() == theirs["response"]
     assert "".join(each["token"] for each in ours["logprobs"]) == ours["response"]
     for one in (ours, theirs):  # the token that ends the answer is counted and not shown
