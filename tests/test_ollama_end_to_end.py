@@ -93,7 +93,6 @@ def test_what_is_registered_is_the_judged_file(contract: ContractServer, run: tu
     assert made["agreement"]["labels"] == 1.0 and made["agreement"]["exact"] == made["agreement"]["rows"] > 10
     assert metadata["provenance"]["base"]["prompts_by"] == "Ollama 0.33.0"
     assert names(contract.host) == {"small:latest", "my-rater:latest"}
-    assert contract.pulls == []
 
 
 @pytest.mark.slow
@@ -184,7 +183,7 @@ def test_stopped_at_any_step_nothing_is_half_registered(
         aside.rename(blob)
     assert f"{name}:latest" not in names(contract.host)
     if how is signal.SIGINT:
-        assert process.returncode == 130 and "Ollama is as it was" in errors
+        assert process.returncode == 130 and "Ollama is as it was" in errors, errors
         assert names(contract.host) == before
     contract.heal()
     ended = expertune("register", folder, "--name", name, "--force", host=contract.host)

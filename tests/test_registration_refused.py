@@ -277,4 +277,4 @@ def test_what_can_never_be_registered_is_refused_before_the_work(
     with pytest.raises(RegistrationError, match="taken: in use in Ollama"):
         tuner.process_dataset(rows, "small", None, TOPIC, folder, register="taken")
     assert not folder.exists()
-    assert sha256(BASE) == sha256(server.store.find("small").path("model"))
+    assert sha256(BASE) == sha256(server.store.find("small").layers["model"])

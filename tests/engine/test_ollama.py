@@ -22,7 +22,7 @@ from expertune.errors import EngineError, UsageError
 from expertune.modelset.schema import output_schema
 from expertune.ratings.scale import answer_opening
 from ollama_contract.server import ContractServer
-from ollama_contract.templates import TEMPLATE
+from ollama_contract.templates import FOLDING, TEMPLATE
 
 LABELS = ["Match", "Does Not Match", "Unknown"]
 OPENINGS = [answer_opening(label) for label in LABELS]
@@ -31,7 +31,6 @@ ODD = (  # a template like none that Ollama knows: recorded as tiny-odd
     "{% elif m['role'] == 'user' %}Q: {{ m['content'] | trim }} ;; {% else %}A: {{ m['content'] | trim }}"
     "{{ eos_token }} {% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 )
-FOLDING = '{{ range .Messages }}{{ if eq .Role "user" }}Q: {{ .Content }}\n{{ end }}{{ end }}A:'
 TALK = [
     {"role": "system", "content": "You rate emergency visits against a topic."},
     {"role": "user", "content": "Topic: respiratory infections\nVisit: 34F cough x3 days, fever 38.9, SOB"},

@@ -458,12 +458,12 @@ def test_no_word_of_a_plot_is_cut(count: int) -> None:
     scale = make_scale({label: at for at, label in enumerate(LONG[:count])})
     expert = truth([at % count for at in range(120)], scale)
     model = rated([0 if at % 5 == 0 else at % count for at in range(120)], scale)
-    figures = evaluate("tuned", expert, model, scale, {}, CONFIG).to_dict()
+    figures = asdict(evaluate("tuned", expert, model, scale, {}, CONFIG))
     thresholds = Conformal(0.9, scale.labels, (0.3,) * count, (20,) * count, (True,) * count)
     report = {
         "evaluations": [figures],
         "prevalence": at_prevalence(figures, 0.02),
-        "conformal": conformal_coverage(thresholds, expert, model, scale, {}, 0.95).to_dict(),
+        "conformal": asdict(conformal_coverage(thresholds, expert, model, scale, {}, 0.95)),
         "curves": {"steps": [{"step": 1, "loss": 3.0}], "dev": [{"step": 1, "loss": 2.0, "macro_f1": 0.5}]},
     }
     plots = draw_plots(plain(report))

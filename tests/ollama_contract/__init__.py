@@ -1,1 +1,1 @@
-"""An Ollama server for tests: recorded answers, a real models folder, real generations by the embedded engine."""
+"""A scripted Ollama server for tests: a real models folder, real generations by the embedded engine, faults."""

@@ -8,34 +8,31 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from .generate import now
-from .runners import CANNOT_LOAD
+from .generate import CANNOT_LOAD
 from .store import go_json
 
 if TYPE_CHECKING:
     from .handler import Handler
 
 Fault = Literal["busy", "runner-killed", "closed", "cut", "slow", "cannot-load", "no-space"]
-BUSY = "server busy, please try again.  maximum pending requests exceeded"
-KILLED = "an error was encountered while running the model: unexpected EOF"
-FULL = "write {path}: no space left on device"
+REFUSALS: dict[str, tuple[str, int]] = {
+    "busy": ("server busy, please try again.  maximum pending requests exceeded", 503),
+    "cannot-load": (CANNOT_LOAD, 500),
+    "runner-killed": ("an error was encountered while running the model: unexpected EOF", 500),
+}
 POLL = 0.02  # seconds
+LONGEST = 30.0  # seconds
 
 
 def act(handler: Handler, fault: Fault, path: str, body: Mapping[str, Any]) -> None:
     """Answer (or not) as `fault` says."""
-    if fault == "busy":
-        handler.send_json({"error": BUSY}, 503)
-    elif fault == "cannot-load":
-        handler.send_json({"error": CANNOT_LOAD}, 500)
-    elif fault == "runner-killed":
-        if path in ("/api/chat", "/api/generate") and body.get("stream", True):
-            handler.send_lines(iter([*_beginning(path, body), {"error": KILLED}]))
-        else:
-            handler.send_json({"error": KILLED}, 500)
+    if fault in REFUSALS:
+        error, status = REFUSALS[fault]
+        handler.send_json({"error": error}, status)
     elif fault == "no-space":
+        handler.body()
         blob = handler.contract.store.shown_blob(path.rpartition("/")[2])
-        handler.send_json({"error": FULL.format(path=f"{blob}-partial")}, 500)
+        handler.send_json({"error": f"write {blob}-partial: no space left on device"}, 500)
     elif fault == "cut":
         _cut(handler, path, body)
     elif fault == "slow":
@@ -50,25 +47,13 @@ def hang_up(handler: Handler) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-def _beginning(path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    part = {"message": {"role": "assistant", "content": " a"}} if path == "/api/chat" else {"response": " a"}
-    return [{"model": body.get("model"), "created_at": now(), **part, "done": False}] * 2
-
-
 def _cut(handler: Handler, path: str, body: Mapping[str, Any]) -> None:
-    """A stream loses its end; one answer loses the second half of its bytes."""
-    streams = path in ("/api/chat", "/api/generate", "/api/create") and body.get("stream", True)
-    lines = [{"status": "parsing GGUF"}] if path == "/api/create" else _beginning(path, body)
-    content = go_json(lines[0]).encode()
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/x-ndjson" if streams else "application/json; charset=utf-8")
-    if streams:
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for line in lines:
-            content = go_json(line).encode()
-            handler.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+    """The lines of create lose their end; one answer loses the second half of its bytes."""
+    if path == "/api/create":
+        handler.send_lines([{"status": "parsing GGUF"}], ended=False)
     else:
+        content = go_json({"model": body.get("model"), "response": " a", "done": True})
+        handler.send_response(200)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content[: len(content) // 2])
@@ -76,11 +61,12 @@ def _cut(handler: Handler, path: str, body: Mapping[str, Any]) -> None:
 
 
 def _outwait(handler: Handler) -> None:
-    """No answer until the client has gone, or for `server.delay` seconds at most; then the connection closes."""
-    contract = handler.contract
-    until = time.monotonic() + contract.delay
-    while time.monotonic() < until and not contract.closing.is_set():
+    """No answer until the client has gone, or for LONGEST at most; then the connection closes."""
+    until = time.monotonic() + LONGEST
+    while time.monotonic() < until and not handler.contract.closing.is_set():
         readable, _, _ = select.select([handler.connection], [], [], POLL)
         if readable and not handler.connection.recv(1, socket.MSG_PEEK):
             break
+        if readable:  # an upload that nobody reads
+            time.sleep(POLL)
     handler.close_connection = True

@@ -5,61 +5,39 @@
         … ask server.url …
 
 The models folder is real and the answers are real: the embedded engine computes them. `server.requests` lists what was
-asked, `server.pulls` what Ollama would have fetched from the network, `server.fail` brings faults.
+asked, `server.fail` brings faults.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from .create import Importer, LineError, check, create
+from .create import Layers, create
 from .faults import Fault
-from .generate import Abilities, Generator
+from .generate import Generator
 from .handler import Handler, Http, Request
-from .runners import Runners
-from .store import Failure, Store
+from .store import Store
 
 
 class ContractServer:
-    """A context manager; also `close()`. Every switch is said at the constructor, every fault by `fail`.
+    """A context manager; also `close()`. `path_prefix` is the folder's name as the server shows it.
 
-    `version` decides what is ignored: logprobs below 0.12.11, `_debug_render_only` below 0.11.5, adapters are refused
-    from 0.34.1 (`accepts_adapters` overrides it). `broken_chat_format`: chat with `format` is refused as it is for
-    models without a template layer. `reorder`: create lays tensors out otherwise. `other_template`: create puts this in
-    the place of the template that was sent. `path_prefix`: the folder's name as the server shows it.
+    `change` makes the layers that /api/create keeps of those that were sent, as the import of another version may.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        version: str = "0.33.0",
-        accepts_adapters: bool | None = None,
-        broken_chat_format: bool = False,
-        reorder: bool = False,
-        other_template: str | None = None,
-        path_prefix: str | None = None,
-    ) -> None:
-        number = tuple(int(part) for part in version.split("-")[0].split("."))
-        accepts = number < (0, 34, 1) if accepts_adapters is None else accepts_adapters
+    def __init__(self, folder: Path, *, version: str = "0.33.0", path_prefix: str | None = None) -> None:
         self.version, self.folder = version, Path(folder)
         self.store = Store(self.folder, path_prefix)
-        self.importer = Importer(accepts, reorder, other_template)
-        self.runners = Runners()
-        self.generator = Generator(
-            self.store, self.runners, Abilities(number >= (0, 12, 11), number >= (0, 11, 5), broken_chat_format)
-        )
+        self.generator = Generator(self.store)
+        self.change: Callable[[Layers], Layers] = lambda layers: layers
         self.requests: list[Request] = []
-        self.pulls: list[str] = []
-        self.delay = 30.0  # seconds: how long "slow" waits at most for its client to go
         self.closing = threading.Event()
-        self._faults: dict[str, list[Fault]] = {}
         self.lock = threading.RLock()  # one thing at a time, as with OLLAMA_NUM_PARALLEL=1
+        self._faults: dict[str, list[Fault]] = {}
         self._http = Http(("127.0.0.1", 0), Handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -73,24 +51,16 @@ class ContractServer:
     def url(self) -> str:
         return f"http://{self.host}"
 
-    def add(
-        self,
-        name: str,
-        gguf_path: Path,
-        template: str | None = None,
-        system: str | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        license: str | None = None,
-    ) -> None:
-        """What a user's `ollama create` did earlier; not among `requests`. Raises ValueError with Ollama's words."""
-        digest, _ = self.store.put(Path(gguf_path).read_bytes())
-        given = {"template": template, "system": system, "parameters": parameters, "license": license}
-        body = {"model": name, "files": {Path(gguf_path).name: digest}, **{k: v for k, v in given.items() if v}}
-        try:
-            with self.lock:
-                list(create(self.store, body, check(self.store, body, self.importer), self.importer))
-        except (Failure, LineError) as error:
-            raise ValueError(str(error)) from None
+    def add(self, name: str, gguf_path: Path, **fields: Any) -> None:
+        """Make a model as a user's `ollama create` did earlier; not among `requests`.
+
+        `fields` are those of /api/create: template, system, parameters, license.
+        """
+        digest, _ = self.store.put(gguf_path.read_bytes())
+        body = {"model": name, "files": {gguf_path.name: digest}, **fields}
+        with self.lock:
+            *_, last = create(self.store, body, lambda layers: layers)
+        assert last == {"status": "success"}
 
     def fail(self, path: str, fault: Fault, times: int = 1) -> None:
         """The next `times` requests of `path` (or below it; HEAD does not count) meet `fault`."""
@@ -102,7 +72,7 @@ class ContractServer:
 
     def fault_for(self, method: str, path: str) -> Fault | None:
         for begin, faults in self._faults.items():
-            if method != "HEAD" and faults and (path == begin or path.startswith(begin.rstrip("/") + "/")):
+            if method != "HEAD" and faults and (path == begin or path.startswith(f"{begin}/")):
                 return faults.pop(0)
         return None
 
@@ -112,12 +82,10 @@ class ContractServer:
         self._http.server_close()
         self._thread.join()
         with self.lock:
-            self.runners.close()
+            self.generator.close()
 
     def __enter__(self) -> ContractServer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -2,147 +2,119 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .gguf_copy import Gguf, parse
+import gguf
 
 LAYER = "application/vnd.ollama.image."
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
-HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
+HOST, NAMESPACE = "registry.ollama.ai", "library"
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+DETAILS = {
+    "format": "model_format",
+    "family": "model_family",
+    "families": "model_families",
+    "parameter_size": "model_type",
+    "quantization_level": "file_type",
+}
+
+Parts = tuple[str, ...]  # namespace, model, tag
 
 
 class Failure(Exception):
-    """An error that is answered as `{"error": …}`. Create's own lack the charset in their content type."""
+    """An error that is answered as `{"error": …}`."""
 
-    def __init__(self, status: int, message: str, *, charset: bool = True) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.charset = status, charset
+        self.status = status
+
+
+def parts_of(text: str) -> Parts:
+    """The parts of a name, filled with Ollama's defaults. Raises Failure for what cannot be a name."""
+    name, _, tag = text.partition(":")
+    parts = (*(NAMESPACE, *name.split("/"))[-2:], tag or "latest")
+    if not all(map(PART.fullmatch, parts)):
+        raise Failure(400, "invalid model name")
+    return parts
+
+
+def name_of(parts: Parts) -> str:
+    """The name as `ollama list` writes it."""
+    namespace, model, tag = parts
+    return f"{model}:{tag}" if namespace == NAMESPACE else f"{namespace}/{model}:{tag}"
 
 
 @dataclass(frozen=True)
-class Name:
-    """host/namespace/model:tag, filled with Ollama's defaults."""
+class Gguf:
+    """What /api/show and the config layer say of a file; a list stands as None in `values`."""
 
-    host: str
-    namespace: str
-    model: str
-    tag: str
+    values: dict[str, Any]
+    parameters: int
 
-    @classmethod
-    def parse(cls, text: str) -> Name | None:
-        """None for what cannot be a name."""
-        name, colon, tag = text.rpartition(":")
-        if not colon or "/" in tag:
-            name, tag = text, TAG
-        parts = name.split("/")
-        parts = [HOST, NAMESPACE][: max(0, 3 - len(parts))] + parts
-        if len(parts) != 3 or not all(PART.fullmatch(part) for part in [*parts, tag]):
-            return None
-        host, namespace, model = parts
-        return cls(host, namespace, model, tag)
 
-    @property
-    def short(self) -> str:
-        begin = "" if self.host == HOST else f"{self.host}/"
-        begin += f"{self.namespace}/" if begin or self.namespace != NAMESPACE else ""
-        return f"{begin}{self.model}:{self.tag}"
+@functools.cache
+def read_gguf(blob: Path) -> Gguf:
+    reader = gguf.GGUFReader(blob)
+    values = {
+        name: None if field.types[0] == gguf.GGUFValueType.ARRAY else field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.")
+    }
+    return Gguf(values, sum(int(tensor.n_elements) for tensor in reader.tensors))
 
 
 @dataclass(frozen=True)
 class Model:
-    """One manifest, read."""
+    """One manifest; `layers` are the blobs by kind: model, template, system, license, params."""
 
-    name: Name
-    folder: Path
+    name: str
     digest: str  # of the manifest
     modified: int  # nanoseconds
+    size: int
     config: dict[str, Any]
-    config_size: int
-    layers: tuple[dict[str, Any], ...]
-
-    def path(self, kind: str) -> Path | None:
-        """The blob of the last layer of this kind: model, adapter."""
-        digests = [layer["digest"] for layer in self.layers if layer["mediaType"] == LAYER + kind]
-        return self.folder / "blobs" / digests[-1].replace(":", "-") if digests else None
+    layers: dict[str, Path]
 
     def text(self, kind: str) -> str | None:
-        path = self.path(kind)
-        return None if path is None else path.read_text("utf-8")
-
-    def texts(self, kind: str) -> list[str]:
-        found = [layer["digest"] for layer in self.layers if layer["mediaType"] == LAYER + kind]
-        return [(self.folder / "blobs" / digest.replace(":", "-")).read_text("utf-8") for digest in found]
+        return self.layers[kind].read_text("utf-8") if kind in self.layers else None
 
     @property
     def parameters(self) -> dict[str, Any]:
         return json.loads(self.text("params") or "{}")
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        return json.loads(self.text("messages") or "[]")
-
-    @property
-    def size(self) -> int:
-        return sum(layer["size"] for layer in self.layers) + self.config_size
-
-    @property
-    def parent(self) -> str:
-        return next((layer.get("from", "") for layer in self.layers if layer["mediaType"] == LAYER + "model"), "")
-
-    @property
-    def gguf(self) -> Gguf:
-        path = self.path("model")
-        assert path is not None
-        return parse(path.read_bytes())
-
     def details(self) -> dict[str, Any]:
-        return {
-            "parent_model": self.parent,
-            "format": self.config["model_format"],
-            "family": self.config["model_family"],
-            "families": self.config["model_families"],
-            "parameter_size": self.config["model_type"],
-            "quantization_level": self.config["file_type"],
-        }
-
-    def capabilities(self) -> list[str]:
-        template = self.text("template") or ""
-        return ["completion", *(["tools"] if ".Tools" in template else []), *(["thinking"] if self.thinks else [])]
-
-    @property
-    def thinks(self) -> bool:
-        return ".Thinking" in (self.text("template") or "")
+        return {"parent_model": "", **{key: self.config[name] for key, name in DETAILS.items()}}
 
 
 class Store:
-    """The folder itself. `shown` is how the server names it (inside a container, say)."""
+    """The folder itself; `shown` is the path that the server gives for it (inside a container, say)."""
 
     def __init__(self, folder: Path, shown: str | None = None) -> None:
-        self.folder, self.shown = folder, shown or str(folder)
-        for part in ("manifests", "blobs"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        self.shown = shown or str(folder)
+        self.manifests, self.blobs = folder / "manifests" / HOST, folder / "blobs"
+        self.manifests.mkdir(parents=True, exist_ok=True)
+        self.blobs.mkdir(exist_ok=True)
 
     def blob(self, digest: str) -> Path:
-        """Raises Failure for what is no digest."""
         match = DIGEST.fullmatch(digest)
         if match is None:
             raise Failure(400, "invalid digest format")
-        return self.folder / "blobs" / f"sha256-{match[1]}"
+        return self.blobs / f"sha256-{match[1]}"
 
     def shown_blob(self, digest: str) -> str:
         return f"{self.shown}/blobs/{digest.replace(':', '-')}"
 
     def put(self, content: bytes) -> tuple[str, bool]:
-        """The digest, and whether the blob was there before."""
+        """Keep a blob: its digest, and whether it was there before."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         path = self.blob(digest)
         if known := path.exists():
@@ -152,76 +124,54 @@ class Store:
         part.replace(path)
         return digest, known
 
-    def _manifest(self, name: Name) -> Path:
-        return self.folder.joinpath("manifests", name.host, name.namespace, name.model, name.tag)
+    def _manifest(self, name: str) -> Path:
+        return self.manifests.joinpath(*parts_of(name))
 
-    def find(self, text: str, *, shown: str | None = None) -> Model:
-        """Raises Failure 404, which names the model as `shown`, by default as it was asked for."""
-        name = Name.parse(text)
-        if name is None or not self._manifest(name).is_file():
-            raise Failure(404, f"model '{shown or text}' not found")
-        return self._read(name)
+    def find(self, text: str) -> Model:
+        if not self._manifest(text).is_file():
+            raise Failure(404, f"model '{text}' not found")
+        return self._read(self._manifest(text))
 
-    def _read(self, name: Name) -> Model:
-        path = self._manifest(name)
+    def _read(self, path: Path) -> Model:
         content = path.read_bytes()
         manifest = json.loads(content)
-        config = json.loads(self.blob(manifest["config"]["digest"]).read_bytes())
         return Model(
-            name,
-            self.folder,
+            name_of(path.relative_to(self.manifests).parts),
             hashlib.sha256(content).hexdigest(),
             path.stat().st_mtime_ns,
-            config,
-            manifest["config"]["size"],
-            tuple(manifest["layers"]),
+            sum(each["size"] for each in [manifest["config"], *manifest["layers"]]),
+            json.loads(self.blob(manifest["config"]["digest"]).read_bytes()),
+            {each["mediaType"].removeprefix(LAYER): self.blob(each["digest"]) for each in manifest["layers"]},
         )
 
-    def models(self) -> Iterator[Model]:
+    def models(self) -> list[Model]:
         """The newest first."""
-        root = self.folder / "manifests"
-        names = [Name(*path.relative_to(root).parts) for path in root.glob("*/*/*/*") if path.is_file()]
-        return iter(sorted(map(self._read, names), key=lambda model: -model.modified))
+        return sorted(map(self._read, self.manifests.glob("*/*/*")), key=lambda model: -model.modified)
 
-    def write(self, name: Name, config: dict[str, Any], layers: list[dict[str, Any]]) -> None:
+    def write(self, name: str, config: Mapping[str, Any], layers: list[dict[str, Any]]) -> None:
         """A manifest in the place of whatever has this name."""
-        content = go_json(config).encode()
+        content = go_json(config)
         digest, _ = self.put(content)
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, "digest": digest, "size": len(content)},
-            "layers": layers,
-        }
+        head = {"schemaVersion": 2, "mediaType": MANIFEST}
+        config_layer = {"mediaType": CONFIG, "digest": digest, "size": len(content)}
         path = self._manifest(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(go_json(manifest), "utf-8")
-
-    def layer(self, kind: str, content: bytes, origin: str = "") -> tuple[dict[str, Any], bool]:
-        digest, known = self.put(content)
-        layer = {"mediaType": LAYER + kind, "digest": digest, "size": len(content)}
-        return ({**layer, "from": origin} if origin else layer), known
+        path.write_bytes(go_json({**head, "config": config_layer, "layers": layers}))
 
     def copy(self, source: str, destination: str) -> None:
-        to = Name.parse(destination)
-        if to is None:
-            raise Failure(400, f'destination "{destination}" is invalid')
-        name = Name.parse(source)
-        if name is None or not self._manifest(name).is_file():
-            raise Failure(404, f'model "{source}" not found')
-        path = self._manifest(to)
+        self.find(source)
+        path = self._manifest(destination)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._manifest(name).read_bytes())
+        path.write_bytes(self._manifest(source).read_bytes())
 
     def delete(self, text: str) -> Model:
         """Removes the manifest and those of its blobs that no other manifest names."""
-        gone = self.find(text)
-        manifest = json.loads(self._manifest(gone.name).read_bytes())
-        self._manifest(gone.name).unlink()
-        kept = {digest for path in (self.folder / "manifests").glob("*/*/*/*") for digest in _digests(path)}
-        for layer in [manifest["config"], *manifest["layers"]]:
-            if layer["digest"] not in kept:
-                self.blob(layer["digest"]).unlink(missing_ok=True)
+        gone, path = self.find(text), self._manifest(text)
+        digests = _digests(path)
+        path.unlink()
+        kept = {digest for other in self.manifests.glob("*/*/*") for digest in _digests(other)}
+        for digest in set(digests) - kept:
+            self.blob(digest).unlink(missing_ok=True)
         return gone
 
 
@@ -230,17 +180,7 @@ def _digests(path: Path) -> list[str]:
     return [layer["digest"] for layer in [manifest["config"], *manifest["layers"]]]
 
 
-def go_json(value: Any, *, newline: bool = True) -> str:
-    """As Go's encoder writes it: no blanks, HTML's marks escaped, whole floats without a point."""
-    text = json.dumps(_whole(value), ensure_ascii=False, separators=(",", ":"))
-    for mark in "<>&\u2028\u2029":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text + "\n" * newline
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_whole(inner) for inner in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def go_json(value: Any) -> bytes:
+    """As Go's encoder writes it: no blanks, HTML's marks escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "".join(f"\\u{ord(each):04x}" if each in "<>&" else each for each in text).encode() + b"\n"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tiny
-from expertune.engine.locate import locate
 from expertune.engine.ollama.engine import OllamaEngine
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
@@ -21,9 +19,8 @@ from expertune.rate.runner import rate_file
 from expertune.rate.serve import Kind, serve
 from expertune.ratings.schema import Example, Rating
 from ollama_contract.server import ContractServer
+from ollama_contract.templates import OTHER
 from rate.stub import MAPPING, SCALE, TOPIC, Counted, read_csv, visits, write_csv, write_run
-
-TEMPLATE = "{{ range .Messages }}[{{ .Role }}] {{ .Content }}\n{{ end }}[assistant] "
 
 
 @pytest.fixture
@@ -33,16 +30,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Contract
         yield running
 
 
-def as_imported(folder: Path) -> Path:
-    """A tiny model with its parts in the order in which Ollama keeps them, as our exports have them."""
-    with ContractServer(folder / "import") as server:
-        server.add("tiny", tiny.make(folder / "made.gguf"))
-        with OllamaServer(server.url) as asked:
-            return Path(shutil.copy(locate("tiny", asked).path, folder / "base.gguf"))
-
-
 def tuned(folder: Path, *, prompts_by: str = "the file's own template", **more: object) -> Path:
-    run = write_run(folder / "run", as_imported(folder))
+    run = write_run(folder / "run", tiny.make(folder / "base.gguf"))
     hashes = {"fine_tuned_model.gguf": sha256(run / "fine_tuned_model.gguf"), "base": "0" * 64}
     return write_run(
         folder / "run",
@@ -106,9 +95,9 @@ def test_prompts_that_ollama_wrote_are_written_by_ollama(tmp_path: Path, server:
     assert product.file is not None
     with pytest.raises(UsageError, match="neither this base nor the registered model"), serve(product, "llama.cpp"):
         pass
-    server.add("mine", product.file, template=TEMPLATE)
+    server.add("mine", product.file, template=OTHER)
     with serve(product, "llama.cpp", threads=1) as served:
-        assert served.engine.render([{"role": "user", "content": "hi"}]) == "[user] hi\n[assistant] "
+        assert served.engine.render([{"role": "user", "content": "hi"}]) == "<|user|> hi\n<|assistant|>\n"
     server.close()
     with pytest.raises(UsageError, match=r"start it .*so that the model is asked as it was taught"):
         rated(product, tmp_path, "llama.cpp")
@@ -116,7 +105,7 @@ def test_prompts_that_ollama_wrote_are_written_by_ollama(tmp_path: Path, server:
 
 @pytest.mark.slow
 def test_a_model_set_is_asked_of_its_base(tmp_path: Path, server: ContractServer) -> None:
-    base = as_imported(tmp_path)
+    base = tiny.make(tmp_path / "base.gguf")
     server.add("base", base)
     product = load_product(model_set(tmp_path, "base"))
     by_server = rated(product, tmp_path, "ollama")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 import tiny
@@ -26,19 +28,18 @@ from expertune.ratings.schema import Example
 from expertune.record import Registration, RunRecord
 from expertune.register import verify_prompts
 from expertune.register.register import Candidate, register
+from ollama_contract.create import Layers
 from ollama_contract.server import ContractServer
-from ollama_contract.templates import TEMPLATE
+from ollama_contract.templates import FOLDING, OTHER, TEMPLATE
 from records import MODEL_SET, run_record
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 SYSTEM = system_prompt(SCALE, "respiratory infections")
-FOLDING = '{{ range .Messages }}{{ if eq .Role "user" }}Q: {{ .Content }}\n{{ end }}{{ end }}A:'
 ODD = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}[[SYS]]{{ m['content'] }}[[/SYS]]"
     "{% elif m['role'] == 'user' %}Q: {{ m['content'] }} ;; {% else %}A: {{ m['content'] }}{{ eos_token }} "
     "{% endif %}{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
 )
-OTHER = "{{ range .Messages }}<|{{ .Role }}|> {{ .Content }}\n{{ end }}<|assistant|>\n"
 VISITS = ["34F cough and fever", "80M fell, ankle pain", "2M crying", "55F chest pain", "21M sore throat", "9F rash"]
 ROWS = tuple(
     Example(
@@ -131,7 +132,7 @@ def test_a_file_that_passed_is_served_byte_for_byte(
     assert names(server) == {"base:latest", "my-rater:latest"}
     digest = sha256(files["tuned"])
     assert made.bytes == "same file" and made.digest == made.served == digest
-    assert sha256(server.store.find("my-rater").path("model")) == digest
+    assert sha256(server.store.find("my-rater").layers["model"]) == digest
     assert made.agreement.labels == 1.0 and made.agreement.rows == len(ROWS) and made.agreement.probability_gap < 1e-3
     ours, base = shown(server, "my-rater"), shown(server, "base")
     for field in ("template", "parameters", "license", "capabilities"):
@@ -149,7 +150,6 @@ def test_template_is_sent_only_where_the_base_has_a_layer(
         assert ("template" in body) == (template is not None)
         assert "from" not in body and body["license"] == "CC0\nToo" and body["system"] == SYSTEM
         assert body["parameters"] == {"temperature": 0.2, "stop": ["</s>", "<|user|>"], "num_ctx": 1024}
-        assert server.pulls == []
 
 
 def test_a_blob_that_is_there_is_not_sent_again(
@@ -162,10 +162,39 @@ def test_a_blob_that_is_there_is_not_sent_again(
     assert names(server) == {"base:latest", "my-rater:latest", "second:latest"}
 
 
+def rewritten(file: Path, path: Path, factor: float = 1.0) -> Callable[[Layers], Layers]:
+    """An import that lays the tensors of a model in F32 out backwards, as another version of Ollama might."""
+    reader = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            writer.add_key_value(name, field.contents(), *([*field.types, None][:2]))
+    for tensor in reversed(reader.tensors):
+        writer.add_tensor(tensor.name, tensor.data * np.float32(factor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return lambda layers: {**layers, "model": path.read_bytes()}
+
+
 def test_another_order_with_the_same_tensors_is_accepted_and_said(
-    contract: Callable[..., ContractServer], files: dict[str, Path]
+    contract: Callable[..., ContractServer], files: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert run(contract(reorder=True), files).bytes == "same tensors"
+    server = contract()
+    server.change = rewritten(files["tuned"], tmp_path / "import.gguf")
+    made = run(server, files)
+    assert made.bytes == "same tensors" and made.served == sha256(tmp_path / "import.gguf") != made.digest
+
+
+def test_weights_that_an_import_changed_are_refused(
+    contract: Callable[..., ContractServer], files: dict[str, Path], tmp_path: Path
+) -> None:
+    server = contract()
+    server.change = rewritten(files["tuned"], tmp_path / "import.gguf", factor=1.001)
+    with pytest.raises(RegistrationError, match="Ollama changed the weights on import"):
+        run(server, files)
+    assert names(server) == {"base:latest"}
 
 
 def test_a_base_that_is_only_a_file(contract: Callable[..., ContractServer], files: dict[str, Path]) -> None:
@@ -251,7 +280,7 @@ def test_a_template_that_ollama_put_in_the_place_of_ours(
     contract: Callable[..., ContractServer], files: dict[str, Path]
 ) -> None:
     server = contract()
-    server.importer = replace(server.importer, other_template=OTHER)
+    server.change = lambda layers: {**layers, "template": OTHER.encode()}
     with pytest.raises(RegistrationError, match=r"differs from its base in .*template"):
         run(server, files)
     assert names(server) == {"base:latest"}
@@ -282,10 +311,11 @@ def test_token_counts_that_differ() -> None:
 
 
 def test_a_blob_that_cannot_be_compared(
-    contract: Callable[..., ContractServer], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    contract: Callable[..., ContractServer], files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container: the server's paths are not ours, and its new blob lies in no folder here."""
-    server = contract(reorder=True, path_prefix="/root/.ollama/models")
+    server = contract(path_prefix="/root/.ollama/models")
+    server.change = rewritten(files["tuned"], tmp_path / "import.gguf")
     monkeypatch.setenv("OLLAMA_MODELS", str(server.folder))
     with OllamaServer(server.url) as client:
         base = locate("base", client)
