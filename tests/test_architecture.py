@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "expertune"
 
@@ -231,7 +229,6 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.slow
 def test_help_does_not_load_torch():
     code = (
         "import runpy, sys\nsys.argv = ['scripts/fine_tuner.py', '--help']\n"
@@ -243,7 +240,6 @@ def test_help_does_not_load_torch():
     assert not names & {"torch", "pandas", "sklearn", "matplotlib", "scipy", "statsmodels", "xllamacpp"}
 
 
-@pytest.mark.slow
 def test_a_fresh_python_loads_them_without_torch():
     """One process for all: it stops at the first module after which torch is there."""
     names = [f"expertune.{name}" for name in LOADED_WITHOUT_TORCH if f"expertune.{name}" in modules()]
