@@ -77,6 +77,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, metadata, before
 
 
+@pytest.mark.slow
 def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, metadata, before = tuned
     assert metadata["fine_tuning_info"]["success"] is True
@@ -90,6 +91,7 @@ def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[
     assert sha256(BASE) == before == metadata["provenance"]["hashes"]["base"]
 
 
+@pytest.mark.slow
 def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, metadata, _ = tuned
     assert json.loads((folder / "fine_tuning_metadata.json").read_text()) == metadata
@@ -105,6 +107,7 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
     assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 240
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = tuned
@@ -118,6 +121,7 @@ def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dic
         assert str(row.Prompt)[:60] not in logged
 
 
+@pytest.mark.slow
 def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = tuned
     lines = [json.loads(line) for line in (folder / "training_data.jsonl").read_text().splitlines()]
@@ -129,6 +133,7 @@ def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], 
     assert {line["messages"][-1]["role"] for line in lines} == {"assistant"}
 
 
+@pytest.mark.slow
 def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], str]) -> None:
     """Served anew, the file gives the accuracy that the metadata claim."""
     from expertune.config import make_config
@@ -179,6 +184,7 @@ def test_capability_gives_the_reason(tmp_path: Path) -> None:
     assert "llama-gguf-split --merge" in tuner.capability(str(tmp_path / "part.gguf")).reason
 
 
+@pytest.mark.slow
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:
     model = str(tiny.make(tmp_path / "xverse.gguf", architecture="xverse", context=4096))
     success, metadata = FineTuner(quiet=True).process_dataset(

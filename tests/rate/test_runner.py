@@ -153,6 +153,7 @@ with Journal(folder / "journal.sqlite") as journal:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_and_nothing_is_rated_twice(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "new.csv", visits(900))
     code = KILLED.format(src=str(ROOT / "src"), tests=str(ROOT / "tests"), folder=str(tmp_path))
