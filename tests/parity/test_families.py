@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 
 import families
 import family_proof as proof
@@ -22,7 +22,7 @@ from expertune.train.encode import Candidates
 FAST = ("llama", "gemma3", "qwen35moe", "lfm2")
 
 
-def in_tiers(names: Iterable[str]) -> list[ParameterSet]:
+def in_tiers(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
 
 
