@@ -208,6 +208,7 @@ def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     assert metadata["evaluation"]["evaluations"] == []
 
 
+@pytest.mark.slow
 def test_few_rows_warn_and_fall_back(tmp_path: Path) -> None:
     with pytest.warns(DatasetTooSmallWarning, match="49 usable rows"):
         success, metadata = FineTuner(quiet=True).process_dataset(frame(49), str(BASE), MAPPING, TOPIC, tmp_path)
