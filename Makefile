@@ -1,13 +1,15 @@
 # make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
-# make test   sets up and runs all tests
-# make check  ruff, pyright, tests          make bench  the whole job on the example visits, timed
+# make test   sets up and runs every test: fast and slow      .venv/bin/pytest alone: the fast tier, under two minutes
+# make lint   ruff and pyright          make check  both: lint, then every test
+# make docs   pastes the --help of every command into docs/commands.md
+# make bench  the whole job on the example visits, timed
 # make bench BENCH="…"  with flags of bench/job.py, such as those of the peers' environments (bench/README.md)
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test lint check docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -16,17 +18,25 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
 
+$(VENV)/.dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
 demo: setup
 	$(BIN)/python demo_fine_tuner.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests
 
-check: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
+
+check: lint test
+
+docs: setup
+	$(BIN)/python docs/paste_help.py
 
 bench: setup
 	$(BIN)/python bench/job.py $(BENCH)

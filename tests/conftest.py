@@ -1,5 +1,6 @@
 """For every test: no host but this machine can be reached, and a server of the user's is not asked by accident.
 
+A bare `pytest` is the fast tier. With a path, -m or -k everything that was selected runs, so `pytest tests` runs all.
 Tests on real models run only when they are asked for: they download 331 MB and take minutes. So do those on a real
 Ollama, since they make models in it.
 """
@@ -17,8 +18,22 @@ ON_REQUEST = "on real models, which are fetched (331 MB): ask for it with -m rea
 IN_OLLAMA = "makes models in the Ollama server at OLLAMA_HOST and removes them: ask for it with -m ollama"
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return "fast tier: tests marked slow are left out; `pytest tests` runs all" if _is_fast_tier(config) else None
+
+
+def _is_fast_tier(config: pytest.Config) -> bool:
+    """Return True where the command line selects nothing: no path, no -m, no -k."""
+    with_path = config.args_source is pytest.Config.ArgsSource.ARGS
+    return not (with_path or config.getoption("markexpr") or config.getoption("keyword"))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what was not asked for, whatever other -m is given. A fixture would come too late: a module's run first."""
+    if _is_fast_tier(config):
+        slow = [item for item in items if item.get_closest_marker("slow") is not None]
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+        config.hook.pytest_deselected(items=slow)
     asked = config.getoption("markexpr") or ""
     unasked = {} if "realmodel" in asked or os.environ.get("EXPERTUNE_REALMODEL") == "1" else {"realmodel": ON_REQUEST}
     if "ollama" not in asked:

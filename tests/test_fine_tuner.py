@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -78,6 +77,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     return folder, metadata, before
 
 
+@pytest.mark.slow
 def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, metadata, before = tuned
     assert metadata["fine_tuning_info"]["success"] is True
@@ -91,6 +91,7 @@ def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[
     assert sha256(BASE) == before == metadata["provenance"]["hashes"]["base"]
 
 
+@pytest.mark.slow
 def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, metadata, _ = tuned
     assert json.loads((folder / "fine_tuning_metadata.json").read_text()) == metadata
@@ -106,6 +107,8 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
     assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 240
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = tuned
     for path in folder.iterdir():
@@ -118,6 +121,7 @@ def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dic
         assert str(row.Prompt)[:60] not in logged
 
 
+@pytest.mark.slow
 def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], str]) -> None:
     folder, _, _ = tuned
     lines = [json.loads(line) for line in (folder / "training_data.jsonl").read_text().splitlines()]
@@ -129,6 +133,7 @@ def test_no_test_row_is_in_the_training_data(tuned: tuple[Path, dict[str, Any], 
     assert {line["messages"][-1]["role"] for line in lines} == {"assistant"}
 
 
+@pytest.mark.slow
 def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], str]) -> None:
     """Served anew, the file gives the accuracy that the metadata claim."""
     from expertune.config import make_config
@@ -179,6 +184,7 @@ def test_capability_gives_the_reason(tmp_path: Path) -> None:
     assert "llama-gguf-split --merge" in tuner.capability(str(tmp_path / "part.gguf")).reason
 
 
+@pytest.mark.slow
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:
     model = str(tiny.make(tmp_path / "xverse.gguf", architecture="xverse", context=4096))
     success, metadata = FineTuner(quiet=True).process_dataset(
@@ -202,6 +208,7 @@ def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     assert metadata["evaluation"]["evaluations"] == []
 
 
+@pytest.mark.slow
 def test_few_rows_warn_and_fall_back(tmp_path: Path) -> None:
     with pytest.warns(DatasetTooSmallWarning, match="49 usable rows"):
         success, metadata = FineTuner(quiet=True).process_dataset(frame(49), str(BASE), MAPPING, TOPIC, tmp_path)
@@ -343,7 +350,7 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(
     arguments = ["--input", str(ROWS), "--model", str(BASE), "--topics", TOPIC, "--output-dir"]
     assert command([*arguments, str(tmp_path / "taken")]) == 1
     assert "choose a folder" in capsys.readouterr().err
-    if os.geteuid() != 0:  # root may write anywhere
+    if hasattr(os, "geteuid") and os.geteuid() != 0:  # root may write anywhere; Windows has no such modes
         (tmp_path / "locked").mkdir(mode=0o500)
         assert command([*arguments, str(tmp_path / "locked")]) == 1
         assert "may write to" in capsys.readouterr().err
@@ -445,6 +452,7 @@ write._write_tensors = die
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
 def test_kill_9_during_export_loses_no_training(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     killed = run_apart(folder, before=DIE_IN_EXPORT)
@@ -472,6 +480,7 @@ loop.Trainer.one_step = one_step
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a group of processes, not to one")
 def test_ctrl_c_stops_at_the_next_step_and_resume_ends_as_an_unbroken_run(tmp_path: Path) -> None:
     folder, whole = tmp_path / "out", tmp_path / "whole"
     stopped = run_apart(folder, before=INTERRUPT)
@@ -487,6 +496,7 @@ def test_ctrl_c_stops_at_the_next_step_and_resume_ends_as_an_unbroken_run(tmp_pa
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_no_half_file(tmp_path: Path) -> None:
     """A limit on the size of any file: the first large output fails as on a full disk."""
+    resource = pytest.importorskip("resource", reason="this system has no limit on the size of a file")
     folder = tmp_path / "out"
     found = run_apart(folder, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
     assert found.returncode == 1, found.stderr

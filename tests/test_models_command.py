@@ -177,7 +177,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, command: str):
     (tmp_path / "models/manifests").mkdir(parents=True)
     (tmp_path / "models").chmod(0)
     code = (
-        "import os, grp\nfrom expertune import cli\n"
+        "import os, grp\nfrom expertune.cli import main as cli\n"
         f"cli.app(['{command}'], standalone_mode=False)\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         f"cli.main(['{command}'])\n"

@@ -238,6 +238,7 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
+@pytest.mark.slow
 def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
     start: Start, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,9 @@ an activation lies on the edge between two entries of llama.cpp's table (tests/f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +18,15 @@ import family_proof as proof
 from expertune.model.arch import supported
 from expertune.train.encode import Candidates
 
-EVERY = list(families.FAMILIES)
+# in the fast tier: a plain decoder; windows, more norms and GELU; linear attention with experts; convolutions
+FAST = ("llama", "gemma3", "qwen35moe", "lfm2")
+
+
+def in_tiers(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in names]
+
+
+EVERY = in_tiers(families.FAMILIES)
 TABLE = 5e-3
 
 
@@ -52,7 +62,7 @@ def test_logits_on_every_quantisation(tmp_path: Path, name: str, qtype: str) -> 
         assert found.served < {"F32": bound(name), "F16": 0.02, "BF16": 0.1}.get(qtype, 0.5)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if families.FAMILIES[name].gelu])
+@pytest.mark.parametrize("name", in_tiers(name for name, family in families.FAMILIES.items() if family.gelu))
 def test_gelu_differs_by_llama_cpps_table_only(tmp_path: Path, name: str) -> None:
     path, lengths = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), (3, 5, 20, 30, 40)
     noise = families.FAMILIES[name].noise

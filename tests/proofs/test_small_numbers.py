@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evaluate.samples import SCALE, rated, truth
 from expertune.evaluate.report import render_html
-from expertune.evaluate.subgroups import FEWEST, subgroups_of, to_dicts
+from expertune.evaluate.subgroups import FEWEST, subgroups_of
 
 VALUES = ("F", "M", "X", "", "Jane Doe")
 AGES = ("3 months", "4", "12Y", "30", "50", "80", "", "old")
@@ -46,7 +46,7 @@ def numbers(value: Any) -> list[float]:
 def test_fewer_than_twenty_rows_show_no_figure(drawn: tuple[list[dict[str, str]], list[int], list[int]]) -> None:
     cells, expert, model = drawn
     rows = [replace(row, extra=each) for row, each in zip(truth(expert), cells, strict=True)]
-    columns = to_dicts(subgroups_of(rows, rated(model), SCALE, {}, "", 0.95))
+    columns = [asdict(each) for each in subgroups_of(rows, rated(model), SCALE, {}, "", 0.95)]
     page = render_html({"verdict": {"line": "-"}, "run": {}, "evaluations": [], "strata": columns})
     assert {column["column"] for column in columns} == {"Age", "Sex"}
     for column in columns:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -154,6 +153,7 @@ with Journal(folder / "journal.sqlite") as journal:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_and_nothing_is_rated_twice(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "new.csv", visits(900))
     code = KILLED.format(src=str(ROOT / "src"), tests=str(ROOT / "tests"), folder=str(tmp_path))
@@ -164,7 +164,7 @@ def test_kill_9_loses_nothing_and_nothing_is_rated_twice(tmp_path: Path) -> None
         while not told.exists() or len(told.read_text().splitlines()) < wanted:
             assert process.poll() is None
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
         assert not (tmp_path / "rated.csv").exists()
         kept.append(len(told.read_text().splitlines()))

@@ -120,6 +120,7 @@ def test_loss_and_gradient_with_offsets_are_those_of_shifted_logits(tunable: Tun
     torch.testing.assert_close(our_slope, their_slope, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strength", "expected"), [(0.0, 0.8), (1.0, 0.5)])
 def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
     tunable: Tunable, strength: float, expected: float

@@ -37,6 +37,7 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **switches: Any) ->
         yield server
 
 
+@pytest.mark.slow
 def test_a_model_in_a_container_leads_to_a_model_set_that_ollama_itself_judges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

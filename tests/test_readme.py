@@ -1,0 +1,102 @@
+"""README is run as it stands: every command and every block of Python, on the example base and example visits.
+
+What cannot run here is named with the reason; a command that is in neither list fails, so that none is forgotten.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from expertune.fine_tuner import FineTuner
+from pages import GUIDES, README, ROOT, blocks, command_lines
+
+ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
+NOT_RUN = {
+    ("make", "demo"): "a quarter of an hour; tests/examples/test_demo.py and .ci/run run it on the example base",
+    ("make", "test"): "these tests",
+    (".", ".venv/bin/activate"): "changes the shell only",
+}
+ENDS_WELL = {"fine_tuner.py": (0, 3)}  # 3: the model set was better
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files that README speaks of: rated records, new records and a model."""
+    rows = pd.read_csv(ROWS)
+    rows.head(90).to_csv(tmp_path / "formatted_dataset.csv", index=False)
+    rows.iloc[90:110].drop(columns=["Standardized_Rating"]).to_csv(tmp_path / "new_records.csv", index=False)
+    shutil.copy(BASE, tmp_path / "my-model.gguf")
+    return tmp_path
+
+
+def run(folder: Path, words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of a page as its reader does, in `folder` in place of the clone."""
+    program = {"expertune": [sys.executable, "-m", "expertune"], "python": [sys.executable]}[words[0]]
+    arguments = [str(ROOT / word) if word.endswith(".py") else word for word in words[1:]]
+    return subprocess.run(
+        [*program, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))} | more,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def fill_in_review(path: Path) -> int:
+    """Agree with each rating in the queue, as a reviewer might. Return the number of rows."""
+    queue = pd.read_csv(path)
+    queue["Reviewed_Rating"] = queue["Predicted_Rating"]
+    queue.to_csv(path, index=False)
+    return len(queue)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(folder: Path) -> None:
+    ran: list[list[str]] = []
+    for words in command_lines(README, "sh", "bash", "console"):
+        if tuple(words) in NOT_RUN:
+            continue
+        assert words[0] in ("expertune", "python"), f"{' '.join(words)}: run it here, or name it in NOT_RUN"
+        done = run(folder, words)
+        expected = ENDS_WELL.get(Path(words[1]).name, (0,))
+        assert done.returncode in expected, f"{' '.join(words)}\n{done.stderr[-2000:]}"
+        if words[1] == "review":
+            assert fill_in_review(folder / words[words.index("--output") + 1]) > 0
+        ran.append(words)
+    assert len(ran) >= 5
+    merged = next(words for words in ran if words[1] == "merge-review")
+    with (folder / merged[merged.index("--output") + 1]).open(newline="") as file:
+        assert sum(1 for _ in csv.DictReader(file)) > 90
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(folder: Path) -> None:
+    found = blocks(README, "python")
+    assert found
+    for block in found:
+        code = f"import pandas as pd\ndf = pd.read_csv('formatted_dataset.csv')\n{block}"
+        done = run(folder, ["python", "-c", code])
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.strip()  # the verdict
+
+
+def test_the_python_of_the_guides_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with a model set; `prompt` is a record. A block with "…" in it shows a form and is not run."""
+    FineTuner().create_model_set_config(
+        "llama2", pd.read_csv(folder / "formatted_dataset.csv"), MAPPING, "asthma", output_dir=folder / "outputs"
+    )
+    monkeypatch.chdir(folder)
+    for page in GUIDES:
+        for block in [] if page == README else blocks(page, "python"):
+            if "…" not in block:
+                exec(compile(block, page.name, "exec"), {"prompt": "Chief complaint: cough"})
