@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import typer
 
 from expertune import outputs
 from expertune.cli.main import app
-from expertune.config import Config
+from expertune.config import settings
 from expertune.model.arch import supported
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,9 +54,13 @@ def test_the_readme_lists_every_output() -> None:
 
 
 def test_defaults_told_in_the_documents_are_the_defaults() -> None:
-    defaults = {setting.name: setting.default for setting in fields(Config)}
+    defaults = {setting.name: setting.default for setting in settings()}
     assert (defaults["dev_share"], defaults["test_share"]) == (0.1, 0.2)  # "70/10/20"
-    assert (defaults["agreement"], defaults["probability_gap"], defaults["keep_delta"]) == (0.99, 0.02, 0.9)
+    assert (defaults["min_label_agreement"], defaults["max_probability_gap"], defaults["min_update_retained"]) == (
+        0.99,
+        0.02,
+        0.9,
+    )
 
 
 def test_what_the_page_of_faults_quotes_is_said() -> None:

@@ -32,10 +32,10 @@ THREADS = int(os.environ.get("EXPERTUNE_TEST_THREADS", "0"))
 COMMON = {
     "approach": "tune",
     "class-weight": "none",
-    "bootstrap": 200,
+    "bootstrap_resamples": 200,
     "rank": 8,
     "threads": THREADS,
-    "precision": "fp32",
+    "compute_dtype": "fp32",
 }
 TINY = {"epochs": 2, "learning-rate": 3e-3, "batch-size": 8}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).

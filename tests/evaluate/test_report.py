@@ -36,7 +36,7 @@ from expertune.ratings.scale import make_scale
 from expertune.stats.conformal import Conformal
 
 HOSTILE = "<script>alert('x')</script>"
-CONFIG = Config(bootstrap=100)
+CONFIG = Config(bootstrap_resamples=100)
 
 
 class Page(HTMLParser):
@@ -93,7 +93,7 @@ def full_report() -> dict[str, Any]:
         "choice": {"approach": "tune", "reason": "better on 50 dev rows", "dev": {}},
         "evaluations": [each.to_dict() for each in figures],
         "differences": [each.to_dict() for each in differences],
-        "strata": to_dicts(subgroups_of(expert, tuned, scale, {}, "Sex,Ward", 0.95)),
+        "strata": to_dicts(subgroups_of(expert, tuned, scale, {}, ("Sex", "Ward"), 0.95)),
         "prevalence": at_prevalence(figures[0].to_dict(), 0.02),
         "conformal": coverage.to_dict(),
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},

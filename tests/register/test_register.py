@@ -50,7 +50,7 @@ GOOD: dict[str, Any] = {
     "fine_tuning_info": {},
     "export": {"agreement_passed": True, "agreement": 1.0, "agreement_rows": 50},
     "evaluation": {"verdict": {"base": "better", "majority": "better"}},
-    "settings": {"agreement": 0.99, "probability_gap": 0.02},
+    "settings": {"min_label_agreement": 0.99, "max_probability_gap": 0.02},
 }
 
 

@@ -24,7 +24,7 @@ def print_summary(metadata: Mapping[str, Any], folder: Path) -> None:
     if evaluations:
         print(
             f"\nOn {evaluations[0]['rows']} rows that nothing was trained on or chosen by "
-            f"({metadata['settings']['confidence']:.0%} intervals):"
+            f"({metadata['settings']['confidence_level']:.0%} intervals):"
         )
         print(f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}")
         for each in evaluations:

@@ -54,8 +54,8 @@ def _estimate(right: float, wrong: float, logit: float, reach: float, rows: int,
     return Estimate(value, Interval(min(low, value), max(high, value), "delta, logit scale", confidence), rows)
 
 
-def at_prevalence(evaluation: Mapping[str, Any], stated: float) -> dict[str, Any]:
-    """The report's part `prevalence`, from an Evaluation's mapping; `stated` 0 takes each label's share of the rows."""
+def at_prevalence(evaluation: Mapping[str, Any], stated: float | None) -> dict[str, Any]:
+    """The report's part `prevalence`, from an Evaluation's mapping; without `stated` each label's share of the rows."""
     confidence = evaluation["accuracy"]["interval"]["confidence"]
     labels = []
     for each in evaluation["per_class"]:
@@ -77,7 +77,7 @@ def at_prevalence(evaluation: Mapping[str, Any], stated: float) -> dict[str, Any
                 "curve": _curve(each, confidence),
             }
         )
-    return {"stated": stated, "rater": evaluation["name"], "labels": labels}
+    return {"stated": stated or 0.0, "rater": evaluation["name"], "labels": labels}
 
 
 def _curve(found: Mapping[str, Any], confidence: float) -> list[dict[str, float]]:

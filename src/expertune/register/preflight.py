@@ -31,12 +31,12 @@ def gate_failures(metadata: Mapping[str, Any]) -> list[str]:
 
 def _disagreement(export: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Where the file differs from what was trained: in labels, else in their probabilities."""
-    if export["agreement"] < settings["agreement"]:
+    if export["agreement"] < settings["min_label_agreement"]:
         return (
             f"the file agrees with what was trained on only {export['agreement']:.1%} of {export['agreement_rows']} "
             "dev rows, which is below the gate"
         )
     return (
         f"the file's probabilities are {export['probability_gap']:.3f} from those of what was trained on average over "
-        f"{export['agreement_rows']} dev rows, which is above the {settings['probability_gap']:g} of the gate"
+        f"{export['agreement_rows']} dev rows, which is above the {settings['max_probability_gap']:g} of the gate"
     )

@@ -50,7 +50,7 @@ class Candidate:
     rows: tuple[Example, ...]
     scale: RatingScale
     context: int
-    threads: int
+    threads: int | None
     metadata: Mapping[str, Any]
 
 

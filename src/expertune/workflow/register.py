@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import make_config
+from ..config import current_settings, make_config
 from ..engine.locate import Located, locate
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
@@ -50,7 +50,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict) or "processing_info" not in content:
         raise UsageError(f"{path}: cannot be read; give the output folder of a finished run")
-    return content
+    return {**content, "settings": current_settings(content["settings"], warn=False)}
 
 
 def prepared_again(folder: Path, metadata: Mapping[str, Any], data: Any = None) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import AUTO, Config, as_dict, make_config
+from ..config import AUTO, Config, as_dict, current_settings, make_config
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import Located, locate
 from ..engine.ollama.engine import OllamaEngine
@@ -145,8 +145,8 @@ class Run:
         path = self.folder / outputs.TRAINING_CONFIG
         if not self.resume or not path.exists():
             return None
-        first = outputs.read_config(path)["settings"]
-        open_ = {"device": AUTO, "precision": AUTO, "threads": 0, "learning_rate": AUTO, "epochs": AUTO}
+        first = as_dict(make_config(current_settings(outputs.read_config(path)["settings"], warn=False)))
+        open_ = {"device": AUTO, "compute_dtype": AUTO, "threads": None, "learning_rate": AUTO, "epochs": AUTO}
         ours = {name: value for name, value in as_dict(self.config).items() if open_.get(name) != value}
         return make_config(first) if ours.items() <= first.items() else None
 

@@ -76,7 +76,7 @@ def _encode(
     examples = [example for part in prepared.examples.values() for example in part]
     with job.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
         rows = encode(engine, examples, prepared.scale, token_weights(job.config), on_row=stage.advance)
-    fitting = {row.id: row for row in check_lengths(rows, limit, drop=job.config.long_rows == "drop")}
+    fitting = {row.id: row for row in check_lengths(rows, limit, drop=job.config.long_records == "drop")}
     prepared = prepared.without(frozenset(example.id for example in examples if example.id not in fitting))
     empty = [part for part, left in prepared.examples.items() if not left]
     if empty:
