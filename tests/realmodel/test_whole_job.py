@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "evals_per_epoch": 1,
     "model_set_budget_seconds": 30,
     "bootstrap_resamples": 200,
-    "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")),
+    "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")) or None,
 }
 EPOCHS = {"smollm2": 2, "gemma3": 4}  # after two passes Gemma had gained nothing on the 12 dev rows
 ROWS = 120
