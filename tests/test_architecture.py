@@ -18,7 +18,7 @@ SOURCE = ROOT / "src" / "expertune"
 
 # An import may only point to an entry before its own, or stay inside its package.
 ROWS = (
-    ("__init__", "errors", "config", "files", "machine"),
+    ("__init__", "errors", "renamed_settings", "config", "files", "machine"),
     ("stats",),
     ("gguf",),
     ("engine",),

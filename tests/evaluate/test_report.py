@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from expertune.evaluate.subgroups import subgroups_of, to_dicts
 from expertune.evaluate.verdict import verdict
 from expertune.ratings.scale import make_scale
 from expertune.stats.conformal import Conformal
+from expertune.stats.intervals import Interval
 
 HOSTILE = "<script>alert('x')</script>"
 CONFIG = Config(bootstrap_resamples=100)
@@ -284,7 +285,8 @@ def test_small_formats() -> None:
     assert (number(None), number(0.12345), number("x")) == ("–", "0.123", "–")
     assert [percent(each) for each in (None, 0.35, 0.1234, 0.00123, 1)] == ["–", "35 %", "12.3 %", "0.12 %", "100 %"]
     assert (size(999), size(1500), size(4_200_000_000), size(None)) == ("999 bytes", "1.5 kB", "4.2 GB", "–")
-    assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
+    made = Interval(0.1, 0.2, "wilson", 0.95)
+    assert plain({1: (1.0, float("nan")), "a": made}) == {"1": [1.0, None], "a": asdict(made)}
     assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]
     assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
         ("a.b", "1"),

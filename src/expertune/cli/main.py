@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..config import RENAMED, RENAMED_VALUES, Config, Setting, current_settings, settings
+from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
+from ..renamed_settings import RENAMED, RENAMED_VALUES, current_settings
 from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
 from .predict import merge_review, rate, review
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import current_settings, make_config
+from ..config import make_config
 from ..engine.locate import Located, locate
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
@@ -20,6 +20,7 @@ from ..progress import Progress
 from ..rate.artifact import ANSWER_ROOM, prompts_by_server
 from ..ratings.dataset import Dataset, load_dataset
 from ..register.register import Candidate, Registered, register
+from ..renamed_settings import current_settings
 
 log = logging.getLogger("expertune")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import AUTO, Config, as_dict, current_settings, make_config
+from ..config import AUTO, Config, as_dict, make_config
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import Located, locate
 from ..engine.ollama.engine import OllamaEngine
@@ -26,6 +26,7 @@ from ..progress import Progress
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
+from ..renamed_settings import current_settings
 from .advice import advice
 from .choose import MODEL_SET, TUNE, ApproachChoice, choose
 from .interrupt import stop_after_step
