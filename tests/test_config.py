@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_every_setting_is_used_somewhere(name: str) -> None:
     assert used, f"nothing reads config.{name}"
 
 
-def options() -> dict[str, typer.core.TyperOption]:
+def options() -> dict[str, Any]:
     command = typer.main.get_command(main.app).commands["tune"]  # pyright: ignore[reportAttributeAccessIssue]
     return {option: parameter for parameter in command.params for option in parameter.opts}
 

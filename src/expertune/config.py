@@ -26,92 +26,104 @@ class Config(BaseModel):
 
     # data
     seed: int = Field(
-        42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."
+        default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."
     )
     dev_share: float = Field(
-        0.1, ge=0.05, le=0.4, description="Fraction of the records used for validation (early stopping, file type)."
+        default=0.1,
+        ge=0.05,
+        le=0.4,
+        description="Fraction of the records used for validation (early stopping, file type).",
     )
     test_share: float = Field(
-        0.2, ge=0.05, le=0.4, description="Fraction of the records kept back for the final evaluation."
+        default=0.2, ge=0.05, le=0.4, description="Fraction of the records kept back for the final evaluation."
     )
     near_duplicate_threshold: float = Field(
-        0.9,
+        default=0.9,
         ge=0.5,
         le=1.0,
         description="Similarity (Jaccard, 0 to 1) from which two texts stay together in the split.",
     )
     max_tokens: int = Field(
-        2048, ge=64, description="Longest record in tokens, prompt and answer; at most the model's context length."
+        default=2048,
+        ge=64,
+        description="Longest record in tokens, prompt and answer; at most the model's context length.",
     )
-    long_records: Literal["error", "drop"] = Field("error", description="What to do with longer records.")
+    long_records: Literal["error", "drop"] = Field(default="error", description="What to do with longer records.")
 
     # adapter
-    rank: int = Field(16, ge=1, le=256, description="LoRA rank.")
-    alpha: float = Field(32.0, ge=0.1, le=1024, description="LoRA alpha; the update is scaled by alpha / rank.")
+    rank: int = Field(default=16, ge=1, le=256, description="LoRA rank.")
+    alpha: float = Field(default=32.0, ge=0.1, le=1024, description="LoRA alpha; the update is scaled by alpha / rank.")
     target_modules: Literal["all", "attention", "feed-forward"] = Field(
-        "all", description="Linear layers that get a LoRA adapter."
+        default="all", description="Linear layers that get a LoRA adapter."
     )
 
     # training
     epochs: Annotated[float, Field(ge=0.01, le=1000)] | Literal["auto"] = Field(
-        AUTO, description="Passes over the training records; auto chooses by model size."
+        default=AUTO, description="Passes over the training records; auto chooses by model size."
     )
     learning_rate: Annotated[float, Field(ge=1e-7, le=1.0)] | Literal["auto"] = Field(
-        AUTO, description="Peak learning rate (AdamW, cosine schedule with warmup); auto chooses by model size."
+        default=AUTO, description="Peak learning rate (AdamW, cosine schedule with warmup); auto chooses by model size."
     )
-    batch_size: int = Field(4, ge=1, le=1024, description="Records in one forward pass.")
+    batch_size: int = Field(default=4, ge=1, le=1024, description="Records in one forward pass.")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, le=1024, description="Forward passes in one optimiser step, weighted by target tokens."
+        default=1, ge=1, le=1024, description="Forward passes in one optimiser step, weighted by target tokens."
     )
     warmup_ratio: float = Field(
-        0.05, ge=0.0, le=1.0, description="Fraction of the steps in which the learning rate rises linearly."
+        default=0.05, ge=0.0, le=1.0, description="Fraction of the steps in which the learning rate rises linearly."
     )
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW weight decay.")
-    max_grad_norm: float = Field(1.0, ge=1e-3, le=1e3, description="Gradient-clipping norm.")
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(default=1.0, ge=1e-3, le=1e3, description="Gradient-clipping norm.")
     class_weight: Literal["auto", "none", "balanced"] = Field(
-        "auto",
+        default="auto",
         description="Class imbalance: auto adjusts the label logits by class frequency, balanced weights the loss.",
     )
     logit_adjustment: float = Field(
-        0.5, ge=0.0, le=2.0, description="Strength of the logit adjustment; 1 removes the class prior completely."
+        default=0.5,
+        ge=0.0,
+        le=2.0,
+        description="Strength of the logit adjustment; 1 removes the class prior completely.",
     )
     decision_weight: float = Field(
-        20.0, ge=1.0, le=1e4, description="Loss weight of the token that distinguishes the labels; other tokens have 1."
+        default=20.0,
+        ge=1.0,
+        le=1e4,
+        description="Loss weight of the token that distinguishes the labels; other tokens have 1.",
     )
-    rationale_weight: float = Field(1.0, ge=0.0, le=1.0, description="Loss weight of the rationale's tokens.")
-    evals_per_epoch: int = Field(2, ge=1, le=20, description="Validation-set evaluations per epoch.")
+    rationale_weight: float = Field(default=1.0, ge=0.0, le=1.0, description="Loss weight of the rationale's tokens.")
+    evals_per_epoch: int = Field(default=2, ge=1, le=20, description="Validation-set evaluations per epoch.")
     early_stopping_patience: int = Field(
-        4, ge=1, le=1000, description="Validation evaluations without improvement after which training stops."
+        default=4, ge=1, le=1000, description="Validation evaluations without improvement after which training stops."
     )
-    checkpoint_seconds: float = Field(120.0, ge=0.0, description="Seconds between checkpoints.")
+    checkpoint_seconds: float = Field(default=120.0, ge=0.0, description="Seconds between checkpoints.")
     weight_cache: Literal["auto", "quantized", "dequantized"] = Field(
-        "auto", description="Keep the base weights in memory quantized as in the file, or as floating-point copies."
+        default="auto",
+        description="Keep the base weights in memory quantized as in the file, or as floating-point copies.",
     )
     compute_dtype: Literal["auto", "bf16", "fp32"] = Field(
-        "auto", description="Data type of the matrix multiplications; auto takes bf16 where it is faster."
+        default="auto", description="Data type of the matrix multiplications; auto takes bf16 where it is faster."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Device to train on.")
-    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; every physical core if not set.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Device to train on.")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; every physical core if not set.")
 
     # export
     export_type: Literal["auto", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "F32"] = Field(
-        "auto",
+        default="auto",
         description="GGUF type of the tuned tensors; auto takes the smallest that preserves the LoRA update.",
     )
     min_update_retained: float = Field(
-        0.9,
+        default=0.9,
         ge=0.0,
         le=1.0,
         description="Minimum fraction of each tensor's LoRA update that quantisation must preserve.",
     )
     min_label_agreement: float = Field(
-        0.99,
+        default=0.99,
         ge=0.0,
         le=1.0,
         description="Minimum fraction of validation records to which the saved file and the adapter give one label.",
     )
     max_probability_gap: float = Field(
-        0.02,
+        default=0.02,
         ge=0.0,
         le=1.0,
         description="Largest mean difference between the label probabilities of the saved file and of the adapter.",
@@ -119,27 +131,30 @@ class Config(BaseModel):
 
     # model set
     approach: Literal["auto", "tune", "model-set"] = Field(
-        "auto",
+        default="auto",
         description="Tune, build a model set, or build both and keep the one that is better on the validation records.",
     )
     models: tuple[str, ...] = Field(
-        (), description="More models for the model set: names in Ollama or GGUF files, separated by commas."
+        default=(), description="More models for the model set: names in Ollama or GGUF files, separated by commas."
     )
     model_set_budget_seconds: float = Field(
-        120.0, ge=0.0, le=86_400.0, description="Seconds for building the model set; its evaluation comes on top."
+        default=120.0,
+        ge=0.0,
+        le=86_400.0,
+        description="Seconds for building the model set; its evaluation comes on top.",
     )
-    redact: bool = Field(False, description="Write the model set without any text from the records.")
+    redact: bool = Field(default=False, description="Write the model set without any text from the records.")
 
     # evaluation
     bootstrap_resamples: int = Field(
-        2000, ge=100, le=100_000, description="Bootstrap resamples for the intervals of macro-F1 and kappa."
+        default=2000, ge=100, le=100_000, description="Bootstrap resamples for the intervals of macro-F1 and kappa."
     )
-    confidence_level: float = Field(0.95, ge=0.5, le=0.999, description="Confidence level of all intervals.")
+    confidence_level: float = Field(default=0.95, ge=0.5, le=0.999, description="Confidence level of all intervals.")
     subgroups: tuple[str, ...] = Field(
-        (), description="Columns to report by, separated by commas; Age and Sex, if present, when not set."
+        default=(), description="Columns to report by, separated by commas; Age and Sex, if present, when not set."
     )
     prevalence: float | None = Field(
-        None,
+        default=None,
         ge=1e-6,
         le=0.999,
         description="Prevalence of each label for PPV and NPV; its share of the test records if not set.",
