@@ -30,7 +30,7 @@ class Demo:
 
 def with_smollm2(file: Path) -> Demo:
     """Shorter than a plain run: fewer looks at the validation records, one type for what was learnt, no model set."""
-    settings = ("--dev-looks", "1", "--export-type", "Q8_0", "--approach", "tune")
+    settings = ("--evals-per-epoch", "1", "--export-type", "Q8_0", "--approach", "tune")
     return Demo(
         "SmolLM2-135M-Instruct, a real language model, but a very small one (135 million weights)", file, settings
     )
@@ -42,7 +42,7 @@ def with_base() -> Demo:
     return Demo(
         "the example model of this project: tiny (5.8 million weights), so expect little of it",
         EXAMPLES / "base.gguf",
-        (*settings, "--class-weight", "none", "--set-seconds", "20"),
+        (*settings, "--class-weight", "none", "--model-set-budget-seconds", "20"),
     )
 
 

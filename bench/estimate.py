@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import make_gguf
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--csv", type=Path, default=ROWS)
-    parser.add_argument("--base-memory", default="auto", choices=("auto", "packed", "cached"))
+    parser.add_argument("--weight-cache", default="auto", choices=("auto", "quantized", "dequantized"))
     for stage in ("--estimate", "--train"):
         parser.add_argument(stage, nargs=2, metavar=("MODEL", "ROWS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -64,7 +64,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def _apart(stage: str, model: Path, rows: Path, options: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, stage, model, rows, "--threads", options.threads, "--steps", options.steps]
-    command += ["--base-memory", options.base_memory]
+    command += ["--weight-cache", options.weight_cache]
     found = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(found.stdout.splitlines()[-1])
 
@@ -72,7 +72,7 @@ def _apart(stage: str, model: Path, rows: Path, options: argparse.Namespace) -> 
 def _config(options: argparse.Namespace):
     from expertune.config import Config
 
-    return Config(threads=options.threads, base_memory=options.base_memory)
+    return Config(threads=options.threads or None, weight_cache=options.weight_cache)
 
 
 def estimate(model: str, rows: str, options: argparse.Namespace) -> None:
@@ -102,12 +102,13 @@ def train(model: str, rows: str, options: argparse.Namespace) -> None:
     import sklearn.linear_model  # noqa: F401
 
     import expertune.fine_tuner  # noqa: F401
+    from expertune.config import with_changes
     from expertune.gguf.read import GGUFFile
     from expertune.model.load import load, place
     from expertune.train.encode import Candidates
     from expertune.train.loop import Trainer
 
-    found, config = _rows(rows), replace(_config(options), dev_looks=1)
+    found, config = _rows(rows), with_changes(_config(options), evals_per_epoch=1)
     with GGUFFile(model) as file:
         placement = place(file, config)
         tunable = load(file, config, placement, row_tokens=max(row.length for row in found))

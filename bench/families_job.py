@@ -1,6 +1,6 @@
 """The demo's whole job on the example base told again as other families (tests/retold.py): prints one row for each.
 
-    python bench/families_job.py [--families llama phi3 mixtral] [--rows 500] [--targets attention] [--rank 64]
+    python bench/families_job.py [--families llama phi3 mixtral] [--rows 500] [--target-modules attention] [--rank 64]
 
 The function that is tuned is the same in all of them. What differs is which matrices there are to adapt: phi3's are
 joined, and of a mixture only attention is adapted.
@@ -35,14 +35,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="*", default=["llama", *retold.FAMILIES])
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--targets", default="all")
+    parser.add_argument("--target-modules", default="all")
     parser.add_argument("--rank", type=int, default=16)
     options = parser.parse_args()
     frame = pd.read_csv(ROOT / "examples" / "formatted_dataset.csv").head(options.rows)
     print("| family | macro-F1 tuned | base | agreement of the file | types written | seconds in all |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in options.families:
-        print(row(name, frame, targets=options.targets, rank=options.rank, alpha=2.0 * options.rank), flush=True)
+        print(
+            row(name, frame, target_modules=options.target_modules, rank=options.rank, alpha=2.0 * options.rank),
+            flush=True,
+        )
 
 
 def row(name: str, frame: pd.DataFrame, **settings: object) -> str:

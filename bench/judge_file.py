@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--against", type=Path)
     options = parser.parse_args()
-    config = make_config({"seed": options.seed, "threads": options.threads})
+    config = make_config({"seed": options.seed, "threads": options.threads or None})
     prepared = load_dataset(options.csv, options.mapping, options.topic, config)
     with LlamaCppEngine(options.model, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
         found = rate_pass(engine, prepared.examples["test"], prepared.scale)

@@ -113,7 +113,8 @@ def measure(cell: Entry, options: argparse.Namespace) -> Entry:
     same_code = not found["commit"].endswith("+")
     if not same_code:
         shutil.rmtree(work, ignore_errors=True)
-    flags = ["--seed", str(cell["seed"]), "--threads", str(options.threads), *cell["flags"].split()]
+    threads = ["--threads", str(options.threads)] if options.threads else []
+    flags = ["--seed", str(cell["seed"]), *threads, *cell["flags"].split()]
     child = runs.tune(
         records.csv, records.mapping, records.topic, model, work, [*flags, *(["--resume"] if same_code else [])]
     )

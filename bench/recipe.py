@@ -40,7 +40,7 @@ VALIDATION = 0.3
 ANSWERS = 30  # validation records that are also asked for a free answer
 STRENGTHS = (0.5, 1.0)
 SHOWN = ("decision_weight", "rationale_weight", "class_weight", "logit_adjustment", "learning_rate", "epochs")
-FIXED = {"dev_looks": 1, "patience": 1000}
+FIXED = {"evals_per_epoch": 1, "early_stopping_patience": 1000}
 
 
 def divided(prepared: Dataset, seed: int) -> set[str]:
@@ -135,7 +135,7 @@ def measure(options: argparse.Namespace) -> None:
         path = find_model(model, options.model_folder)
         for name in options.sets:
             with GGUFFile(path) as file:
-                config = with_recipe(file, make_config({**FIXED, "threads": options.threads, **given}))
+                config = with_recipe(file, make_config({**FIXED, "threads": options.threads or None, **given}))
             key = key_of(model, name, as_dict(config))
             if any(key.items() <= entry.items() for entry in read_results(FILE)):
                 print(f"there already: {key}")

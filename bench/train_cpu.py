@@ -46,11 +46,11 @@ def main() -> None:
                     options.csv,
                     "--steps",
                     options.steps,
-                    "--base-memory",
+                    "--weight-cache",
                     mode,
                 ]
             )
-            for mode in ("cached", "packed")
+            for mode in ("dequantized", "quantized")
         }
         peers = (
             {

@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("csv", type=Path)
     for name, value in (("--steps", 10), ("--rank", 16), ("--batch", 4), ("--max-len", 512)):
         parser.add_argument(name, type=int, default=value)
-    parser.add_argument("--base-memory", default="auto")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--weight-cache", default="auto")
+    parser.add_argument("--compute-dtype", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
     options = parser.parse_args()
@@ -47,8 +47,8 @@ def main() -> None:
         rank=options.rank,
         alpha=2.0 * options.rank,
         batch_size=options.batch,
-        base_memory=options.base_memory,
-        precision=options.precision,
+        weight_cache=options.weight_cache,
+        compute_dtype=options.compute_dtype,
         device=options.device,
         epochs=3.0,
     )

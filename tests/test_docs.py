@@ -6,7 +6,6 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from docs import paste_help
 
 from expertune import __version__, outputs
 from expertune.cli.main import app
-from expertune.config import Config, make_config
+from expertune.config import Config, make_config, settings
 from expertune.model.arch import supported
 from pages import GUIDES, PAGES, README, ROOT, blocks, command_lines
 
@@ -58,7 +57,7 @@ def test_every_command_in_a_block_is_one_that_the_command_line_takes(page: Path)
 def taken(name: str, arguments: list[str]) -> None:
     assert name in COMMANDS, f"expertune {name}"
     context = COMMANDS[name].make_context(name, list(arguments))  # raises a usage error, which says what is wrong
-    names = {setting.name for setting in fields(Config)}
+    names = {setting.name for setting in settings()}
     make_config({key: value for key, value in context.params.items() if key in names and value is not None})
 
 

@@ -38,8 +38,8 @@ QUICK: dict[str, Any] = {
     "rank": 8,
     "batch_size": 8,
     "class_weight": "none",
-    "bootstrap": 200,
-    "precision": "fp32",
+    "bootstrap_resamples": 200,
+    "compute_dtype": "fp32",
     "approach": "tune",  # tests/pipeline/test_model_set.py has the other two
 }
 TUNED_FILES = {
@@ -188,7 +188,7 @@ def test_capability_gives_the_reason(tmp_path: Path) -> None:
 def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> None:
     model = str(tiny.make(tmp_path / "xverse.gguf", architecture="xverse", context=4096))
     success, metadata = FineTuner(quiet=True).process_dataset(
-        frame(90), model, MAPPING, TOPIC, tmp_path / "out", bootstrap=100
+        frame(90), model, MAPPING, TOPIC, tmp_path / "out", bootstrap_resamples=100
     )
     assert success
     assert metadata["model_set_info"] == {**metadata["model_set_info"], "success": True, "judged": True}

@@ -31,8 +31,8 @@ ROWS = ROOT / "examples/formatted_dataset.csv"
 BASE = ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 LABELS = ["Match", "Does Not Match", "Unknown"]
-QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none", "bootstrap": 200,
-         "approach": "tune"}  # fmt: skip
+QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none",
+         "bootstrap-resamples": 200, "approach": "tune"}  # fmt: skip
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]
 
 

@@ -32,14 +32,14 @@ THREADS = int(os.environ.get("EXPERTUNE_TEST_THREADS", "0"))
 COMMON = {
     "approach": "tune",
     "class-weight": "none",
-    "bootstrap": 200,
+    "bootstrap-resamples": 200,
     "rank": 8,
-    "threads": THREADS,
-    "precision": "fp32",
+    **({"threads": THREADS} if THREADS else {}),
+    "compute-dtype": "fp32",
 }
 TINY = {"epochs": 2, "learning-rate": 3e-3, "batch-size": 8}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).
-SMOLLM2 = {"epochs": 3, "learning-rate": 1e-3, "test-share": 0.12, "dev-looks": 2, "export-type": "F16"}
+SMOLLM2 = {"epochs": 3, "learning-rate": 1e-3, "test-share": 0.12, "evals-per-epoch": 2, "export-type": "F16"}
 
 
 def digests(server: OllamaServer) -> dict[str, str]:

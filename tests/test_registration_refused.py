@@ -33,9 +33,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 QUICK: dict[str, Any] = {"epochs": 3, "learning_rate": 3e-3, "rank": 8, "batch_size": 8, "class_weight": "none",
-                         "bootstrap": 100, "approach": "tune", "threads": 1, "precision": "fp32"}  # fmt: skip
-HELD_BACK = {"probability_gap": 0.0}  # no file is that near to its adapter, so that the gate holds it back
-NEVER_HELD_BACK = {"probability_gap": 1.0, "agreement": 0.0}
+                         "bootstrap_resamples": 100, "approach": "tune", "threads": 1,
+                         "compute_dtype": "fp32"}  # fmt: skip
+HELD_BACK = {"max_probability_gap": 0.0}  # no file is that near to its adapter, so that the gate holds it back
+NEVER_HELD_BACK = {"max_probability_gap": 1.0, "min_label_agreement": 0.0}
 Start = Callable[[], ContractServer]
 
 
@@ -244,7 +245,13 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OLLAMA_HOST", start().host)
-    settings = {"input": rows, "model": "llama2", "topics": TOPIC, "output-dir": tmp_path / "run", "bootstrap": 100}
+    settings = {
+        "input": rows,
+        "model": "llama2",
+        "topics": TOPIC,
+        "output-dir": tmp_path / "run",
+        "bootstrap-resamples": 100,
+    }
     flags = [str(part) for key, value in settings.items() for part in (f"--{key}", value)]
     code, said, errors = run_command(["tune", *flags, "--register", "my-rater"], os.environ["OLLAMA_HOST"])
     assert code == 3 and said.startswith("No tuned model: "), errors
@@ -253,7 +260,7 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
         f"Go on with: expertune rate FILE --with {tmp_path / 'run'}"
     )
     success, metadata = FineTuner(quiet=True).process_dataset(
-        rows, "llama2", None, TOPIC, tmp_path / "again", register="my-rater", bootstrap=100
+        rows, "llama2", None, TOPIC, tmp_path / "again", register="my-rater", bootstrap_resamples=100
     )
     assert not success and metadata["model_set_info"]["success"]
     assert metadata["registration"]["registered"] is False

@@ -2,189 +2,295 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+import numbers
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from .errors import UsageError
+from .renamed_settings import RENAMED, current_settings
 
 AUTO: Literal["auto"] = "auto"
 
 
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A field with its help text and range; `low` and `high` are inclusive. A range and the default "auto" together
-    mean a number or "auto"."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+class Config(BaseModel):
+    """The resolved configuration of one run; names are unique, so it stays flat. None means "not set".
 
+    Raises UsageError for a name that is not a setting, and for a value of the wrong kind or out of range.
+    """
 
-@dataclass(frozen=True)
-class Config:
-    """The resolved configuration of one run; names are unique, so it stays flat."""
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     # data
-    seed: int = _setting(42, "Seed of the split, the adapter's start and the order of rows.", low=0, high=2**31 - 1)
-    dev_share: float = _setting(0.1, "Share of the rows kept for choices (early stopping, types).", low=0.05, high=0.4)
-    test_share: float = _setting(0.2, "Share of the rows kept for the one final judgement.", low=0.05, high=0.4)
-    near_duplicate: float = _setting(
-        0.9, "Texts at least this alike (0 to 1) are one group in the split.", low=0.5, high=1.0
+    seed: int = Field(
+        default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."
     )
-    max_tokens: int = _setting(
-        2048, "Longest row in tokens, prompt and answer; never more than the model's context.", low=64
+    dev_share: float = Field(
+        default=0.1,
+        ge=0.05,
+        le=0.4,
+        description="Fraction of the records used for validation (early stopping, file type).",
     )
-    long_rows: str = _setting("error", "What to do with a longer row.", choices=("error", "drop"))
+    test_share: float = Field(
+        default=0.2, ge=0.05, le=0.4, description="Fraction of the records kept back for the final evaluation."
+    )
+    near_duplicate_threshold: float = Field(
+        default=0.9,
+        ge=0.5,
+        le=1.0,
+        description="Similarity (Jaccard, 0 to 1) from which two texts stay together in the split.",
+    )
+    max_tokens: int = Field(
+        default=2048,
+        ge=64,
+        description="Longest record in tokens, prompt and answer; at most the model's context length.",
+    )
+    long_records: Literal["error", "drop"] = Field(default="error", description="What to do with longer records.")
 
     # adapter
-    rank: int = _setting(16, "Rank of the adapter.", low=1, high=256)
-    alpha: float = _setting(32.0, "Scale of the adapter is alpha / rank.", low=0.1, high=1024)
-    targets: str = _setting("all", "Linear layers that get an adapter.", choices=("all", "attention", "feed-forward"))
+    rank: int = Field(default=16, ge=1, le=256, description="LoRA rank.")
+    alpha: float = Field(default=32.0, ge=0.1, le=1024, description="LoRA alpha; the update is scaled by alpha / rank.")
+    target_modules: Literal["all", "attention", "feed-forward"] = Field(
+        default="all", description="Linear layers that get a LoRA adapter."
+    )
 
     # training
-    epochs: float | Literal["auto"] = _setting(
-        AUTO, "Passes over the training rows; auto goes by the model's size.", low=0.01, high=1000
+    epochs: Annotated[float, Field(ge=0.01, le=1000)] | Literal["auto"] = Field(
+        default=AUTO, description="Passes over the training records; auto chooses by model size."
     )
-    learning_rate: float | Literal["auto"] = _setting(
-        AUTO, "Peak learning rate (AdamW, cosine with warm-up); auto goes by the model's size.", low=1e-7, high=1.0
+    learning_rate: Annotated[float, Field(ge=1e-7, le=1.0)] | Literal["auto"] = Field(
+        default=AUTO, description="Peak learning rate (AdamW, cosine schedule with warmup); auto chooses by model size."
     )
-    batch_size: int = _setting(4, "Rows in one forward pass.", low=1, high=1024)
-    accumulate: int = _setting(1, "Forward passes in one optimiser step, weighted by target tokens.", low=1, high=1024)
-    warmup: float = _setting(0.05, "Share of the steps in which the learning rate rises.", low=0.0, high=1.0)
-    weight_decay: float = _setting(0.0, "AdamW's weight decay.", low=0.0, high=1.0)
-    clip: float = _setting(1.0, "Largest norm of the gradient.", low=1e-3, high=1e3)
-    class_weight: str = _setting(
-        "auto",
-        "Uneven classes: auto shifts the labels' logits by their frequency in training, balanced weights their rows.",
-        choices=("auto", "none", "balanced"),
+    batch_size: int = Field(default=4, ge=1, le=1024, description="Records in one forward pass.")
+    gradient_accumulation_steps: int = Field(
+        default=1, ge=1, le=1024, description="Forward passes in one optimiser step, weighted by target tokens."
     )
-    logit_adjustment: float = _setting(
-        0.5, "Strength of that shift; at 1 all labels count as equally frequent.", low=0.0, high=2.0
+    warmup_ratio: float = Field(
+        default=0.05, ge=0.0, le=1.0, description="Fraction of the steps in which the learning rate rises linearly."
     )
-    decision_weight: float = _setting(
-        20.0, "Weight of the token that tells the labels apart; the others' is 1.", low=1.0, high=1e4
+    weight_decay: float = Field(default=0.0, ge=0.0, le=1.0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(default=1.0, ge=1e-3, le=1e3, description="Gradient-clipping norm.")
+    class_weight: Literal["auto", "none", "balanced"] = Field(
+        default="auto",
+        description="Class imbalance: auto adjusts the label logits by class frequency, balanced weights the loss.",
     )
-    rationale_weight: float = _setting(1.0, "Weight of a rationale's token in the loss.", low=0.0, high=1.0)
-    dev_looks: int = _setting(2, "Looks at the dev rows in each epoch.", low=1, high=20)
-    patience: int = _setting(4, "Looks without a gain after which training stops early.", low=1, high=1000)
-    checkpoint_seconds: float = _setting(120.0, "Seconds between two checkpoints.", low=0.0)
-    base_memory: str = _setting(
-        "auto",
-        "Keep the base's weights packed as in the file, or as float copies.",
-        choices=("auto", "packed", "cached"),
+    logit_adjustment: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=2.0,
+        description="Strength of the logit adjustment; 1 removes the class prior completely.",
     )
-    precision: str = _setting(
-        "auto", "Number format of the products; auto takes bf16 where it is faster.", choices=("auto", "bf16", "fp32")
+    decision_weight: float = Field(
+        default=20.0,
+        ge=1.0,
+        le=1e4,
+        description="Loss weight of the token that distinguishes the labels; other tokens have 1.",
     )
-    device: str = _setting("auto", "Where to train.", choices=("auto", "cpu", "cuda", "mps"))
-    threads: int = _setting(0, "Processor threads; 0 takes every core.", low=0, high=1024)
+    rationale_weight: float = Field(default=1.0, ge=0.0, le=1.0, description="Loss weight of the rationale's tokens.")
+    evals_per_epoch: int = Field(default=2, ge=1, le=20, description="Validation-set evaluations per epoch.")
+    early_stopping_patience: int = Field(
+        default=4, ge=1, le=1000, description="Validation evaluations without improvement after which training stops."
+    )
+    checkpoint_seconds: float = Field(default=120.0, ge=0.0, description="Seconds between checkpoints.")
+    weight_cache: Literal["auto", "quantized", "dequantized"] = Field(
+        default="auto",
+        description="Keep the base weights in memory quantized as in the file, or as floating-point copies.",
+    )
+    compute_dtype: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="Data type of the matrix multiplications; auto takes bf16 where it is faster."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(default="auto", description="Device to train on.")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; every physical core if not set.")
 
     # export
-    export_type: str = _setting(
-        "auto",
-        "GGUF type of the touched tensors; auto takes the smallest that keeps what was learnt.",
-        choices=("auto", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "F32"),
+    export_type: Literal["auto", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "F32"] = Field(
+        default="auto",
+        description="GGUF type of the tuned tensors; auto takes the smallest that preserves the LoRA update.",
     )
-    keep_delta: float = _setting(0.9, "Share of each tensor's change that must survive its type.", low=0.0, high=1.0)
-    agreement: float = _setting(
-        0.99, "Share of the dev labels on which file and adapter must agree.", low=0.0, high=1.0
+    min_update_retained: float = Field(
+        default=0.9,
+        ge=0.0,
+        le=1.0,
+        description="Minimum fraction of each tensor's LoRA update that quantisation must preserve.",
     )
-    probability_gap: float = _setting(
-        0.02, "Largest mean difference of the label probabilities between file and adapter.", low=0.0, high=1.0
+    min_label_agreement: float = Field(
+        default=0.99,
+        ge=0.0,
+        le=1.0,
+        description="Minimum fraction of validation records to which the saved file and the adapter give one label.",
+    )
+    max_probability_gap: float = Field(
+        default=0.02,
+        ge=0.0,
+        le=1.0,
+        description="Largest mean difference between the label probabilities of the saved file and of the adapter.",
     )
 
     # model set
-    approach: str = _setting(
-        "auto",
-        "Tune, make a model set, or make both and keep what is better on the dev rows.",
-        choices=("auto", "tune", "model-set"),
+    approach: Literal["auto", "tune", "model-set"] = Field(
+        default="auto",
+        description="Tune, build a model set, or build both and keep the one that is better on the validation records.",
     )
-    models: str = _setting("", "Further models for the model set, names or files separated by commas.")
-    set_seconds: float = _setting(
-        120.0, "Seconds in which the model set is built; it is judged after that.", low=0.0, high=86_400.0
+    models: tuple[str, ...] = Field(
+        default=(), description="More models for the model set: names in Ollama or GGUF files, separated by commas."
     )
-    redact: bool = _setting(False, "Write the model set without a word of any row.")
+    model_set_budget_seconds: float = Field(
+        default=120.0,
+        ge=0.0,
+        le=86_400.0,
+        description="Seconds for building the model set; its evaluation comes on top.",
+    )
+    redact: bool = Field(default=False, description="Write the model set without any text from the records.")
 
-    # judgement
-    bootstrap: int = _setting(2000, "Resamples for the intervals of F1 and kappa.", low=100, high=100_000)
-    confidence: float = _setting(0.95, "Confidence of the intervals.", low=0.5, high=0.999)
-    strata: str = _setting("", "Columns to report by, separated by commas; none takes Age and Sex where they are.")
-    prevalence: float = _setting(
-        0.0, "A label's share of the records for PPV and NPV; 0 takes its share of the test rows.", low=0.0, high=0.999
+    # evaluation
+    bootstrap_resamples: int = Field(
+        default=2000, ge=100, le=100_000, description="Bootstrap resamples for the intervals of macro-F1 and kappa."
+    )
+    confidence_level: float = Field(default=0.95, ge=0.5, le=0.999, description="Confidence level of all intervals.")
+    subgroups: tuple[str, ...] = Field(
+        default=(), description="Columns to report by, separated by commas; Age and Sex, if present, when not set."
+    )
+    prevalence: float | None = Field(
+        default=None,
+        ge=1e-6,
+        le=0.999,
+        description="Prevalence of each label for PPV and NPV; its share of the test records if not set.",
     )
 
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            _check(setting, getattr(self, setting.name))
-        if self.dev_share + self.test_share > 0.6:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, values: Any, handler: ModelWrapValidatorHandler[Config]) -> Config:
+        try:
+            config = handler({name: _plain(name, value) for name, value in current_settings(values).items()})
+        except ValidationError as error:
+            raise UsageError(_message(error)) from None
+        if config.dev_share + config.test_share > 0.6:
             raise UsageError("dev_share + test_share: more than 0.6 leaves too little to train on; lower one of them")
+        return config
 
 
-def _check(setting: dataclasses.Field[Any], value: Any) -> None:
-    low, high, choices = (setting.metadata[key] for key in ("low", "high", "choices"))
-    if choices is not None:
-        if value not in choices:
-            raise UsageError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
-        return
-    if _is_auto_number(setting) and value == AUTO:
-        return
-    if isinstance(setting.default, bool):
-        if not isinstance(value, bool):
-            raise UsageError(f"{setting.name}: {value!r} is neither true nor false")
-        return
-    if isinstance(setting.default, str) and not _is_auto_number(setting):
-        if not isinstance(value, str):
-            raise UsageError(f"{setting.name}: {value!r} is not a text")
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UsageError(f"{setting.name}: {value!r} is not a number")
-    if (low is not None and value < low) or (high is not None and value > high):
-        reach = f"from {low:g} on" if high is None else f"from {low:g} to {high:g}"
-        raise UsageError(f"{setting.name}: {value!r} is out of range ({reach})")
+@dataclass(frozen=True)
+class Setting:
+    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; `auto`: may also be "auto"."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    auto: bool = False
+
+    def reach(self) -> str:
+        """The range in words, "" where there is none."""
+        if self.low is None:
+            return ""
+        return f"from {self.low:.10g} on" if self.high is None else f"from {self.low:.10g} to {self.high:.10g}"
+
+
+def settings() -> tuple[Setting, ...]:
+    """All settings in the order of Config's fields."""
+    return tuple(SETTINGS.values())
 
 
 def make_config(values: Mapping[str, Any]) -> Config:
-    """A Config from keywords or a YAML mapping; whole numbers given as floats and texts of numbers are accepted.
+    """A Config from keywords or a YAML mapping; numbers may come as text, names of columns or models as comma text.
 
-    Raises UsageError for a name that is no setting, with the nearest name, or a value out of range.
+    Raises UsageError for a name that is not a setting, with the nearest name, or a value out of range.
     """
-    known = {setting.name: setting for setting in fields(Config)}
-    resolved: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(f"{name}: no such setting{f'; did you mean {near[0]}?' if near else ''}")
-        auto = _is_auto_number(known[name])
-        kind = float if auto else type(known[name].default)
-        resolved[name] = value if auto and value == AUTO else _as_type(name, value, kind)
-    return Config(**resolved)
-
-
-def _is_auto_number(setting: dataclasses.Field[Any]) -> bool:
-    return setting.default == AUTO and setting.metadata["choices"] is None
-
-
-def _as_type(name: str, value: Any, kind: type) -> Any:
-    if kind is str or isinstance(value, bool):
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name}: {value!r} is not a number") from None
-    if kind is int:
-        if not number.is_integer():
-            raise UsageError(f"{name}: {value!r} is not a whole number")
-        return int(number)
-    return number
+    return Config.model_validate(dict(values))
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config)
+    """Every setting, as JSON and YAML hold it: tuples as lists."""
+    return config.model_dump(mode="json")
+
+
+def with_changes(config: Config, **changes: Any) -> Config:
+    """The same configuration with other values, checked again."""
+    return make_config({**as_dict(config), **changes})
+
+
+def _plain(name: str, value: Any) -> Any:
+    """The value without what pydantic would take too readily (true as 1) or not at all (text with commas, numpy)."""
+    setting = SETTINGS.get(name)
+    if setting is None:
+        return value
+    if setting.kind is tuple and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if setting.kind in (int, float):
+        if isinstance(value, bool):
+            raise UsageError(f"{name}: {value!r} is not a number")
+        if isinstance(value, numbers.Integral):
+            return int(value)
+    return value
+
+
+def _message(error: ValidationError) -> str:
+    """The first error, in one line of our words."""
+    errors = error.errors(include_url=False, include_context=False)
+    name, value = str(errors[0]["loc"][0]), errors[0]["input"]
+    kinds = {each["type"] for each in errors if each["loc"][0] == name}
+    if "extra_forbidden" in kinds:
+        return f"{name}: no such setting{_nearest(name)}"
+    setting = SETTINGS[name]
+    if setting.choices:
+        return f"{name}: {value!r} is not one of {', '.join(setting.choices)}"
+    if kinds & {"greater_than_equal", "less_than_equal"}:
+        return f"{name}: {value!r} is out of range ({setting.reach()})"
+    if kinds & {"int_from_float", "int_parsing"} and _is_number(value):
+        return f"{name}: {value!r} is not a whole number"
+    if setting.kind is bool:
+        return f"{name}: {value!r} is neither true nor false"
+    if setting.kind is tuple:
+        return f"{name}: {value!r} is not a list of names"
+    return f"{name}: {value!r} is {'neither a number nor auto' if setting.auto else 'not a number'}"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, [*SETTINGS, *RENAMED], n=1)
+    return f"; did you mean {RENAMED.get(near[0], near[0])}?" if near else ""
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    """Read a field's kind and range from its annotation: `T`, `T | None`, `Literal[…]` or `T in a range | "auto"`."""
+    low, high = _range(field.metadata)
+    parts = [part for part in _alternatives(field.annotation) if part is not type(None)]
+    choices = tuple(get_args(parts[0])) if get_origin(parts[0]) is Literal else None
+    auto = len(parts) == 2
+    kind: Any = parts[0]
+    if get_origin(kind) is Annotated:
+        kind, inner = get_args(kind)
+        low, high = _range(inner.metadata)
+    kind = str if choices else get_origin(kind) or kind
+    return Setting(name, kind, field.default, field.description or "", low, high, choices, auto)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The members of a union; anything else is its own only one."""
+    if get_origin(annotation) in (Literal, Annotated, tuple) or not get_args(annotation):
+        yield annotation
+    else:
+        yield from get_args(annotation)
+
+
+def _range(constraints: list[Any]) -> tuple[float | None, float | None]:
+    found = {end: getattr(each, end) for each in constraints for end in ("ge", "le") if hasattr(each, end)}
+    return found.get("ge"), found.get("le")
+
+
+SETTINGS = {name: _setting(name, field) for name, field in Config.model_fields.items()}

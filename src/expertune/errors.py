@@ -12,6 +12,7 @@
     ├── OutputError                     1: an output cannot be written (permission, full disk)
     └── Interrupted                     130: stopped by the user; can be resumed
     DatasetTooSmallWarning (UserWarning)  fewer than 50 usable rows
+    RenamedSettingWarning (FutureWarning) a setting is given by its old name or value
 
 Messages are one line and say what to do. They never hold the text of a row.
 """
@@ -76,3 +77,7 @@ class Interrupted(ExpertuneError):
 
 class DatasetTooSmallWarning(UserWarning):
     """Fewer than 50 usable rows: a tuned model would be a guess."""
+
+
+class RenamedSettingWarning(FutureWarning):
+    """A setting is given by its old name or with an old value, which the next version will not know."""

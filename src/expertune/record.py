@@ -26,13 +26,14 @@ from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
+from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
 ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "registration")  # callers ask whether these keys are there
 
-Setting = str | int | float | bool | tuple[str, ...] | None
+SettingValue = str | int | float | bool | tuple[str, ...] | None
 Sound = TypeVar("Sound", bound="Section")
 
 
@@ -106,7 +107,7 @@ class EvaluationRecord(Section):
     prevalence: PrevalenceTable | None = None
 
     @classmethod
-    def of(cls, line: str, judgement: Judgement | None, prevalence: float) -> EvaluationRecord:
+    def of(cls, line: str, judgement: Judgement | None, prevalence: float | None) -> EvaluationRecord:
         """A judgement, or only the `line` that says why there is none."""
         if judgement is None:
             return cls(verdict=Verdict(line))
@@ -217,7 +218,7 @@ class RunRecord(Section):
     split: SplitCounts
     rating_mapping: dict[str, int]
     provenance: Provenance
-    settings: dict[str, Setting]
+    settings: dict[str, SettingValue]
     seed: int
     timings: dict[str, float]
     registration: Registration | None = None
@@ -225,7 +226,7 @@ class RunRecord(Section):
     @property
     def config(self) -> Config:
         """The settings of the run. Raises UsageError for settings of a later version."""
-        return make_config(self.settings)
+        return make_config(current_settings(self.settings, warn=False))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the JSON file holds them."""

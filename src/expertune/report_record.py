@@ -19,7 +19,7 @@ from .record import (
     Provenance,
     RunRecord,
     Section,
-    Setting,
+    SettingValue,
 )
 
 
@@ -47,7 +47,7 @@ class ReportRecord(EvaluationRecord):
     run: RunFacts
     audit: AuditRecord
     provenance: Provenance
-    config: dict[str, Setting]
+    config: dict[str, SettingValue]
     timings: dict[str, float]
     curves: Curves | None = None
     export: ExportSummary | None = None

@@ -14,7 +14,7 @@ from expertune.config import Config
 from expertune.errors import UsageError
 from expertune.evaluate.compare import compare, evaluate, valid_json
 
-CONFIG = Config(bootstrap=200)
+CONFIG = Config(bootstrap_resamples=200)
 
 
 def test_figures_by_hand() -> None:

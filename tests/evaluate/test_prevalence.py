@@ -51,8 +51,8 @@ def test_figures_stay_in_their_intervals_and_between_0_and_1(hit, rejected, prev
 
 def test_at_the_share_of_the_test_rows_they_are_those_of_the_test_rows() -> None:
     expert, model = [0, 1, 2, 0, 1, 0] * 10, [0, 1, 1, 2, 1, 0] * 10
-    found = evaluate("tuned", truth(expert), rated(model), SCALE, {}, Config(bootstrap=100))
-    part = at_prevalence(found, 0)
+    found = evaluate("tuned", truth(expert), rated(model), SCALE, {}, Config(bootstrap_resamples=100))
+    part = at_prevalence(found, None)
     for label, each in zip(part.labels, found.per_class, strict=True):
         assert label.prevalence == label.in_test == each.support / 60
         assert label.ppv.value == pytest.approx(each.ppv.value)
@@ -63,6 +63,6 @@ def test_at_the_share_of_the_test_rows_they_are_those_of_the_test_rows() -> None
 
 
 def test_a_label_that_has_no_rows_has_no_figures() -> None:
-    found = evaluate("tuned", truth([0, 1] * 10), rated([0, 1] * 10), SCALE, {}, Config(bootstrap=100))
-    label = at_prevalence(found, 0).labels[2]
+    found = evaluate("tuned", truth([0, 1] * 10), rated([0, 1] * 10), SCALE, {}, Config(bootstrap_resamples=100))
+    label = at_prevalence(found, None).labels[2]
     assert (label.ppv.value, label.curve) == (None, ())

@@ -27,7 +27,7 @@ from expertune.ratings.scale import make_scale
 from expertune.stats.conformal import Conformal
 
 HOSTILE = "<script>alert('x')</script>"
-CONFIG = Config(bootstrap=100)
+CONFIG = Config(bootstrap_resamples=100)
 
 
 class Page(HTMLParser):
@@ -110,7 +110,7 @@ def full_report() -> dict[str, Any]:
         "choice": {"approach": "tune", "reason": "better on 50 dev rows", "dev": {}},
         "evaluations": [asdict(each) for each in figures],
         "differences": [asdict(each) for each in differences],
-        "strata": [asdict(each) for each in subgroups_of(expert, tuned, scale, {}, "Sex,Ward", 0.95)],
+        "strata": [asdict(each) for each in subgroups_of(expert, tuned, scale, {}, ("Sex", "Ward"), 0.95)],
         "prevalence": asdict(at_prevalence(figures[0], 0.02)),
         "conformal": asdict(coverage),
         "curves": {"steps": steps, "dev": [{"step": 10, "loss": 1.0, "macro_f1": 0.5, "best": True}]},

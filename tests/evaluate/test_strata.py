@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,7 @@ def rows(columns: dict[str, list[str]], labels: list[int] | None = None) -> list
     ]
 
 
-def strata(expert: list[Rating], columns: str = "") -> tuple[SubgroupColumn, ...]:
+def strata(expert: list[Rating], columns: Sequence[str] = ()) -> tuple[SubgroupColumn, ...]:
     source = random.Random(2)
     return subgroups_of(expert, rated([source.randrange(3) for _ in expert]), SCALE, {}, columns, 0.95)
 
@@ -68,7 +69,7 @@ def test_figures_of_a_stratum_are_those_of_its_rows_alone() -> None:
     labels = [0, 1] * 60
     expert = rows({"Ward": ["north"] * 80 + ["south"] * 40}, labels)
     model = rated([*labels[:80], *([0] * 40)])  # north without a fault; south always the first label
-    (column,) = subgroups_of(expert, model, SCALE, {}, "ward", 0.95)
+    (column,) = subgroups_of(expert, model, SCALE, {}, ["ward"], 0.95)
     north, south = column.strata
     assert (north.name, north.rows, north.accuracy and north.accuracy.value) == ("north", 80, 1.0)
     assert (south.name, south.rows, south.accuracy and south.accuracy.value) == ("south", 40, 0.5)
@@ -87,20 +88,20 @@ def test_age_and_sex_are_the_usual_columns() -> None:
 
 
 def test_bands_stand_in_their_order_and_what_is_no_age_last() -> None:
-    (age,) = strata(rows({"Patient_Age": ["70", "2", "", "30", "unknown"] * 25}), "Patient Age")
+    (age,) = strata(rows({"Patient_Age": ["70", "2", "", "30", "unknown"] * 25}), ["Patient Age"])
     assert [each.name for each in age.strata] == ["1–4", "18–44", "65 and over", NOT_GIVEN]
     assert age.strata[-1].rows == 50
 
 
 def test_a_column_of_bands_stays_as_it_is() -> None:
-    (column,) = strata(rows({"Age Group": ["18-44", "45-64", "65+"] * 30}), "Age_Group")
+    (column,) = strata(rows({"Age Group": ["18-44", "45-64", "65+"] * 30}), ["Age_Group"])
     assert [each.name for each in column.strata] == ["18-44", "45-64", "65+"]
 
 
 def test_a_column_of_texts_or_that_is_not_there_is_told_and_not_shown() -> None:
     many = [f"complaint {at}" for at in range(60)]
     long = ["a text of more than forty characters about a patient"] * 60
-    found = strata(rows({"Complaint": many, "Note": long}), "Complaint, Note, Ward,")
+    found = strata(rows({"Complaint": many, "Note": long}), ["Complaint", "Note", "Ward"])
     assert [each.column for each in found] == ["Complaint", "Note", "Ward"]
     assert all(each.strata == () and each.note for each in found)
     assert not any(text in str(found) for text in ("complaint 1", "a text of"))
@@ -127,7 +128,7 @@ def test_what_is_hidden_cannot_be_worked_out() -> None:
 
 def test_a_column_that_is_not_there_is_told_before_the_work() -> None:
     rows = [Rating("1", 1, "cough", 1, "Match", extra={"Age": "4", "Sex ": "F"})]
-    check_columns(rows, "age, sex")
-    check_columns(rows, "")
-    with pytest.raises(UsageError, match=r"strata: the rating file has no column 'Facility'; it has Age, Sex"):
-        check_columns(rows, "Sex,Facility")
+    check_columns(rows, ("age", "sex"))
+    check_columns(rows, ())
+    with pytest.raises(UsageError, match=r"subgroups: the rating file has no column 'Facility'; it has Age, Sex"):
+        check_columns(rows, ("Sex", "Facility"))

@@ -9,7 +9,7 @@ from expertune.evaluate.compare import Difference, compare, evaluate
 from expertune.evaluate.verdict import Verdict, outcome, verdict
 from expertune.stats.intervals import Interval
 
-CONFIG = Config(bootstrap=400)
+CONFIG = Config(bootstrap_resamples=400)
 EXPERT = [0, 1, 2, 0, 1, 0] * 10
 MAJORITY = [0] * 60
 

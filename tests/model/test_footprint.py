@@ -26,7 +26,7 @@ from expertune.model.memory import (
 )
 
 SHAPE = RowShape(prompt=220, answer=30, longest=250)
-CONFIG = Config(threads=1, precision="fp32")
+CONFIG = Config(threads=1, compute_dtype="fp32")
 
 
 def needed(path: Path, shape: RowShape = SHAPE, *, cached: bool = True, recomputed: bool = False) -> MemoryEstimate:

@@ -46,7 +46,7 @@ def numbers(value: Any) -> list[float]:
 def test_fewer_than_twenty_rows_show_no_figure(drawn: tuple[list[dict[str, str]], list[int], list[int]]) -> None:
     cells, expert, model = drawn
     rows = [replace(row, extra=each) for row, each in zip(truth(expert), cells, strict=True)]
-    columns = [asdict(each) for each in subgroups_of(rows, rated(model), SCALE, {}, "", 0.95)]
+    columns = [asdict(each) for each in subgroups_of(rows, rated(model), SCALE, {}, (), 0.95)]
     page = render_html({"verdict": {"line": "-"}, "run": {}, "evaluations": [], "strata": columns})
     assert {column["column"] for column in columns} == {"Age", "Sex"}
     for column in columns:

@@ -35,10 +35,10 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "rank": 8,
     "class_weight": "none",
-    "dev_looks": 1,
-    "set_seconds": 30,
-    "bootstrap": 200,
-    "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")),
+    "evals_per_epoch": 1,
+    "model_set_budget_seconds": 30,
+    "bootstrap_resamples": 200,
+    "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")) or None,
 }
 EPOCHS = {"smollm2": 2, "gemma3": 4}  # after two passes Gemma had gained nothing on the 12 dev rows
 ROWS = 120

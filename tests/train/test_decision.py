@@ -136,7 +136,7 @@ def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
         batch_size=8,
         learning_rate=1e-2,
         logit_adjustment=strength,
-        patience=1000,
+        early_stopping_patience=1000,
     )
     trainer = Trainer(tunable, rows, rows, two, config)
     list(trainer.run())

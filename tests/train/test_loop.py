@@ -31,7 +31,7 @@ CONFIG = Config(
     epochs=3,
     batch_size=4,
     learning_rate=3e-3,
-    dev_looks=1,
+    evals_per_epoch=1,
     checkpoint_seconds=0.0,
     class_weight="none",
 )
@@ -186,14 +186,17 @@ def test_a_loss_that_is_no_number_stops_with_advice(base: Path) -> None:
 
 def test_accumulated_passes_are_one_large_batch(base: Path) -> None:
     small, large = open_tunable(base), open_tunable(base)
-    for tunable, sizes in ((small, {"batch_size": 3, "accumulate": 4}), (large, {"batch_size": 12, "accumulate": 1})):
+    for tunable, sizes in (
+        (small, {"batch_size": 3, "gradient_accumulation_steps": 4}),
+        (large, {"batch_size": 12, "gradient_accumulation_steps": 1}),
+    ):
         config = Config(**{**vars(CONFIG), **sizes, "epochs": 1.0})
         list(trainer_of(tunable, config=config).run())
     torch.testing.assert_close(small.lora.values_P, large.lora.values_P, rtol=1e-3, atol=2e-5)
 
 
 def test_early_stopping_keeps_the_best_state(base: Path) -> None:
-    config = Config(**{**vars(CONFIG), "learning_rate": 0.5, "epochs": 40.0, "patience": 2})
+    config = Config(**{**vars(CONFIG), "learning_rate": 0.5, "epochs": 40.0, "early_stopping_patience": 2})
     tunable = open_tunable(base)
     trainer = trainer_of(tunable, config=config)
     events = list(trainer.run())

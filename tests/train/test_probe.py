@@ -55,17 +55,17 @@ def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return [each / 2 for each in steps], steps
 
     monkeypatch.setattr(probes, "_seconds", seconds)
-    rate = probe(tiny.make(tmp_path / "a.gguf", layers=12), SHORT, Config(threads=1, precision="fp32"))
+    rate = probe(tiny.make(tmp_path / "a.gguf", layers=12), SHORT, Config(threads=1, compute_dtype="fp32"))
     assert rate.tokens_per_second == pytest.approx(4 * 32 / 0.14)
     assert rate.look_tokens_per_second == pytest.approx(4 * 32 / 0.07)
     assert (rate.device, rate.precision, rate.threads, rate.recomputed) == ("cpu", "fp32", 1, False)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss", "mixtral", "phi3", "gemma4 small", "lfm2", "qwen35"])
-@pytest.mark.parametrize("base_memory", ["cached", "packed"])
-def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, base_memory: str):
+@pytest.mark.parametrize(("weight_cache", "base_memory"), [("dequantized", "cached"), ("quantized", "packed")])
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weight_cache: str, base_memory: str):
     monkeypatch.setattr(probes, "SECONDS", 0.0)
-    config = Config(threads=1, precision="fp32", base_memory=base_memory)
+    config = Config(threads=1, compute_dtype="fp32", weight_cache=weight_cache)
     rate = probe(families.make(tmp_path / "a.gguf", families.FAMILIES[name]), SHORT, config)
     assert min(rate.tokens_per_second, rate.look_tokens_per_second) > 0
     assert rate.base_memory == base_memory
@@ -73,7 +73,7 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bas
 
 def test_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(probes, "SECONDS", 0.0)
-    assert probe(tiny.make(tmp_path / "a.gguf", layers=1), SHORT, Config(threads=1, precision="fp32"))
+    assert probe(tiny.make(tmp_path / "a.gguf", layers=1), SHORT, Config(threads=1, compute_dtype="fp32"))
 
 
 def test_the_shortest_of_the_rounds(monkeypatch: pytest.MonkeyPatch):

@@ -23,7 +23,14 @@ from expertune.train.loop import Trainer
 SCALE = make_scale({"Match": 1, "Does Not Match": 0})
 LEARNT = 0.02  # nats a token: each is then by far the likeliest
 CONFIG = Config(
-    rank=16, alpha=32.0, epochs=100, batch_size=2, learning_rate=5e-3, dev_looks=1, patience=1000, class_weight="none"
+    rank=16,
+    alpha=32.0,
+    epochs=100,
+    batch_size=2,
+    learning_rate=5e-3,
+    evals_per_epoch=1,
+    early_stopping_patience=1000,
+    class_weight="none",
 )
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}"

@@ -91,7 +91,7 @@ def test_a_run_that_diverges_is_told_to_lower_the_rate(seed: int, tmp_path: Path
     rows = pd.DataFrame({"Prompt": prompts, "Standardized_Rating": [1, 0] * 40})
     _, metadata = FineTuner(quiet=True).process_dataset(
         rows, str(BASE), None, "t", tmp_path, epochs=2, learning_rate=1.0, approach="tune", threads=1,
-        precision="fp32", max_tokens=200, set_seconds=1, bootstrap=100,
+        compute_dtype="fp32", max_tokens=200, model_set_budget_seconds=1, bootstrap_resamples=100,
     )  # fmt: skip
     assert "raise" not in metadata["fallback_reason"]
     assert metadata["fallback_reason"].endswith("lower --learning-rate to 0.1")

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 3, "rank": 8, "batch_size": 8, "class_weight": "none",
-                         "bootstrap": 100, "set_seconds": 5, "precision": "fp32", "threads": 1,
-                         "approach": "tune"}  # fmt: skip
+                         "bootstrap_resamples": 100, "model_set_budget_seconds": 5, "compute_dtype": "fp32",
+                         "threads": 1, "approach": "tune"}  # fmt: skip
 
 
 def tune(folder: Path, model: str = str(BASE), *, fallback: bool = True, resume: bool = False, **more: Any) -> Any:

@@ -28,8 +28,8 @@ def test_a_model_of_another_family_is_tuned_and_proven(tmp_path: Path) -> None:
         rank=16,
         batch_size=8,
         class_weight="none",
-        bootstrap=200,
-        precision="fp32",
+        bootstrap_resamples=200,
+        compute_dtype="fp32",
         approach="tune",
     )
     assert success

@@ -17,7 +17,7 @@ import pytest
 
 import tiny
 from expertune.cli.main import main
-from expertune.config import Config, make_config
+from expertune.config import Config, make_config, with_changes
 from expertune.engine.base import Engine, Generation
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, UsageError
@@ -34,7 +34,7 @@ from expertune.workflow.choose import by_validation, choose
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
-CONFIG = make_config({"bootstrap": 200, "set_seconds": 60})
+CONFIG = make_config({"bootstrap_resamples": 200, "model_set_budget_seconds": 60})
 
 
 class RuleEngine:
@@ -193,7 +193,7 @@ class Ticking:
 @pytest.mark.parametrize("seconds", [0, 5, 20, 60])
 def test_whenever_the_time_is_over_a_valid_file_lies_there(seconds: int, tmp_path: Path, prepared: Dataset) -> None:
     engine = RuleEngine(teacher(prepared, lambda name: int(name) % 3 > 0))
-    config = replace(CONFIG, set_seconds=float(seconds))
+    config = with_changes(CONFIG, model_set_budget_seconds=float(seconds))
     made = make(tmp_path, prepared, served("m", engine), config=config, clock=Ticking(engine))
     content = modelset.read(tmp_path / "model_set_config.json")
     asked = sum(each["rows"] for each in content["screening"]["trials"])
@@ -262,7 +262,7 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Dataset) -> None:
     rows, engine = marked(prepared), RuleEngine(length_rule)
-    made = make(tmp_path, rows, served("m", engine), config=replace(CONFIG, redact=True))
+    made = make(tmp_path, rows, served("m", engine), config=with_changes(CONFIG, redact=True))
     assert "CANARY" not in (tmp_path / "model_set_config.json").read_text() and made.content["redacted"]
     assert made.content["rule"]["members"] == ["m"] and made.content["models"][0]["dev_agreement"]
     assert "TRAINCANARY" not in "".join(text for text in engine.texts if text.startswith("<system>"))
@@ -350,15 +350,22 @@ def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset) -> None:
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
     path = tiny.make(tmp_path / "m.gguf", layers=1)
-    (found,) = further_members(f" {path},base,,{path} ", "base", None, 1)
+    (found,) = further_members((str(path), "base", str(path)), "base", None, 1)
     assert found.name == str(path) and found.digest and found.open
     with pytest.raises(UsageError, match="no such file"):
-        further_members("gone.gguf", "base", None, 1)
+        further_members(("gone.gguf",), "base", None, 1)
 
 
 # --- the whole way ---
 
-QUICK = {"bootstrap": 200, "set_seconds": 15, "epochs": 1, "learning_rate": 3e-3, "rank": 4, "class_weight": "none"}
+QUICK = {
+    "bootstrap_resamples": 200,
+    "model_set_budget_seconds": 15,
+    "epochs": 1,
+    "learning_rate": 3e-3,
+    "rank": 4,
+    "class_weight": "none",
+}
 
 
 @pytest.mark.slow
@@ -369,7 +376,12 @@ def test_with_a_served_model_no_test_row_is_sent(tmp_path: Path, prepared: Datas
         kept.append(Recording(LlamaCppEngine(BASE, context=1024, threads=1)))
         return kept[-1]
 
-    make(tmp_path, rows, CandidateModel("base", "0" * 64, serve), config=replace(CONFIG, set_seconds=10.0))
+    make(
+        tmp_path,
+        rows,
+        CandidateModel("base", "0" * 64, serve),
+        config=with_changes(CONFIG, model_set_budget_seconds=10.0),
+    )
     sent = "".join(kept[0].texts)
     assert "DEVCANARY" in sent and "TESTCANARY" not in sent
     assert "TESTCANARY" not in (tmp_path / "model_set_config.json").read_text()
@@ -379,7 +391,16 @@ def test_with_a_served_model_no_test_row_is_sent(tmp_path: Path, prepared: Datas
 def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
     pd.read_csv(ROWS).head(120).to_csv(tmp_path / "rows.csv", index=False)
     other = tiny.make(tmp_path / "other.gguf", layers=1, context=2048)
-    flags = ["--approach", "model-set", "--set-seconds", "10", "--bootstrap", "200", "--models", str(other)]
+    flags = [
+        "--approach",
+        "model-set",
+        "--model-set-budget-seconds",
+        "10",
+        "--bootstrap-resamples",
+        "200",
+        "--models",
+        str(other),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(["tune", "--input", str(tmp_path / "rows.csv"), "--model", str(BASE), "--topics", TOPIC,
               "--output-dir", str(tmp_path / "out"), *flags])  # fmt: skip

@@ -45,7 +45,7 @@ def test_a_model_in_a_container_leads_to_a_model_set_that_ollama_itself_judges(
         server.add("boxed", tiny.make(tmp_path / "boxed.gguf", layers=1, context=2048), template=TEMPLATE)
         rows = pd.read_csv(ROWS).head(60)
         success, metadata = FineTuner(quiet=True).process_dataset(
-            rows, "boxed", None, "respiratory infections", tmp_path / "out", bootstrap=100
+            rows, "boxed", None, "respiratory infections", tmp_path / "out", bootstrap_resamples=100
         )
         assert success and "container" in metadata["fallback_reason"]
         assert metadata["model_set_info"]["judged"] is True, metadata["verdict"]

@@ -6,14 +6,14 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..config import Config
-from ..errors import DatasetTooSmallWarning, ExpertuneError, UsageError
+from ..config import Config, Setting, settings
+from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
+from ..renamed_settings import RENAMED, RENAMED_VALUES, current_settings
 from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
 from .predict import merge_review, rate, review
 
@@ -34,30 +34,34 @@ EXIT_INTERRUPTED = 130
 
 
 def _setting_parameters() -> list[inspect.Parameter]:
-    """One option for each field of Config; None means "not given", so that a --config file is not overruled."""
-    parameters = []
-    for setting in fields(Config):
-        choices = setting.metadata["choices"]
-        kind = Literal[choices] if choices else type(setting.default)
-        option = typer.Option(
-            f"--{setting.name.replace('_', '-')}", help=_help(setting), show_default=False, rich_help_panel="Settings"
-        )
-        parameters.append(
-            inspect.Parameter(
-                setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-            )
-        )
-    return parameters
+    """One option for each field of Config, and hidden ones for the old names. None means "not given", so that a
+    --config file is not overruled."""
+    known = {setting.name: setting for setting in settings()}
+    current = [_parameter(name, setting, hidden=False) for name, setting in known.items()]
+    return current + [_parameter(old, known[new], hidden=True) for old, new in RENAMED.items()]
 
 
-def _help(setting: Any) -> str:
-    low, high = setting.metadata["low"], setting.metadata["high"]
-    if high is not None:
-        reach = f" From {low:g} to {high:g}."
-    else:
-        reach = f" From {low:g} on." if low is not None else ""
-    default = f" Default {setting.default}." if setting.default != "" else ""
-    return f"{setting.metadata['help']}{reach}{default}"
+def _parameter(name: str, setting: Setting, *, hidden: bool) -> inspect.Parameter:
+    kind: Any = str if setting.auto or setting.kind is tuple else setting.kind
+    if setting.choices:
+        choices = (*setting.choices, *RENAMED_VALUES.get(setting.name, ())) if hidden else setting.choices
+        kind = Literal[choices]
+    option = typer.Option(
+        f"--{name.replace('_', '-')}",
+        help=_help(setting),
+        show_default=False,
+        rich_help_panel="Settings",
+        hidden=hidden,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _help(setting: Setting) -> str:
+    reach = f" {setting.reach().capitalize()}." if setting.reach() else ""
+    default = f" Default {setting.default}." if setting.default not in (None, ()) else ""
+    return f"{setting.help}{reach}{default}"
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -154,7 +158,8 @@ def _merged(
     missing = [f"--{name}" for name, value in run.items() if value is None]
     if missing:
         raise UsageError(f"{', '.join(missing)}: not given; see expertune tune --help")
-    return run, {**kept["settings"], **{name: value for name, value in settings.items() if value is not None}}
+    flags = {name: value for name, value in settings.items() if value is not None}
+    return run, {**current_settings(kept["settings"]), **current_settings(flags)}
 
 
 @app.command()
@@ -206,7 +211,7 @@ def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None)
 
     notes: list[str] = []
     scale = load_scale(rating_mapping, input)
-    found = audit(read_ratings(input, scale, notes=notes), scale, near_duplicate=Config().near_duplicate)
+    found = audit(read_ratings(input, scale, notes=notes), scale, near_duplicate=Config().near_duplicate_threshold)
     for line in [*notes, *found.lines()]:
         typer.echo(line)
     if any(finding.severity == "error" for finding in found.findings):
@@ -283,6 +288,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _one_line_warning
     warnings.simplefilter("always", DatasetTooSmallWarning)
+    warnings.simplefilter("always", RenamedSettingWarning)
     try:
         app(arguments, standalone_mode=True)
     except ExpertuneError as error:

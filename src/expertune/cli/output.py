@@ -26,7 +26,7 @@ def print_summary(record: RunRecord, folder: Path) -> None:
     if record.choice is not None and record.choice.dev is not None:
         print(f"Chosen: {record.choice.approach}; {record.choice.reason}.")
     if evaluations := record.evaluation.evaluations:
-        _print_table(evaluations, record.config.confidence)
+        _print_table(evaluations, record.config.confidence_level)
     for line in _training(record.training, record.export):
         print(line)
     for finding in record.data_audit.findings:

@@ -68,7 +68,7 @@ def planned(prepared: Dataset, model: Path, config: Config | None = None) -> Pla
         rows=len(train),
         epochs=float(config.epochs),
         dev_rows=len(prepared.examples["dev"]),
-        looks=1 + math.ceil(float(config.epochs) * config.dev_looks),
+        looks=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
     )
 
 

@@ -10,12 +10,11 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, with_changes
 from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.config import LayerConfig, ModelConfig
@@ -43,7 +42,7 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         spec, placement = read_config(file), place(file, config)
         work = [_work(file, spec, index, shape) for index in range(len(spec.layers))]
         rows = shape.pack_rows(config.batch_size, TOKENS_AT_ONCE[placement.device.type])
-        config = with_recipe(file, replace(config, batch_size=rows, accumulate=1))
+        config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
         looks, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))

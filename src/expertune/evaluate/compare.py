@@ -112,7 +112,9 @@ def evaluate(
     if scale.ordinal:
         weighted_kappa = partial(metrics.kappa, disagreement=metrics.quadratic(scale.values))
         statistics.append(Statistic(weighted_kappa, KAPPA.low, KAPPA.high))
-    macro_f1, kappa, *weighted = bootstrap(rater, statistics, config.bootstrap, config.seed, config.confidence)
+    macro_f1, kappa, *weighted = bootstrap(
+        rater, statistics, config.bootstrap_resamples, config.seed, config.confidence_level
+    )
     by_id = {each.id: each for each in rated}
     ordered = [by_id[row.id] for row in truth]
     labels, shares = [scale.values.index(row.value) for row in truth], [each.probabilities for each in ordered]
@@ -121,17 +123,19 @@ def evaluate(
         rows=len(truth),
         groups=len(rater.counts_GTP),
         labels=tuple(scale.labels),
-        accuracy=accuracy(rater, config.confidence),
+        accuracy=accuracy(rater, config.confidence_level),
         macro_f1=macro_f1,
         kappa=kappa,
         weighted_kappa=weighted[0] if weighted else None,
         ordinal_reason=scale.ordinal_reason,
-        per_class=per_class(rater, scale, config.confidence),
+        per_class=per_class(rater, scale, config.confidence_level),
         confusion=tuple(tuple(int(count) for count in line) for line in rater.total_TP),
-        json_validity=_json_validity(ordered, scale, config.confidence),
-        answer_agreement=_answer_agreement(ordered, config.confidence),
-        log_loss=_log_loss(labels, shares, [groups.get(row.id, ("row", row.id)) for row in truth], config.confidence),
-        calibration=calibrate(labels, shares, config.confidence),
+        json_validity=_json_validity(ordered, scale, config.confidence_level),
+        answer_agreement=_answer_agreement(ordered, config.confidence_level),
+        log_loss=_log_loss(
+            labels, shares, [groups.get(row.id, ("row", row.id)) for row in truth], config.confidence_level
+        ),
+        calibration=calibrate(labels, shares, config.confidence_level),
         rows_per_second=rows_per_second,
     )
 
@@ -150,7 +154,7 @@ def compare(
     differences = []
     for other, other_rated in others.items():
         second = match_rows(truth, other_rated, scale, groups)
-        estimate = paired(first, second, MACRO_F1, config.bootstrap, config.seed, config.confidence)
+        estimate = paired(first, second, MACRO_F1, config.bootstrap_resamples, config.seed, config.confidence_level)
         differences.append(Difference(name, other, estimate.value or 0.0, estimate.interval, estimate.n))
     return tuple(differences)
 

@@ -68,8 +68,8 @@ def judge(
         verdict(product_, base_, tfidf_, majority_, differences),
         tuple(evaluations.values()),
         tuple(differences),
-        subgroups_of(*facts, config.strata, config.confidence),
-        conformal_coverage(conformal, *facts, config.confidence) if conformal else None,
+        subgroups_of(*facts, config.subgroups, config.confidence_level),
+        conformal_coverage(conformal, *facts, config.confidence_level) if conformal else None,
     )
 
 

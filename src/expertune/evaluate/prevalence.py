@@ -84,13 +84,13 @@ def _estimate(right: float, wrong: float, logit: float, reach: float, rows: int,
     return Estimate(value, Interval(min(low, value), max(high, value), "delta, logit scale", confidence), rows)
 
 
-def at_prevalence(evaluation: Evaluation, stated: float) -> PrevalenceTable:
-    """Predictive values of a rater; `stated` 0 takes each label's share of the rows."""
+def at_prevalence(evaluation: Evaluation, stated: float | None) -> PrevalenceTable:
+    """Predictive values of a rater; without `stated` at each label's share of the test records."""
     labels = tuple(_label(evaluation, each, stated) for each in evaluation.per_class)
-    return PrevalenceTable(stated, evaluation.name, labels)
+    return PrevalenceTable(stated or 0.0, evaluation.name, labels)
 
 
-def _label(evaluation: Evaluation, found: ClassResult, stated: float) -> LabelPrevalence:
+def _label(evaluation: Evaluation, found: ClassResult, stated: float | None) -> LabelPrevalence:
     interval = evaluation.accuracy.interval
     confidence = interval.confidence if interval else 0.95
     share = found.support / evaluation.rows

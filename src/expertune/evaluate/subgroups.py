@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..predict.score import Rated
-from ..ratings.columns import columns_of, folded, requested
+from ..ratings.columns import columns_of, folded
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.intervals import Estimate
@@ -70,13 +70,13 @@ def subgroups_of(
     rated: Sequence[Rated],
     scale: RatingScale,
     groups: Mapping[str, Hashable],
-    columns: str,
+    columns: Sequence[str],
     confidence: float,
 ) -> tuple[SubgroupColumn, ...]:
-    """One rater's figures by the columns, whose names are separated by commas; "" takes age and sex where they are."""
+    """One rater's figures by these columns; by age and sex, where present, if there are none."""
     there = columns_of(truth)
     found = []
-    for name in requested(columns) or [name for name in USUAL if folded(name) in there]:
+    for name in columns or [name for name in USUAL if folded(name) in there]:
         column = there.get(folded(name))
         if column is None:
             found.append(SubgroupColumn(name, note="the rating file has no such column"))

@@ -68,7 +68,7 @@ def merge(
         judged = serve(path)
         return MergedModel(path, tuple(choices), agreement(adapter_pass, judged, config), (), judged)
 
-    tries = [attempt(choose(base, delta, wanted=config.export_type, keep=config.keep_delta, threads=threads))]
+    tries = [attempt(choose(base, delta, wanted=config.export_type, keep=config.min_update_retained, threads=threads))]
     while not tries[-1].agreement.passed and config.export_type == "auto":
         raised = upgrade_worst_half(base, delta, tries[-1].choices, threads=threads)
         if raised is None:
@@ -111,5 +111,5 @@ def agreement(first: Pass, second: Pass, config: Config) -> FileAgreement:
     gap = sum(max(abs(p - q) for p, q in zip(a.probabilities, b.probabilities, strict=True)) for a, b in pairs) / len(
         pairs
     )
-    enough = min(len(pairs) - 1, config.agreement * len(pairs))
-    return FileAgreement(same / len(pairs), gap, len(pairs), same >= enough and gap <= config.probability_gap)
+    enough = min(len(pairs) - 1, config.min_label_agreement * len(pairs))
+    return FileAgreement(same / len(pairs), gap, len(pairs), same >= enough and gap <= config.max_probability_gap)

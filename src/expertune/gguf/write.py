@@ -143,7 +143,9 @@ def _of_base(base: GGUFFile, info: TensorInfo, new: Replacement | None) -> _Tens
 
 def _of_array(name: str, values: np.ndarray) -> _Tensor:
     if len(name.encode()) > MAX_NAME:
-        raise TrainingFailedError(f"{name}: is longer than the {MAX_NAME} bytes that llama.cpp reads; choose --targets")
+        raise TrainingFailedError(
+            f"{name}: is longer than the {MAX_NAME} bytes that llama.cpp reads; choose --target-modules"
+        )
     kind = GGMLQuantizationType.F16 if values.dtype == np.float16 else GGMLQuantizationType.F32
     values = np.ascontiguousarray(values, np.float16 if kind == GGMLQuantizationType.F16 else np.float32)
     if not np.isfinite(values).all():

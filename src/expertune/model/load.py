@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..config import Config
+from ..config import Config, with_changes
 from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
 from ..machine import free_memory as machine_memory
@@ -60,19 +60,19 @@ def resolve(file: GGUFFile, config: Config) -> Config:
     threads = config.threads or usable_cores()
     torch.set_num_threads(threads)
     device = _device(config.device)
-    precision = config.precision if config.precision != "auto" else _precision(file, device)
-    return replace(config, device=device.type, precision=precision, threads=threads)
+    precision = config.compute_dtype if config.compute_dtype != "auto" else _precision(file, device)
+    return with_changes(config, device=device.type, compute_dtype=precision, threads=threads)
 
 
 def place(file: GGUFFile, config: Config) -> Placement:
     """Choose device, number format and memory mode; sets torch's thread count."""
     config = resolve(file, config)
     device = _device(config.device)
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    cached = config.base_memory == "cached"
-    if config.base_memory == "auto":
+    dtype = torch.bfloat16 if config.compute_dtype == "bf16" else torch.float32
+    cached = config.weight_cache == "dequantized"
+    if config.weight_cache == "auto":
         cached = fits_cached(file, dtype.itemsize, free_memory(device))
-    return Placement(device, dtype, cached, config.threads)
+    return Placement(device, dtype, cached, torch.get_num_threads())  # which resolve has set
 
 
 def load(
@@ -88,7 +88,7 @@ def load(
     if blocks is not None:
         spec = replace(spec, layers=spec.layers[:blocks])
     lora = LoraWeights(
-        adapted_layers(file, spec, config.targets),
+        adapted_layers(file, spec, config.target_modules),
         rank=config.rank,
         alpha=config.alpha,
         seed=config.seed,

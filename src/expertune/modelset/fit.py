@@ -55,14 +55,15 @@ def make_set(
     *,
     clock: Clock = time.monotonic,
 ) -> ModelSet:
-    """Build and write the set of `members`, the base first, in about `config.set_seconds`. Reads no test row's text.
+    """Build and write the set of `members`, the base first, in about `config.model_set_budget_seconds`.
 
+    Reads no test row's text.
     Raises ModelSetConfigError and OutputError; a model that cannot be served is told of in the file under "missing".
     """
     started = clock()
     path = folder / outputs.MODEL_SET
     material = NOTHING if config.redact else gather(prepared.split, prepared.scale, seed=config.seed)
-    maker = BuildContext(path, prepared, config, progress, material, clock, started + config.set_seconds)
+    maker = BuildContext(path, prepared, config, progress, material, clock, started + config.model_set_budget_seconds)
     first = build.recipes(len(prepared.scale.labels), redact=config.redact)[0]
     build.write(path, maker.content(members[0], first))
     asked = []
@@ -116,7 +117,7 @@ def _assemble(
         "rule": rule,
         "models": [_model(each, weighed, base=at == 0) for at, each in enumerate(asked)],
         "screening": {
-            "budget_seconds": maker.config.set_seconds,
+            "budget_seconds": maker.config.model_set_budget_seconds,
             "seconds": round(seconds, 3),
             "complete": all(each.complete for each in asked),
             "trials": [trial for each in asked for trial in each.trials],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..engine.base import Engine
@@ -26,16 +26,17 @@ class CandidateModel:
     open: Callable[[], Engine] | None
 
 
-def further_members(names: str, base: str, server: OllamaServer | None, threads: int) -> list[CandidateModel]:
-    """The models that `names` lists beside the base, separated by commas.
+def further_members(
+    names: Sequence[str], base: str, server: OllamaServer | None, threads: int | None
+) -> list[CandidateModel]:
+    """The models that `names` lists beside the base.
 
     Raises UsageError for one that is not here.
     """
-    wanted = dict.fromkeys(name.strip() for name in names.split(","))
-    return [_found(name, server, threads) for name in wanted if name and name != base]
+    return [_found(name, server, threads) for name in dict.fromkeys(names) if name != base]
 
 
-def _found(name: str, server: OllamaServer | None, threads: int) -> CandidateModel:
+def _found(name: str, server: OllamaServer | None, threads: int | None) -> CandidateModel:
     try:
         located = locate(name, server)
     except FineTuningNotSupportedError as error:

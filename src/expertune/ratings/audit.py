@@ -229,5 +229,5 @@ def _long_rows(ratings: Sequence[Rating], token_counts: Mapping[str, int], max_t
             "error",
             (r for r in ratings if token_counts.get(r.id, 0) > max_tokens),
             f"{{n}} rows are longer than {max_tokens} tokens; shorten them, raise max_tokens, or drop "
-            "them (long_rows: drop)",
+            "them (long_records: drop)",
         )

@@ -9,17 +9,13 @@ from ..errors import UsageError
 from .schema import Rating
 
 
-def check_columns(rows: Sequence[Rating], columns: str) -> None:
+def check_columns(rows: Sequence[Rating], columns: Sequence[str]) -> None:
     """Raises UsageError where a column is asked for that the rating file has not."""
     there = columns_of(rows)
-    for name in requested(columns):
+    for name in columns:
         if folded(name) not in there:
             known = f"it has {', '.join(sorted(there.values()))}" if there else "it has none beside the needed ones"
-            raise UsageError(f"strata: the rating file has no column {name!r}; {known}")
-
-
-def requested(columns: str) -> list[str]:
-    return [name.strip() for name in columns.split(",") if name.strip()]
+            raise UsageError(f"subgroups: the rating file has no column {name!r}; {known}")
 
 
 def columns_of(rows: Sequence[Rating]) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Dataset:
 def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) -> Dataset:
     """`data` is a path or a DataFrame. Warns DatasetTooSmallWarning below 50 rows.
 
-    Raises DatasetError, and UsageError for a column of `config.strata` that is not there: before the work.
+    Raises DatasetError, and UsageError for a column of `config.subgroups` that is not there: before the work.
     """
     notes: list[str] = []
     if isinstance(data, (str, Path)):
@@ -66,20 +66,20 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         source = "the data frame"
         scale = load_scale(rating_mapping, None)
         ratings = from_frame(data, scale, source, notes=notes)
-    check_columns(ratings, config.strata)
+    check_columns(ratings, config.subgroups)
     if len(ratings) < SMALL:
         warnings.warn(
             f"{source}: {len(ratings)} usable rows; below {SMALL} a tuned model would be a guess",
             DatasetTooSmallWarning,
             stacklevel=2,
         )
-    found = audit(ratings, scale, near_duplicate=config.near_duplicate)
+    found = audit(ratings, scale, near_duplicate=config.near_duplicate_threshold)
     parts = split(
         ratings,
         dev_share=config.dev_share,
         test_share=config.test_share,
         seed=config.seed,
-        near_duplicate=config.near_duplicate,
+        near_duplicate=config.near_duplicate_threshold,
     )
     examples = make_examples(parts, scale, topics)
     return Dataset(

@@ -95,7 +95,7 @@ def _check_rows(rows: Sequence[Rating]) -> None:
 def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Mapping[str, float]) -> None:
     largest = max(members, key=lambda name: len(members[name]))
     size = len(members[largest])
-    remedy = "correct the patient ids, remove repeated texts, raise near_duplicate, or add rows of others"
+    remedy = "correct the patient ids, remove repeated texts, raise near_duplicate_threshold, or add rows of others"
     if len(members) < len(PARTS):
         raise DatasetError(
             f"the {rows} rows are only {len(members)} separate groups (same patient, same or nearly the "

@@ -30,12 +30,12 @@ def gate_failures(record: RunRecord) -> list[str]:
 def _disagreement(export: ExportSummary, record: RunRecord) -> str:
     """How the file differs from what was trained: in labels, else in their probabilities."""
     config = record.config
-    if export.agreement < config.agreement:
+    if export.agreement < config.min_label_agreement:
         return (
             f"the file agrees with what was trained on only {export.agreement:.1%} of {export.agreement_rows} "
             "dev rows, which is below the gate"
         )
     return (
         f"the file's probabilities are {export.probability_gap:.3f} from those of what was trained on average over "
-        f"{export.agreement_rows} dev rows, which is above the {config.probability_gap:g} of the gate"
+        f"{export.agreement_rows} dev rows, which is above the {config.max_probability_gap:g} of the gate"
     )

@@ -145,6 +145,6 @@ def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:
         more = f" and {len(long) - 5} more" if len(long) > 5 else ""
         raise DatasetError(
             f"column Prompt: {len(long)} rows are longer than {limit} tokens with their answer: row id {names}{more}; "
-            "shorten them, raise --max-tokens, or leave them out with --long-rows drop"
+            "shorten them, raise --max-tokens, or leave them out with --long-records drop"
         )
     return [row for row in rows if row.length <= limit]

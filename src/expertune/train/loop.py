@@ -72,7 +72,7 @@ class Trainer:
         self._balance = balance(config, candidates, self._train)
         self._folder, self._run_id, self._should_stop = folder, run_id, should_stop
         batches = math.ceil(len(train_rows) / config.batch_size)
-        self.steps_in_epoch = math.ceil(batches / config.accumulate)
+        self.steps_in_epoch = math.ceil(batches / config.gradient_accumulation_steps)
         self.steps = max(1, math.ceil(float(config.epochs) * self.steps_in_epoch))
         values_P = tunable.lora.values_P
         values_P.grad = tunable.lora.gradients_P
@@ -114,7 +114,7 @@ class Trainer:
             yield self.one_step()
             if self._step in self._look_steps():
                 yield self._look()
-                self._done = self._without_gain >= self._config.patience
+                self._done = self._without_gain >= self._config.early_stopping_patience
             if self._should_stop():
                 self._save()
                 raise Interrupted(
@@ -138,10 +138,11 @@ class Trainer:
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailedError(
-                f"the loss became no number at step {self._step + 1}; lower --learning-rate or take --precision fp32"
+                f"the loss became no number at step {self._step + 1}; "
+                "lower --learning-rate or take --compute-dtype fp32"
             )
-        if norm > self._config.clip:
-            lora.gradients_P.mul_(self._config.clip / norm)
+        if norm > self._config.max_grad_norm:
+            lora.gradients_P.mul_(self._config.max_grad_norm / norm)
         rate = self._learning_rate(self._step)
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
@@ -172,8 +173,8 @@ class Trainer:
         """The batches of a step: a function of seed and step, so that a resumed run sees the same ones."""
         epoch, within = divmod(step, self.steps_in_epoch)
         order = epoch_order(len(self._train), seed=self._config.seed, epoch=epoch)
-        first = within * self._config.accumulate * self._config.batch_size
-        rows = order[first : first + self._config.accumulate * self._config.batch_size]
+        first = within * self._config.gradient_accumulation_steps * self._config.batch_size
+        rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
         return [
             training_batch(part, self._balance.weights, self._balance.offsets)
@@ -183,13 +184,13 @@ class Trainer:
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
-        warm = math.ceil(self._config.warmup * self.steps)
+        warm = math.ceil(self._config.warmup_ratio * self.steps)
         if step < warm:
             return self._peak * (step + 1) / warm
         return self._peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
     def _look_steps(self) -> set[int]:
-        every = max(1, self.steps_in_epoch // self._config.dev_looks)
+        every = max(1, self.steps_in_epoch // self._config.evals_per_epoch)
         return {*range(every, self.steps, every), self.steps}
 
     def _look(self) -> DevEvent:

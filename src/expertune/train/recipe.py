@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from ..config import AUTO, Config
+from ..config import AUTO, Config, with_changes
 from ..gguf.read import GGUFFile
 from ..model.hparams import Keys
 
@@ -31,4 +29,4 @@ def with_recipe(file: GGUFFile, config: Config) -> Config:
     width = Keys(file).count("embedding_length")
     rate = learning_rate(width) if config.learning_rate == AUTO else config.learning_rate
     passes = epochs(width) if config.epochs == AUTO else config.epochs
-    return replace(config, learning_rate=rate, epochs=passes)
+    return with_changes(config, learning_rate=rate, epochs=passes)

@@ -56,7 +56,7 @@ def _token_rows(
     with ws.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
         rows = encode(engine, examples, dataset.scale, token_weights(config), on_row=stage.advance)
     limit = min(config.max_tokens, engine.context)
-    fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_rows == "drop")}
+    fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
     kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
     empty = [part for part, left in kept.examples.items() if not left]
     if empty:

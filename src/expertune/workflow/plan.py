@@ -12,10 +12,17 @@ from ..files import write_text
 from ..gguf.read import GGUFFile
 from ..ratings.dataset import SMALL, Dataset
 from ..ratings.examples import training_lines
+from ..renamed_settings import current_settings
 from .state import Base, Models, NotTuned, RunRequest, TrainingPlan, run_identity
 from .workspace import Workspace
 
-OPEN = {"device": AUTO, "precision": AUTO, "threads": 0, "learning_rate": AUTO, "epochs": AUTO}  # left to the run
+OPEN = {
+    "device": AUTO,
+    "compute_dtype": AUTO,
+    "threads": None,
+    "learning_rate": AUTO,
+    "epochs": AUTO,
+}  # left to the run
 Made = TypeVar("Made")
 
 
@@ -73,6 +80,6 @@ def _first_settings(config: Config, ws: Workspace) -> Config | None:
     path = ws.folder / outputs.TRAINING_CONFIG
     if not ws.resume or not path.exists():
         return None
-    first = make_config(outputs.read_config(path)["settings"])
+    first = make_config(current_settings(outputs.read_config(path)["settings"], warn=False))
     given = {name: value for name, value in as_dict(config).items() if OPEN.get(name) != value}
     return first if given.items() <= as_dict(first).items() else None

@@ -64,7 +64,7 @@ class Base:
         return f"Ollama {self.renderer.server.version_text}" if self.renderer else "the file's own template"
 
     def open(
-        self, *, context: int, threads: int, file: Path | None = None, adapter: Path | None = None
+        self, *, context: int, threads: int | None, file: Path | None = None, adapter: Path | None = None
     ) -> LlamaCppEngine:
         """llama.cpp on the base, or on another `file` of this run, with prompts as the base's server renders them."""
         return LlamaCppEngine(

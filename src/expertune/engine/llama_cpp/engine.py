@@ -28,9 +28,9 @@ class LlamaCppEngine:
     """Serves one GGUF, optionally with a LoRA adapter; a context manager.
 
     `context` is the tokens that one request may hold (0, and at most: header.largest_context; mind the memory);
-    `threads` 0 is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
-    one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
-    place of the file's own template: what the server that serves the model makes of messages.
+    `threads` None is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and
+    with one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts
+    in place of the file's own template: what the server that serves the model makes of messages.
     Raises EngineError in one line where the files cannot be served.
     """
 
@@ -43,7 +43,7 @@ class LlamaCppEngine:
         adapter: Path | None = None,
         context: int = 0,
         slots: int = 0,
-        threads: int = 0,
+        threads: int | None = None,
         renderer: Renderer | None = None,
         debug: bool = False,
     ) -> None:

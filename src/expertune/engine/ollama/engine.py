@@ -39,7 +39,13 @@ class OllamaEngine:
     name = "ollama"
 
     def __init__(
-        self, server: OllamaServer, model: str, *, context: int = 0, file: Path | None = None, threads: int = 0
+        self,
+        server: OllamaServer,
+        model: str,
+        *,
+        context: int = 0,
+        file: Path | None = None,
+        threads: int | None = None,
     ) -> None:
         shown = server.show(model)
         refuse_cloud(model, shown)
