@@ -1,4 +1,4 @@
-"""What an engine can do. An engine serves one model file and is used by several threads at once."""
+"""The interface of an engine: it serves one model file and is used by several threads at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ class Generation:
     prompt_tokens: int
     answer_tokens: int
     finished: bool
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Natural-log probabilities of some answers; `exact` if they are those of the model's own tokens."""
+
+    log_probs: tuple[float, ...]
+    exact: bool
 
 
 class Engine(Protocol):
@@ -49,16 +57,16 @@ class Engine(Protocol):
         """The token ids with which the assistant's turn ends."""
         ...
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         """Natural-log probability of each answer after `prompt`.
 
         Counted from the first token in which the answers differ to the first token after which all are alike:
-        what they share says nothing about which one is meant.
+        what they share carries no information about which one is meant.
         """
         ...
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
-        """The greedy answer (temperature 0), held to a JSON schema by a grammar where one is given."""
+        """The greedy answer (temperature 0), constrained by a grammar to a JSON schema where one is given."""
         ...
 
     def describe(self) -> dict[str, Any]:

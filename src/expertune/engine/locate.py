@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
-from .header import read_header
+from ..gguf.read import read_metadata
 from .ollama import disk as disk
 from .ollama.disk import models_folders
 from .ollama.host import host_url, is_this_machine
@@ -265,26 +265,26 @@ def _check_model(model: OllamaModel) -> None:
 
 def _checked(path: Path) -> tuple[str, ...]:
     """Notes on a file of weights. Raises FineTuningNotSupportedError for another kind of GGUF, ModelFileError."""
-    header = read_header(path)
-    architecture = str(header.get("general.architecture", ""))
-    kind = "projector" if architecture == "clip" else header.get("general.type", "model")
+    metadata = read_metadata(path)
+    architecture = str(metadata.get("general.architecture", ""))
+    kind = "projector" if architecture == "clip" else metadata.get("general.type", "model")
     if kind != "model":
         raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's file")
-    if architecture in ONLY_OLLAMAS or any(key.startswith(f"{architecture}.vision.") for key in header):
+    if architecture in ONLY_OLLAMAS or any(key.startswith(f"{architecture}.vision.") for key in metadata):
         raise FineTuningNotSupportedError(
             f"{path}: in Ollama's own older form ({architecture}), which llama.cpp alone does not load; pull it again "
             "with a newer Ollama or choose a GGUF from elsewhere"
         )
-    return tuple(_notes(header))
+    return tuple(_notes(metadata))
 
 
-def _notes(header: Mapping[str, Any]) -> Iterable[str]:
-    if "general.file_type" not in header:
+def _notes(metadata: Mapping[str, Any]) -> Iterable[str]:
+    if "general.file_type" not in metadata:
         yield (
             "its header has no general.file_type: Ollama shows its quantisation as unknown and would refuse to "
             "quantise it; the tuned file carries the key"
         )
-    if header.get("tokenizer.ggml.model") == "gpt2" and header.get("tokenizer.ggml.pre", "") in ("", "default"):
+    if metadata.get("tokenizer.ggml.model") == "gpt2" and metadata.get("tokenizer.ggml.pre", "") in ("", "default"):
         yield (
             "its header names no pre-tokenizer (tokenizer.ggml.pre): Ollama corrects this for Llama 3 when it serves "
             "the file and llama.cpp does not, so the two may split text differently; pull the model again if you can"
