@@ -28,14 +28,14 @@ class Scores:
 
 
 class Engine(Protocol):
-    """The verbs of a served model. All raise EngineError; `context` is the tokens one request may hold."""
+    """The methods of a served model. All raise EngineError; `context` is the tokens of one request at most."""
 
     name: str
     context: int
     slots: int  # requests that are worth sending at once
     file_bytes: int  # size of the model file
     folds_system: bool  # the template has no system role: its text is put at the head of the first user message
-    notes: tuple[str, ...]  # what a user should know about how this model is served, one line each
+    notes: tuple[str, ...]  # notes for the user on how this model is served, one line each
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text, ending where the assistant begins to speak."""
@@ -46,7 +46,7 @@ class Engine(Protocol):
         ...
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens the server reads a rendered prompt as."""
+        """Number of tokens of a rendered prompt, as the server counts them."""
         ...
 
     def continuation(self, prompt: str, answer: str) -> list[int]:
@@ -70,7 +70,7 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What served the model, for the run's metadata."""
+        """Engine, versions and settings, for the run's metadata."""
         ...
 
     def close(self) -> None: ...

@@ -205,7 +205,7 @@ class LlamaCppEngine:
         finally:
             self._free.put(slot)
 
-    # --- life ---
+    # --- closing ---
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, C
 
 
 class JsonClient:
-    """At most `connections` requests at once; more callers wait. A caller that is interrupted leaves nothing behind.
+    """At most `connections` requests at once; more callers wait. An interrupted caller leaves no half-read answer.
 
     Connections are kept: a new one for each request costs more than tokenising does.
     """

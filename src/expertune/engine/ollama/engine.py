@@ -1,4 +1,4 @@
-"""Ollama as an engine: the same verbs as the embedded one, over a running server."""
+"""Ollama as an engine: the same methods as the embedded one, over a running server."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ALTERNATIVES = 20  # Ollama refuses to show more
 SEED = 1
 USUAL_CONTEXT = 8192  # tokens; the whole of what a large model was trained for takes gigabytes
 TOKENIZER_CONTEXT = 256  # tokens; it never answers
-# what a model's own parameters must not change: the answer is the likeliest one
+# greedy decoding, whatever the model's own parameters say
 GREEDY = {"temperature": 0, "seed": SEED, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class OllamaEngine:
-    """Serves a model that `ollama list` shows; a context manager. The server stays open: it is its owner's.
+    """Serves a model that `ollama list` shows; a context manager. Its owner closes the server.
 
     `context` is the tokens that one request may hold (0: 8192, and at most what the model was trained for): always sent
     as num_ctx, and a longer prompt is refused, never cut. `file` is the model's GGUF where it is on this machine: its
@@ -152,7 +152,7 @@ class OllamaEngine:
     def chat(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256
     ) -> Generation:
-        """What any client of Ollama gets for these messages; by way of `generate` where chat fails its schema."""
+        """The answer that any client of Ollama gets for these messages; by `generate` where chat fails its schema."""
         asked = self._renderer.request(messages, **GREEDY, num_predict=max_tokens)
         body = {**asked, **({"format": schema} if schema else {})}
         try:
@@ -179,7 +179,7 @@ class OllamaEngine:
             )
         return Generation(text, answer["prompt_eval_count"], answer.get("eval_count", 0), finished)
 
-    # --- life ---
+    # --- closing ---
 
     def describe(self) -> dict[str, Any]:
         return {
