@@ -46,10 +46,11 @@ class LlamaCppEngine:
         threads: int = 0,
         renderer: Renderer | None = None,
     ) -> None:
-        metadata = _metadata(model)
-        if adapter is not None:
-            _metadata(adapter)
-        largest = _largest_context(model, metadata)
+        with _as_engine_error():
+            metadata = read_metadata(model)
+            largest = largest_context(model, metadata)
+            if adapter is not None:
+                read_metadata(adapter)
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
         self.context = min(context or largest, largest)
@@ -68,7 +69,7 @@ class LlamaCppEngine:
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
         self.notes = self._notes(bool(template))
         self._turn_end: list[int] = []
-        self._walking = Walking()
+        self._walking = Walking()  # replaced after each row
         self._plain: int | None = None
         self._unlisted: set[int] = set()
 
@@ -241,15 +242,9 @@ def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+@contextmanager
+def _as_engine_error() -> Iterator[None]:
     try:
-        return read_metadata(path)
-    except ModelFileError as error:
-        raise EngineError(str(error)) from error
-
-
-def _largest_context(path: Path, metadata: Mapping[str, Any]) -> int:
-    try:
-        return largest_context(path, metadata)
+        yield
     except ModelFileError as error:
         raise EngineError(str(error)) from error
