@@ -31,8 +31,8 @@ from runs import Child, ChildFailed, Entry
 
 from expertune import outputs
 from expertune.config import make_config
-from expertune.engine.header import read_header
 from expertune.files import sha256, write_text
+from expertune.gguf.read import read_metadata
 from expertune.ratings.dataset import load_dataset
 from expertune.ratings.examples import training_lines
 
@@ -235,7 +235,7 @@ def type_of(model: Path) -> str:
     """The name that llama.cpp's quantiser has for a file's type, such as Q4_1 or Q4_K_M."""
     from gguf import LlamaFileType
 
-    kind = read_header(model).get("general.file_type")
+    kind = read_metadata(model).get("general.file_type")
     if kind is None:
         return "Q8_0"
     return LlamaFileType(kind).name.removeprefix("MOSTLY_").removeprefix("ALL_")

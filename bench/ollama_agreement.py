@@ -96,9 +96,10 @@ def compare(
     with LlamaCppEngine(file, context=context, threads=threads, renderer=prompts) as engine:
         engine_NL = _probabilities(engine, examples, scale)
     with OllamaEngine(server, name, context=context, file=file, threads=threads) as engine:
-        ollama_NL = _probabilities(engine, examples, scale)
+        rated = rate_examples(engine, examples, scale)
+        ollama_NL = np.array([each.probabilities for each in rated])
         chat = [_chat_label(engine, example, scale) for example in examples]
-        exact = len(examples) - engine.inexact
+        exact = sum(each.exact for each in rated)
     plain = [_plain_label(server, name, example, context, scale) for example in examples]
     expert = [scale.labels.index(example.label) for example in examples]
     return Comparison(

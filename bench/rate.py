@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from expertune.engine.base import Generation  # noqa: E402
+from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.modelset.schema import output_schema  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
@@ -128,8 +128,8 @@ class StubEngine:
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         return messages[-1]["content"]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
-        return [-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))]
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
+        return Scores(tuple(-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         return Generation("", 0, 0, True)

@@ -74,5 +74,5 @@ def test_a_job_that_was_not_tuned_has_a_column_all_the_same() -> None:
 @pytest.mark.parametrize(("file_type", "name"), [(3, "Q4_1"), (15, "Q4_K_M"), (7, "Q8_0"), (0, "F32"), (None, "Q8_0")])
 def test_the_quantiser_is_asked_for_the_bases_type(file_type, name, monkeypatch, tmp_path) -> None:
     header = {} if file_type is None else {"general.file_type": file_type}
-    monkeypatch.setattr(job, "read_header", lambda path: header)
+    monkeypatch.setattr(job, "read_metadata", lambda path: header)
     assert job.type_of(tmp_path / "base.gguf") == name

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertune.engine.label_scoring import distinguishing, sum_log_probs
+from expertune.engine.label_scoring import Walking, distinguishing, sum_log_probs
 from expertune.errors import EngineError
 
 WORDS = st.lists(st.integers(0, 3), max_size=4)
@@ -82,9 +82,12 @@ class Model:
 def test_every_token_of_a_tail_is_counted_once(tails: list[list[int]], free: set[int], way: list[int]):
     model = Model(way, free)
     expected = [sum(_log_prob(tail[:i], token) for i, token in enumerate(tail)) for tail in tails]
-    assert sum_log_probs(tails, model.look, model.force) == pytest.approx(expected)
+    found = sum_log_probs(tails, model.look, model.force)
+    assert found.log_probs == pytest.approx(expected)
     assert len(model.looks) == len(set(model.looks))
     assert len(model.forced) == len(set(model.forced))
+    assert found.questions == len(model.looks) + len(model.forced)
+    assert sum_log_probs(tails, None, model.force).log_probs == pytest.approx(expected)
 
 
 def test_a_model_that_keeps_to_the_answers_is_asked_once_for_each():
@@ -96,10 +99,22 @@ def test_a_model_that_keeps_to_the_answers_is_asked_once_for_each():
 def test_answers_that_part_at_a_token_share_one_look():
     """A second look at the same tokens may differ in the last digits; the first one is kept."""
     model = Model([1], {1})
-    assert sum_log_probs([[2], [1], [3]], model.look, model.force) == pytest.approx([-0.2, -0.1, -0.3])
+    assert sum_log_probs([[2], [1], [3]], model.look, model.force).log_probs == pytest.approx([-0.2, -0.1, -0.3])
     assert model.looks == [()] and model.forced == [((), 2), ((), 3)]
 
 
 def test_a_model_that_would_rather_end_is_made_to_say_it():
     model = Model([1], set())
-    assert sum_log_probs([[2, 1]], lambda path, room: [], model.force) == pytest.approx([-0.2 + _log_prob([2], 1)])
+    found = sum_log_probs([[2, 1]], lambda path, room: [], model.force)
+    assert found.log_probs == pytest.approx([-0.2 + _log_prob([2], 1)])
+
+
+def test_a_model_that_leaves_the_answers_walks_again_after_64_rows():
+    tails = [[1, 2], [1, 3]]  # two places
+    walking = Walking()
+    assert walking.after_row(tails, 1) == walking
+    allowed = []
+    for _ in range(130):
+        allowed.append(walking.allowed)
+        walking = walking.after_row(tails, 2)
+    assert [row for row, each in enumerate(allowed) if each] == [0, 64, 128]

@@ -69,19 +69,6 @@ def test_nothing_is_printed(model: Path, capfd: pytest.CaptureFixture[str]):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
-def test_debug_says_what_it_does(model: Path):
-    """In a process of its own: llama.cpp's log has a thread that prints when it likes."""
-    code = (
-        "import sys; from pathlib import Path; from expertune.engine.llama_cpp.engine import LlamaCppEngine\n"
-        "LlamaCppEngine(Path(sys.argv[1]), threads=1, debug=True).close()"
-    )
-    child = subprocess.run(
-        [sys.executable, "-c", code, str(model)], env=_environment(), capture_output=True, text=True, check=True
-    )
-    assert "load_model" in child.stderr
-
-
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 

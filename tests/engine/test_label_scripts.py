@@ -45,7 +45,7 @@ def test_scores_are_our_decoders(engine: LlamaCppEngine, decoder: Decoder, name:
     prompt, labels = engine.render(ASK), LABEL_SETS[name]
     start, tails = split(engine, prompt, labels)
     expected = summed(start, tails, decoder.log_probs)
-    scores = engine.score(prompt, [answer_opening(label) for label in labels])
+    scores = engine.score(prompt, [answer_opening(label) for label in labels]).log_probs
     for score, right, tail in zip(scores, expected, tails, strict=True):
         assert score == pytest.approx(right, abs=CACHE_ROUNDING * len(tail))
 
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_whole_vocabulary(engine: LlamaCppEngine, name: 
 
     answers = [answer_opening(label) for label in labels]
     engine.score(prompt, answers)  # the prompt is in the cache from here on: each token is computed alike
-    scores, expected = engine.score(prompt, answers), summed(start, tails, log_probs)
+    scores, expected = engine.score(prompt, answers).log_probs, summed(start, tails, log_probs)
     for score, right, tail in zip(scores, expected, tails, strict=True):
         assert score == pytest.approx(right, abs=1e-4 * len(tail))
 
@@ -115,7 +115,7 @@ def test_a_model_that_says_a_label_itself(tmp_path: Path, vocab: str, labels: li
         assert own["tokens"] == tails[0], "the model does not say its label"
         assert (len(own.get("completion_probabilities", [])) < len(tails[0])) == (not labels[0].isascii())
         for _ in range(2):  # the second time it is known which tokens are not listed
-            for score, right, tail in zip(engine.score(prompt, answers), expected, tails, strict=True):
+            for score, right, tail in zip(engine.score(prompt, answers).log_probs, expected, tails, strict=True):
                 assert score == pytest.approx(right, abs=CACHE_ROUNDING * len(tail))
 
 
@@ -140,7 +140,7 @@ def test_a_model_that_stumbles_over_parts_of_characters(tmp_path: Path) -> None:
                 assert all(abs(log_V[other] - figure) < 5e-3 for other, figure in figures.items())
                 assert token in figures or at == len(walked) - 1
             expected = summed(start, tails, decoder.log_probs)
-            scores = engine.score(prompt, [answer_opening(label) for label in labels])
+            scores = engine.score(prompt, [answer_opening(label) for label in labels]).log_probs
             for score, right, tail in zip(scores, expected, tails, strict=True):
                 assert score == pytest.approx(right, abs=CACHE_ROUNDING * len(tail))
     decoder.close()

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from expertune.engine.base import Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
 
@@ -175,17 +176,17 @@ def test_scores_are_exact(engine: LlamaCppEngine, cached: bool, tolerance: float
     assert alike >= 1
     start = engine.tokenize(prompt) + answers[0][:shared]
     tails = [answer[shared : len(answer) - alike + 1] for answer in answers]
-    first = engine.score(prompt, ANSWERS)
+    first = engine.score(prompt, ANSWERS).log_probs
     expected = [reference(engine, start, tail, cached=cached) for tail in tails]
     assert len({round(value, 1) for value in expected}) == 3
-    assert engine.score(prompt, ANSWERS) == pytest.approx(expected, abs=tolerance)
+    assert engine.score(prompt, ANSWERS).log_probs == pytest.approx(expected, abs=tolerance)
     assert first == pytest.approx(expected, abs=2e-3)
 
 
 def test_complete_answers_share_one_unit_of_probability(engine: LlamaCppEngine):
     """All the single characters, closed by a quote: no answer is counted in another's share."""
     answers = [f'{letter}",' for letter in "abcdefghij"] + ['ab",', 'abc",']
-    scores = engine.score(engine.render(ASK), answers)
+    scores = engine.score(engine.render(ASK), answers).log_probs
     assert max(scores) < 0 and math.fsum(map(math.exp, scores)) < 1
 
 
@@ -193,23 +194,23 @@ def test_a_label_that_begins_another(engine: LlamaCppEngine):
     """The closing quote belongs to the score: "Match" does not take the probability of "Match cough"."""
     prompt = engine.render(ASK)
     answers = ['{"rating": "Match"}', '{"rating": "Match cough"}']
-    both = engine.score(prompt, answers)
-    assert both == pytest.approx(engine.score(prompt, answers[::-1])[::-1], abs=1e-4)
+    both = engine.score(prompt, answers).log_probs
+    assert both == pytest.approx(engine.score(prompt, answers[::-1]).log_probs[::-1], abs=1e-4)
     with pytest.raises(EngineError, match="beginning of another"):
         engine.score(prompt, ["Match", "Match cough"])
 
 
 def test_one_answer_or_none(engine: LlamaCppEngine):
-    assert engine.score("x", []) == []
-    assert engine.score("x", ["Match", "Match"]) == [0.0, 0.0]
+    assert engine.score("x", []) == Scores((), exact=True)
+    assert engine.score("x", ["Match", "Match"]) == Scores((0.0, 0.0), exact=True)
 
 
 def test_threads_get_the_same_scores(tmp_path: Path):
     with serve(tmp_path, slots=2) as engine:
         prompts = [engine.render([{"role": "user", "content": f"record {i % 7}"}]) for i in range(21)]
-        alone = [engine.score(prompt, ANSWERS) for prompt in prompts]
+        alone = [engine.score(prompt, ANSWERS).log_probs for prompt in prompts]
         with ThreadPoolExecutor(6) as pool:
-            together = list(pool.map(lambda prompt: engine.score(prompt, ANSWERS), prompts))
+            together = list(pool.map(lambda prompt: engine.score(prompt, ANSWERS).log_probs, prompts))
         for one, other in zip(alone, together, strict=True):
             assert one == pytest.approx(other, abs=2e-3)
 
@@ -219,9 +220,9 @@ def test_an_adapter_is_applied(tmp_path: Path, strength: float):
     adapter = tmp_path / "adapter.gguf"
     _write_adapter(adapter, strength)
     with serve(tmp_path, layers=1) as bare:
-        expected, prompt = bare.score(bare.render(ASK), ANSWERS), bare.render(ASK)
+        expected, prompt = bare.score(bare.render(ASK), ANSWERS).log_probs, bare.render(ASK)
     with serve(tmp_path, layers=1, adapter=adapter) as tuned:
-        moved = np.abs(np.subtract(tuned.score(prompt, ANSWERS), expected)).max()
+        moved = np.abs(np.subtract(tuned.score(prompt, ANSWERS).log_probs, expected)).max()
         assert tuned.describe()["adapter"] is True
     assert moved < 1e-4 if strength == 0 else moved > 0.1
 
@@ -305,12 +306,12 @@ def test_closed(tmp_path: Path):
 
 def test_what_cannot_be_loaded(tmp_path: Path):
     good = tiny.make(tmp_path / "good.gguf", layers=1)
-    with pytest.raises(EngineError, match=r"absent\.gguf: cannot be read \(No such file"):
+    with pytest.raises(EngineError, match=r"absent\.gguf: no such file"):
         LlamaCppEngine(tmp_path / "absent.gguf")
-    with pytest.raises(EngineError, match=r"absent\.gguf: cannot be read"):
+    with pytest.raises(EngineError, match=r"absent\.gguf: no such file"):
         LlamaCppEngine(good, adapter=tmp_path / "absent.gguf")
     (tmp_path / "text.gguf").write_text("not a model")
-    with pytest.raises(EngineError, match="not a GGUF"):
+    with pytest.raises(EngineError, match="is not a GGUF but a text file"):
         LlamaCppEngine(tmp_path / "text.gguf")
 
 

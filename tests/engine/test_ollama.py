@@ -81,10 +81,10 @@ def test_scores_are_those_of_the_embedded_engine(server: OllamaServer, files: di
     with OllamaEngine(server, f"knowing{template}", context=512, file=file, threads=1) as engine:
         prompt = engine.render(TALK)
         ours = engine.score(prompt, OPENINGS)
-        assert engine.inexact == 0
+        assert ours.exact
         with embedded(file) as judge:
-            assert ours == pytest.approx(judge.score(prompt, OPENINGS), abs=1e-4)
-        assert len(set(ours)) == len(LABELS)
+            assert ours.log_probs == pytest.approx(judge.score(prompt, OPENINGS).log_probs, abs=1e-4)
+        assert len(set(ours.log_probs)) == len(LABELS)
 
 
 def test_a_label_that_no_alternative_shows_is_compared_by_force_and_said(
@@ -93,11 +93,11 @@ def test_a_label_that_no_alternative_shows_is_compared_by_force_and_said(
     with OllamaEngine(server, "stranger", context=512, file=files["stranger"], threads=1) as engine:
         prompt = engine.render(TALK)
         scores = engine.score(prompt, OPENINGS)
-        assert engine.inexact == 1 == engine.describe()["inexact_scores"]
+        assert not scores.exact
         lead = '{"rating": '
-        for label, score in zip(LABELS, scores, strict=True):
+        for label, score in zip(LABELS, scores.log_probs, strict=True):
             # the same tokens, whatever they are, one by one through the embedded engine
-            said = engine._said(prompt + lead, 64, {"type": "string", "enum": [label]})
+            said = engine._generated_tokens(prompt + lead, 64, {"type": "string", "enum": [label]})
             pieces, wanted = [], json.dumps(label).encode()
             while len(b"".join(pieces)) < len(wanted):
                 pieces.append(said[len(pieces)].piece)
@@ -123,7 +123,7 @@ def _path_score(file: Path, prompt: str, pieces: list[bytes]) -> float:
 
 def test_without_the_file_the_likeliest_split_stands_for_a_label(server: OllamaServer, files: dict[str, Path]) -> None:
     with OllamaEngine(server, "knowing", context=512) as engine:
-        scores = engine.score(engine.render(TALK), OPENINGS)
+        scores = engine.score(engine.render(TALK), OPENINGS).log_probs
         assert any("not on this machine" in note for note in engine.notes)
         assert all(math.isfinite(score) for score in scores)
         with pytest.raises(EngineError, match="its file is not on this machine"):
@@ -142,10 +142,10 @@ def test_a_model_that_would_rather_end_its_turn_still_shows_its_alternatives(
     served.add("ending", file, template=TEMPLATE)
     with OllamaEngine(server, "ending", context=512, file=file, threads=1) as engine:
         prompt = engine.render(TALK)
-        assert engine._said(prompt, 4, None) == []
-        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS))
+        assert engine._generated_tokens(prompt, 4, None) == []
+        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS).log_probs)
     with OllamaEngine(server, "ending", context=512) as engine:
-        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS))
+        assert all(math.isfinite(score) for score in engine.score(prompt, OPENINGS).log_probs)
 
 
 def test_answers_of_another_form_are_refused(server: OllamaServer, files: dict[str, Path]) -> None:
@@ -270,9 +270,9 @@ def test_a_fault_is_waited_out(
 ) -> None:
     with OllamaEngine(server, "knowing", context=512, file=files["knowing"], threads=1) as engine:
         prompt = engine.render(TALK)
-        expected = engine.score(prompt, OPENINGS)
+        expected = engine.score(prompt, OPENINGS).log_probs
         served.fail("/api/generate", fault, times=2)
-        assert engine.score(prompt, OPENINGS) == pytest.approx(expected, abs=1e-4)
+        assert engine.score(prompt, OPENINGS).log_probs == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("fault", ["busy", "runner-killed", "closed", "cut", "cannot-load"])

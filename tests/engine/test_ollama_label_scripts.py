@@ -13,6 +13,7 @@ import replies
 import tiny
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.ollama.engine import OllamaEngine
+from expertune.engine.ollama.score import PartOfCharacterError
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError
 from expertune.ratings.scale import answer_opening
@@ -81,7 +82,7 @@ def test_a_whole_character_has_not_the_figure_of_its_last_part(server: OllamaSer
     """Recorded: 符 is listed with -0.001, which is its third token's."""
     asked = recorded(name)["request"]["json"]
     with OllamaEngine(server, "tiny-saying", context=256) as engine:
-        assert engine._said(asked["prompt"], asked["options"]["num_predict"], None) == []
+        assert engine._generated_tokens(asked["prompt"], asked["options"]["num_predict"], None) == []
 
 
 def test_without_the_file_such_labels_are_refused(server: OllamaServer) -> None:
@@ -91,6 +92,14 @@ def test_without_the_file_such_labels_are_refused(server: OllamaServer) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_without_the_fallback_such_labels_are_refused(server: OllamaServer, saying: Path) -> None:
+    with (
+        OllamaEngine(server, "tiny-saying", context=512, file=saying, threads=1, fallback=False) as engine,
+        pytest.raises(PartOfCharacterError),
+    ):
+        engine.score(engine.render(ASK), CHINESE)
+
+
 def test_with_the_file_llama_cpp_scores_them(server: OllamaServer, saying: Path) -> None:
     with (
         OllamaEngine(server, "tiny-saying", context=512, file=saying, threads=1) as engine,
@@ -98,10 +107,10 @@ def test_with_the_file_llama_cpp_scores_them(server: OllamaServer, saying: Path)
     ):
         prompt = engine.render(ASK)
         assert not any("llama.cpp" in note for note in engine.notes)
-        for rows in (1, 2):
-            assert engine.score(prompt, CHINESE) == pytest.approx(judge.score(prompt, CHINESE), abs=1e-3)
-            assert (engine.inexact, engine.scored_by_file) == (0, rows)
-        assert engine.describe()["scored_by_file"] == 2
+        for _ in range(2):
+            scores = engine.score(prompt, CHINESE)
+            assert scores.log_probs == pytest.approx(judge.score(prompt, CHINESE).log_probs, abs=1e-3)
+            assert scores.exact
         assert sum("llama.cpp does, on the model's file" in note for note in engine.notes) == 1
 
 
@@ -114,8 +123,9 @@ def test_plain_labels_beside_a_likelier_part_of_a_character(server: OllamaServer
         prompt = engine.render(ASK)
         raw = engine._generate(prompt + '{"rating": "', 6, None, logprobs=True, top_logprobs=20)
         assert raw["response"].startswith("符") and raw["eval_count"] > len(raw["logprobs"])
-        assert engine.score(prompt, PLAIN) == pytest.approx(judge.score(prompt, PLAIN), abs=1e-4)
-        assert (engine.inexact, engine.scored_by_file) == (0, 0)
+        scores = engine.score(prompt, PLAIN)
+        assert scores.log_probs == pytest.approx(judge.score(prompt, PLAIN).log_probs, abs=1e-4)
+        assert scores.exact and not any("on the model's file" in note for note in engine.notes)
 
 
 def test_an_answer_that_breaks_off_is_one_line(served: ContractServer) -> None:

@@ -211,7 +211,7 @@ def test_closed_while_waiting():
     [
         (b'{"status": "a"}\n', Unavailable, "ended too early"),
         (b'{"status": "a"}\n{"stat', Unavailable, "cut short"),
-        (b'{"error": "supplied file was not in GGUF format"}\n', EngineError, "is no GGUF"),
+        (b'{"error": "supplied file was not in GGUF format"}\n', EngineError, "is not a GGUF"),
         (b"", Unavailable, "ended too early"),
     ],
 )

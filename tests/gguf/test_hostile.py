@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import tiny
 from expertune.errors import FineTuningNotSupportedError, ModelFileError
 from expertune.gguf.quants import can_dequantize
-from expertune.gguf.read import GGUFFile
+from expertune.gguf.read import GGUFFile, read_metadata
 
 Tensor = tuple[str, Sequence[int], int, int]  # name, dimensions as in the file, type, offset
 WEIGHT: Tensor = ("w", (32, 2), Type.F32, 0)
@@ -51,11 +51,15 @@ def pack(
 
 
 def fault(path: Path, content: bytes) -> str:
-    """The one line that opening such a file gives."""
+    """The one line that opening such a file gives; reading its metadata alone gives the same, or no error."""
     path.write_bytes(content)
     with pytest.raises(ModelFileError) as error:
         GGUFFile(path)
     message = str(error.value)
+    try:
+        read_metadata(path)
+    except ModelFileError as same:
+        assert str(same) == message
     assert message.startswith(f"{path}: ") and "\n" not in message
     return message
 
@@ -75,6 +79,12 @@ def test_version_2_is_read(path: Path):
     path.write_bytes(pack(version=2))
     with GGUFFile(path) as file:
         assert file.version == 2 and file.tensor("w").shape == (2, 32)
+
+
+def test_metadata_of_a_file_whose_tensors_are_damaged_or_of_a_newer_type(path: Path):
+    for tensors in ([("w", (32,), 2**32 - 1, 0)], [WEIGHT, WEIGHT]):
+        path.write_bytes(pack(keys=[key("b", Value.STRING, text("x"))], tensors=tensors, data=0))
+        assert read_metadata(path) == {"b": "x"}
 
 
 @pytest.mark.parametrize(("content", "words"), [
@@ -143,12 +153,12 @@ HUGE = 2**63 - 1
     (pack(keys=[key("k", Value.ARRAY, struct.pack("<IQ", Value.STRING, 2) + text("", 2**64 - 1))]), "truncated"),
     (pack(keys=[key("k", Value.ARRAY, struct.pack("<IQ", 77, 1))]), "metadata 'k' has the unknown type 77"),
     (pack(keys=[key("k", Value.ARRAY, struct.pack("<IQ", Value.ARRAY, 1))]), "an array of arrays"),
-    (pack(keys=[key("k", Value.UINT8, b"\1")] * 2), "metadata 'k' is there twice"),
+    (pack(keys=[key("k", Value.UINT8, b"\1")] * 2), "metadata 'k' is duplicated"),
     *((pack(keys=[key("general.alignment", Value.UINT32, struct.pack("<I", n))]), "not a power of two")
       for n in (0, 3, 48)),
     (pack(keys=[key("general.alignment", Value.STRING, text("32"))]), "not a power of two"),
     (pack(keys=[key("general.alignment", Value.UINT32, struct.pack("<I", 2**31))]), "truncated: tensor w"),
-    (pack(tensors=[WEIGHT, WEIGHT]), "tensor w is there twice"),
+    (pack(tensors=[WEIGHT, WEIGHT]), "tensor w is duplicated"),
     (pack(tensors=[("", (32,), Type.F32, 0)]), "a tensor's name is 0 bytes long"),
     (pack(tensors=[("n" * 64, (32,), Type.F32, 0)]), "a tensor's name is 64 bytes long"),
     (pack(tensors=[("w", (), Type.F32, 0)]), "has 0 dimensions"),
@@ -220,6 +230,7 @@ def test_any_bytes_of_the_header_changed(model: Path, path: Path, data: st.DataO
     path.write_bytes(content)
     tracemalloc.start()
     try:
+        assert isinstance(read_metadata(path), dict)
         GGUFFile(path).close()
         opened = True
     except ModelFileError:

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType
 
 import tiny
-from expertune.gguf.read import GGUFFile
+from expertune.gguf.read import GGUFFile, read_metadata
 
 
 @pytest.fixture(scope="module", params=[("bpe", "Q4_K"), ("spm", "F16")], ids=str)
@@ -56,6 +56,17 @@ def test_metadata_has_a_default(model: Path):
         assert file.metadata("tokenizer.ggml.add_bos_token") is True
         assert file.metadata("llama.attention.layer_norm_rms_epsilon") == pytest.approx(1e-5)
         assert file.metadata("no.such.key", 7) == 7 and file.metadata("no.such.key") is None
+
+
+def test_metadata_without_the_arrays(model: Path):
+    theirs = gguf.GGUFReader(model).fields
+    plain = {
+        name: field.contents()
+        for name, field in theirs.items()
+        if field.types[0] != GGUFValueType.ARRAY and not name.startswith("GGUF.")
+    }
+    assert read_metadata(model) == plain
+    assert any(field.types[0] == GGUFValueType.ARRAY for field in theirs.values())
 
 
 def test_every_type_of_value(tmp_path: Path):

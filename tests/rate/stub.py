@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from expertune.engine.base import Generation
+from expertune.engine.base import Generation, Scores
 from expertune.errors import EngineError
 from expertune.files import sha256
 from expertune.predict.uncertainty import Uncertainty
@@ -61,7 +61,7 @@ class RuleEngine:
     def turn_end(self) -> list[int]:
         return [0]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         if self.told is not None:
             with open(self.told, "a") as file:
                 file.write(hashlib.sha256(prompt.encode()).hexdigest() + "\n")
@@ -71,7 +71,7 @@ class RuleEngine:
         time.sleep(self.seconds)
         if self.gone or (self.broken and "bad" in prompt):
             raise EngineError("rule: no answer")
-        return scores(prompt, len(answers))
+        return Scores(tuple(scores(prompt, len(answers))), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         with self._lock:

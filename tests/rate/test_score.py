@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from expertune.engine.base import Generation
+from expertune.engine.base import Generation, Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
 from expertune.predict.score import rate_examples, rate_pass, softmax
@@ -48,14 +48,15 @@ class WordEngine:
     def turn_end(self) -> list[int]:
         return [0]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         with self.lock:
             self.scored.append(prompt)
         size = int(prompt.split()[1])
         time.sleep(0.003 * (size % 3))  # later rows may end earlier
         if size == 99:
             raise EngineError("words: the engine stopped")
-        return [-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers]
+        found = (-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers)
+        return Scores(tuple(found), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         assert schema is None
@@ -156,7 +157,8 @@ def test_with_a_served_model(tmp_path: Path) -> None:
         timed = rate_pass(engine, rows, SCALE, generate=True, max_tokens=12)
         backwards = rate_examples(engine, rows[::-1], SCALE)[::-1]
         prompts = [engine.render(row.messages) for row in rows]
-        scores = [engine.score(prompt, [answer_opening(label) for label in SCALE.labels]) for prompt in prompts]
+        openings = [answer_opening(label) for label in SCALE.labels]
+        scores = [engine.score(prompt, openings).log_probs for prompt in prompts]
         tokens = sum(len(engine.tokenize(prompt)) for prompt in prompts)
     assert [each.id for each in timed.rated] == [each.id for each in backwards] == [row.id for row in rows]
     for each, again, score in zip(timed.rated, backwards, scores, strict=True):

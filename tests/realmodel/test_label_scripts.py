@@ -36,7 +36,7 @@ def check(path: Path, tolerance: float) -> int:
             labels = LABEL_SETS[name]
             start, tails = split(engine, prompt, labels)
             expected = summed(start, tails, decoder.log_probs)
-            scores = engine.score(prompt, [answer_opening(label) for label in labels])
+            scores = engine.score(prompt, [answer_opening(label) for label in labels]).log_probs
             for score, right, tail in zip(scores, expected, tails, strict=True):
                 assert score == pytest.approx(right, abs=tolerance * len(tail)), name
         decoder.close()

@@ -18,7 +18,7 @@ import pytest
 import tiny
 from expertune.cli.main import main
 from expertune.config import Config, make_config, with_changes
-from expertune.engine.base import Engine, Generation
+from expertune.engine.base import Engine, Generation, Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, UsageError
 from expertune.fine_tuner import FineTuner
@@ -68,11 +68,11 @@ class RuleEngine:
     def turn_end(self) -> list[int]:
         return [0]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         self._keep(prompt)
         if len(prompt.split()) > self.context:
             raise EngineError("rule: the prompt is longer than the context")
-        return [math.log(share) for share in self.rule(prompt.rpartition("<user>")[2])]
+        return Scores(tuple(map(math.log, self.rule(prompt.rpartition("<user>")[2]))), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         raise EngineError("rule: it only scores")
@@ -101,7 +101,7 @@ class Recording:
         self.texts.append(prompt)
         return self._engine.count_tokens(prompt)
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         self.texts.append(prompt)
         return self._engine.score(prompt, answers)
 

@@ -1,1 +1,1 @@
-"""Who serves a model: render, tokenize, score, generate, close."""
+"""Engines that serve a model: render, tokenize, score, generate, close."""

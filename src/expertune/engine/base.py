@@ -1,4 +1,4 @@
-"""What an engine can do. An engine serves one model file and is used by several threads at once."""
+"""The interface of an engine: it serves one model file and is used by several threads at once."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ class Generation:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Natural-log probabilities of some answers; `exact` if they are those of the model's own tokens."""
+
+    log_probs: tuple[float, ...]
+    exact: bool
+
+
 class Engine(Protocol):
-    """The verbs of a served model. All raise EngineError; `context` is the tokens one request may hold."""
+    """The methods of a served model. All raise EngineError; `context` is the tokens of one request at most."""
 
     name: str
     context: int
     slots: int  # requests that are worth sending at once
     file_bytes: int  # size of the model file
     folds_system: bool  # the template has no system role: its text is put at the head of the first user message
-    notes: tuple[str, ...]  # what a user should know about how this model is served, one line each
+    notes: tuple[str, ...]  # notes for the user on how this model is served, one line each
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text, ending where the assistant begins to speak."""
@@ -38,7 +46,7 @@ class Engine(Protocol):
         ...
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens the server reads a rendered prompt as."""
+        """Number of tokens of a rendered prompt, as the server counts them."""
         ...
 
     def continuation(self, prompt: str, answer: str) -> list[int]:
@@ -49,20 +57,20 @@ class Engine(Protocol):
         """The token ids with which the assistant's turn ends."""
         ...
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         """Natural-log probability of each answer after `prompt`.
 
         Counted from the first token in which the answers differ to the first token after which all are alike:
-        what they share says nothing about which one is meant.
+        what they share carries no information about which one is meant.
         """
         ...
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
-        """The greedy answer (temperature 0), held to a JSON schema by a grammar where one is given."""
+        """The greedy answer (temperature 0), constrained by a grammar to a JSON schema where one is given."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What served the model, for the run's metadata."""
+        """Engine, versions and settings, for the run's metadata."""
         ...
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What a chat template does with messages, seen from what it renders: the same for every engine."""
+"""Properties of a chat template, found from what it renders: the same for every engine."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ THOUGHTS = {
     "[THINK]": "[/THINK]",
     "<|START_THINKING|>": "<|END_THINKING|>",
 }
-HARMONY = "<|channel|>final<|message|>"  # gpt-oss: what an answer stands behind; a thought stands in another channel
+HARMONY = "<|channel|>final<|message|>"  # gpt-oss: comes before an answer; a thought is in another channel
 LEAST_EFFORT = "low"  # the shortest thought that harmony knows: there is no "off"
 ELSEWHERE = "other programs that ask the model must do so too"
 DATES = ("%Y-%m-%d", "%d %B %Y", "%d %b %Y", "%B %d, %Y")  # as chat templates write them
 
 
 class Renderer(Protocol):
-    """Messages → the prompt text that a served model gets, `lead` included; `folds_system` as an engine has it."""
+    """Renders messages to the prompt text of a served model, `lead` included; `folds_system` as in Engine."""
 
     folds_system: bool
     lead: str
@@ -41,7 +41,7 @@ def say(role: str, content: str) -> Message:
 
 
 def shows_system(render: Render) -> bool:
-    """Whether a system message's text reaches the prompt."""
+    """Check whether a system message's text reaches the prompt."""
     try:
         return SYSTEM_PROBE in render([say("system", SYSTEM_PROBE), say("user", "one")])
     except EngineError:
@@ -60,21 +60,21 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def switches(template: str) -> dict[str, Any]:
-    """The variables by which a Jinja template is told not to think. A level is for harmony only: others refuse it."""
+    """Template variables that switch thinking off. A level is for harmony only: other templates refuse it."""
     return {"enable_thinking": False, **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {})}
 
 
 def answer_lead(render: Render) -> str:
-    """What has to stand between the template's prompt and the answer, so that the answer comes at once; mostly "".
+    """The text between the template's prompt and the answer that makes the answer come at once; mostly "".
 
-    A template may write a mark before each answer that it leaves to the model to say (harmony's final channel), or open
-    a thought that no switch turns off (DeepSeek-R1's): the mark is written, the thought is closed.
+    A template may leave a mark before each answer to the model (harmony's final channel), or open a thought that no
+    switch turns off (DeepSeek-R1's): the mark is written, the thought is closed.
     """
     try:
-        prompt, talk = render([say("user", "one")]), render(_talk())
+        prompt, conversation = render([say("user", "one")]), render(_conversation())
     except EngineError:
         return ""
-    before, found, _ = talk.partition(SENTINEL)
+    before, found, _ = conversation.partition(SENTINEL)
     if found and before.startswith(prompt) and (mark := before[len(prompt) :]).strip():
         return mark
     return _closed_thought(prompt)
@@ -88,10 +88,10 @@ def _closed_thought(prompt: str) -> str:
 
 
 def remarks(render: Render, lead: str, *, folds_system: bool) -> tuple[str, ...]:
-    """What a user should know about these prompts, one line each."""
+    """Notes for the user on these prompts, one line each."""
     found = []
     if folds_system:
-        found.append("the chat template has no system role: its text stands at the head of the first user message")
+        found.append("the chat template has no system role: its text is put at the head of the first user message")
     if any(closing in lead for closing in THOUGHTS.values()):
         found.append(f"the chat template opens a thought: prompts close it by {lead.strip()!r}; {ELSEWHERE}")
     elif lead:
@@ -112,13 +112,13 @@ def _shows_today(render: Render) -> bool:
 def after_turn(render: Render, model: str) -> str:
     """The prompt text from the end of an assistant's words on, without blanks: its first token ends the turn.
 
-    A prompt to answer to does not hold it, so a finished turn in the middle of a talk is rendered and cut.
+    A prompt that asks for an answer does not have it, so a finished turn inside a conversation is rendered and cut.
     """
-    text = render(_talk())
+    text = render(_conversation())
     if text.count(SENTINEL) != 1:
         raise EngineError(f"{model}: its chat template does not show the assistant's turns; choose a chat model")
     return text.split(SENTINEL)[1].lstrip()
 
 
-def _talk() -> list[Message]:
+def _conversation() -> list[Message]:
     return [say("user", "one"), say("assistant", SENTINEL), say("user", "two")]

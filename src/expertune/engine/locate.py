@@ -1,4 +1,4 @@
-"""A model's name → its GGUF file: a path, a name in a running Ollama server, or a name in its models folder."""
+"""Find the GGUF file of a model: by path, by name in a running Ollama server, or by name in its models folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
-from .header import read_header
+from ..gguf.read import read_metadata
 from .ollama import disk as disk
 from .ollama.disk import models_folders
 from .ollama.host import host_url, is_this_machine
@@ -20,7 +20,8 @@ from .ollama.server import OllamaServer, full_name
 
 __all__ = ["Listed", "Located", "listed", "locate", "models_folders"]
 
-# Architectures of Ollama's own that it translates when it serves them (ollama, llama/compat/llama-ollama-compat.cpp)
+# Architectures of Ollama's own that it translates when it serves them (Ollama 0.33.0-rc2,
+# llama/compat/llama-ollama-compat.cpp)
 # or served with an engine of its own (mllama, solar); llama.cpp knows none of these names.
 ONLY_OLLAMAS = frozenset(
     ("deepseekocr", "glm4moelite", "glmocr", "gptoss", "mllama", "nemotron_h_omni", "olmo3", "qwen25vl", "solar")
@@ -29,7 +30,7 @@ ONLY_OLLAMAS = frozenset(
 
 @dataclass(frozen=True)
 class Located:
-    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where nothing.
+    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where it has nothing.
 
     `template` is a template layer, never the one inside the GGUF. `server` is the URL of the server that named the
     file; `notes` are lines that a user should read although the model can be used.
@@ -66,7 +67,7 @@ class Listed:
 
 
 def locate(model: str, server: OllamaServer | None = None) -> Located:
-    """The GGUF that `model` names: a path, or an Ollama name such as llama2, llama2:13b or team/model.
+    """Find the GGUF that `model` names: a path, or an Ollama name such as llama2, llama2:13b or team/model.
 
     With a `server` a name is what that server holds; without one the models folder on this disk is read.
     Raises UsageError (nothing of that name; the nearest names), FineTuningNotSupportedError (a model whose file cannot
@@ -87,7 +88,7 @@ def locate(model: str, server: OllamaServer | None = None) -> Located:
 
 
 def listed(server: OllamaServer | None = None) -> list[Listed]:
-    """Every model that the server, else the folders on this disk hold; one that is broken never hides the others."""
+    """List every model of the server, else of the folders on this disk; a broken one never hides the others."""
     if server is not None:
         return [_listed(_entry(each), each.get("modified_at"), server) for each in server.tags()]
     found: dict[disk.Parts, disk.ManifestEntry] = {}
@@ -147,7 +148,7 @@ def _on_this_disk(model: OllamaModel, url: str) -> Path:
     for place in places:
         if _can_read(place):
             return place
-    # the server's image keeps its models under /root, which on this side of a container is somebody else's
+    # the server's image keeps its models under /root, which outside the container belongs to another user
     if local and _can_read(theirs) is False and theirs.parts[:2] != ("/", "root"):
         raise disk.may_not_read(theirs.parent.parent)
     where = "in its container, or where only another user may read" if local else "on its own machine"
@@ -198,7 +199,7 @@ def _from_folder(model: str, folder: Path, wanted: disk.Parts, names: list[str],
     return None
 
 
-# --- what both share ---
+# --- shared by both ---
 
 
 def _located(model: OllamaModel, path: Path, server: str | None) -> Located:
@@ -231,7 +232,7 @@ def _no_such_model(model: str, names: Iterable[str], where: str) -> UsageError:
 
 
 def _other_machine() -> str:
-    """A server that was not asked because it is elsewhere may have it."""
+    """A hint at the server on another machine, which was not asked and may have the model."""
     try:
         url = host_url()
     except UsageError as error:
@@ -240,7 +241,7 @@ def _other_machine() -> str:
 
 
 def _check_model(model: OllamaModel) -> None:
-    """Each kind of model that has no GGUF of its own here, with its own line."""
+    """Raise FineTuningNotSupportedError for each kind of model that has no GGUF of its own here."""
     if model.remote_host:
         reason = (
             "runs in Ollama's cloud, its weights are not on this machine; choose one that `ollama pull` brings here"
@@ -265,26 +266,26 @@ def _check_model(model: OllamaModel) -> None:
 
 def _checked(path: Path) -> tuple[str, ...]:
     """Notes on a file of weights. Raises FineTuningNotSupportedError for another kind of GGUF, ModelFileError."""
-    header = read_header(path)
-    architecture = str(header.get("general.architecture", ""))
-    kind = "projector" if architecture == "clip" else header.get("general.type", "model")
+    metadata = read_metadata(path)
+    architecture = str(metadata.get("general.architecture", ""))
+    kind = "projector" if architecture == "clip" else metadata.get("general.type", "model")
     if kind != "model":
         raise FineTuningNotSupportedError(f"{path}: a GGUF of kind {kind}, not a language model; give the model's file")
-    if architecture in ONLY_OLLAMAS or any(key.startswith(f"{architecture}.vision.") for key in header):
+    if architecture in ONLY_OLLAMAS or any(key.startswith(f"{architecture}.vision.") for key in metadata):
         raise FineTuningNotSupportedError(
             f"{path}: in Ollama's own older form ({architecture}), which llama.cpp alone does not load; pull it again "
             "with a newer Ollama or choose a GGUF from elsewhere"
         )
-    return tuple(_notes(header))
+    return tuple(_notes(metadata))
 
 
-def _notes(header: Mapping[str, Any]) -> Iterable[str]:
-    if "general.file_type" not in header:
+def _notes(metadata: Mapping[str, Any]) -> Iterable[str]:
+    if "general.file_type" not in metadata:
         yield (
             "its header has no general.file_type: Ollama shows its quantisation as unknown and would refuse to "
             "quantise it; the tuned file carries the key"
         )
-    if header.get("tokenizer.ggml.model") == "gpt2" and header.get("tokenizer.ggml.pre", "") in ("", "default"):
+    if metadata.get("tokenizer.ggml.model") == "gpt2" and metadata.get("tokenizer.ggml.pre", "") in ("", "default"):
         yield (
             "its header names no pre-tokenizer (tokenizer.ggml.pre): Ollama corrects this for Llama 3 when it serves "
             "the file and llama.cpp does not, so the two may split text differently; pull the model again if you can"

@@ -1,8 +1,9 @@
 """Next-token log-probabilities from llama.cpp's /completion, for every token of the vocabulary.
 
 llama.cpp lists no log-probability for a token that ends inside a UTF-8 character (b"\\xe7" of "符"): it holds the token
-back until the character is whole (`process_token`, tools/server/server-context.cpp). Such a token is never sampled
-here. A plain token, the stand-in, is sampled in its place, and the two are compared in one distribution.
+back until the character is whole (`process_token`, tools/server/server-context.cpp; llama.cpp as of xllamacpp 2026.10).
+Such a token is never sampled here. A plain token, the stand-in, is sampled in its place, and the two are compared in
+one distribution.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Complete = Callable[..., dict[str, Any]]  # body of /completion, names of the fi
 
 
 class NextTokens:
-    """Asks one slot of the server how it goes on after the tokens `start`; `calls` counts the questions.
+    """Next-token log-probabilities from one slot of the server, after the tokens `start`.
 
     `stand_in` is a token of whole characters. `unlisted` collects the tokens that llama.cpp lists no log-probability
     for; shared by all rows, so that each is found out once.
@@ -35,8 +36,7 @@ class NextTokens:
     ) -> None:
         self._complete, self._start, self._slot = complete, list(start), slot
         self._stand_in, self._unlisted = stand_in, unlisted
-        self._beside: dict[tuple[int, ...], LogProbs] = {}  # what came with the stand-in, by place
-        self.calls = 0
+        self._with_stand_in: dict[tuple[int, ...], LogProbs] = {}  # by place
 
     def walk(self, path: Sequence[int], room: int) -> list[tuple[int, LogProbs]]:
         """The model's own next tokens after `path`, at most `room`, each with the log-probabilities in its place.
@@ -44,7 +44,6 @@ class NextTokens:
         Ends with the first token that is held back, without log-probabilities: later ones may be out of step. That
         token cannot be mistaken for the next one that is listed, which ends with a whole character.
         """
-        self.calls += 1
         said, listed = self._ask(path, n_predict=room)
         places: list[tuple[int, LogProbs]] = []
         for at, token in enumerate(said):
@@ -55,22 +54,21 @@ class NextTokens:
 
     def forced(self, path: Sequence[int], wanted: int) -> LogProbs:
         """Log-probabilities after `path`: of `wanted` and of the likeliest tokens. Raises EngineError."""
-        self.calls += 1
         if wanted not in self._unlisted:
             if found := self._sampled(path, wanted):
                 return found
             self._unlisted.add(wanted)
         here = tuple(path)
-        if here not in self._beside:
-            self._beside[here] = self._sampled(path, self._stand_in)
-        found = self._beside[here]
+        if here not in self._with_stand_in:
+            self._with_stand_in[here] = self._sampled(path, self._stand_in)
+        found = self._with_stand_in[here]
         return found if wanted in found else {**found, wanted: self._compared(path, wanted, found)}
 
     def _sampled(self, path: Sequence[int], token: int) -> LogProbs:
         """Log-probabilities where `token` is sampled; empty where llama.cpp holds it back."""
         said, listed = self._ask(path, n_predict=1, logit_bias=[[token, FORCE]])
         if said != [token]:
-            raise EngineError(f"llama.cpp did not take token {token}; it is not one that this model can say")
+            raise EngineError(f"llama.cpp did not take token {token}; this model cannot generate it")
         return _log_probs(listed[0]) if listed else {}
 
     def _compared(self, path: Sequence[int], wanted: int, known: LogProbs) -> float:

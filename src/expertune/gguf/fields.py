@@ -1,7 +1,7 @@
-"""The metadata of a GGUF: where each value lies in the file, and its meaning only when asked for.
+"""The metadata of a GGUF: the span of each value in the file, decoded only when asked for.
 
-Format: ggml/docs/gguf.md (ggml-org/ggml). Strings are a uint64 length and UTF-8 bytes; an array is a type, a uint64
-length and its values; everything is little-endian.
+Format: docs/gguf.md of ggml-org/ggml, GGUF version 3, as gguf-py 0.19.0 reads and writes it. Strings are a uint64
+length and UTF-8 bytes; an array is a type, a uint64 length and its values; everything is little-endian.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Field:
 
     @property
     def raw(self) -> bytes:
-        """The value's bytes as they stand in the file."""
+        """The value's bytes as the file holds them."""
         return self._map[self.start : self.stop]
 
     @functools.cached_property
     def value(self) -> Any:
-        """A str, bool, int or float, or a list of them; bytes that are no UTF-8 become U+FFFD."""
+        """A str, bool, int or float, or a list of them; bytes that are not UTF-8 become U+FFFD."""
         raw = self.raw
         if self.type == GGUFValueType.STRING:
             return _text(raw, UINT64.size, len(raw))
@@ -69,7 +69,7 @@ def _text(raw: bytes, start: int, stop: int) -> str:
 
 
 class Cursor:
-    """Reads a mapped file from front to back; every length is held against the file's size before it is used."""
+    """Reads a mapped file from front to back; every length is checked against the file's size first."""
 
     def __init__(self, path: Path, file_map: mmap.mmap) -> None:
         self.path, self.map, self.size, self.position = path, file_map, len(file_map), 0
@@ -134,13 +134,13 @@ class Cursor:
             self.skip(count * LAYOUTS[kind].size, what)
 
     def _skip_strings(self, count: int, what: str) -> None:
-        """The one loop that runs once for each token of a vocabulary: no checks inside but struct's own."""
+        """Skip an array of strings: one for each token of a vocabulary, so the loop has no checks but struct's own."""
         if count * UINT64.size > self.size - self.position:
             raise self.truncated(what, self.position + count * UINT64.size)
         position, file_map, unpack = self.position, self.map, UINT64.unpack_from
         try:
             for _ in range(count):
                 position += 8 + unpack(file_map, position)[0]
-        except (struct.error, OverflowError):  # the length or the one before it points behind the end of the file
+        except (struct.error, OverflowError):  # the length or the one before it points past the end of the file
             raise self.truncated(what, position) from None
         self.skip(position - self.position, what)

@@ -90,12 +90,12 @@ def _over_rows(work: Callable[[int, int], None], rows: int, width: int, threads:
 
 
 def row_fits(kind: Type, width: int) -> bool:
-    """Whether a row of `width` elements is a whole number of the type's blocks."""
+    """Check whether a row of `width` elements is a whole number of the type's blocks."""
     return width > 0 and width % BLOCKS[kind][0] == 0
 
 
 def bytes_per_row(kind: Type, width: int) -> int:
-    """Bytes of a packed row. Raises TrainingFailedError where the row is no whole number of blocks."""
+    """Bytes of a packed row. Raises TrainingFailedError where it is not a whole number of blocks."""
     if not row_fits(kind, width):
         raise TrainingFailedError(
             f"{kind.name} needs rows that are multiples of {BLOCKS[kind][0]}, not {width}; choose another --export-type"
@@ -153,7 +153,7 @@ def _decode(blocks_RB: np.ndarray, kind: Type, out_RI: np.ndarray) -> None:
 
 
 def can_quantize(kind: Type) -> bool:
-    """Whether `quantize` makes this type; not those that need an importance matrix (IQ2_XXS, IQ2_XS, IQ1_S)."""
+    """Check whether `quantize` makes this type; not those that need an importance matrix (IQ2_XXS, IQ2_XS, IQ1_S)."""
     if kind in (*FLOATS, Type.Q8_0):
         return True
     library = _ggml()

@@ -1,7 +1,7 @@
 """Open a GGUF without reading it: metadata and tensor table are checked, the weights stay on disk until asked for.
 
-Nothing in the file is trusted: each count, length and offset is held against the file's size before memory is taken
-for it, and each fault is one line that names the file and says what to do.
+Nothing in the file is trusted: each count, length and offset is checked against the file's size before memory is
+allocated for it, and each fault is one line that names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TensorInfo:
 class GGUFFile:
     """A GGUF mapped for reading. Raises ModelFileError where `path` is missing, no GGUF, truncated or damaged.
 
-    Arrays of `blocks` look into the map: they stay valid after `close`, which then only drops our own hold of it.
+    Arrays of `blocks` look into the map: they stay valid after `close`, which then only drops our own reference.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -113,6 +113,19 @@ class GGUFFile:
         return dequantize(self.blocks(name), info.type).reshape(info.shape)
 
 
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """The numbers, booleans and strings of a GGUF's metadata, without arrays and without the tensor table.
+
+    Enough to say what a file is, also one with tensor types that GGUFFile refuses. Raises ModelFileError as GGUFFile.
+    """
+    path = Path(path)
+    with contextlib.closing(_map(path)) as file_map:
+        cursor = Cursor(path, file_map)
+        _, _, count = _header(cursor)
+        fields = _fields(cursor, count).values()
+        return {field.key: field.value for field in fields if field.type != GGUFValueType.ARRAY}
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
         if path.is_dir():
@@ -131,7 +144,7 @@ def _map(path: Path) -> mmap.mmap:
 
 
 def _header(cursor: Cursor) -> tuple[int, int, int]:
-    """Version, number of tensors, number of metadata keys; leaves the cursor behind them."""
+    """Version, number of tensors, number of metadata keys; leaves the cursor after them."""
     head = cursor.map[:32]
     if not head.startswith(MAGIC):
         raise ModelFileError(f"{cursor.path}: is not a GGUF but {_format(head)}; give the GGUF file of the model")
@@ -166,7 +179,7 @@ def _fields(cursor: Cursor, count: int) -> dict[str, Field]:
     for _ in range(count):
         field = cursor.field()
         if field.key in fields:
-            raise cursor.damaged(f"metadata {field.key!r} is there twice")
+            raise cursor.damaged(f"metadata {field.key!r} is duplicated")
         fields[field.key] = field
     return fields
 
@@ -181,12 +194,12 @@ def _alignment(cursor: Cursor, fields: dict[str, Field]) -> int:
 
 
 def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo]:
-    """The table; the data begins at the next multiple of the alignment behind it."""
+    """The table; the data begins at the next multiple of the alignment after it."""
     table: dict[str, TensorInfo] = {}
     for _ in range(count):
         info = _tensor(cursor)
         if info.name in table:
-            raise cursor.damaged(f"tensor {info.name} is there twice")
+            raise cursor.damaged(f"tensor {info.name} is duplicated")
         if info.offset % alignment:
             raise cursor.damaged(f"tensor {info.name} does not begin at a multiple of {alignment} bytes")
         table[info.name] = info

@@ -2,9 +2,10 @@
 
 A model is written in the order in which llama-quantize, and so Ollama's import, writes it: tensors outside the blocks
 first, then block by block, by name; `general.quantization_version` and `general.file_type` as the last two keys
-(llama.cpp, src/llama-model-loader.h `weight_name_comparer`, src/llama-quant.cpp). An import then leaves our file's
-bytes as they are, and the digest that Ollama shows is the digest of the file that was judged. (Checked against the
-blob that an Ollama 0.33 server made of a Q4_K model: but for its guessed file type, ours has the same sha256.)
+(llama.cpp as of xllamacpp 2026.10: src/llama-model-loader.h `weight_name_comparer`, src/llama-quant.cpp). An import
+then leaves our file's bytes as they are, and the digest that Ollama shows is the digest of the file that was evaluated.
+(Checked against the blob that Ollama 0.33.0-rc2 made of a Q4_K model: but for its guessed file type, ours has the same
+sha256.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from .read import MAGIC, MAX_NAME, GGUFFile, TensorInfo
 VERSION = 3
 COPY_CHUNK = 1 << 24  # bytes
 QUANTIZATION_VERSION, FILE_TYPE = "general.quantization_version", "general.file_type"
-# llama.cpp names a file by its most frequent type; the medium mix stands for a K-quant (llama-model-loader.cpp)
+# llama.cpp names a file by its most frequent type; the medium mix stands for a K-quant (src/llama-model-loader.cpp,
+# llama.cpp as of xllamacpp 2026.10)
 FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
     GGMLQuantizationType.Q3_K: LlamaFileType.MOSTLY_Q3_K_M,
@@ -70,10 +72,9 @@ def write_model(
     *,
     replaced: Mapping[str, Replacement],
     metadata: Mapping[str, Value],
-    drop: Collection[str] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Write `base` with some tensors replaced, and metadata keys set (new or changed) or dropped.
+    """Write `base` with some tensors replaced, and metadata keys set (new or changed).
 
     Untouched tensors and keys keep their bytes. A float becomes a float32, an int a uint32 where it fits.
     Raises OutputError (no room, no permission) and TrainingFailedError (a replacement that does not fit its tensor).
@@ -85,7 +86,7 @@ def write_model(
     if unknown:
         raise TrainingFailedError(f"{base.path}: has no tensor {unknown[0]} to replace; start again with this base")
     tensors = [_of_base(base, info, replaced.get(info.name)) for info in base.tensors.values()]
-    _write(path, _model_keys(base, tensors, metadata, drop), tensors, base.alignment, progress)
+    _write(path, _model_keys(base, tensors, metadata), tensors, base.alignment, progress)
 
 
 def write_adapter(
@@ -95,17 +96,17 @@ def write_adapter(
     alpha: float,
     tensors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     metadata: Mapping[str, Value],
-    progress: Progress | None = None,
 ) -> None:
-    """Write a LoRA in llama.cpp's adapter format; its scale is alpha / rank (llama.cpp, src/llama-adapter.cpp).
+    """Write a LoRA in llama.cpp's adapter format; its scale is alpha / rank (src/llama-adapter.cpp, llama.cpp as of
+    xllamacpp 2026.10).
 
     `tensors` maps a base tensor's name to A (rank, in) and B (out, rank); float16 pairs stay so, all else is float32.
-    Raises OutputError, and TrainingFailedError for NaN, infinity or shapes that are no pair.
+    Raises OutputError, and TrainingFailedError for NaN, infinity or shapes that do not match.
     """
     entries = []
     for name, (a_RI, b_OR) in tensors.items():
         if a_RI.ndim != 2 or b_OR.ndim != 2 or a_RI.shape[0] != b_OR.shape[1]:
-            raise TrainingFailedError(f"{name}: A {a_RI.shape} and B {b_OR.shape} are no adapter; train again")
+            raise TrainingFailedError(f"{name}: A {a_RI.shape} and B {b_OR.shape} do not make an adapter; train again")
         entries += [_of_array(f"{name}.lora_a", a_RI), _of_array(f"{name}.lora_b", b_OR)]
     keys = {
         "general.type": "adapter",
@@ -114,7 +115,7 @@ def write_adapter(
         "adapter.lora.alpha": float(alpha),
         **metadata,
     }
-    _write(Path(path), [_key(*item) for item in keys.items()], entries, GGUF_DEFAULT_ALIGNMENT, progress)
+    _write(Path(path), [_key(*item) for item in keys.items()], entries, GGUF_DEFAULT_ALIGNMENT, None)
 
 
 def _of_base(base: GGUFFile, info: TensorInfo, new: Replacement | None) -> _Tensor:
@@ -156,13 +157,9 @@ def _of_array(name: str, values: np.ndarray) -> _Tensor:
 # --- metadata ---
 
 
-def _model_keys(
-    base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value], drop: Collection[str]
-) -> list[bytes]:
-    """Base's keys in their order with changed values in place, then new ones, then the two that stand last."""
-    keys = {
-        key: _text(key) + UINT32.pack(field.type) + field.raw for key, field in base.fields.items() if key not in drop
-    }
+def _model_keys(base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value]) -> list[bytes]:
+    """Base's keys in their order with changed values in place, then new ones, then the two that come last."""
+    keys = {key: _text(key) + UINT32.pack(field.type) + field.raw for key, field in base.fields.items()}
     keys |= {key: _key(key, value) for key, value in metadata.items()}
     keys.pop(QUANTIZATION_VERSION, None)
     keys.pop(FILE_TYPE, None)

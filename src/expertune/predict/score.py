@@ -30,6 +30,7 @@ class Rated:
     answer: str | None = None
     answer_state: Literal["rated", "unparsable"] | None = None
     answer_value: int | None = None
+    exact: bool = True  # as engine.base.Scores
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def rate_pass(
 
 def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, max_tokens: int) -> Rated:
     prompt = engine.render(example.messages)
-    probabilities = label_probabilities(engine, prompt, scale, example.id)
+    probabilities, exact = _probabilities(engine, prompt, scale, example.id)
     best = probabilities.index(max(probabilities))
-    rated = Rated(example.id, scale.labels[best], scale.values[best], probabilities)
+    rated = Rated(example.id, scale.labels[best], scale.values[best], probabilities, exact=exact)
     if not generate:
         return rated
     answer = engine.generate(prompt, max_tokens=max_tokens).text
@@ -100,10 +101,15 @@ def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, 
 
 def label_probabilities(engine: Engine, prompt: str, scale: RatingScale, row: str) -> tuple[float, ...]:
     """Of each label after a rendered prompt, in the scale's order. Raises EngineError, which names `row`."""
-    scores = engine.score(prompt, [answer_opening(label) for label in scale.labels])
+    return _probabilities(engine, prompt, scale, row)[0]
+
+
+def _probabilities(engine: Engine, prompt: str, scale: RatingScale, row: str) -> tuple[tuple[float, ...], bool]:
+    found = engine.score(prompt, [answer_opening(label) for label in scale.labels])
+    scores = found.log_probs
     if len(scores) != len(scale.labels) or any(map(math.isnan, scores)) or max(scores) == -math.inf:
         raise EngineError(f"row {row}: {engine.name} gave no probability for the labels; check the model file")
-    return softmax(scores)
+    return softmax(scores), found.exact
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:

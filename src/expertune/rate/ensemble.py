@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..engine.base import Engine, Generation, Message
+from ..engine.base import Engine, Generation, Message, Scores
 from ..errors import EngineError
 from ..modelset import build
 from ..modelset.pool import combine
@@ -66,14 +66,14 @@ class Panel:
     def render(self, messages: Sequence[Message]) -> str:
         return messages[-1]["content"]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         shares = {name: self._ask(name, engine, prompt) for name, engine in self._engines.items()}
         if self._words is not None:
             shares[TFIDF] = self._words.rate([prompt])[0]
         labels = self._scale.labels
         self._last.votes = {name: labels[each.index(max(each))] for name, each in shares.items()}
         by_label = dict(zip(labels, combine(self._content, shares), strict=True))
-        return [math.log(max(by_label[self._labels[answer]], LEAST)) for answer in answers]
+        return Scores(tuple(math.log(max(by_label[self._labels[answer]], LEAST)) for answer in answers), exact=True)
 
     def _ask(self, name: str, engine: Engine, prompt: str) -> tuple[float, ...]:
         rendered = engine.render(build.messages(self._content, prompt, name))

@@ -14,6 +14,7 @@ from ..engine.ollama import model
 from ..engine.ollama.disk import parts_of
 from ..engine.ollama.engine import OllamaEngine
 from ..engine.ollama.render import OllamaRenderer
+from ..engine.ollama.score import PartOfCharacterError
 from ..engine.ollama.server import UPLOAD_BLOCK, OllamaServer, full_name
 from ..errors import ExpertuneError, FineTuningNotSupportedError, RegistrationError
 from ..files import sha256
@@ -84,7 +85,12 @@ def register(
         _make(server, temporary, candidate.file, digest, dress, progress)
         served, kept = _check_model(server, temporary, candidate.file, digest, dress)
         with OllamaEngine(
-            server, temporary, context=candidate.context, file=candidate.file, threads=candidate.threads
+            server,
+            temporary,
+            context=candidate.context,
+            file=candidate.file,
+            threads=candidate.threads,
+            fallback=False,  # the file must not be compared with itself
         ) as by_server:
             prompts = _check_prompts(by_server, by_file, candidate, rows, progress)
             agreement = _check_ratings(by_server, by_file, candidate.scale, rows, progress)
@@ -247,8 +253,10 @@ def _check_ratings(
     by_server: OllamaEngine, by_file: LlamaCppEngine, scale: RatingScale, rows: list[Example], progress: Progress
 ) -> ServedAgreement:
     with progress.stage("Rating by the file and in Ollama", total=2 * len(rows), unit="rows") as stage:
-        first, second = (
-            rate_examples(engine, rows, scale, on_row=lambda done, total: stage.advance())
-            for engine in (by_file, by_server)
-        )
+        first = rate_examples(by_file, rows, scale, on_row=lambda done, total: stage.advance())
+        try:
+            second = rate_examples(by_server, rows, scale, on_row=lambda done, total: stage.advance())
+        except PartOfCharacterError:
+            second = None
+            stage.advance(len(rows))
         return check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)))

@@ -65,19 +65,23 @@ def check_ratings(
     engine: OllamaEngine,
     rows: Sequence[Example],
     by_file: Sequence[Rated],
-    by_server: Sequence[Rated],
+    by_server: Sequence[Rated] | None,
     scale: RatingScale,
     schema: Mapping[str, Any],
 ) -> ServedAgreement:
-    """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError."""
-    labels, gap = (None, None) if engine.scored_by_file else _compared(by_file, by_server)
+    """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError.
+
+    `by_server` is None where Ollama cannot score the labels.
+    """
+    labels, gap = (None, None) if by_server is None else _compared(by_file, by_server)
+    rated = by_file if by_server is None else by_server
     asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return ServedAgreement(
         rows=len(rows),
-        exact=len(rows) - engine.inexact - engine.scored_by_file,
+        exact=0 if by_server is None else sum(each.exact for each in by_server),
         labels=labels,
         probability_gap=gap,
-        chat_labels=float(np.mean([label == each.label for label, each in zip(asked, by_server, strict=True)])),
+        chat_labels=float(np.mean([label == each.label for label, each in zip(asked, rated, strict=True)])),
         ties=sum(map(_tied, by_file)),
     )
 

@@ -1,1 +1,1 @@
-"""The embedded engine: llama.cpp's server inside a child process."""
+"""The embedded engine: llama.cpp's server in this process."""

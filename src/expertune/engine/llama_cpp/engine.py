@@ -11,26 +11,26 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import EngineError, ModelFileError
+from ...gguf.read import read_metadata
 from ...machine import usable_cores
-from ..base import Generation, Message
+from ..base import Generation, Message, Scores
 from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
-from ..header import largest_context, read_header
 from ..json_schema import schema_grammar
-from ..label_scoring import distinguishing, sum_log_probs
+from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
+from .context import largest_context
 from .server import EmbeddedServer, Launch
 
-WALKS_AGAIN = 64  # rows after which a model that strayed from the answers may try again
 REMEMBERED = 256  # answers whose tokens are kept
 
 
 class LlamaCppEngine:
     """Serves one GGUF, optionally with a LoRA adapter; a context manager.
 
-    `context` is the tokens that one request may hold (0, and at most: header.largest_context; mind the memory);
-    `threads` None is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and
-    with one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts
-    in place of the file's own template: what the server that serves the model makes of messages.
+    `context` is the tokens that one request may hold (0, and at most: largest_context; mind the memory);
+    `threads` None is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
+    one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
+    place of the file's own template: what the server that serves the model makes of messages.
     Raises EngineError in one line where the files cannot be served.
     """
 
@@ -45,30 +45,31 @@ class LlamaCppEngine:
         slots: int = 0,
         threads: int | None = None,
         renderer: Renderer | None = None,
-        debug: bool = False,
     ) -> None:
-        header, largest = _checked(model)
-        if adapter is not None:
-            _checked(adapter)
+        with _as_engine_error():
+            metadata = read_metadata(model)
+            largest = largest_context(model, metadata)
+            if adapter is not None:
+                read_metadata(adapter)
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
         self.context = min(context or largest, largest)
         self.slots = slots or 1
         self.threads = threads or usable_cores()
         launch = Launch(str(model), str(adapter or ""), self.context, self.slots, self.threads)
-        self._server = EmbeddedServer(launch, debug=debug)
+        self._server = EmbeddedServer(launch)
         self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
         for slot in range(self.slots):
             self._free.put(slot)
         self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
-        template = str(header.get("tokenizer.chat_template", ""))
+        template = str(metadata.get("tokenizer.chat_template", ""))
         self._switches = switches(template)
         self._renderer = renderer
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
         self.notes = self._notes(bool(template))
         self._turn_end: list[int] = []
-        self._led_rows = 0  # rows in which a model that strayed is led token by token
+        self._walking = Walking()  # replaced after each row
         self._plain: int | None = None
         self._unlisted: set[int] = set()
 
@@ -131,7 +132,7 @@ class LlamaCppEngine:
         return alone
 
     def _remembered_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
-        """The few label texts are asked for with every row."""
+        """`_tokenize_alone`, kept: the few label texts come with every row."""
         if answer not in self._alone:
             if len(self._alone) >= REMEMBERED:
                 self._alone.clear()
@@ -141,7 +142,7 @@ class LlamaCppEngine:
     def _tokenize_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
         """Its tokens after a newline (a SentencePiece text begins with a blank), never special ones.
 
-        The second value says whether the answer holds the text of a special token, which joint tokenising would obey.
+        The second value is True if the answer holds the text of a special token: tokenised jointly it would become one.
         """
         newline = self._tokens("\n", begin=False, special=False)
         whole = self._tokens("\n" + answer, begin=False, special=False)
@@ -158,27 +159,19 @@ class LlamaCppEngine:
             raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; choose a chat model")
         return tokens[0][0]
 
-    # --- what the model says ---
+    # --- scores and answers ---
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
             following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
-            return self._sum(tails, following)
-
-    def _sum(self, tails: list[list[int]], following: NextTokens) -> list[float]:
-        """Log-probability of each tail: a model that keeps to the answers walks along them, one that strays is led."""
-        walks = self._led_rows <= 0
-        found = sum_log_probs(tails, following.walk if walks else _no_walk, following.forced)
-        places = {tuple(tail[:i]) for tail in tails for i in range(len(tail))}
-        if not walks:
-            self._led_rows -= 1
-        elif following.calls >= len(places):  # walking saved nothing
-            self._led_rows = WALKS_AGAIN - 1
-        return found
+            walk = following.walk if self._walking.allowed else None
+            found = sum_log_probs(tails, walk, following.forced)
+        self._walking = self._walking.after_row(tails, found.questions)
+        return Scores(found.log_probs, exact=True)
 
     def _newline(self) -> int:
         if self._plain is None:
@@ -213,7 +206,7 @@ class LlamaCppEngine:
         finally:
             self._free.put(slot)
 
-    # --- life ---
+    # --- closing ---
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -240,10 +233,6 @@ class LlamaCppEngine:
         self.close()
 
 
-def _no_walk(path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
-    return []
-
-
 def _bytes(piece: str | list[int]) -> bytes:
     """A token's bytes: llama.cpp gives numbers where they are not whole characters."""
     return piece.encode() if isinstance(piece, str) else bytes(piece)
@@ -253,10 +242,9 @@ def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
 
 
-def _checked(path: Path) -> tuple[dict[str, Any], int]:
-    """A file's header, and the tokens that a request to it may hold."""
+@contextmanager
+def _as_engine_error() -> Iterator[None]:
     try:
-        header = read_header(path)
-        return header, largest_context(path, header)
+        yield
     except ModelFileError as error:
         raise EngineError(str(error)) from error

@@ -17,7 +17,7 @@ GONE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, C
 
 
 class JsonClient:
-    """At most `connections` requests at once; more callers wait. A caller that is interrupted leaves nothing behind.
+    """At most `connections` requests at once; more callers wait. An interrupted caller leaves no half-read answer.
 
     Connections are kept: a new one for each request costs more than tokenising does.
     """
@@ -29,7 +29,7 @@ class JsonClient:
         self._closed = False
         self._lock = threading.Lock()
         for connection in self._all:
-            connection.auto_open = 0  # only _connect opens, so that nothing can open after close()
+            connection.auto_open = 0  # only _send opens, so that nothing can open after close()
             self._idle.put(connection)
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""llama.cpp's server in this process: started, asked and stopped. Loopback only, behind a random key, silent."""
+"""llama.cpp's server in this process: started, asked and stopped. Loopback only, with a random key, silent."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from typing import Any
 from ...errors import EngineError
 from .http import JsonClient
 
-SILENT, ERRORS, DEBUG = -1, 1, 4  # llama.cpp's verbosity
+SILENT, ERRORS = -1, 1  # llama.cpp's verbosity
 LOAD_ERROR = "error loading model: "
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What a server is started with; `context` is the tokens of one slot."""
+    """The settings that a server is started with; `context` is the tokens of one slot."""
 
     model: str
     adapter: str
@@ -39,10 +39,10 @@ class EmbeddedServer:
     Raises EngineError with llama.cpp's own reason where the model cannot be loaded.
     """
 
-    def __init__(self, launch: Launch, *, debug: bool = False) -> None:
+    def __init__(self, launch: Launch) -> None:
         self.key = secrets.token_hex(32)
         try:
-            server = _start(launch, self.key, DEBUG if debug else SILENT)
+            server = _start(launch, self.key, SILENT)
         except RuntimeError:
             raise EngineError(f"{launch.model}: llama.cpp cannot load it: {_reason(launch)}") from None
         self.address = urllib.parse.urlparse(server.listening_address)
@@ -104,7 +104,7 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
 
 
 def _reason(launch: Launch) -> str:
-    """Why a load failed: llama.cpp says so on stderr only, so the load is tried again where stderr can be read."""
+    """The reason of a failed load: llama.cpp prints it on stderr only, so a child process tries again and is read."""
     code = (
         "import json, sys; from expertune.engine.llama_cpp.server import ERRORS, Launch, _start; "
         "_start(Launch(**json.loads(sys.argv[1])), 'none', ERRORS)"

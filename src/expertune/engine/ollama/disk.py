@@ -1,6 +1,6 @@
 """Ollama's models folder on this disk; needs no running server.
 
-Layout (ollama 0.33): `manifests/<host>/<namespace>/<model>/<tag>` is JSON that names a config blob and layers by
+Layout (Ollama 0.33.0-rc2): `manifests/<host>/<namespace>/<model>/<tag>` is JSON that names a config blob and layers by
 digest; a digest `sha256:<hex>` is the file `blobs/sha256-<hex>`. Nothing in it is trusted.
 """
 
@@ -26,7 +26,7 @@ HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(:[0-9]+)?")
 DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 TEXT_BYTES = 4 << 20  # a longer manifest, template or licence is damage
-# Where services keep models when nobody says otherwise: Ollama's own installer, NixOS, Gentoo, Arch, snap.
+# Default model folders of services: Ollama's own installer, NixOS, Gentoo, Arch, snap.
 SERVICE_FOLDERS = (
     "/usr/share/ollama/.ollama/models",
     "/var/lib/ollama/models",
@@ -51,7 +51,7 @@ class ManifestEntry:
 
 
 def models_folders() -> list[Path]:
-    """Where Ollama keeps models: its variable, this user's folder (also on macOS and Windows), those of services."""
+    """Ollama's models folders: by its variable, this user's (also on macOS and Windows), those of services."""
     variable = os.environ.get("OLLAMA_MODELS", "").strip().strip("\"'")
     folders = [Path(variable)] if variable else []
     try:
@@ -63,7 +63,7 @@ def models_folders() -> list[Path]:
 
 
 def readable(folder: Path) -> bool | None:
-    """Whether the folder's models can be read; None where there is no such folder."""
+    """Check whether the folder's models can be read; None where there is no such folder."""
     try:
         next((folder / "manifests").iterdir(), None)
         return True
@@ -74,7 +74,7 @@ def readable(folder: Path) -> bool | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file. Raises PermissionError where nobody may say so (where pathlib answers by its version)."""
+    """Check whether it is a file. Raises PermissionError where that may not be known (pathlib varies by version)."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except PermissionError:
@@ -102,10 +102,10 @@ def name_of(parts: Parts) -> str:
 
 
 def models_in(folder: Path) -> list[Parts]:
-    """Every model of a folder. Raises PermissionError; what is no model's name (.DS_Store) is passed over."""
+    """Every model of a folder. Raises PermissionError; names that are not a model's (.DS_Store) are skipped."""
     root = folder / "manifests"
     try:
-        any(root.iterdir())  # glob passes over what it may not read; this raises
+        any(root.iterdir())  # glob skips what it may not read; this raises
     except (FileNotFoundError, NotADirectoryError):
         return []
     found = [manifest.relative_to(root).parts for manifest in sorted(root.glob("*/*/*/*")) if is_file(manifest)]
@@ -148,7 +148,7 @@ def stored(name: str, folder: Path, parts: Parts) -> OllamaModel:
 
 
 def entry(folder: Path, parts: Parts) -> ManifestEntry:
-    """What can be said of a model without its weights; never raises for a damaged one."""
+    """The list entry of a model, without its weights; never raises for a damaged one."""
     manifest = folder.joinpath("manifests", *parts)
     config: Mapping[str, Any] = {}
     size, modified = 0, 0.0
@@ -202,7 +202,7 @@ def _blob(name: str, folder: Path, digest: str) -> Path:
 
 
 def may_not_read(folder: Path) -> FineTuningNotSupportedError:
-    """Whose folder it is, asked of the nearest part of the path that may be looked at."""
+    """The error for a folder that may not be read; names the group of the nearest readable part of its path."""
     group = "its owner's"
     for part in (folder, *folder.parents):
         try:

@@ -1,4 +1,4 @@
-"""Ollama as an engine: the same verbs as the embedded one, over a running server."""
+"""Ollama as an engine: the same methods as the embedded one, over a running server."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from threading import Lock
 from typing import Any
 
 from ...errors import EngineError
-from ..base import Generation, Message
+from ..base import Generation, Message, Scores
 from ..chat_template import remarks
 from ..json_schema import fits
 from ..llama_cpp.engine import LlamaCppEngine
 from .render import OllamaRenderer, refuse_cloud
-from .score import PartOfCharacterError, Said, Spelling, score
+from .score import GeneratedToken, PartOfCharacterError, Spelling, score
 from .server import OllamaServer, full_name
 
 SCORES_SINCE = (0, 12, 11)
@@ -22,17 +22,18 @@ ALTERNATIVES = 20  # Ollama refuses to show more
 SEED = 1
 USUAL_CONTEXT = 8192  # tokens; the whole of what a large model was trained for takes gigabytes
 TOKENIZER_CONTEXT = 256  # tokens; it never answers
-# what a model's own parameters must not change: the answer is the likeliest one
+# greedy decoding, whatever the model's own parameters say
 GREEDY = {"temperature": 0, "seed": SEED, "repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 class OllamaEngine:
-    """Serves a model that `ollama list` shows; a context manager. The server stays open: it is its owner's.
+    """Serves a model that `ollama list` shows; a context manager. Its owner closes the server.
 
     `context` is the tokens that one request may hold (0: 8192, and at most what the model was trained for): always sent
     as num_ctx, and a longer prompt is refused, never cut. `file` is the model's GGUF where it is on this machine: its
-    tokenizer then makes the scores those of the embedded engine; without it, `tokenize` and what hangs on it raise.
-    Labels that Ollama cannot score (ollama_score.PartOfCharacterError) are then scored by llama.cpp on that file.
+    tokenizer then makes the scores those of the embedded engine; without it, `tokenize` and what needs it raise.
+    Labels that Ollama cannot score (score.PartOfCharacterError) are then scored by llama.cpp on that file, unless
+    `fallback` is False.
     Raises EngineError for a server without log-probabilities and a model in the cloud, UsageError for a missing model.
     """
 
@@ -46,6 +47,7 @@ class OllamaEngine:
         context: int = 0,
         file: Path | None = None,
         threads: int | None = None,
+        fallback: bool = True,
     ) -> None:
         shown = server.show(model)
         refuse_cloud(model, shown)
@@ -66,9 +68,7 @@ class OllamaEngine:
             LlamaCppEngine(file, context=TOKENIZER_CONTEXT, threads=threads, renderer=self._renderer) if file else None
         )
         self.notes = self._notes()
-        self.inexact = 0  # prompts whose labels could only be compared on unusual tokens
-        self.scored_by_file = 0  # prompts whose labels were scored by llama.cpp on the model's file
-        self._file, self._threads, self._lock = file, threads, Lock()
+        self._file, self._threads, self._lock = file if fallback else None, threads, Lock()
         self._by_file: LlamaCppEngine | None = None
 
     def _notes(self) -> tuple[str, ...]:
@@ -100,22 +100,20 @@ class OllamaEngine:
             raise EngineError(f"{self.model}: its file is not on this machine, so its tokens are not known here")
         return self._tokenizer
 
-    # --- what the model says ---
+    # --- scores and answers ---
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
-        """As Engine.score; where the model's own tokens cannot be reached `inexact` counts the prompt."""
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
+        """As Engine.score; not exact where the model's own tokens cannot be reached."""
         tokenizer, spelling = self._tokenizer, None
         if tokenizer is not None:
             spelling = Spelling(*tokenizer.spelled(prompt, answers), tokenizer.tokenize)
         try:
-            found = score(self._said, prompt, answers, spelling)
+            return score(self._generated_tokens, prompt, answers, spelling)
         except PartOfCharacterError as error:
             return self._file_engine(error).score(prompt, answers)
-        self.inexact += not found.exact
-        return found.log_probs
 
     def _file_engine(self, reason: EngineError) -> LlamaCppEngine:
-        """llama.cpp on the model's own file; raises `reason` where that is not on this machine."""
+        """llama.cpp on the model's own file; raises `reason` where there is none to fall back to."""
         if self._file is None:
             raise reason
         with self._lock:
@@ -123,10 +121,9 @@ class OllamaEngine:
                 settings = {"context": self.context, "threads": self._threads, "renderer": self._renderer}
                 self._by_file = LlamaCppEngine(self._file, **settings)
                 self.notes += (f"{self.model}: Ollama cannot score these labels; llama.cpp does, on the model's file",)
-            self.scored_by_file += 1
         return self._by_file
 
-    def _said(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[Said]:
+    def _generated_tokens(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[GeneratedToken]:
         """The tokens of the answer, up to one that may stand for several: a whole character that came in parts.
 
         llama.cpp holds a token back that ends inside a character, and Ollama then lists the whole character with the
@@ -140,7 +137,7 @@ class OllamaEngine:
             tokens = takewhile(lambda each: each["token"].isascii(), tokens)
         return [
             # the likeliest comes first and counts, where two tokens have the same bytes
-            Said(
+            GeneratedToken(
                 _bytes(each),
                 each["logprob"],
                 {_bytes(other): other["logprob"] for other in reversed([*each["top_logprobs"], each])},
@@ -155,7 +152,7 @@ class OllamaEngine:
     def chat(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256
     ) -> Generation:
-        """What any client of Ollama gets for these messages; by way of `generate` where chat fails its schema."""
+        """The answer that any client of Ollama gets for these messages; by `generate` where chat fails its schema."""
         asked = self._renderer.request(messages, **GREEDY, num_predict=max_tokens)
         body = {**asked, **({"format": schema} if schema else {})}
         try:
@@ -178,11 +175,11 @@ class OllamaEngine:
         finished = answer.get("done_reason") != "length"
         if schema is not None and finished and not fits(text, schema):
             raise EngineError(
-                f"{self.model}: Ollama {self.server.version_text} did not hold the answer to its schema; update it"
+                f"{self.model}: Ollama {self.server.version_text} did not keep the answer to its schema; update it"
             )
         return Generation(text, answer["prompt_eval_count"], answer.get("eval_count", 0), finished)
 
-    # --- life ---
+    # --- closing ---
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -191,8 +188,6 @@ class OllamaEngine:
             "model": self.model,
             "context": self.context,
             "slots": self.slots,
-            "inexact_scores": self.inexact,
-            "scored_by_file": self.scored_by_file,
             "folds_system": self.folds_system,
             "notes": list(self.notes),
         }
@@ -215,7 +210,7 @@ def _bytes(token: Mapping[str, Any]) -> bytes:
 
 
 def _trained_context(shown: Mapping[str, Any]) -> int:
-    """0 where the server does not say it; a model with long RoPE factors (header.largest_context) keeps to the short.
+    """0 where the server does not name one; a model with long RoPE factors (largest_context) keeps to the short ones.
 
     The server does not list its tensors unasked: an original context that YaRN does not stretch stands for the factors.
     """

@@ -1,4 +1,4 @@
-"""What Ollama refuses, as one line that says what to do. The texts are those that a 0.33 server was seen to send."""
+"""Turn Ollama's error messages into one line that says what to do. The texts are those that 0.33.0-rc2 sends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from ...errors import EngineError, ExpertuneError, OutputError, UsageError
 
-READ = 2000  # characters of an answer that are looked at
+READ = 2000  # characters of an error text that are read
 LENGTH = 140  # characters of a server's own words
 
 
@@ -36,7 +36,7 @@ KNOWN: tuple[tuple[str, type[ExpertuneError], str], ...] = (
     ("invalid digest format", EngineError, "{text}; this is an error of Expertune, please report it"),
     ("invalid model name", UsageError, "not a name that Ollama takes; names look like my-rater or team/my-rater:v2"),
     ("template error", EngineError, "Ollama cannot read the template that was sent ({text})"),
-    ("not in gguf format", EngineError, "Ollama says that the file is no GGUF; make it again"),
+    ("not in gguf format", EngineError, "Ollama says that the file is not a GGUF; make it again"),
     ("exceeds file size", EngineError, "Ollama says that the file is truncated ({text}); make it again"),
     ("lora adapters are no longer", EngineError, "this Ollama takes no adapters; register the merged file"),
     (
@@ -57,7 +57,7 @@ MISSING = re.compile(r"model ['\"](.+?)['\"] not found")
 
 
 def explained(text: str, what: str, status: int = 0) -> ExpertuneError:
-    """The error for a server's words. `what` names the model or request; llama-server's errors come inside `error`."""
+    """The exception for a server's error text. `what` names the model or request; llama-server's are inside `error`."""
     said = _inner(text)
     if found := TOO_LONG.search(said):
         return EngineError(

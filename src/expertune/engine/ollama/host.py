@@ -1,4 +1,4 @@
-"""Where the Ollama server is: OLLAMA_HOST read as Ollama itself reads it (ollama 0.33, envconfig.Host)."""
+"""The URL of the Ollama server: OLLAMA_HOST, parsed as Ollama does (0.33.0-rc2, envconfig/config.go, Host)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def host_url(host: str | None = None) -> str:
 
 
 def is_this_machine(url: str) -> bool:
-    """Whether the host is a loopback address; a name other than localhost is not looked up, so it is not one."""
+    """Check whether the host is a loopback address; a name other than localhost is not resolved, so it is not one."""
     name = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -44,7 +44,7 @@ def is_this_machine(url: str) -> bool:
 
 
 def checked_url(host: str | None = None, *, allow_remote: bool = False) -> str:
-    """`host_url`, held to this machine. Raises UsageError for another one that was not allowed."""
+    """`host_url`, limited to this machine. Raises UsageError for another machine unless `allow_remote`."""
     url = host_url(host)
     if not allow_remote and not is_this_machine(url):
         raise UsageError(

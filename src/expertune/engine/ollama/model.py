@@ -1,6 +1,7 @@
-"""What Ollama serves with a model, read the same from its server (/api/show) and from its folder.
+"""The settings that Ollama serves with a model, read alike from its server (/api/show) and from its folder.
 
-Forms as ollama 0.33 writes them: server/routes.go (GetModelInfo), server/images.go (Model.String), parser/parser.go.
+Formats as Ollama 0.33.0-rc2 writes them: server/routes.go (GetModelInfo), server/images.go (Model.String),
+parser/parser.go.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DEFAULT_TEMPLATE = "{{ .Prompt }}"  # what Ollama shows where a model has no template layer
+DEFAULT_TEMPLATE = "{{ .Prompt }}"  # shown by Ollama where a model has no template layer
 LISTS = ("stop",)  # parameters that are lists even with one value
 BLOB = re.compile(r"sha256-([0-9a-f]{64})$")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
@@ -37,7 +38,7 @@ class OllamaModel:
 
 
 def shown(name: str, show: Mapping[str, Any]) -> OllamaModel:
-    """The answer of /api/show. Raises ValueError, TypeError or AttributeError for what is none."""
+    """The answer of /api/show. Raises ValueError, TypeError or AttributeError where it is malformed."""
     weights, adapters, rest = _head(str(show.get("modelfile") or ""))
     values: dict[str, str] = {}
     for key in ("TEMPLATE", "SYSTEM", "RENDERER", "PARSER"):  # the order in which they are written
@@ -61,7 +62,7 @@ def shown(name: str, show: Mapping[str, Any]) -> OllamaModel:
 
 
 def served_digest(model: OllamaModel) -> str | None:
-    """The sha256 (64 hex digits) of the one file that is served, None where the server does not say it."""
+    """The sha256 (64 hex digits) of the one file that is served, None where the server does not name it."""
     blob = BLOB.search(model.weights[0]) if len(model.weights) == 1 else None
     return blob[1] if blob else None
 

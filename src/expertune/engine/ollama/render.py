@@ -1,4 +1,4 @@
-"""The prompt text that an Ollama server makes of messages, asked of that server: no template is ever guessed."""
+"""Render messages to prompts by the Ollama server that serves the model: no template is ever guessed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, shows_system
 from .server import OllamaServer
 
 RENDERS_SINCE = (0, 11, 5)
-HARMONY_FAMILIES = ("gptoss", "gpt-oss")  # server/routes.go, shouldUseHarmony
+HARMONY_FAMILIES = ("gptoss", "gpt-oss")  # Ollama 0.33.0-rc2, server/routes.go, shouldUseHarmony
 REMEMBERED = 8192  # prompts: a training set's, so that a later stage need not load the model again
 
 
 class OllamaRenderer:
     """`renderer(messages)` → the prompt for `model`, as `server` would send it to the model but for BOS.
 
-    `folds_system` says that the template drops system messages; their text then stands in the first user message.
-    `lead` is what stands behind the server's own prompt, so that the answer comes at once (chat.answer_lead).
+    `folds_system` says that the template drops system messages; their text is then put into the first user message.
+    `lead` follows the server's own prompt, so that the answer comes at once (chat_template.answer_lead).
     `context` is the num_ctx of the real requests: the same value, so that the model is not loaded anew for them.
     Raises EngineError for a server that cannot show its prompts, or a model that runs elsewhere.
     """
@@ -37,7 +37,7 @@ class OllamaRenderer:
             )
         self.server, self.model, self.context = server, model, context
         self.think = least_thought(shown)
-        self._known: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
+        self._rendered: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
         self._lock = Lock()
         self.folds_system = not shows_system(self._bare)
         self.lead = answer_lead(self._bare)
@@ -52,13 +52,13 @@ class OllamaRenderer:
     def _bare(self, messages: Sequence[Message]) -> str:
         key = tuple((message["role"], message["content"]) for message in messages)
         with self._lock:
-            if key in self._known:
-                return self._known[key]
+            if key in self._rendered:
+                return self._rendered[key]
         text = self._ask(messages)
         with self._lock:
-            self._known[key] = text
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+            self._rendered[key] = text
+            if len(self._rendered) > REMEMBERED:
+                self._rendered.popitem(last=False)
         return text
 
     def _ask(self, messages: Sequence[Message]) -> str:
@@ -70,12 +70,12 @@ class OllamaRenderer:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} did not show its prompt") from None
 
     def count_tokens(self, prompt: str) -> int:
-        """How many tokens the server reads a rendered prompt as, BOS included."""
+        """Number of tokens of a rendered prompt as the server counts them, BOS included."""
         body = self.raw_request(prompt, num_predict=1, temperature=0)
         return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
 
     def raw_request(self, prompt: str, **options: Any) -> dict[str, Any]:
-        """A request to go on after a rendered prompt; nothing is cut silently."""
+        """The body of a request to continue a rendered prompt; nothing is cut silently."""
         return {
             "model": self.model,
             "prompt": prompt,
@@ -86,7 +86,7 @@ class OllamaRenderer:
         }
 
     def request(self, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
-        """A chat request, with the fields that decide how messages are rendered; nothing is cut silently."""
+        """The body of a chat request, with the fields that decide the rendering; nothing is cut silently."""
         return {
             "model": self.model,
             "messages": [dict(message) for message in messages],
@@ -110,7 +110,7 @@ def least_thought(shown: Mapping[str, Any]) -> bool | str:
 
 
 def refuse_cloud(model: str, shown: Mapping[str, Any]) -> None:
-    """Raises EngineError for a model whose requests Ollama would pass on to another machine."""
+    """Raise EngineError for a model whose requests Ollama would pass on to another machine."""
     if shown.get("remote_host") or shown.get("remote_model"):
         raise EngineError(
             f"{model}: runs in Ollama's cloud and patient text would leave this machine; "

@@ -1,16 +1,16 @@
-"""A label's log-probability from a server that shows, for each token it says, the likeliest ones in its place.
+"""Score labels through a server that lists, for each token it generates, the likeliest tokens in its place.
 
-Ollama (since 0.12.11) gives at most 20 of them, the model's own figures from before any grammar, and always that of the
-token it took. Two ways, the better one first:
+Ollama (since 0.12.11) lists at most 20 of them, with the model's own log-probabilities from before any grammar, and
+always that of the token it took. Two ways, the better one first:
 
 1. *Alternatives*: ask for the next tokens after the answers' common beginning. Where every token that tells the answers
    apart is among the alternatives, the score is what the embedded engine computes.
-2. *Forced*: where one is not, a grammar that allows one answer only makes the model say it. If the model takes the
-   tokens that it was trained on, this is exact too; a grammar may also take another split of the same letters, and then
-   all answers are compared on such splits, and the score is marked.
+2. *Forced*: where one is not, a grammar that allows one answer only makes the model generate it. If the model takes
+   the tokens that it was trained on, this is exact too; a grammar may also take another split of the same letters, and
+   then all answers are compared on such splits, and the scores are not exact.
 
-A token that is a part of a character has no figure there: Ollama lists the whole character with the log-probability of
-its last token, and every part among the alternatives as U+FFFD. Labels of such tokens are refused.
+A token that is a part of a character has no log-probability there: Ollama 0.33.0-rc2 lists the whole character with the
+log-probability of its last token, and every part among the alternatives as U+FFFD. Labels of such tokens are refused.
 """
 
 from __future__ import annotations
@@ -18,37 +18,32 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import EngineError
-from ..label_scoring import Known, distinguishing, sum_log_probs
+from ..base import Scores
+from ..label_scoring import LogProbs, distinguishing, sum_along
+from ..label_scoring import Path as TokenPath
 
-OTHER = -1  # a token that is in no answer
 FORCED_ROOM = 64  # tokens; a grammar ends the answer long before
 
 Token = tuple[int, bytes]
+Places = Mapping[TokenPath, LogProbs]  # tokens after the shared beginning → log-probabilities of the next token
+PiecePlaces = Mapping[str, Mapping[bytes, float]]  # text after the shared beginning → the same, by the token's bytes
 
 
 @dataclass(frozen=True)
-class Said:
-    """A token that the server said: its bytes, its natural-log probability, those of the likeliest in its place."""
+class GeneratedToken:
+    """A token of the server's answer: its bytes, its natural-log probability, those of the likeliest in its place."""
 
     piece: bytes
     log_prob: float
     others: Mapping[bytes, float]
 
 
-Ask = Callable[[str, int, Mapping[str, Any] | None], list[Said]]  # prompt, most tokens, JSON schema or none
-
-
-@dataclass(frozen=True)
-class Scores:
-    """`exact` says that they are those of the very tokens the model was trained on."""
-
-    log_probs: list[float]
-    exact: bool
+Ask = Callable[[str, int, Mapping[str, Any] | None], list[GeneratedToken]]  # prompt, most tokens, JSON schema or none
 
 
 @dataclass(frozen=True)
@@ -58,6 +53,37 @@ class Spelling:
     prompt: list[int]
     answers: list[list[Token]]
     tokenize: Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class SpelledAnswers:
+    """A prompt and its answers as tokens: the `begin` that all share, and the `tails` that tell them apart."""
+
+    prompt: str
+    spelling: Spelling
+    begin: TokenPath
+    tails: tuple[TokenPath, ...]
+    pieces: Mapping[int, bytes]  # of every token of the answers
+
+    @classmethod
+    def of(cls, prompt: str, spelling: Spelling) -> SpelledAnswers:
+        """Raises PartOfCharacterError where a tail has a token that is a part of a character."""
+        pieces = {token: piece for answer in spelling.answers for token, piece in answer}
+        begin, tails = distinguishing([[token for token, _ in answer] for answer in spelling.answers])
+        if not all(_decoded([pieces[token]]) is not None for tail in tails for token in tail):
+            raise PartOfCharacterError
+        return cls(prompt, spelling, tuple(begin), tuple(map(tuple, tails)), pieces)
+
+    def text(self, path: TokenPath) -> str | None:
+        """The prompt up to the end of `path`; None where its tokens are not those of that text."""
+        answer = _decoded(self.bytes_of((*self.begin, *path)))
+        if answer is None:  # it ends inside a character
+            return None
+        text = self.prompt + answer
+        return text if self.spelling.tokenize(text) == [*self.spelling.prompt, *self.begin, *path] else None
+
+    def bytes_of(self, tokens: TokenPath) -> list[bytes]:
+        return [self.pieces[token] for token in tokens]
 
 
 class PartOfCharacterError(EngineError):
@@ -70,117 +96,155 @@ class PartOfCharacterError(EngineError):
         )
 
 
-class _Hidden(Exception):
-    """A token that is not among the alternatives, or a place in the answer that no text leads to."""
-
-
 def score(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling | None) -> Scores:
     """Log-probability of each answer, in nats, up to what all share. Raises EngineError and PartOfCharacterError.
 
-    Without a `spelling` (the model's file is not at hand) the likeliest split of each answer stands for it.
+    Without a `spelling` (the model's file is not on this machine) the likeliest split of each answer is scored.
     """
-    try:
-        if spelling is not None:
-            return Scores(_on_own_tokens(ask, prompt, answers, spelling), True)
-        return Scores(_on_likeliest_split(ask, prompt, answers), True)
-    except _Hidden:
-        return Scores(_forced_alike(ask, prompt, answers), False)
+    if spelling is not None:
+        found = _by_own_tokens(ask, answers, SpelledAnswers.of(prompt, spelling))
+    else:
+        found = _by_likeliest_split(ask, prompt, answers)
+    if found is not None:
+        return Scores(tuple(found), exact=True)
+    return Scores(tuple(_by_grammar(ask, prompt, answers)), exact=False)
 
 
-def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling) -> list[float]:
-    """Along the model's own tokens: by alternatives, and a tail that these do not show by force."""
-    pieces = {token: piece for answer in spelling.answers for token, piece in answer}
-    begin, tails = distinguishing([[token for token, _ in answer] for answer in spelling.answers])
-    by_piece = {pieces[token]: token for tail in tails for token in tail}
-    if not all(map(_is_whole, by_piece)):
-        raise PartOfCharacterError
-    known: Known = {}
-
-    def look(path: Sequence[int], room: int) -> Iterator[tuple[int, Mapping[int, float]]]:
-        text = prompt + _text(pieces[token] for token in (*begin, *path))
-        if spelling.tokenize(text) != [*spelling.prompt, *begin, *path]:
-            raise _Hidden  # the text so far is cut into other tokens than the whole answer is
-        for said in ask(text, room, None) or _held_open(ask, text):
-            yield by_piece.get(said.piece, OTHER), {by_piece[p]: x for p, x in said.others.items() if p in by_piece}
-
-    def hidden(path: Sequence[int], wanted: int) -> Mapping[int, float]:
-        raise _Hidden
-
-    def one(answer: str, tail: list[int]) -> float:
-        try:
-            return sum_log_probs([tail], look, hidden, known)[0]
-        except _Hidden:
-            return _forced_whole(ask, prompt, answer, [pieces[t] for t in begin], [pieces[t] for t in tail])
-
-    return [one(answer, tail) for answer, tail in zip(answers, tails, strict=True)]
+# --- the model's own tokens ---
 
 
-def _held_open(ask: Ask, text: str) -> list[Said]:
-    """The next place's alternatives where the model would rather end its turn: an end is no token that Ollama lists.
+def _by_own_tokens(ask: Ask, answers: Sequence[str], spelled: SpelledAnswers) -> list[float] | None:
+    """By alternatives, and a tail that these do not show by a grammar; None where neither shows it."""
+    places: Places = {}
+    scores = []
+    for answer, tail in zip(answers, spelled.tails, strict=True):
+        places = _with_places_along(ask, spelled, tail, places)
+        if all(token in places.get(tail[:i], {}) for i, token in enumerate(tail)):
+            scores.append(sum_along(places, tail))
+        elif (forced := _forced_whole(ask, spelled, answer, tail)) is not None:
+            scores.append(forced)
+        else:
+            return None
+    return scores
+
+
+def _with_places_along(ask: Ask, spelled: SpelledAnswers, tail: TokenPath, places: Places) -> Places:
+    """`places`, and those along `tail` as far as the alternatives show its tokens."""
+    for at, token in enumerate(tail):
+        path = tail[:at]
+        if path not in places:
+            places = {**_alternatives(ask, spelled, path, len(tail) - at), **places}
+        if token not in places.get(path, {}):
+            break
+    return places
+
+
+def _alternatives(ask: Ask, spelled: SpelledAnswers, path: TokenPath, room: int) -> Places:
+    """The places along the model's own continuation of `path`, up to its first token that is in no tail.
+
+    Empty where Ollama cannot be asked from `path` on.
+    """
+    text = spelled.text(path)
+    if text is None:
+        return {}
+    tokens = {spelled.pieces[token]: token for tail in spelled.tails for token in tail}
+    places: dict[TokenPath, LogProbs] = {}
+    for each in ask(text, room, None) or _before_end_of_turn(ask, text):
+        places[path] = {tokens[piece]: value for piece, value in each.others.items() if piece in tokens}
+        if each.piece not in tokens:
+            break
+        path = (*path, tokens[each.piece])
+    return places
+
+
+def _before_end_of_turn(ask: Ask, text: str) -> list[GeneratedToken]:
+    """The next place's alternatives where the model would rather end its turn: Ollama lists no token for an end.
 
     Any grammar forbids the end, and the alternatives are from before it.
     """
-    said = ask(text, 1, {"type": "string"})[:1]
-    if not said:
-        raise _Hidden
-    return said
+    return ask(text, 1, {"type": "string"})[:1]
 
 
-def _forced_whole(ask: Ask, prompt: str, answer: str, begin: list[bytes], tail: list[bytes]) -> float:
-    """The answer as the one object that a grammar allows; counts only if it comes in the model's own tokens."""
+def _forced_whole(ask: Ask, spelled: SpelledAnswers, answer: str, tail: TokenPath) -> float | None:
+    """The answer as the one object that a grammar allows; None unless it comes in the model's own tokens."""
     properties = {
         name: {"type": "string", "enum": [value]} if value else {"type": "string"}
         for name, value in _members(answer).items()
     }
     schema = {"type": "object", "properties": properties, "required": list(properties)}
-    said = ask(prompt, len(begin) + len(tail), schema)
-    if [each.piece for each in said] != [*begin, *tail]:
-        raise _Hidden
-    return sum(each.log_prob for each in said[len(begin) :])
+    wanted = spelled.bytes_of((*spelled.begin, *tail))
+    generated = ask(spelled.prompt, len(wanted), schema)
+    if [each.piece for each in generated] != wanted:
+        return None
+    return sum(each.log_prob for each in generated[len(spelled.begin) :])
 
 
-def _on_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
-    """Token by token the likeliest alternative that goes on with the answer, up to the quote that ends the label."""
+# --- without the model's own tokens ---
+
+
+def _by_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float] | None:
+    """Each label along its likeliest split, up to its closing quote; None where the alternatives do not show it."""
     lead, labels = _labels(answers)
-    seen: dict[str, Mapping[bytes, float]] = {}
-
-    def one(label: str, rest: bytes) -> float:
-        total, path, needed = 0.0, "", len(json.dumps(label, ensure_ascii=False).encode()) - 1
-        while needed > 0:
-            if path not in seen:
-                text = prompt + lead + '"' + path
-                seen[path] = (ask(text, 1, None) or _held_open(ask, text))[0].others
-            fitting = {piece: value for piece, value in seen[path].items() if piece and rest.startswith(piece)}
-            if not fitting:
-                raise _Hidden
-            piece = max(fitting, key=lambda each: fitting[each])
-            total, path = total + fitting[piece], path + _text([piece])
-            rest, needed = rest[len(piece) :], needed - len(piece)
-        return total
-
-    return [one(label, answer[len(lead) + 1 :].encode()) for label, answer in zip(labels, answers, strict=True)]
-
-
-def _forced_alike(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
-    """Every label as the one string that a grammar allows after the answers' common beginning, its quotes included."""
-    lead, labels = _labels(answers)
+    places: PiecePlaces = {}
     scores = []
-    for label in labels:
-        wanted, total, came = json.dumps(label, ensure_ascii=False).encode(), 0.0, b""
-        for said in ask(prompt + lead, FORCED_ROOM, {"type": "string", "enum": [label]}):
-            if len(came) >= len(wanted):
-                break
-            total, came = total + said.log_prob, came + said.piece
-        if not came.startswith(wanted):
-            if not wanted.isascii():  # what came ends where parts of a character begin
-                raise PartOfCharacterError
-            raise EngineError("the server did not keep to the one answer that it was allowed; update Ollama")
-        scores.append(total)
+    for label, answer in zip(labels, answers, strict=True):
+        text, size = answer[len(lead) + 1 :].encode(), len(_quoted(label)) - 1
+        split = _likeliest_split(ask, prompt + lead + '"', text, size, places)
+        if split is None:
+            return None
+        scores.append(split.log_prob)
+        places = split.places
     return scores
 
 
+@dataclass(frozen=True)
+class Split:
+    """The log-probability of a text by its likeliest split into tokens, and the places seen so far."""
+
+    log_prob: float
+    places: PiecePlaces
+
+
+def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces) -> Split | None:
+    """Token by token the likeliest alternative that continues `text`, for its first `size` bytes at least."""
+    total, path, done = 0.0, "", 0
+    while done < size:
+        if path not in places:
+            shown = ask(start + path, 1, None) or _before_end_of_turn(ask, start + path)
+            places = {**places, path: shown[0].others if shown else {}}
+        fitting = {piece: value for piece, value in places[path].items() if piece and text.startswith(piece, done)}
+        piece = max(fitting, key=lambda each: fitting[each], default=b"")
+        characters = _decoded([piece])
+        if not piece or characters is None:
+            return None
+        total, path, done = total + fitting[piece], path + characters, done + len(piece)
+    return Split(total, places)
+
+
+def _by_grammar(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
+    """Each label as the one string that a grammar allows after the answers' common beginning, its quotes included."""
+    lead, labels = _labels(answers)
+    return [_forced_label(ask, prompt + lead, label) for label in labels]
+
+
+def _forced_label(ask: Ask, start: str, label: str) -> float:
+    wanted, total, came = _quoted(label), 0.0, b""
+    for each in ask(start, FORCED_ROOM, {"type": "string", "enum": [label]}):
+        if len(came) >= len(wanted):
+            break
+        total, came = total + each.log_prob, came + each.piece
+    if came.startswith(wanted):
+        return total
+    if not wanted.isascii():  # what came ends where parts of a character begin
+        raise PartOfCharacterError
+    raise EngineError("the server did not keep to the one answer that its grammar allows; update Ollama")
+
+
+# --- answers as JSON ---
+
+
 def _labels(answers: Sequence[str]) -> tuple[str, list[str]]:
-    """What all answers say before the member in which they differ, and each one's text there, without quotes."""
+    """The text that all answers share before the member in which they differ, and each one's value of it, unquoted."""
     members = [_members(answer) for answer in answers]
     name = next((key for key in members[0] if len({each.get(key) for each in members}) > 1), next(iter(members[0])))
     before = dict(itertools.takewhile(lambda member: member[0] != name, members[0].items()))
@@ -191,7 +255,7 @@ def _labels(answers: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _members(answer: str) -> dict[str, str]:
-    """The members of an answer's beginning, such as {"rating": "Match", "rationale": "; all must be texts."""
+    """The members of an answer's beginning, such as {"rating": "Match", "rationale": "; all must be strings."""
     for end in ("}", '"}'):
         with contextlib.suppress(ValueError):
             value = json.loads(answer + end)
@@ -200,16 +264,13 @@ def _members(answer: str) -> dict[str, str]:
     raise EngineError("only answers that begin as a JSON object of texts can be scored by Ollama")
 
 
-def _is_whole(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _quoted(label: str) -> bytes:
+    return json.dumps(label, ensure_ascii=False).encode()
 
 
-def _text(pieces: Any) -> str:
+def _decoded(pieces: Iterable[bytes]) -> str | None:
+    """The text of some tokens; None where it begins or ends inside a character."""
     try:
         return b"".join(pieces).decode()
     except UnicodeDecodeError:
-        raise _Hidden from None  # inside a character: no prompt text ends there
+        return None

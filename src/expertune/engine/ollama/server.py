@@ -1,4 +1,4 @@
-"""A running Ollama server over the `ollama` client: asked patiently, and only where it may be asked."""
+"""A running Ollama server over the `ollama` client: retries while it is busy, and never contacts another host."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class OllamaServer:
             wait = min(2 * wait, LONGEST_WAIT)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The lines of an NDJSON answer. An error line, or an end without a last word, is raised."""
+        """The lines of an NDJSON answer. Raises for an error line and for an end without its last line."""
         what = str(body.get("model") or "Ollama")
         last: dict[str, Any] = {}
         try:
@@ -119,7 +119,7 @@ class OllamaServer:
         if last.get("status") != "success" and not last.get("done"):
             raise Unavailable(f"{what}: Ollama's answer ended too early; run again")
 
-    # --- what it holds ---
+    # --- its models ---
 
     def tags(self) -> list[dict[str, Any]]:
         """The models, as `ollama list` shows them."""
@@ -130,7 +130,7 @@ class OllamaServer:
         return dict(self.ask("POST", "/api/show", {"model": model}))
 
     def holds(self, model: str) -> bool:
-        """Whether a model of that name is there."""
+        """Check whether a model of that name is there."""
         return full_name(model) in {full_name(each["name"]) for each in self.tags()}
 
     def unload(self, model: str) -> None:
@@ -139,10 +139,10 @@ class OllamaServer:
         if full_name(model) in loaded:
             self.ask("POST", "/api/generate", {"model": model, "keep_alive": 0})
 
-    # --- what changes it ---
+    # --- changes ---
 
     def has_blob(self, digest: str) -> bool:
-        """Whether the server has a file of this sha256 ("sha256:…") already."""
+        """Check whether the server has a file of this sha256 ("sha256:…") already."""
 
         def once() -> bool:
             status = self._client.head(f"/api/blobs/{digest}").status_code
@@ -182,10 +182,10 @@ class OllamaServer:
         with contextlib.suppress(UsageError):
             self.ask("DELETE", "/api/delete", {"model": model})
 
-    # --- life ---
+    # --- closing ---
 
     def close(self) -> None:
-        """End waiting and close the connections; safe to call twice."""
+        """Stop retrying and close the connections; safe to call twice."""
         self._closed.set()
         self._client.close()
 

@@ -1,0 +1,102 @@
+"""Scores from a server's alternatives, with a made-up server: which requests are sent, and what is summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from expertune.engine.ollama.score import GeneratedToken, PartOfCharacterError, Spelling, score
+
+PIECES = [b"<p>", b'{"r": "', b"yes", b"no", b"t", b'"', b"\xe7", b"\xac"]  # a token's number is its place
+ANSWERS = ['{"r": "yes"', '{"r": "no"', '{"r": "not"']
+SPELLED = [[1, 2, 5], [1, 3, 5], [1, 3, 4, 5]]
+LOG_PROBS = {"": {"yes": -0.2, "no": -2.0}, "yes": {'"': -0.1}, "no": {'"': -0.7, "t": -0.9}, "not": {'"': -0.3}}
+EXPECTED = (-0.2 - 0.1, -2.0 - 0.7, -2.0 - 0.9 - 0.3)
+
+
+def tokenize(text: str) -> list[int]:
+    tokens: list[int] = []
+    while text:
+        token, piece = max(
+            ((i, each.decode()) for i, each in enumerate(PIECES[:6]) if text.startswith(each.decode())),
+            key=lambda found: len(found[1]),
+        )
+        tokens, text = [*tokens, token], text[len(piece) :]
+    return tokens
+
+
+SPELLING = Spelling([0], [[(token, PIECES[token]) for token in answer] for answer in SPELLED], tokenize)
+
+
+class Server:
+    """Says the likeliest label; lists all alternatives but those of `hidden`; obeys an `enum`."""
+
+    def __init__(self, *hidden: str) -> None:
+        self.hidden = hidden
+        self.asked: list[tuple[str, int, bool]] = []
+
+    def __call__(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[GeneratedToken]:
+        self.asked.append((prompt, room, schema is not None))
+        path = prompt.removeprefix('<p>{"r": "')
+        if schema is not None and "enum" in str(schema):
+            return self._obeyed(prompt, schema)
+        found = []
+        while path in LOG_PROBS and len(found) < room:
+            best = max(LOG_PROBS[path], key=lambda each: LOG_PROBS[path][each])
+            listed = {
+                each.encode(): x for each, x in LOG_PROBS[path].items() if each not in self.hidden or each == best
+            }
+            found.append(GeneratedToken(best.encode(), LOG_PROBS[path][best], listed))
+            path += best
+        return found
+
+    def _obeyed(self, prompt: str, schema: Mapping[str, Any]) -> list[GeneratedToken]:
+        if schema["type"] == "string":  # the label alone, in one token that is not the model's own
+            (label,) = schema["enum"]
+            return [GeneratedToken(f'"{label}"'.encode(), -float(len(label)), {})]
+        return []  # of the whole object it makes nothing
+
+
+def test_three_labels_take_three_requests() -> None:
+    server = Server()
+    assert score(server, "<p>", ANSWERS, SPELLING).log_probs == pytest.approx(EXPECTED)
+    assert [(prompt.removeprefix('<p>{"r": "'), room) for prompt, room, _ in server.asked] == [
+        ("", 2),
+        ("no", 1),
+        ("not", 1),
+    ]
+
+
+def test_without_the_tokens_each_place_is_asked_once() -> None:
+    server = Server()
+    found = score(server, "<p>", ANSWERS, None)
+    assert found.exact and found.log_probs == pytest.approx(EXPECTED)
+    assert len(server.asked) == len({prompt for prompt, _, _ in server.asked}) == 4
+
+
+@pytest.mark.parametrize("spelling", [SPELLING, None], ids=["spelled", "bare"])
+def test_a_hidden_token_makes_all_labels_be_compared_by_grammar(spelling: Spelling | None) -> None:
+    found = score(Server("t"), "<p>", ANSWERS, spelling)
+    assert not found.exact and found.log_probs == (-3.0, -2.0, -3.0)
+
+
+def test_a_part_of_a_character_is_refused_before_anything_is_asked() -> None:
+    cut = Spelling([0], [[(1, PIECES[1]), (6, PIECES[6]), (7, PIECES[7])], [(1, PIECES[1]), (2, PIECES[2])]], tokenize)
+    server = Server()
+    with pytest.raises(PartOfCharacterError):
+        score(server, "<p>", ANSWERS[:2], cut)
+    assert server.asked == []
+
+
+def test_a_model_that_ends_its_turn_shows_its_alternatives_before_a_grammar() -> None:
+    def ends(prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[GeneratedToken]:
+        asked.append(schema is not None)
+        return Server()(prompt, room, schema) if schema else []
+
+    asked: list[bool] = []
+    found = score(ends, "<p>", ANSWERS, SPELLING)
+    assert found.exact and found.log_probs == pytest.approx(EXPECTED)
+    assert asked == [False, True] * 4 and all(map(math.isfinite, found.log_probs))
