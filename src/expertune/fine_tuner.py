@@ -37,7 +37,8 @@ from .estimate.plan import with_throughput
 from .modelset import build as modelset
 from .modelset.training_signals import gather
 from .progress import Progress
-from .ratings.dataset import SMALL, load_dataset
+from .ratings.audit import FEW_ROWS
+from .ratings.dataset import load_dataset
 from .ratings.examples import chat_record
 from .register.preflight import gate_failures
 from .register.register import refuse_base, refuse_taken
@@ -173,10 +174,11 @@ class FineTuner:
             return register_folder(target, folder, metadata, prepared, progress).to_dict()
 
     def _process(self, run: Run) -> dict[str, Any]:
-        if len(run.prepared.ratings) < SMALL and self.fallback_mode:
+        if len(run.prepared.ratings) < FEW_ROWS and self.fallback_mode:
             with suppress(FineTuningNotSupportedError):
                 run.find_base()  # the model set can be judged where the file is here
-            return run.model_set(f"{len(run.prepared.ratings)} usable rows are too few to tune on (at least {SMALL})")
+            rows = len(run.prepared.ratings)
+            return run.model_set(f"{rows} usable rows are too few to tune on (at least {FEW_ROWS})")
         if run.config.approach == "model-set":
             with suppress(FineTuningNotSupportedError):
                 run.find_base()
