@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertune.ratings.audit import Finding, audit
+from expertune.ratings.near_duplicates import find_duplicates
 from expertune.ratings.read import read_ratings
 from expertune.ratings.scale import load_scale
 from expertune.ratings.schema import Rating
@@ -47,7 +48,7 @@ def other_value(rating: Rating) -> int:
 
 
 def found(ratings: Sequence[Rating]) -> dict[str, Finding]:
-    return {finding.kind: finding for finding in audit(ratings, SCALE, near_duplicate=0.9).findings}
+    return {finding.kind: finding for finding in audit(ratings, SCALE, find_duplicates(ratings, 0.9)).findings}
 
 
 @st.composite
@@ -109,7 +110,7 @@ def test_no_split_separates_what_belongs_together(
     places: dict[str, list[int]], seed: int, change, shares: tuple[float, float]
 ) -> None:
     rows, pairs = planted(places, LEAKS[0], change)
-    made = split(rows, dev_share=shares[0], test_share=shares[1], seed=seed, near_duplicate=0.9)
+    made = split(rows, find_duplicates(rows, 0.9), dev_share=shares[0], test_share=shares[1], seed=seed)
     part_of = {row.id: part for part, members in made.parts().items() for row in members}
     assert sorted(part_of) == sorted(row.id for row in rows)
     for fault in ("repeat", "near", "conflict", "patient"):

@@ -17,8 +17,7 @@ from expertune.errors import DatasetError, OutputError, UsageError
 from expertune.rate.journal import Journal
 from expertune.rate.runner import rate_records
 from expertune.rate.writer import checked_output
-from expertune.ratings.read import read_table
-from expertune.ratings.records import open_records
+from expertune.ratings.read import open_records, read_table
 from rate.stub import Counted, RuleEngine, asked
 
 ODD = [
@@ -124,8 +123,8 @@ def test_rows_that_cannot_be_rated_have_a_reason(tmp_path: Path) -> None:
     assert [row["Rating_Error"] for row in found] == [
         None,
         "the prompt is blank",
-        "the prompt is no text but int",
-        *["the prompt holds a NUL or broken character"] * 2,
+        "the prompt is not a string but int",
+        *["the prompt contains a NUL or broken character"] * 2,
         "the prompt is blank",
     ]
     assert [{name: cell for name, cell in row.items() if name in ("Prompt", "Age")} for row in found] == lines
@@ -158,10 +157,10 @@ def test_batches_are_of_the_size_that_is_asked(tmp_path: Path) -> None:
         ("a.csv", b"Text,Age\na,1\n", 'no column "Prompt" or "formatted_prompt"; it has: Text, Age'),
         ("a.csv", b"Prompt,Age\na,1\nb\n", "row 3: 1 cells where the header has 2"),
         ("a.csv", b'Prompt,Age\n"a,1\n', "broken CSV"),
-        ("a.csv", b"Prompt,Prompt\na,1\n", '"Prompt" is there twice'),
-        ("a.jsonl", b'{"Prompt": "a"}\n{', "row 2: no valid JSON"),
+        ("a.csv", b"Prompt,Prompt\na,1\n", 'duplicate column "Prompt"'),
+        ("a.jsonl", b'{"Prompt": "a"}\n{', "row 2: invalid JSON"),
         ("a.jsonl", b"[1]\n", "row 1: list, not an object"),
-        ("a.parquet", b"PAR1 not really", "no readable Parquet file"),
+        ("a.parquet", b"PAR1 not really", "invalid Parquet file"),
         ("a.xlsx", b"x", ".xlsx is not supported; give .csv"),
         ("absent", None, "a file without suffix is not supported"),
         ("absent.csv", None, "no such file"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from expertune.ratings.audit import AuditReport, Finding, audit
+from expertune.ratings.near_duplicates import find_duplicates
 from expertune.ratings.read import read_ratings
 from expertune.ratings.scale import DEFAULT_MAPPING, RatingScale, load_scale, make_scale
 from expertune.ratings.schema import Rating
@@ -22,8 +23,12 @@ def visits() -> list[Rating]:
     return read_ratings(DATA / "ktas_acuity_subset.csv", ACUITY)
 
 
-def found(ratings: list[Rating], scale: RatingScale = ACUITY, **more: object) -> dict[str, Finding]:
-    return {finding.kind: finding for finding in audit(ratings, scale, near_duplicate=0.9, **more).findings}  # type: ignore[arg-type]
+def audited(ratings: list[Rating], scale: RatingScale = ACUITY) -> AuditReport:
+    return audit(ratings, scale, find_duplicates(ratings, 0.9))
+
+
+def found(ratings: list[Rating], scale: RatingScale = ACUITY) -> dict[str, Finding]:
+    return {finding.kind: finding for finding in audited(ratings, scale).findings}
 
 
 def test_real_visits() -> None:
@@ -133,18 +138,9 @@ def test_no_rows_at_all() -> None:
     assert {"one_class", "few_rows"} <= set(found([], SCALE))
 
 
-def test_long_rows_are_named_once_their_tokens_are_known() -> None:
-    rows = visits()
-    counts = {row.id: 100 for row in rows} | {rows[7].id: 101}
-    assert found(rows, token_counts=counts, max_tokens=100)["long_rows"].row_ids == (rows[7].id,)
-    assert "long_rows" not in found(rows, token_counts=counts, max_tokens=101)
-    assert "long_rows" not in found(rows, token_counts=counts)
-
-
 def test_the_report_is_json_and_lines_without_text() -> None:
     rows = [*visits(), *(replace(row, id=f"{row.id}b") for row in visits())]
-    report = audit(rows, ACUITY, near_duplicate=0.9)
-    assert isinstance(report, AuditReport)
+    report = audited(rows)
     content = json.loads(json.dumps(report.to_dict()))
     assert content["rows"] == 128
     assert content["by_label"] == dict(zip(ACUITY.labels, (16, 24, 36, 32, 20), strict=True))

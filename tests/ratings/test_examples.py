@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from expertune.errors import DatasetError
-from expertune.ratings.examples import make_examples, select_part, system_prompt, training_lines
+from expertune.ratings.examples import make_examples, system_prompt, training_lines
 from expertune.ratings.format import format_raw
+from expertune.ratings.near_duplicates import find_duplicates
 from expertune.ratings.read import from_frame, read_ratings
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale, parse_answer
 from expertune.ratings.schema import Example, Split
@@ -23,18 +25,21 @@ ACUITY = load_scale(DATA / "ktas_acuity.json", None)
 @pytest.fixture(scope="module")
 def parts() -> Split:
     rows = read_ratings(DATA / "ktas_acuity_subset.csv", ACUITY)
-    return split(rows, dev_share=0.1, test_share=0.2, seed=42, near_duplicate=0.9)
+    return split(rows, find_duplicates(rows, 0.9), dev_share=0.1, test_share=0.2, seed=42)
 
 
 @pytest.fixture(scope="module")
-def examples(parts: Split) -> list[Example]:
+def examples(parts: Split) -> dict[str, tuple[Example, ...]]:
     return make_examples(parts, ACUITY, "emergency triage acuity")
 
 
 @pytest.fixture(scope="module")
-def training_file(examples: list[Example], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def training_file(examples: dict[str, tuple[Example, ...]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("training") / "training_data.jsonl"
-    path.write_text("".join(f"{line}\n" for line in training_lines(examples)), encoding="utf-8")
+    path.write_text(
+        "".join(f"{line}\n" for line in training_lines(chain(*examples.values()))),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -46,11 +51,11 @@ def test_the_system_prompt_is_short_and_names_all_labels() -> None:
     assert system_prompt(SCALE, "  ").startswith("Rate the record. Answer")
 
 
-def test_examples_hold_every_row_in_its_part(parts: Split, examples: list[Example]) -> None:
+def test_examples_hold_every_row_in_its_part(parts: Split, examples: dict[str, tuple[Example, ...]]) -> None:
     for part, ratings in parts.parts().items():
-        assert [example.id for example in select_part(examples, part)] == [rating.id for rating in ratings]
+        assert [example.id for example in examples[part]] == [rating.id for rating in ratings]
     by_id = {rating.id: rating for ratings in parts.parts().values() for rating in ratings}
-    for example in examples:
+    for example in chain(*examples.values()):
         rating = by_id[example.id]
         assert [message["role"] for message in example.messages] == ["system", "user"]
         assert example.messages[1]["content"] == rating.prompt

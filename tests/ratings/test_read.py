@@ -29,7 +29,7 @@ BAD = {  # name, content, what the error must say
     ),
     "no rating column": ("a.csv", b"Prompt,Rated\nx,1\n", 'no column "Standardized_Rating"; it has: Prompt, Rated'),
     "no header": ("a.csv", b"1,a secret text that an expert rated long ago,0\n2,y,1\n", "a text of 43 characters"),
-    "column twice": ("a.csv", b"Prompt,Prompt,Standardized_Rating\nx,y,1\n", "twice"),
+    "column twice": ("a.csv", b"Prompt,Prompt,Standardized_Rating\nx,y,1\n", 'duplicate column "Prompt"'),
     "outside the mapping": (
         "a.csv",
         HEADER + b"1,x,1\n2,y,7\n",
@@ -44,17 +44,17 @@ BAD = {  # name, content, what the error must say
     "too few cells": ("a.csv", HEADER + b"1,x,1\n2,y\n", "row 3: 2 cells where the header has 3"),
     "too many cells": ("a.csv", HEADER + b"1,x, and y,1\n", "row 2: 4 cells where the header has 3"),
     "open quotation": ("a.csv", HEADER + b'1,"x,1\n2,y,1\n', "row 2"),
-    "NUL byte": ("a.csv", HEADER + b"1,x\0,1\n", "line 2: a NUL byte"),
+    "NUL byte": ("a.csv", HEADER + b"1,x\0,1\n", "line 2: NUL byte"),
     "binary": ("a.csv", bytes(range(256)), "NUL"),
     "unknown suffix": ("a.xlsx", b"PK", ".xlsx is not supported"),
     "no suffix": ("a", b"x", "a file without suffix is not supported"),
     "broken line": (
         "a.jsonl",
         b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Prompt": \n',
-        "row 2: no valid JSON at column",
+        "row 2: invalid JSON at column",
     ),
     "no object": ("a.jsonl", b"[1]\n", "row 1: list, not an object"),
-    "deep": ("a.jsonl", b"[" * 99999, "row 1: no valid JSON"),
+    "deep": ("a.jsonl", b"[" * 99999, "row 1: invalid JSON"),
     "key missing in a line": (
         "a.jsonl",
         b'{"Prompt": "x", "Standardized_Rating": 1}\n{"Standardized_Rating": 1}\n',
@@ -64,16 +64,16 @@ BAD = {  # name, content, what the error must say
     "list for a prompt": (
         "a.jsonl",
         b'{"Prompt": ["x"], "Standardized_Rating": 1}\n',
-        'row 1, column "Prompt": is no text',
+        'row 1, column "Prompt": is not a string',
     ),
     "NUL in JSON": (
         "a.jsonl",
         b'{"Prompt": "x\\u0000", "Standardized_Rating": 1}\n',
-        'row 1, column "Prompt": holds a NUL',
+        'row 1, column "Prompt": contains a NUL',
     ),
     "half a character": ("a.jsonl", b'{"Prompt": "x\\ud800", "Standardized_Rating": 1}\n', "broken character"),
     "true for a rating": ("a.jsonl", b'{"Prompt": "x", "Standardized_Rating": true}\n', "True is not one of"),
-    "no Parquet": ("a.parquet", b"PAR1 but no", "no readable Parquet file"),
+    "no Parquet": ("a.parquet", b"PAR1 but no", "invalid Parquet file"),
 }
 
 
@@ -221,7 +221,7 @@ def test_frames_with_holes() -> None:
         (pd.DataFrame({"Prompt": []}), "no rows"),
         (pd.DataFrame({"Prompt": [None], "Standardized_Rating": [1]}), 'DataFrame row 2, column "Prompt": is blank'),
         (pd.DataFrame({"Prompt": ["x"], "Standardized_Rating": [float("nan")]}), "no rating"),
-        (pd.DataFrame([["x", "y", 1]], columns=["Prompt", "Prompt", "Standardized_Rating"]), "twice"),
+        (pd.DataFrame([["x", "y", 1]], columns=["Prompt", "Prompt", "Standardized_Rating"]), "duplicate column"),
     ],
 )
 def test_bad_frames(frame: pd.DataFrame, says: str) -> None:

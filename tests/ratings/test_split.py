@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertune.errors import DatasetError
+from expertune.ratings.near_duplicates import find_duplicates
 from expertune.ratings.read import read_ratings
 from expertune.ratings.scale import load_scale
-from expertune.ratings.schema import Rating
+from expertune.ratings.schema import Rating, Split
 from expertune.ratings.split import group_ratings, split
 
 DATA = Path(__file__).parent.parent / "data" / "ratings"
@@ -30,9 +31,17 @@ def rating(id: object, prompt: str = "", value: int = 0, group: str | None = Non
     return Rating(str(id), 2, prompt or f"text number {id}", value, str(value), group=group)
 
 
-def clusters(ratings: list[Rating], near_duplicate: float = 0.9) -> list[set[str]]:
+def groups_of(ratings: list[Rating]) -> dict[str, str]:
+    return group_ratings(ratings, find_duplicates(ratings, 0.9))
+
+
+def split_in_parts(ratings: list[Rating], seed: int) -> Split:
+    return split(ratings, find_duplicates(ratings, 0.9), **SHARES, seed=seed)
+
+
+def clusters(ratings: list[Rating]) -> list[set[str]]:
     """The groups of more than one row."""
-    groups = group_ratings(ratings, near_duplicate)
+    groups = groups_of(ratings)
     sizes = Counter(groups.values())
     return [{id for id, group in groups.items() if group == name} for name in sorted(sizes) if sizes[name] > 1]
 
@@ -103,12 +112,12 @@ def test_patients_and_repeated_row_ids_are_groups_and_groups_join() -> None:
         *(replace(rating(id, text), extra={"Row_ID": "9"}) for id, text in ((6, "a b c"), (7, "d e f"))),
     ]
     assert clusters(rows) == [{"1", "2", "3"}, {"6", "7"}]
-    assert group_ratings(rows, 0.9)["3"] == "1"
+    assert groups_of(rows)["3"] == "1"
 
 
 def test_real_visits_are_shared_out_by_class() -> None:
     rows = visits()
-    parts = split(rows, **SHARES, seed=42, near_duplicate=0.9).parts()
+    parts = split_in_parts(rows, seed=42).parts()
     totals = Counter(r.value for r in rows)
     for part, share in {"train": 0.7, "dev": 0.1, "test": 0.2}.items():
         counts = Counter(r.value for r in parts[part])
@@ -117,7 +126,7 @@ def test_real_visits_are_shared_out_by_class() -> None:
 
 def test_another_seed_is_another_split() -> None:
     rows = visits()
-    first, second = (split(rows, **SHARES, seed=seed, near_duplicate=0.9) for seed in (1, 2))
+    first, second = (split_in_parts(rows, seed=seed) for seed in (1, 2))
     assert first.test != second.test
 
 
@@ -139,7 +148,7 @@ def many_ratings(draw: st.DrawFn) -> list[Rating]:
 @settings(max_examples=60, deadline=None)
 @given(many_ratings(), st.integers(0, 1000), st.randoms(use_true_random=False))
 def test_what_holds_for_every_split(rows: list[Rating], seed: int, chance: random.Random) -> None:
-    done = split(rows, **SHARES, seed=seed, near_duplicate=0.9)
+    done = split_in_parts(rows, seed=seed)
     parts = done.parts()
     assert sorted(r.id for part in parts.values() for r in part) == sorted(r.id for r in rows)
     assert set(done.groups) == {r.id for r in rows}
@@ -155,19 +164,19 @@ def test_what_holds_for_every_split(rows: list[Rating], seed: int, chance: rando
             assert all(any(r.value == value for r in part) for part in parts.values())
     shuffled = list(rows)
     chance.shuffle(shuffled)
-    assert split(shuffled, **SHARES, seed=seed, near_duplicate=0.9) == done
+    assert split_in_parts(shuffled, seed=seed) == done
 
 
 def test_every_row_of_pure_groups_lands_within_one_of_its_share() -> None:
     rows = [rating(i, " ".join(prose(i, 8)), value) for i, value in enumerate([0] * 70 + [1] * 21 + [2] * 9)]
-    parts = split(rows, **SHARES, seed=3, near_duplicate=0.9).parts()
+    parts = split_in_parts(rows, seed=3).parts()
     for part, share in zip(parts.values(), (0.7, 0.1, 0.2), strict=True):
         counts = Counter(r.value for r in part)
         assert all(abs(counts[value] - share * total) <= 1 for value, total in ((0, 70), (1, 21), (2, 9)))
 
 
 def test_three_rows_are_the_least() -> None:
-    parts = split([rating(1), rating(2), rating(3, value=1)], **SHARES, seed=0, near_duplicate=0.9).parts()
+    parts = split_in_parts([rating(1), rating(2), rating(3, value=1)], seed=0).parts()
     assert [len(part) for part in parts.values()] == [1, 1, 1]
 
 
@@ -184,9 +193,9 @@ def fano_rows() -> list[Rating]:
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([], "nothing to tell apart"),
+        ([], "at least two classes"),
         ([rating(i) for i in range(9)], "all 9 rows are rated 0"),
-        ([rating(1), rating(1, value=1), rating(2)], "row id 1 is there more than once"),
+        ([rating(1), rating(1, value=1), rating(2)], "duplicate row id 1"),
         ([rating(i, group="P", value=i % 2) for i in range(9)], "only 1 separate groups"),
         ([rating(i, group="P" if i < 95 else None, value=i % 2) for i in range(100)], "95 of 100 rows are one group"),
         (fano_rows(), "share too few groups"),
@@ -194,5 +203,5 @@ def fano_rows() -> list[Rating]:
 )
 def test_what_cannot_be_split_says_what_to_do(rows: list[Rating], says: str) -> None:
     with pytest.raises(DatasetError, match=says) as caught:
-        split(rows, **SHARES, seed=0, near_duplicate=0.9)
+        split_in_parts(rows, seed=0)
     assert "\n" not in str(caught.value)

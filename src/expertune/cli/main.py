@@ -206,12 +206,14 @@ def report(
 def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
     """Audit a rating file: what is wrong with it, before a minute of training is spent on it."""
     from ..ratings.audit import audit
+    from ..ratings.near_duplicates import find_duplicates
     from ..ratings.read import read_ratings
     from ..ratings.scale import load_scale
 
     notes: list[str] = []
     scale = load_scale(rating_mapping, input)
-    found = audit(read_ratings(input, scale, notes=notes), scale, near_duplicate=Config().near_duplicate_threshold)
+    ratings = read_ratings(input, scale, notes=notes)
+    found = audit(ratings, scale, find_duplicates(ratings, Config().near_duplicate_threshold))
     for line in [*notes, *found.lines()]:
         typer.echo(line)
     if any(finding.severity == "error" for finding in found.findings):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..predict.score import Rated
+from ..ratings.cells import is_blank_text
 from ..ratings.columns import columns_of, folded
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
@@ -25,7 +26,6 @@ MOST_VALUES, LONGEST_VALUE = 12, 40  # a column with more, or longer ones, holds
 USUAL = ("Age", "Sex")
 NOT_GIVEN = "not given"
 BANDS = ((1, "under 1"), (5, "1–4"), (18, "5–17"), (45, "18–44"), (65, "45–64"), (131, "65 and over"))  # years below
-_BLANK = ("", "nan", "none", "null", "na", "n/a", "<na>")
 _AGE = re.compile(
     r"[<>≥~]?\s*(?P<number>\d{1,3}(?:[.,]\d+)?)\s*\+?\s*-?\s*"
     r"(?:(?P<year>y|yrs?|years?|yo|y/o|a)|(?P<month>m|mos?|months?)|(?P<week>w|wks?|weeks?)|(?P<day>d|days?))?"
@@ -160,7 +160,7 @@ def _are_ages(column: str, cells: Sequence[str]) -> bool:
     """A column of ages, and not of bands: a word of its name begins with "age", and most cells read as ages."""
     if not re.search(r"(?<![a-z])age", column.casefold()):
         return False
-    filled = [cell for cell in cells if not _is_blank(cell)]
+    filled = [cell for cell in cells if not is_blank_text(cell)]
     return sum(age_band(cell) is not None for cell in filled) * 2 > len(filled)
 
 
@@ -180,9 +180,5 @@ def _values(cells: Sequence[str]) -> list[str]:
     spelt: dict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
         spelt[" ".join(cell.casefold().split())][" ".join(cell.split())] += 1
-    name = {key: NOT_GIVEN if _is_blank(key) else count.most_common(1)[0][0] for key, count in spelt.items()}
+    name = {key: NOT_GIVEN if is_blank_text(key) else count.most_common(1)[0][0] for key, count in spelt.items()}
     return [name[" ".join(cell.casefold().split())] for cell in cells]
-
-
-def _is_blank(cell: str) -> bool:
-    return cell.strip().casefold() in _BLANK

@@ -8,23 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..ratings.cells import as_text, filled, is_blank
+from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE
 from ..ratings.normalize import words
-from ..ratings.read import (
-    PATIENT,
-    PROMPT,
-    RATIONALE,
-    ROW_ID,
-    VALUE,
-    Table,
-    as_text,
-    check_text,
-    filled,
-    is_blank,
-    rating_values,
-    read_ratings,
-    read_table,
-)
-from ..ratings.records import RecordFile, open_records
+from ..ratings.read import RecordFile, Table, check_text, open_records, rating_values, read_ratings, read_table
 from ..ratings.scale import RatingScale
 from .journal import Journal, record_hash
 from .review import NOTE, REVIEWED

@@ -18,8 +18,8 @@ from typing import Any
 
 from ..errors import DatasetError, UsageError
 from ..files import write_text
-from ..ratings.read import as_text, is_blank
-from ..ratings.records import RecordFile, open_records
+from ..ratings.cells import as_text, is_blank
+from ..ratings.read import RecordFile, open_records
 from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .runner import BATCH
 from .writer import LINE_END

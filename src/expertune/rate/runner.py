@@ -20,7 +20,7 @@ from typing import Protocol
 from ..engine.base import Engine
 from ..errors import EngineError, Interrupted, UsageError
 from ..predict.score import label_probabilities
-from ..ratings.records import RawRecord, RecordFile, open_records
+from ..ratings.read import RawRecord, RecordFile, open_records
 from .artifact import Artifact, Messages
 from .columns import REASONS, Wanted, cells, likeliest, rationale_prompt
 from .ensemble import Panel

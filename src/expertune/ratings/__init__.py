@@ -1,1 +1,1 @@
-"""Expert ratings: read, audited, split, turned into chat examples. Never imports torch."""
+"""Read, audit and split expert ratings, and turn them into chat examples. Never imports torch."""

@@ -1,4 +1,4 @@
-"""What is wrong with the data, before a minute of training is spent on it."""
+"""Audit the rated rows before training: classes, duplicates, leaks and missing rationales."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .near_duplicates import near_pairs, same_texts
+from .near_duplicates import Duplicates
 from .normalize import specific_lines, words
 from .scale import RatingScale
 from .schema import Rating
 
-FEW_ROWS = 50
+FEW_ROWS = 50  # usable rows below which a tuned model would be a guess
 FEW_OF_A_CLASS = 10
 _SHOWN_IDS = 20
-_QUOTED_WORDS = 5  # a shorter rationale ("cough and fever") is likely to stand in any record
+_QUOTED_WORDS = 5  # a shorter rationale ("cough and fever") is likely to occur in any record
 _STATED = re.compile(
     r"""(?:^|[.;|{,])[\W_]*
     (?:(?:standardi[sz]ed|expert|human|gold|true|final|correct|assigned)[\s_]*)*
@@ -30,7 +30,7 @@ Severity = Literal["error", "warning", "info"]
 
 @dataclass(frozen=True)
 class Finding:
-    """`count` rows (or classes) have the fault; `row_ids` are the first 20. `message` says what to do."""
+    """A fault of `count` rows (or classes); `row_ids` are the first 20 of them. `message` says what to do."""
 
     kind: str
     severity: Severity
@@ -41,19 +41,19 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """`rows` audited rows, `by_label` how many of each label (0 too), `findings` errors first."""
+    """`rows`: number of audited rows. `by_label`: rows of each label, 0 included. `findings`: errors first."""
 
     findings: tuple[Finding, ...]
     rows: int
     by_label: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Convert to plain JSON values."""
         findings = [{**asdict(finding), "row_ids": list(finding.row_ids)} for finding in self.findings]
         return {"rows": self.rows, "by_label": dict(self.by_label), "findings": findings}
 
     def lines(self) -> list[str]:
-        """For the terminal and the log: ids and counts, never a row's text."""
+        """Return the lines for the terminal and the log: ids and counts, never the text of a row."""
         labels = ", ".join(f"{label} {count}" for label, count in self.by_label.items())
         lines = [f"{self.rows} rows: {labels}"]
         for finding in self.findings:
@@ -63,25 +63,17 @@ class AuditReport:
         return lines
 
 
-def audit(
-    ratings: Sequence[Rating],
-    scale: RatingScale,
-    *,
-    near_duplicate: float,
-    token_counts: Mapping[str, int] | None = None,
-    max_tokens: int | None = None,
-) -> AuditReport:
-    """All findings about the rows; `token_counts` (id → tokens) and `max_tokens` are given once a model is known.
+def audit(ratings: Sequence[Rating], scale: RatingScale, duplicates: Duplicates) -> AuditReport:
+    """Collect all findings about the rows; `duplicates` are those of the same ratings.
 
-    Lines that most rows hold (task, rating schema) are no leak, and do not make two rows alike.
+    Lines that most rows contain (task, rating schema) are not a leak.
     """
     by_value = Counter(rating.value for rating in ratings)
     findings = [
         *_class_findings(by_value, scale),
-        *_duplicates(ratings, near_duplicate),
+        *_duplicates(ratings, duplicates),
         *_leaks(ratings, scale),
         *_missing_rationales(ratings),
-        *_long_rows(ratings, token_counts or {}, max_tokens),
     ]
     findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
     by_label = {label: by_value[value] for label, value in zip(scale.labels, scale.values, strict=True)}
@@ -89,7 +81,7 @@ def audit(
 
 
 def _finding(kind: str, severity: Severity, ratings: Iterable[Rating], message: str) -> Iterator[Finding]:
-    """A finding about these rows; nothing where there are none. {n} in the message is their number."""
+    """Yield a finding about these rows, or nothing if there are none. {n} in the message is their number."""
     ids = tuple(rating.id for rating in ratings)
     if ids:
         yield Finding(kind, severity, len(ids), ids[:_SHOWN_IDS], message.format(n=len(ids)))
@@ -103,7 +95,7 @@ def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Find
             "error",
             len(by_value),
             (),
-            "all rows have the same rating; rate rows of another class too: there is nothing to tell apart",
+            "all rows have the same rating; at least two classes are needed: rate rows of another class too",
         )
     if rows < FEW_ROWS:
         yield Finding(
@@ -128,11 +120,9 @@ def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Find
         yield Finding("unused_rating", "info", len(unused), (), f"no row is rated {', '.join(unused)}")
 
 
-def _duplicates(ratings: Sequence[Rating], near_duplicate: float) -> Iterator[Finding]:
-    prompts = [rating.prompt for rating in ratings]
-    same = same_texts(prompts)
-    disputed = [group for group in same if len({ratings[i].value for i in group}) > 1]
-    near = sorted({i for pair in near_pairs(prompts, near_duplicate) for i in pair})
+def _duplicates(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:
+    disputed = [group for group in duplicates.same if len({ratings[i].value for i in group}) > 1]
+    near = sorted({i for pair in duplicates.near for i in pair})
     yield from _finding(
         "conflicting_ratings",
         "warning",
@@ -142,7 +132,7 @@ def _duplicates(ratings: Sequence[Rating], near_duplicate: float) -> Iterator[Fi
     yield from _finding(
         "exact_duplicates",
         "warning",
-        (ratings[i] for group in same for i in group),
+        (ratings[i] for group in duplicates.same for i in group),
         "{n} rows have the same text as another row; they are kept in one part of the split",
     )
     yield from _finding(
@@ -156,7 +146,7 @@ def _duplicates(ratings: Sequence[Rating], near_duplicate: float) -> Iterator[Fi
 def _leaks(ratings: Sequence[Rating], scale: RatingScale) -> Iterator[Finding]:
     lines = [[line.strip() for line in rating.prompt.splitlines() if line.strip()] for rating in ratings]
     shared = _lines_of_other_classes(ratings, lines)
-    told = [
+    stating = [
         rating
         for rating, own in zip(ratings, lines, strict=True)
         if any(rating.value in _stated(line, scale) and (line, rating.value) not in shared for line in own)
@@ -164,7 +154,7 @@ def _leaks(ratings: Sequence[Rating], scale: RatingScale) -> Iterator[Finding]:
     yield from _finding(
         "rating_in_prompt",
         "error",
-        told,
+        stating,
         "{n} prompts state their own rating; remove it, or the model learns to copy it",
     )
     specific = specific_lines([rating.prompt for rating in ratings])
@@ -173,30 +163,30 @@ def _leaks(ratings: Sequence[Rating], scale: RatingScale) -> Iterator[Finding]:
         "rationale_in_prompt",
         "warning",
         quoted,
-        "{n} prompts hold their own rationale; remove it unless it is known when a new row is rated",
+        "{n} prompts contain their own rationale; remove it unless it is known when a new row is rated",
     )
 
 
 def _lines_of_other_classes(ratings: Sequence[Rating], lines: Sequence[Sequence[str]]) -> set[tuple[str, int]]:
-    """(line, value) where the line also stands in most rows of other values: task and schema, not a leak.
+    """Find the (line, value) whose line is also in most rows of other values: task and schema, not a leak.
 
-    A leaked "Rating: 1" may stand in most rows, but hardly in those rated otherwise.
+    A leaked "Rating: 1" may be in most rows, but hardly in those with another rating.
     """
     rows = Counter(rating.value for rating in ratings)
-    held: dict[str, Counter[int]] = defaultdict(Counter)
+    counts_of: dict[str, Counter[int]] = defaultdict(Counter)
     for rating, own in zip(ratings, lines, strict=True):
         for line in set(own):
-            held[line][rating.value] += 1
+            counts_of[line][rating.value] += 1
     return {
         (line, value)
-        for line, counts in held.items()
+        for line, counts in counts_of.items()
         for value in rows
         if counts.total() - counts[value] > (rows.total() - rows[value]) / 2
     }
 
 
 def _stated(line: str, scale: RatingScale) -> set[int]:
-    """The ratings that a line states, as "Rating: 1", "Rated as Match" or "label = Match, because …"."""
+    """Return the ratings that a line states, as "Rating: 1", "Rated as Match" or "label = Match, because …"."""
     found: set[int] = set()
     for match in _STATED.finditer(line):
         rest = match["rating"]
@@ -218,16 +208,5 @@ def _missing_rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
         "missing_rationales",
         "info",
         (rating for rating in ratings if not rating.rationale),
-        "{n} rows have no rationale; only their rating is learnt",
+        "{n} rows have no rationale; only their rating is learned",
     )
-
-
-def _long_rows(ratings: Sequence[Rating], token_counts: Mapping[str, int], max_tokens: int | None) -> Iterator[Finding]:
-    if max_tokens is not None:
-        yield from _finding(
-            "long_rows",
-            "error",
-            (r for r in ratings if token_counts.get(r.id, 0) > max_tokens),
-            f"{{n}} rows are longer than {max_tokens} tokens; shorten them, raise max_tokens, or drop "
-            "them (long_records: drop)",
-        )

@@ -1,4 +1,4 @@
-"""Ratings in, everything that the later stages share out: audited, split, as chat examples."""
+"""Load a rating file or DataFrame: read, audit, split, and convert to chat examples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,31 @@ from typing import Any
 
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
-from .audit import AuditReport, audit
+from .audit import FEW_ROWS, AuditReport, audit
 from .columns import check_columns
-from .examples import make_examples, select_part, system_prompt
+from .examples import make_examples, system_prompt
+from .near_duplicates import find_duplicates
 from .read import from_frame, read_ratings
 from .scale import RatingScale, load_scale
 from .schema import Example, Rating, Split
 from .split import split
 
-SMALL = 50  # usable rows below which a tuned model would be a guess
-
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set, ready for both ways. `examples` holds the parts by name; `input_sha256` is of the rows as read."""
+    """One data set, ready for tuning and for the model set.
+
+    ratings: all usable rows, in the order of the input
+    scale: labels and values of the ratings
+    topics: what the records are rated for, as the user gave it
+    system: the system prompt of all examples
+    audit: findings about the rows
+    split: the rows of train, dev and test, and their groups
+    examples: the rows as chat examples, by the name of their part ("train", "dev", "test")
+    input_sha256: hex digest of the rows as read, the same for a file and a DataFrame of the same rows
+    source: path of the input, for messages
+    notes: messages of the reader for the user
+    """
 
     ratings: tuple[Rating, ...]
     scale: RatingScale
@@ -42,7 +53,7 @@ class Dataset:
         return {name: len(rows) for name, rows in self.split.parts().items()}
 
     def without(self, ids: frozenset[str]) -> Dataset:
-        """The same split with some rows left out (those that are too long for the model)."""
+        """Return the same split without some rows (those that are too long for the model)."""
 
         def kept(rows: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(row for row in rows if row.id not in ids)
@@ -53,9 +64,9 @@ class Dataset:
 
 
 def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) -> Dataset:
-    """`data` is a path or a DataFrame. Warns DatasetTooSmallWarning below 50 rows.
+    """Load the ratings of `data`, a path or a DataFrame. Warns DatasetTooSmallWarning below FEW_ROWS rows.
 
-    Raises DatasetError, and UsageError for a column of `config.subgroups` that is not there: before the work.
+    Raises DatasetError, and UsageError for a missing column of `config.subgroups`, before the long work begins.
     """
     notes: list[str] = []
     if isinstance(data, (str, Path)):
@@ -67,37 +78,30 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         scale = load_scale(rating_mapping, None)
         ratings = from_frame(data, scale, source, notes=notes)
     check_columns(ratings, config.subgroups)
-    if len(ratings) < SMALL:
+    if len(ratings) < FEW_ROWS:
         warnings.warn(
-            f"{source}: {len(ratings)} usable rows; below {SMALL} a tuned model would be a guess",
+            f"{source}: {len(ratings)} usable rows; below {FEW_ROWS} a tuned model would be a guess",
             DatasetTooSmallWarning,
             stacklevel=2,
         )
-    found = audit(ratings, scale, near_duplicate=config.near_duplicate_threshold)
-    parts = split(
-        ratings,
-        dev_share=config.dev_share,
-        test_share=config.test_share,
-        seed=config.seed,
-        near_duplicate=config.near_duplicate_threshold,
-    )
-    examples = make_examples(parts, scale, topics)
+    duplicates = find_duplicates(ratings, config.near_duplicate_threshold)
+    parts = split(ratings, duplicates, dev_share=config.dev_share, test_share=config.test_share, seed=config.seed)
     return Dataset(
-        tuple(ratings),
-        scale,
-        topics,
-        system_prompt(scale, topics),
-        found,
-        parts,
-        {part: tuple(select_part(examples, part)) for part in parts.parts()},
-        _digest(ratings),
-        source,
-        tuple(notes),
+        ratings=tuple(ratings),
+        scale=scale,
+        topics=topics,
+        system=system_prompt(scale, topics),
+        audit=audit(ratings, scale, duplicates),
+        split=parts,
+        examples=make_examples(parts, scale, topics),
+        input_sha256=_digest(ratings),
+        source=source,
+        notes=tuple(notes),
     )
 
 
 def _digest(ratings: list[Rating]) -> str:
-    """Of what was read, so that a CSV and a DataFrame of the same rows have the same one."""
+    """Hash what was read, so that a CSV and a DataFrame of the same rows have the same digest."""
     digest = hashlib.sha256()
     for rating in ratings:
         digest.update(repr((rating.id, rating.prompt, rating.value, rating.rationale, rating.group)).encode())

@@ -1,9 +1,9 @@
-"""Rating → chat messages and the answer that the model should give."""
+"""Convert ratings to chat messages and the answer that the model should give."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .scale import RatingScale, answer_text
@@ -11,7 +11,7 @@ from .schema import Example, Rating, Split
 
 
 def system_prompt(scale: RatingScale, topics: str) -> str:
-    """The short task for every row: the topics and the form of the answer, with all labels."""
+    """Return the short task for every row: the topics and the form of the answer, with all labels."""
     labels = " or ".join(json.dumps(label, ensure_ascii=False) for label in scale.labels)
     topics = " ".join(topics.split())
     task = f"Rate the record for: {topics}." if topics else "Rate the record."
@@ -19,13 +19,16 @@ def system_prompt(scale: RatingScale, topics: str) -> str:
 
 
 def chat_messages(prompt: str, scale: RatingScale, topics: str) -> tuple[dict[str, str], ...]:
-    """What the model sees of a row, in training and in use; the constant part first, so that its prefix is cached."""
+    """Return the messages of a row, in training and in use; the constant part is first, so its prefix is cached."""
     return {"role": "system", "content": system_prompt(scale, topics)}, {"role": "user", "content": prompt}
 
 
-def make_examples(split: Split, scale: RatingScale, topics: str) -> list[Example]:
-    """All rows of the split, train first, each with the name of its part."""
-    return [_example(rating, part, scale, topics) for part, ratings in split.parts().items() for rating in ratings]
+def make_examples(split: Split, scale: RatingScale, topics: str) -> dict[str, tuple[Example, ...]]:
+    """Return the examples of each part of the split, by the name of the part."""
+    return {
+        part: tuple(_example(rating, part, scale, topics) for rating in ratings)
+        for part, ratings in split.parts().items()
+    }
 
 
 def _example(rating: Rating, part: str, scale: RatingScale, topics: str) -> Example:
@@ -39,12 +42,8 @@ def _example(rating: Rating, part: str, scale: RatingScale, topics: str) -> Exam
     )
 
 
-def select_part(examples: Sequence[Example], part: str) -> list[Example]:
-    return [example for example in examples if example.split == part]
-
-
 def chat_record(example: Example) -> dict[str, Any]:
-    """An example with its answer, in the chat form that other trainers read."""
+    """Return an example with its answer, in the chat format that other trainers read."""
     return {
         "id": example.id,
         "split": example.split,
@@ -55,7 +54,7 @@ def chat_record(example: Example) -> dict[str, Any]:
 
 
 def training_lines(examples: Iterable[Example]) -> Iterator[str]:
-    """The lines of training_data.jsonl, for the training rows only: whoever trains on the file sees no other row."""
+    """Yield the lines of training_data.jsonl, for training rows only: a model trained on the file sees no other row."""
     for example in examples:
         if example.split == "train":
             yield json.dumps(chat_record(example), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A raw export of rated visits → the formatted dataset: one readable prompt and one standardized rating a row."""
+"""Convert a raw export of rated visits to the formatted dataset: one prompt and one standardized rating a row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from .read import PATIENT, RATIONALE, ROW_ID, VALUE, Table, check_text, filled, rating_values, read_table
+from .cells import filled
+from .columns import PATIENT, RATIONALE, ROW_ID, VALUE
+from .read import Table, check_text, rating_values, read_table
 from .scale import RatingScale
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 RAW_VALUE = ("Standardized_Rating", "Expert Rating", "Rating")
 RAW_RATIONALE = (*RATIONALE, "Expert Rationale", "Rationale")
-# What a prompt is made of, in its order. Only known columns: any other could hold the rating itself.
+# The fields of a prompt, in their order. Only known columns: any other could contain the rating itself.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "Chief complaint": ("ChiefComplaintOrig", "Chief Complaint", "ChiefComplaint", "ChiefComplaintParsed"),
     "Discharge diagnosis": ("Discharge Diagnosis", "DischargeDiagnosis", "Diagnosis_Combo"),
@@ -28,9 +30,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 def format_raw(path: Path, scale: RatingScale, topics: str) -> pandas.DataFrame:
-    """The rows of a raw file with the columns of formatted_dataset.csv first and its other columns kept after them.
+    """Return the rows of a raw file: the columns of formatted_dataset.csv first, the other columns after them.
 
-    Raises DatasetError as the reader does, and where no column is known that a prompt could be made of.
+    Raises DatasetError as the reader does, and if the file has no column of FIELDS.
     """
     import pandas
 
@@ -65,7 +67,7 @@ def _check_records(table: Table, fields: Mapping[str, str]) -> None:
 
 
 def _prompt(record: Mapping[str, Any], fields: Mapping[str, str], scale: RatingScale, topics: str) -> str:
-    """Task and schema first: they are the same for all rows, so the server reads them once (prefix cache)."""
+    """Build a prompt, task and schema first: they are the same for all rows, so the server caches them as prefix."""
     known = [f"{name}: {text}" for name, column in fields.items() if (text := filled(record, column))]
     schema = [f"{value} = {label}" for label, value in zip(scale.labels, scale.values, strict=True)]
     return "\n".join([f"Task: Rate this record for: {topics}.", "", "Rating schema:", *schema, "", "Record:", *known])

@@ -1,15 +1,15 @@
-"""Which prompts are the same text, and which are nearly the same.
+"""Find prompts that are the same text, and prompts that are nearly the same.
 
-Rows of one template look alike although they are different patients, so a plain string distance is no use: of the
-950 visits of a real triage set (Moon et al. 2019, tests/data/ratings) 720 pairs are 90 % alike in their own lines,
-and four are true repeats.
-What tells patients apart is their numbers (age, vitals). Hence three ways to be near-duplicates:
+Records of one template are similar although they are different patients, so a plain string distance is not enough: of
+the 950 visits of a real triage set (Moon et al. 2019, tests/data/ratings) 720 pairs are 90 % similar in their own
+lines, and four are true repeats.
+What distinguishes patients is their numbers (age, vital signs). Hence three kinds of near-duplicates:
 
 * visit: five or more numbers, the same in the same order, and words that differ at most twice as much as asked
-* short: the same words in any order, but for one misspelt word
-* long:  twenty words or more that are as alike as asked, with the same share of numbers in common
+* short: the same words in any order, except for one misspelt word
+* long:  twenty words or more that are as similar as asked, with the same share of numbers in common
 
-Only a row's own lines are compared, and words that most rows have do not count as words of a row.
+Only the lines specific to a prompt are compared, and words that most prompts contain do not count.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 from .normalize import specific_lines, words
+from .schema import Rating, id_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,16 +31,29 @@ if TYPE_CHECKING:
 
 _VISIT_NUMBERS = 5
 _LONG_WORDS = 20
-_TYPO_LETTERS = 5  # "rt" and "lt" are one letter apart and no misspelling
+_TYPO_LETTERS = 5  # "rt" and "lt" are one letter apart and not a misspelling
 _BANDS, _ROWS = 32, 4  # MinHash: finds 87 % of the pairs that share half of their word pairs, all that share 0.7
-_DEPTH = 4  # bands that part a large bucket, before only neighbours are compared
+_DEPTH = 4  # bands that divide a large bucket before only neighbours are compared
 _LARGE, _NEXT = 64, 8
 _PRIME = 2**31 - 1
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Repeated and nearly repeated prompts of a list of ratings, as positions in that list.
+
+    `same`: groups of two or more prompts with the same words in the same order.
+    `near`: pairs (i < j) of prompts that are not the same but nearly. Not every pair of a large cluster is listed, but
+    the pairs connect it. Of a group in `same` only one member is compared.
+    """
+
+    same: tuple[tuple[int, ...], ...]
+    near: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class _Text:
-    """A prompt's own part: its words as one string and as tokens, and those words and numbers that are its own."""
+    """The specific part of a prompt: as one string, as tokens, and its words and numbers that are not common."""
 
     own: str
     tokens: tuple[str, ...]
@@ -47,20 +61,31 @@ class _Text:
     numbers: tuple[str, ...]
 
 
+def find_duplicates(ratings: Sequence[Rating], threshold: float) -> Duplicates:
+    """Compare the prompts of all ratings; near-duplicates are at least `threshold` (0 to 1) similar.
+
+    The result is the same for the same ids and texts in any order.
+    """
+    order = sorted(range(len(ratings)), key=lambda i: id_order(ratings[i].id))
+    prompts = [ratings[i].prompt for i in order]
+    same = same_texts(prompts)
+    near = [(order[i], order[j]) for i, j in _near_pairs(prompts, same, threshold)]
+    return Duplicates(
+        same=tuple(sorted(tuple(sorted(order[i] for i in places)) for places in same)),
+        near=tuple(sorted((min(pair), max(pair)) for pair in near)),
+    )
+
+
 def same_texts(prompts: Sequence[str]) -> list[list[int]]:
-    """Indices of the prompts with the same words in the same order, for each text that is there more than once."""
+    """Group the positions of prompts with the same words in the same order; only groups of two or more."""
     places: dict[str, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         places[" ".join(words(prompt)) or prompt].append(i)
     return [indices for indices in places.values() if len(indices) > 1]
 
 
-def near_pairs(prompts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
-    """Pairs (i < j) of prompts that are not the same but nearly, at least `threshold` (0 to 1) alike.
-
-    Not every pair of a large cluster is listed, but the pairs connect it.
-    """
-    repeats = {i for indices in same_texts(prompts) for i in indices[1:]}
+def _near_pairs(prompts: Sequence[str], same: Sequence[Sequence[int]], threshold: float) -> list[tuple[int, int]]:
+    repeats = {i for indices in same for i in indices[1:]}
     places = [i for i in range(len(prompts)) if i not in repeats]
     texts = _own_texts([prompts[i] for i in places])
     found = {*_same_bags(texts), *_visits(texts, threshold), *_misspelt(texts), *_long(texts, threshold)}
@@ -69,8 +94,8 @@ def near_pairs(prompts: Sequence[str], threshold: float) -> list[tuple[int, int]
 
 def _own_texts(prompts: Sequence[str]) -> list[_Text]:
     tokens = [tuple(word for line in lines for word in words(line)) for lines in specific_lines(prompts)]
-    held = Counter(token for own in tokens for token in set(own))
-    rare = [[token for token in own if held[token] <= len(prompts) / 2] for own in tokens]
+    frequency = Counter(token for own in tokens for token in set(own))
+    rare = [[token for token in own if frequency[token] <= len(prompts) / 2] for own in tokens]
     return [
         _Text(
             " ".join(own), own, tuple(t for t in scarce if not _is_number(t)), tuple(t for t in scarce if _is_number(t))
@@ -106,7 +131,7 @@ def _visits(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int
 
 
 def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
-    """Short texts with one word left out are buckets; inside one, the words that were left out are compared."""
+    """Put short texts into buckets by their words without one; in a bucket, compare the words that were left out."""
     from rapidfuzz.distance import OSA
 
     places: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
@@ -142,7 +167,7 @@ def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]
 
 
 def _share(numbers: Sequence[str], others: Sequence[str]) -> float:
-    """Numbers in common, of all there are in the two; 1 where there are none."""
+    """Share of the numbers of both that they have in common (multiset Jaccard index); 1 if neither has any."""
     if numbers == others:
         return 1.0
     mine, theirs = Counter(numbers), Counter(others)
@@ -150,7 +175,7 @@ def _share(numbers: Sequence[str], others: Sequence[str]) -> float:
 
 
 def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """Buckets of texts that likely share word pairs (Broder 1997; banding as in Leskovec et al., MMDS chapter 3)."""
+    """Yield buckets of texts that probably share word pairs (Broder 1997; bands: Leskovec et al., MMDS chapter 3)."""
     import numpy as np
 
     draw = random.Random(0)  # fixed: the buckets must not depend on a run
@@ -169,7 +194,7 @@ def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]
 def _refined(
     indices: Iterable[int], signatures: Sequence[NDArray[np.uint32]], bands: Sequence[slice]
 ) -> Iterator[list[int]]:
-    """Buckets by the first band; those too large to compare pair by pair are parted by the next bands too."""
+    """Yield buckets by the first band; divide those too large to compare pair by pair by the next bands too."""
     for bucket in _buckets((signatures[i][bands[0]].tobytes(), i) for i in indices):
         if len(bucket) > _LARGE and len(bands) > 1:
             yield from _refined(bucket, signatures, bands[1:])
@@ -178,7 +203,7 @@ def _refined(
 
 
 def _worth_comparing(bucket: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """All pairs of a bucket; of one that stays large (many copies of a text) each with the next few."""
+    """All pairs of a bucket; in one that stays large (many copies of a text) each text with the next few."""
     if len(bucket) <= _LARGE:
         return combinations(bucket, 2)
     return ((i, j) for place, i in enumerate(bucket) for j in bucket[place + 1 : place + 1 + _NEXT])

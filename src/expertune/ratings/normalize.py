@@ -1,4 +1,4 @@
-"""Words and numbers as people write them: folding, whole numbers, and the many ways to write one rating."""
+"""Normalize text: case folding, whole numbers, words, and the many ways to write one rating."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ _WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 
 
 def fold(text: str) -> str:
-    """Case, spaces and punctuation taken out of a text, so that "Not a  match." equals "not a match"."""
+    """Remove differences in case, spaces and punctuation, so that "Not a  match." equals "not a match"."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
     return " ".join(re.findall(r"[^\W_]+", text))
 
 
 def as_whole_number(raw: Any) -> int | None:
-    """1 for 1, 1.0, "1", "1.0" and numpy's numbers; None for anything else, truth values too."""
+    """Convert 1, 1.0, "1", "1.0" and NumPy's numbers to 1; return None for anything else, also for booleans."""
     if isinstance(raw, bool):
         return None
     if isinstance(raw, str):
@@ -90,21 +90,21 @@ def as_whole_number(raw: Any) -> int | None:
 
 
 def words(text: str) -> list[str]:
-    """The words and numbers of a text, folded; "37.1" stays one number."""
+    """Return the words and numbers of a text in lower case; "37.1" stays one number."""
     return re.findall(r"\d+(?:\.\d+)+|[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
 
 
 def specific_lines(prompts: Sequence[str]) -> list[list[str]]:
-    """Each prompt's own lines: without those that more than half of the prompts hold (task, rating schema).
+    """Return the lines of each prompt without those that more than half of the prompts contain (task, rating schema).
 
-    A prompt that is all boilerplate keeps all its lines. Repeated prompts count once.
+    A prompt that has no other lines keeps them all. Repeated prompts count once.
     """
     lines = [[line for line in prompt.splitlines() if words(line)] for prompt in prompts]
     keys = [tuple(" ".join(words(line)) for line in own) for own in lines]
     distinct = set(keys)
-    held = Counter(key for own in distinct for key in set(own))
+    frequency = Counter(key for own in distinct for key in set(own))
     specific = [
-        [line for line, key in zip(own, own_keys, strict=True) if held[key] <= len(distinct) / 2]
+        [line for line, key in zip(own, own_keys, strict=True) if frequency[key] <= len(distinct) / 2]
         for own, own_keys in zip(lines, keys, strict=True)
     ]
     return [own or whole for own, whole in zip(specific, lines, strict=True)]

@@ -1,4 +1,4 @@
-"""The ratings that an expert may give: labels, values, synonyms, and the text of an answer."""
+"""Define the rating scale (labels, values, synonyms) and the text of an answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ METADATA_FILES = ("rating_mapping_metadata.json", "formatting_metadata.json")
 class RatingScale:
     """The labels with their values, in the mapping's order.
 
-    `synonyms` maps folded text to value; `raw` maps the codes of a raw file ("2") to values: only `standardize`
-    looks there, because a raw 0 may mean something else than a standardized 0.
+    `synonyms` maps folded text to value; `raw` maps the codes of a raw file ("2") to values. Only `standardize`
+    uses `raw`, because a raw 0 may mean something else than a standardized 0.
     """
 
     labels: tuple[str, ...]
@@ -32,20 +32,20 @@ class RatingScale:
     raw: Mapping[str, int] = field(default_factory=dict)
 
     def label_of(self, value: int) -> str:
-        """The label of a value. Raises DatasetError for a value outside the mapping."""
+        """Return the label of a value. Raises DatasetError for a value outside the mapping."""
         if value not in self.values:
             raise DatasetError(f"rating {value!r} is not one of {self.describe()}; add it to the mapping")
         return self.labels[self.values.index(value)]
 
     def value_of(self, raw: Any) -> int | None:
-        """The value that `raw` stands for: a number of the mapping, or a whole label or synonym; else None."""
+        """Return the value of a number of the mapping, or of a whole label or synonym; else None."""
         number = as_whole_number(raw)
         if number is not None:
             return number if number in self.values else None
         return self.synonyms.get(fold(raw)) if isinstance(raw, str) else None
 
     def standardize(self, raw: Any) -> int | None:
-        """As value_of, for a raw file: the mapping's own codes come first."""
+        """Return the value of a cell in a raw file: like value_of, but the codes of the mapping come first."""
         number = as_whole_number(raw)
         if number is not None and self.raw:
             return self.raw.get(str(number))
@@ -56,14 +56,14 @@ class RatingScale:
 
 
 def make_scale(mapping: Mapping[Any, Any], *, ordinal: bool | None = None) -> RatingScale:
-    """A scale from label → value or raw code → value; JSON's text keys are fine.
+    """Make a scale from label → value or raw code → value; codes may be strings, as JSON requires.
 
     Ordinal means: three or more values, consecutive, none negative, and no label that abstains ("Unknown").
     `ordinal` overrides the rule; the reason is kept either way.
-    Raises DatasetError for a mapping that is empty, ambiguous or not made of whole numbers.
+    Raises DatasetError for a mapping that is empty, ambiguous or has values that are not whole numbers.
     """
     if not isinstance(mapping, Mapping) or not mapping:
-        raise DatasetError('rating mapping: it is empty or no mapping; give label and value, e.g. {"Match": 1, …}')
+        raise DatasetError('rating mapping: it is empty or not a mapping; give label and value, e.g. {"Match": 1, …}')
     names: dict[str, int] = {}
     raw: dict[str, int] = {}
     for key, value in mapping.items():
@@ -72,7 +72,7 @@ def make_scale(mapping: Mapping[Any, Any], *, ordinal: bool | None = None) -> Ra
             raise DatasetError(f"rating mapping: the value of {key!r} is {value!r}; it must be a whole number")
         if code is not None:
             if raw.setdefault(str(code), number) != number:
-                raise DatasetError(f"rating mapping: the code {code} is given twice with different values; keep one")
+                raise DatasetError(f"rating mapping: duplicate code {code} with different values; keep one")
         else:
             names[_label_text(key)] = number
     labels = _first_labels(names) or _default_labels(raw)
@@ -87,12 +87,12 @@ def make_scale(mapping: Mapping[Any, Any], *, ordinal: bool | None = None) -> Ra
 
 def _label_text(key: Any) -> str:
     if not isinstance(key, str) or not fold(key):
-        raise DatasetError(f"rating mapping: {key!r} is no label; use words (or whole numbers for raw codes)")
+        raise DatasetError(f"rating mapping: {key!r} is not a label; use words (or whole numbers for raw codes)")
     return key.strip()
 
 
 def _first_labels(names: Mapping[str, int]) -> dict[int, str]:
-    """value → label; where several names share a value the first is the label and the others are synonyms."""
+    """Map value to label; where several names share a value, the first is the label and the others are synonyms."""
     labels: dict[int, str] = {}
     for name, value in names.items():
         labels.setdefault(value, name)
@@ -100,18 +100,20 @@ def _first_labels(names: Mapping[str, int]) -> dict[int, str]:
 
 
 def _default_labels(raw: Mapping[str, int]) -> dict[int, str]:
-    """Match, Does Not Match and Unknown where the values are 1, 0 and -1; else the numbers themselves."""
+    """Use Match, Does Not Match and Unknown if the values are among 1, 0 and -1; else the numbers as text."""
     known = {value: label for label, value in DEFAULT_MAPPING.items()}
     values = dict.fromkeys(raw.values())
     return {value: known[value] if set(values) <= set(known) else str(value) for value in values}
 
 
 def _synonyms(names: Mapping[str, int], labels: Mapping[int, str]) -> dict[str, int]:
-    """Folded names → value, with each family that exactly one value lays claim to."""
+    """Map folded name to value, with the synonyms of each family that has labels of exactly one value."""
     own: dict[str, int] = {}
     for name, value in (*names.items(), *((label, value) for value, label in labels.items())):
         if own.setdefault(fold(name), value) != value:
-            raise DatasetError(f"rating mapping: {name!r} reads like another label with another value; rename one")
+            raise DatasetError(
+                f"rating mapping: {name!r} is also a label of another value (ignoring case and punctuation); rename one"
+            )
     synonyms: dict[str, int] = {}
     for family in FAMILIES:
         claims = {own[name] for name in family if name in own}
@@ -139,10 +141,10 @@ def _abstains(label: str) -> bool:
 
 
 def load_scale(argument: Mapping[Any, Any] | Path | str | None, input_path: Path | None) -> RatingScale:
-    """The scale from the argument (mapping, file or JSON text), else a file beside the input, else the default.
+    """Load the scale from the argument (mapping, file or JSON text), else a file next to the input, else the default.
 
-    A file holds the mapping itself or has it under "rating_mapping"; "ordinal": true or false overrides the rule.
-    Raises DatasetError where a source is there but cannot be used.
+    A file contains the mapping itself or has it under "rating_mapping"; "ordinal": true or false overrides the rule.
+    Raises DatasetError for a source that cannot be used.
     """
     if isinstance(argument, Mapping):
         return _scale_from(argument, "rating mapping")
@@ -152,7 +154,7 @@ def load_scale(argument: Mapping[Any, Any] | Path | str | None, input_path: Path
         return _scale_from(_read_json(Path(argument)), str(argument))
     for name in METADATA_FILES if input_path is not None else ():
         path = Path(input_path or "").parent / name
-        # formatting_metadata.json is written by other tools too and need not speak of ratings
+        # formatting_metadata.json is written by other tools too and may have no mapping
         if path.is_file() and (name == METADATA_FILES[0] or _holds_mapping(_read_json(path))):
             return _scale_from(_read_json(path), str(path))
     return make_scale(DEFAULT_MAPPING)
@@ -172,7 +174,7 @@ def _parse_json(text: str, source: str) -> Any:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
-        raise DatasetError(f"{source}: no valid JSON ({where}); correct it") from None
+        raise DatasetError(f"{source}: invalid JSON ({where}); correct it") from None
 
 
 def _holds_mapping(content: Any) -> bool:
@@ -184,7 +186,7 @@ def _holds_mapping(content: Any) -> bool:
 
 def _scale_from(content: Any, source: str) -> RatingScale:
     if not isinstance(content, Mapping):
-        raise DatasetError(f'{source}: it is no mapping; give label and value, e.g. {{"Match": 1, …}}')
+        raise DatasetError(f'{source}: it is not a mapping; give label and value, e.g. {{"Match": 1, …}}')
     ordinal = content.get("ordinal")
     if ordinal is not None and not isinstance(ordinal, bool):
         raise DatasetError(f'{source}: "ordinal" must be true or false')
@@ -196,7 +198,7 @@ def _scale_from(content: Any, source: str) -> RatingScale:
 
 
 class Answer(NamedTuple):
-    """What an answer says. `state` is "rated" or "unparsable"; `value` is None unless it is "rated"."""
+    """A parsed answer. `state` is "rated" or "unparsable"; `value` is None unless it is "rated"."""
 
     state: str
     value: int | None
@@ -204,12 +206,12 @@ class Answer(NamedTuple):
 
 
 def answer_text(label: str, rationale: str) -> str:
-    """The target text: one JSON object, the rating first."""
+    """Return the target text: one JSON object, the rating first."""
     return json.dumps({"rating": label, "rationale": rationale}, ensure_ascii=False)
 
 
 def answer_opening(label: str) -> str:
-    """The beginning of answer_text up to where the rationale starts: what is scored for the label's probability."""
+    """Return answer_text up to the start of the rationale: the text scored for the probability of the label."""
     return f'{{"rating": {json.dumps(label, ensure_ascii=False)}, "rationale": "'
 
 
@@ -227,10 +229,10 @@ _OLD_FORM = re.compile(
 
 
 def parse_answer(text: str, scale: RatingScale) -> Answer:
-    """An answer read as JSON anywhere in the text, as `Rating: 1, Rationale: …`, or as a bare label.
+    """Parse an answer: JSON anywhere in the text, `Rating: 1, Rationale: …`, or a bare label.
 
-    A label is matched whole. An answer with no rating, or with two that differ, is "unparsable": never a value.
-    An answer that was cut off inside its rationale still counts, since its rating was complete.
+    A label must match as a whole. An answer without a rating, or with two that differ, is "unparsable": never a value.
+    An answer that was truncated inside its rationale still counts, since its rating was complete.
     """
     text = _THOUGHT.sub("", text)
     for reader in (_json_answers, _cut_answers, _old_answers, lambda whole: [(whole, "")]):

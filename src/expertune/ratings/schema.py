@@ -1,4 +1,4 @@
-"""The records that travel through the pipeline. All frozen."""
+"""The frozen records of the ratings: Rating, Split and Example."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 class Rating:
     """One row that an expert rated.
 
-    `row` is the row's number in its file as a person counts it (header = 1, first row = 2; JSONL lines from 1).
-    `group` is the patient's id where there is one: rows of one patient stay in one split.
-    `extra` keeps every other column as text, for strata and for the user.
+    `row` is the row number in the file as a person counts it (header = 1, first row = 2; JSON Lines from 1).
+    `group` is the patient id, if there is one: the rows of one patient stay in one part of the split.
+    `extra` keeps every other column as text, for the subgroups and for the user.
     """
 
     id: str
@@ -25,11 +25,16 @@ class Rating:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
+def id_order(id: str) -> tuple[int, str]:
+    """Sort key of row ids: numbers in numeric order ("9" before "10")."""
+    return len(id), id
+
+
 @dataclass(frozen=True)
 class Split:
     """Train, dev and test rows; no text, near-duplicate text or patient is in two of them.
 
-    `groups` maps each row's id to the id of its group: the unit of the split and of the cluster bootstrap.
+    `groups` maps the id of each row to the id of its group, the unit of the split and of the cluster bootstrap.
     """
 
     train: tuple[Rating, ...]
@@ -46,7 +51,7 @@ class Split:
 class Example:
     """A rating as chat messages and the answer that the model should give.
 
-    `messages` are {"role", "content"} mappings without the assistant's turn; `target` is that turn's text.
+    `messages` are {"role", "content"} mappings without the assistant's turn; `target` is the text of that turn.
     """
 
     id: str

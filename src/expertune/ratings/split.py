@@ -1,94 +1,91 @@
-"""Ratings → train, dev and test: grouped, stratified by rating, seeded."""
+"""Split ratings into train, dev and test: grouped, stratified by rating, reproducible by the seed."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from ..errors import DatasetError
-from .near_duplicates import near_pairs, same_texts
-from .read import ROW_ID
-from .schema import Rating, Split
+from .columns import ROW_ID
+from .near_duplicates import Duplicates
+from .schema import Rating, Split, id_order
 
 PARTS = ("train", "dev", "test")
 _SEARCH_STEPS = 20_000
 
+Classes = Mapping[str, Counter[int]]  # group → number of its ratings by value, in the order given by the seed
+Demand = tuple[Sequence[str], str]  # one of these groups must be in this part
 
-def group_ratings(ratings: Sequence[Rating], near_duplicate: float) -> dict[str, str]:
-    """Row id → group id. Rows of one patient, of one Row_ID, with one text or nearly one text are one group.
 
-    A group's id is the first of its rows' ids, so it does not depend on the rows' order.
+def group_ratings(ratings: Sequence[Rating], duplicates: Duplicates) -> dict[str, str]:
+    """Map row id to group id: rows of one patient, of one Row_ID, or with (nearly) the same text form a group.
+
+    `duplicates` are those of the same ratings. The id of a group is the first of its rows' ids, so it does not depend
+    on the order of the rows.
     """
     owners: dict[object, list[int]] = defaultdict(list)
     for i, rating in enumerate(ratings):
         if rating.group:
             owners["patient", rating.group].append(i)
-        # where Row_ID repeats, the reader gave other ids and kept it here
+        # where Row_ID repeats, the reader uses other ids and keeps it in `extra`
         if rating.extra.get(ROW_ID[0]):
             owners["row", rating.extra[ROW_ID[0]]].append(i)
-    prompts = [rating.prompt for rating in ratings]
-    links = [(same[0], i) for same in (*owners.values(), *same_texts(prompts)) for i in same[1:]]
-    roots = _connect(len(ratings), [*links, *near_pairs(prompts, near_duplicate)])
+    links = [(rows[0], i) for rows in (*owners.values(), *duplicates.same) for i in rows[1:]]
+    components = _components(len(ratings), [*links, *duplicates.near])
     first: dict[int, str] = {}
-    for i, root in enumerate(roots):
-        first[root] = min(first.get(root, ratings[i].id), ratings[i].id, key=_order)
-    return {rating.id: first[root] for rating, root in zip(ratings, roots, strict=True)}
+    for rating, component in zip(ratings, components, strict=True):
+        first[component] = min(first.get(component, rating.id), rating.id, key=id_order)
+    return {rating.id: first[component] for rating, component in zip(ratings, components, strict=True)}
 
 
-def _connect(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """The root of each item after all links (union-find with path halving)."""
-    parent = list(range(count))
+def _components(count: int, links: Sequence[tuple[int, int]]) -> list[int]:
+    """Number of the connected component of each of `count` nodes."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for i, j in links:
-        parent[root(i)] = root(j)
-    return [root(i) for i in range(count)]
+    ends_L2 = np.array(links, dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(ends_L2)), (ends_L2[:, 0], ends_L2[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
 
 
-def _order(id: str) -> tuple[int, str]:
-    """Numbers in their own order ("9" before "10"), then longer ids."""
-    return len(id), id
+def split(
+    ratings: Sequence[Rating], duplicates: Duplicates, *, dev_share: float, test_share: float, seed: int
+) -> Split:
+    """Split the rows into three parts; each class is as near its shares as the groups allow.
 
-
-def split(ratings: Sequence[Rating], *, dev_share: float, test_share: float, seed: int, near_duplicate: float) -> Split:
-    """The rows in three parts; each class as near its shares as the groups allow.
-
-    A class with three or more groups is in all three parts. The same ids, texts and seed give the same split
-    whatever the rows' order; each part is sorted by id.
-    Raises DatasetError for one class only, fewer than three groups, repeated ids, or a group too large to split.
+    A class with three or more groups is in all three parts. The same ids, texts and seed give the same split in
+    whatever order the rows come; each part is sorted by id. `duplicates` are those of the same ratings.
+    Raises DatasetError for a single class, fewer than three groups, repeated ids, or a group too large to split.
     """
-    rows = sorted(ratings, key=lambda rating: _order(rating.id))
+    rows = sorted(ratings, key=lambda rating: id_order(rating.id))
     _check_rows(rows)
-    group_of = group_ratings(rows, near_duplicate)
+    group_of_id = group_ratings(ratings, duplicates)
+    groups = {rating.id: group_of_id[rating.id] for rating in rows}
     members: dict[str, list[Rating]] = defaultdict(list)
     for rating in rows:
-        members[group_of[rating.id]].append(rating)
+        members[groups[rating.id]].append(rating)
     shares = {"train": 1 - dev_share - test_share, "dev": dev_share, "test": test_share}
     _check_groups(members, len(rows), shares)
-    names = sorted(members, key=_order)
+    names = sorted(members, key=id_order)
     random.Random(seed).shuffle(names)
     classes = {name: Counter(rating.value for rating in members[name]) for name in names}
     part_of = _allocate(classes, shares)
-    parts = {part: tuple(rating for rating in rows if part_of[group_of[rating.id]] == part) for part in PARTS}
-    return Split(**parts, groups=group_of, seed=seed)
+    parts = {part: tuple(rating for rating in rows if part_of[groups[rating.id]] == part) for part in PARTS}
+    return Split(**parts, groups=groups, seed=seed)
 
 
 def _check_rows(rows: Sequence[Rating]) -> None:
     repeated = [rating.id for rating, after in pairwise(rows) if rating.id == after.id]
     if repeated:
-        raise DatasetError(f"row id {repeated[0]} is there more than once; give each row its own id")
+        raise DatasetError(f"duplicate row id {repeated[0]}; give each row its own id")
     labels = sorted({rating.label for rating in rows})
     if len(labels) < 2:
         raise DatasetError(
             f"all {len(rows)} rows are rated {', '.join(labels) or 'nothing'}; "
-            "rate rows of at least one other class too: there is nothing to tell apart"
+            "at least two classes are needed: rate rows of another class too"
         )
 
 
@@ -101,7 +98,7 @@ def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Ma
             f"the {rows} rows are only {len(members)} separate groups (same patient, same or nearly the "
             f"same text), too few for train, dev and test; {remedy}"
         )
-    # such a group fits nowhere but in train, and would leave dev and test with less than half of their shares
+    # such a group fits only in train, and would leave dev and test with less than half of their shares
     if rows - size < rows * (1 - shares["train"]) / 2:
         raise DatasetError(
             f"{size} of {rows} rows are one group (same patient, same or nearly the same text; "
@@ -109,52 +106,55 @@ def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Ma
         )
 
 
-def _allocate(classes: Mapping[str, Counter[int]], shares: Mapping[str, float]) -> dict[str, str]:
-    """Group → part. `classes` counts each group's ratings, in the seed's order.
+def _allocate(classes: Classes, shares: Mapping[str, float]) -> dict[str, str]:
+    """Map group to part by iterative stratification (Sechidis et al. 2011).
 
-    First every class gets a foothold in every part, then the rest follows the parts' remaining wants, rarest class
-    and largest group first (iterative stratification, Sechidis et al. 2011).
+    First each class gets its fewest groups in each part. The other groups follow, those of the rarest class first and
+    the largest of them first, each to the part that lacks its classes most.
     """
     totals = sum(classes.values(), Counter())
-    part_of = _footholds(classes, totals)
-    wants = {part: {value: share * totals[value] for value in totals} for part, share in shares.items()}
-    left = Counter(totals)
-
-    def place(name: str, part: str) -> None:
-        part_of[name] = part
-        for value, count in classes[name].items():
-            wants[part][value] -= count
-            left[value] -= count
-
-    for name, part in list(part_of.items()):
-        place(name, part)
-    for value in sorted(totals, key=lambda value: (totals[value], value)):
-        waiting = [name for name in classes if name not in part_of and value in classes[name]]
-        for name in sorted(waiting, key=lambda name: -classes[name].total()):
-            place(name, max(PARTS, key=lambda part: (_gain(wants[part], classes[name]), sum(wants[part].values()))))
+    part_of = _required_groups(classes, totals)
+    missing = {part: {value: share * totals[value] for value in totals} for part, share in shares.items()}
+    for name, part in part_of.items():
+        _take(missing[part], classes[name])
+    rarity = {value: rank for rank, value in enumerate(sorted(totals, key=lambda value: (totals[value], value)))}
+    remaining = [name for name in classes if name not in part_of]
+    remaining.sort(key=lambda name: (min(rarity[value] for value in classes[name]), -classes[name].total()))
+    for name in remaining:
+        part_of[name] = _neediest(missing, classes[name])
+        _take(missing[part_of[name]], classes[name])
     return part_of
 
 
-def _gain(wants: Mapping[int, float], counts: Mapping[int, int]) -> float:
-    """How much nearer (squared) a part comes to what it wants by taking these ratings."""
-    return sum(wants[value] ** 2 - (wants[value] - count) ** 2 for value, count in counts.items())
+def _take(missing: dict[int, float], counts: Mapping[int, int]) -> None:
+    """Subtract the ratings that a part receives from those that it lacks."""
+    for value, count in counts.items():
+        missing[value] -= count
 
 
-def _footholds(classes: Mapping[str, Counter[int]], totals: Mapping[int, int]) -> dict[str, str]:
-    """The fewest, smallest groups with which each class of three or more groups is in each part.
+def _neediest(missing: Mapping[str, Mapping[int, float]], counts: Mapping[int, int]) -> str:
+    """Return the part that comes nearest to its shares by these ratings; of equal ones, that which lacks most rows."""
+    return max(PARTS, key=lambda part: (_gain(missing[part], counts), sum(missing[part].values())))
 
-    If it can be, a class of two groups is in train and test and a class of one group in train; no part is empty.
+
+def _gain(missing: Mapping[int, float], counts: Mapping[int, int]) -> float:
+    """Decrease of the squared distance to the shares when a part receives these ratings."""
+    return sum(missing[value] ** 2 - (missing[value] - count) ** 2 for value, count in counts.items())
+
+
+def _required_groups(classes: Classes, totals: Mapping[int, int]) -> dict[str, str]:
+    """Choose the fewest, smallest groups with which each class of three or more groups is in each part.
+
+    If possible, a class of two groups is in train and test and a class of one group in train; no part is empty.
     Raises DatasetError where classes share their groups in a way that allows no such choice.
     """
-    holders = {
-        value: sorted((name for name in classes if value in classes[name]), key=lambda n: classes[n].total())
-        for value in sorted(totals)
-    }
-    rare_first = sorted(holders.values(), key=len)
+    by_size = sorted(classes, key=lambda name: classes[name].total())
+    holders = [[name for name in by_size if value in classes[name]] for value in sorted(totals)]
+    rare_first = sorted(holders, key=len)
     needed = [(names, part) for names in rare_first if len(names) >= 3 for part in ("test", "dev", "train")]
     wished = [(names, part) for names in rare_first if len(names) < 3 for part in ("train", "test")[: len(names)]]
     for demands in (wished + needed, needed):
-        found = _satisfy(demands, {}, classes, [_SEARCH_STEPS])
+        found = _search(demands, by_size)
         if found is not None:
             return found
     raise DatasetError(
@@ -163,33 +163,45 @@ def _footholds(classes: Mapping[str, Counter[int]], totals: Mapping[int, int]) -
     )
 
 
-def _satisfy(
-    demands: Sequence[tuple[Sequence[str], str]],
-    part_of: dict[str, str],
-    classes: Mapping[str, Counter[int]],
-    steps: list[int],
-) -> dict[str, str] | None:
-    """Depth-first: each demand (one of these groups in this part) by its first free group that leaves a way on."""
-    for place, (names, part) in enumerate(demands):
-        if any(part_of.get(name) == part for name in names):
+def _search(demands: Sequence[Demand], by_size: Sequence[str]) -> dict[str, str] | None:
+    """Meet all demands by depth-first search over their free groups, in at most _SEARCH_STEPS steps."""
+    stack: list[Iterator[tuple[int, dict[str, str]]]] = [iter([(0, {})])]  # untried (next demand, group → part)
+    steps = 0
+    while stack and steps <= _SEARCH_STEPS:
+        node = next(stack[-1], None)
+        if node is None:
+            stack.pop()
             continue
-        for name in names:
-            if name not in part_of and steps[0] > 0:
-                steps[0] -= 1
-                found = _satisfy(demands[place + 1 :], {**part_of, name: part}, classes, steps)
-                if found is not None:
-                    return found
-        return None
-    return _fill_empty_parts(classes, part_of)
+        steps += 1
+        place, part_of = node
+        while place < len(demands) and _is_met(demands[place], part_of):
+            place += 1
+        if place < len(demands):
+            stack.append(_choices(demands[place], place + 1, part_of))
+        elif (found := _fill_empty_parts(part_of, by_size)) is not None:
+            return found
+    return None
 
 
-def _fill_empty_parts(classes: Mapping[str, Counter[int]], part_of: dict[str, str]) -> dict[str, str] | None:
-    """Give each part that has nothing the smallest free group; None where there is none."""
-    part_of = dict(part_of)
-    free = sorted((name for name in classes if name not in part_of), key=lambda name: classes[name].total())
+def _is_met(demand: Demand, part_of: Mapping[str, str]) -> bool:
+    names, part = demand
+    return any(part_of.get(name) == part for name in names)
+
+
+def _choices(demand: Demand, place: int, part_of: Mapping[str, str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the ways to meet a demand by a free group, smallest first."""
+    names, part = demand
+    return ((place, {**part_of, name: part}) for name in names if name not in part_of)
+
+
+def _fill_empty_parts(part_of: Mapping[str, str], by_size: Sequence[str]) -> dict[str, str] | None:
+    """Give each part without a group the smallest free one; None if there is none left."""
+    filled = dict(part_of)
+    free = iter([name for name in by_size if name not in part_of])
     for part in PARTS:
-        if part not in part_of.values():
-            if not free:
+        if part not in filled.values():
+            name = next(free, None)
+            if name is None:
                 return None
-            part_of[free.pop(0)] = part
-    return part_of
+            filled[name] = part
+    return filled

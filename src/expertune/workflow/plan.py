@@ -10,7 +10,8 @@ from ..config import AUTO, Config, as_dict, make_config
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..files import write_text
 from ..gguf.read import GGUFFile
-from ..ratings.dataset import SMALL, Dataset
+from ..ratings.audit import FEW_ROWS
+from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
 from ..renamed_settings import current_settings
 from .state import Base, Models, NotTuned, RunRequest, TrainingPlan, run_identity
@@ -32,8 +33,8 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
     NotTuned where no tuning was asked for, where there are too few records, or where the model cannot be tuned.
     Raises UsageError where checkpoints in the folder belong to another run.
     """
-    if request.fallback and len(dataset.ratings) < SMALL:
-        reason = f"{len(dataset.ratings)} usable rows are too few to tune on (at least {SMALL})"
+    if request.fallback and len(dataset.ratings) < FEW_ROWS:
+        reason = f"{len(dataset.ratings)} usable rows are too few to tune on (at least {FEW_ROWS})"
         return NotTuned(FineTuningNotSupportedError(reason))
     if request.config.approach == "model-set":
         return NotTuned()
