@@ -65,7 +65,7 @@ def log_probabilities(tunable: Tunable, tokens: list[int]) -> np.ndarray:
 
 def prompts(tunable: Tunable, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     draw = np.random.default_rng(1)
-    return [[int(token) for token in draw.integers(5, tunable.spec.vocabulary, length)] for length in lengths]
+    return [[int(token) for token in draw.integers(5, tunable.model_config.vocabulary, length)] for length in lengths]
 
 
 def _apart(theirs_V: np.ndarray, ours_V: np.ndarray) -> float:
@@ -75,7 +75,7 @@ def _apart(theirs_V: np.ndarray, ours_V: np.ndarray) -> float:
 def difference(tunable: Tunable, served: Served, lengths: tuple[int, ...] = LENGTHS) -> float:
     """The largest difference of log-probability over all tokens and prompts."""
     return max(
-        _apart(served.log_probabilities(each, tunable.spec.vocabulary), log_probabilities(tunable, each))
+        _apart(served.log_probabilities(each, tunable.model_config.vocabulary), log_probabilities(tunable, each))
         for each in prompts(tunable, lengths)
     )
 

@@ -45,7 +45,7 @@ def ours(tunable: Tunable, tokens: list[int]) -> np.ndarray:
 
 
 def tokens_of(tunable: Tunable, count: int = 40) -> list[int]:
-    return [int(token) for token in np.random.default_rng(2).integers(5, tunable.spec.vocabulary, count)]
+    return [int(token) for token in np.random.default_rng(2).integers(5, tunable.model_config.vocabulary, count)]
 
 
 def delta_of(tunable: Tunable) -> WeightUpdate:
@@ -55,7 +55,7 @@ def delta_of(tunable: Tunable) -> WeightUpdate:
 def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: Path) -> None:
     base = tiny.make(tmp_path / "base.gguf", qtype="F32")
     file, tunable = stirred(base)
-    tokens, vocabulary = tokens_of(tunable), tunable.spec.vocabulary
+    tokens, vocabulary = tokens_of(tunable), tunable.model_config.vocabulary
     plain_V = Served(base).log_probabilities(tokens, vocabulary)
     expected_V = ours(tunable, tokens)
     assert np.abs(plain_V - expected_V).max() > 0.1  # the adapter matters

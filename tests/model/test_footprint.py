@@ -48,7 +48,7 @@ def test_the_adapter_is_counted_as_it_is_built(tmp_path: Path, name: str):
     path = families.make(tmp_path / "a.gguf", families.FAMILIES[name])
     with GGUFFile(path) as file:
         built = load(file, CONFIG, place(file, CONFIG))
-        assert adapter_numbers(file, built.spec, CONFIG.rank) == built.lora.values_P.numel()
+        assert adapter_numbers(file, built.model_config, CONFIG.rank) == built.lora.values_P.numel()
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -50,10 +50,10 @@ def refusal(file: GGUFFile) -> str | None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("llama.block_count", 10**12, "its metadata speak of 1000000000000 blocks"),
-        ("llama.rope.dimension_count", 10**12, "a head is 16 wide"),
-        ("llama.rope.freq_base", "x", "llama.rope.freq_base is no number"),
-        ("llama.rope.freq_base", -1.0, "make no llama model"),
+        ("llama.block_count", 10**12, "metadata declare 1000000000000 blocks, but the file has only"),
+        ("llama.rope.dimension_count", 10**12, "a head has only 16 elements"),
+        ("llama.rope.freq_base", "x", "llama.rope.freq_base is not a finite number"),
+        ("llama.rope.freq_base", -1.0, "invalid llama metadata"),
         ("llama.attention.head_count_kv", [2], "has 1 values for 2 layers"),
     ],
 )

@@ -150,7 +150,7 @@ def _training_facts(
     seconds = sum(event["seconds"] for event in steps)
     return {
         "approach": "lora_on_gguf",
-        "family": tunable.spec.family,
+        "family": tunable.model_config.family,
         "layers_touched": len(tunable.lora.layers),
         "trained_numbers": int(tunable.lora.values_P.numel()),
         **placement.describe(),
