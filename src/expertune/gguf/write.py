@@ -95,7 +95,6 @@ def write_adapter(
     alpha: float,
     tensors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     metadata: Mapping[str, Value],
-    progress: Progress | None = None,
 ) -> None:
     """Write a LoRA in llama.cpp's adapter format; its scale is alpha / rank (llama.cpp, src/llama-adapter.cpp).
 
@@ -114,7 +113,7 @@ def write_adapter(
         "adapter.lora.alpha": float(alpha),
         **metadata,
     }
-    _write(Path(path), [_key(*item) for item in keys.items()], entries, GGUF_DEFAULT_ALIGNMENT, progress)
+    _write(Path(path), [_key(*item) for item in keys.items()], entries, GGUF_DEFAULT_ALIGNMENT, None)
 
 
 def _of_base(base: GGUFFile, info: TensorInfo, new: Replacement | None) -> _Tensor:

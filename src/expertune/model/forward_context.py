@@ -30,8 +30,8 @@ class ForwardContext:
     """Made once for a pack: query blocks and rotary embeddings of each kind of layer, and the places before each token.
 
     `before_TK`: places of the tokens that precede each token in its text, T if there is none. `per_layer_TLP`: the
-    per-layer embeddings, in families that have them. `shared_kv`: keys and values of `shared_kv_layers`, which write them
-    for later layers to reuse. `wanted_N`: the `count` places that the block computes (None: all T).
+    per-layer embeddings, in families that have them. `shared_kv`: keys and values that `shared_kv_layers` write
+    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T).
     """
 
     dtype: torch.dtype

@@ -77,10 +77,13 @@ class LoraWeights:
         return flat_P[start : start + self.rank * layer.outputs].view(layer.outputs, self.rank)
 
     def pairs(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Layer name → (A_RI, B_OR) as float32 copies on the CPU."""
+        """Name of each adapted tensor → (A_RI, B_OR), float32 copies on the CPU."""
         values_P = self.values_P.cpu()
         return {
-            layer.name: (self.a(layer.name, values_P).numpy().copy(), self.b(layer.name, values_P).numpy().copy())
+            f"{layer.name}.weight": (
+                self.a(layer.name, values_P).numpy().copy(),
+                self.b(layer.name, values_P).numpy().copy(),
+            )
             for layer in self.layers
         }
 

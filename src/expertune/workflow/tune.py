@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,21 @@ from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import OllamaRenderer
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
 from ..evaluate.judgement import rate_shown
-from ..export.adapter import export_adapter
-from ..export.merged import MergedModel, merge
-from ..export.quant_types import TypeChoice
-from ..gguf import quants
+from ..export.merged import MergedModel, MergeTarget, merge, merged_bytes, tensor_bytes, write_merged
+from ..export.quant_types import TypeChoice, WeightUpdate
 from ..gguf.read import GGUFFile
+from ..gguf.write import write_adapter
 from ..model.load import Placement, Tunable, load, place
 from ..predict.score import Pass
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
+from ..train.checkpoint import CheckpointPlace
 from ..train.encode import Row, candidates, check_lengths, encode, token_weights
-from ..train.loop import Trainer, TrainingResult
+from ..train.loop import Trainer, TrainingData, TrainingResult
 from .advice import advice, rate_too_high
 from .state import EncodedDataset, Job, Tuned
+
+MEGABYTE = 1_000_000
 
 
 def read_base(job: Job, prepared: Dataset) -> EncodedDataset:
@@ -92,22 +95,20 @@ def tune(job: Job, read: EncodedDataset, should_stop: Callable[[], bool]) -> Tun
     with GGUFFile(job.base.path) as file:
         with job.clock.stage("train"):
             tunable, training, history = _train(job, file, read, should_stop)
-        _write_adapter(job, file, tunable)
-        pairs, scale, threads = tunable.lora.pairs(), tunable.lora.scale, tunable.placement.threads
+        write_adapter(
+            job.folder / outputs.ADAPTER,
+            architecture=tunable.model_config.family,
+            alpha=tunable.lora.alpha,
+            tensors=tunable.lora.pairs(),
+            metadata=_provenance(job),
+        )
+        update, threads = WeightUpdate(tunable.lora.pairs(), tunable.lora.scale), tunable.placement.threads
         del tunable  # the float copies of the base go before the engine loads the file
         with job.clock.stage("export"):
             adapter_pass = _rate_adapter(job, read, history)
-            merged = merge(
-                job.folder / outputs.CHECKPOINTS / outputs.MODEL,
-                file,
-                pairs,
-                scale=scale,
-                config=job.config,
-                adapter_pass=adapter_pass,
-                serve=lambda path: _rate_dev(job, read, path),
-                metadata=_provenance(job),
-                threads=threads,
-            )
+            path = job.folder / outputs.CHECKPOINTS / outputs.MODEL
+            target = MergeTarget(path, file, update, _provenance(job), threads)
+            merged = merge(target, job.config, adapter_pass, functools.partial(_write_and_rate, job, read, target))
             export = _export_facts(file, read, merged)
     return Tuned(merged.path, merged.judged, training, export, history)
 
@@ -122,13 +123,9 @@ def _train(
     load_seconds = round(time.perf_counter() - started, 3)
     trainer = Trainer(
         tunable,
-        read.rows["train"],
-        read.rows["dev"],
-        read.candidates,
+        TrainingData(read.rows["train"], read.rows["dev"], read.candidates),
         job.config,
-        folder=job.folder / outputs.CHECKPOINTS,
-        run_id=job.run_id,
-        resume=job.resume,
+        checkpoints=CheckpointPlace(job.folder / outputs.CHECKPOINTS, job.run_id, job.resume),
         should_stop=should_stop,
     )
     with job.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
@@ -168,12 +165,6 @@ def _training_facts(
     }
 
 
-def _write_adapter(job: Job, file: GGUFFile, tunable: Tunable) -> None:
-    export_adapter(
-        job.folder / outputs.ADAPTER, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata=_provenance(job)
-    )
-
-
 def _provenance(job: Job) -> dict[str, str]:
     return {
         "general.name": f"{job.base.name} tuned by Expertune",
@@ -200,6 +191,14 @@ def _rate_dev(job: Job, read: EncodedDataset, path: Path, *, with_adapter: bool 
         return rate_shown(job.progress, engine, read.prepared.examples["dev"], read.prepared.scale, title)
 
 
+def _write_and_rate(job: Job, read: EncodedDataset, target: MergeTarget, choices: Sequence[TypeChoice]) -> Pass:
+    """Write the merged file, showing its megabytes, and let it rate the dev rows."""
+    total = merged_bytes(target.base, choices) // MEGABYTE
+    with job.progress.stage("Writing the model file", total=total, unit="MB") as stage:
+        write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
+    return _rate_dev(job, read, target.path)
+
+
 def _export_facts(file: GGUFFile, read: EncodedDataset, merged: MergedModel) -> dict[str, Any]:
     by_type: dict[str, list[TypeChoice]] = {}
     for choice in merged.choices:
@@ -209,7 +208,7 @@ def _export_facts(file: GGUFFile, read: EncodedDataset, merged: MergedModel) -> 
             {
                 "type": name,
                 "tensors": len(choices),
-                "bytes": sum(_bytes(file, choice) for choice in choices),
+                "bytes": sum(tensor_bytes(file, choice) for choice in choices),
                 "kept": min(choice.kept for choice in choices),
             }
             for name, choices in sorted(by_type.items())
@@ -227,8 +226,3 @@ def _export_facts(file: GGUFFile, read: EncodedDataset, merged: MergedModel) -> 
         "prompt_tokens_per_second": merged.judged.prompt_tokens / merged.judged.seconds,
         "base_prompt_tokens_per_second": read.dev.prompt_tokens / read.dev.seconds,
     }
-
-
-def _bytes(file: GGUFFile, choice: TypeChoice) -> int:
-    info = file.tensors[choice.name]
-    return info.rows * quants.bytes_per_row(choice.type, info.width)
