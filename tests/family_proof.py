@@ -3,7 +3,7 @@ printed as a table by bench/families.py.
 
 llama.cpp quantises the activations that are multiplied with quantised weights; training does not. So each quantised
 model is also written with the same weights in float32 (dequantised by gguf-py): there both must give the same result.
-The only other rounding of llama.cpp is in GELU, which it looks up in a table of half floats; `llama_cpp_gelu` does so too.
+The only other rounding of llama.cpp is in GELU, which it looks up in a table of half floats; `llama_cpp_gelu` does too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapter and merged file as llama.cpp serves them, and the choice of types."""
+"""Adapter and merged file served by llama.cpp, and the choice of types."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ CONFIG = Config(rank=4, alpha=8.0)
 NAME = "blk.0.ffn_up.weight"
 
 
-def stirred(path: Path, size: float = 0.05) -> tuple[GGUFFile, Tunable]:
-    """A base with an adapter that changes its answers."""
+def with_random_adapter(path: Path, size: float = 0.05) -> tuple[GGUFFile, Tunable]:
+    """Load a base with a random adapter that changes its answers."""
     file = GGUFFile(path)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
     draw = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def target_of(folder: Path, file: GGUFFile, tunable: Tunable) -> MergeTarget:
 
 def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: Path) -> None:
     base = tiny.make(tmp_path / "base.gguf", qtype="F32")
-    file, tunable = stirred(base)
+    file, tunable = with_random_adapter(base)
     tokens, vocabulary = tokens_of(tunable), tunable.model_config.vocabulary
     plain_V = Served(base).log_probabilities(tokens, vocabulary)
     expected_V = ours(tunable, tokens)
@@ -77,7 +77,7 @@ def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: P
 
 def test_untouched_tensors_and_the_tokenizer_are_kept_byte_for_byte(tmp_path: Path) -> None:
     base = tiny.make(tmp_path / "base.gguf", qtype="Q4_K")
-    file, tunable = stirred(base)
+    file, tunable = with_random_adapter(base)
     update = update_of(tunable)
     choices = choose(file, update, wanted="Q8_0", keep=0.9, threads=1)
     write_merged(target_of(tmp_path, file, tunable), choices)
@@ -94,7 +94,7 @@ def test_untouched_tensors_and_the_tokenizer_are_kept_byte_for_byte(tmp_path: Pa
 
 
 def test_a_small_change_is_lost_in_the_bases_own_type_and_kept_in_a_larger_one(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=0.002)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=0.002)
     update = update_of(tunable)
     share = {kind: measure(file, update, NAME, kind, threads=1).kept for kind in (Type.Q4_K, Type.Q6_K, Type.Q8_0)}
     assert share[Type.Q4_K] < 0.5 < 0.9 < share[Type.Q8_0] < 1.1
@@ -104,7 +104,7 @@ def test_a_small_change_is_lost_in_the_bases_own_type_and_kept_in_a_larger_one(t
 
 
 def test_a_large_change_stays_in_the_bases_type(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     assert {choice.type for choice in choose(file, update_of(tunable), wanted="auto", keep=0.9, threads=1)} == {
         Type.Q4_K
     }
@@ -120,7 +120,7 @@ def test_the_ladder_keeps_to_types_that_fit_the_rows(tmp_path: Path) -> None:
 
 
 def test_raising_goes_up_one_type_for_the_worst_half_until_the_top(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     update = update_of(tunable)
     choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
     raised = upgrade_worst_half(file, update, choices, threads=1)
@@ -153,7 +153,7 @@ def test_agreement_counts_labels_and_probabilities() -> None:
 
 
 def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[MergedModel, int]:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     target, rounds = target_of(tmp_path, file, tunable), list[Pass]()
 
     def write_and_score(choices: Sequence[TypeChoice]) -> Pass:

@@ -1,4 +1,4 @@
-"""The backward that is written out by hand, against finite differences and against plain rows."""
+"""The hand-written backward pass, compared with finite differences and with separate rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rows_of(seed: int = 0, *, beginning: int = 9) -> list[Row]:
 
 
 def stir(tunable: Tunable, seed: int = 3) -> None:
-    """A B that is not zero, so that A has a gradient too."""
+    """Make B non-zero, so that A has a gradient too."""
     draw = torch.Generator().manual_seed(seed)
     tunable.lora.values_P.add_(0.05 * torch.randn(tunable.lora.values_P.shape, generator=draw))
     tunable.lora.refresh()

@@ -1,4 +1,4 @@
-"""The loss lies on the token that tells the labels apart; labels' frequencies shift what is learnt, as promised."""
+"""Loss weights of the tokens that distinguish labels, and logit adjustment by label frequency."""
 
 from __future__ import annotations
 

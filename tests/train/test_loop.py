@@ -1,4 +1,4 @@
-"""The loop: resumed training is unbroken training, losses are golden, faults are one clear line."""
+"""Training loop: resuming gives identical results, losses are golden, errors are one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that has learnt its rows says them after the rendered prompt, to the last token, and ends its turn."""
+"""A model that has memorised its rows generates them after the rendered prompt and ends its turn."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def learn(trainer: Trainer) -> None:
 
 
 def speak(file: GGUFFile, tunable: Tunable, adapter: Path, rows: list[Row]) -> list[tuple[str, bool]]:
-    """What the tuned model says freely, and whether it ended by itself, right after the row's last token."""
+    """Freely generated answers of the tuned model, and whether each ended right after the row's last token."""
     lora = tunable.lora
     write_adapter(
         adapter, architecture=tunable.model_config.family, alpha=lora.alpha, tensors=lora.pairs(), metadata={}
