@@ -181,7 +181,7 @@ def with_window(config: ModelConfig, sliding: Sequence[bool], window: int, rope:
 
 def _rows(file: GGUFFile, name: str) -> int:
     if name not in file.tensors:
-        raise ModelFileError(f"{file.path}: the tensor {name} is missing; export the model again")
+        raise ModelFileError(f"{file.path}: the tensor {name} is missing; re-export the model")
     return int(file.tensors[name].shape[0])
 
 
