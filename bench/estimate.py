@@ -106,7 +106,7 @@ def train(model: str, rows: str, options: argparse.Namespace) -> None:
     from expertune.gguf.read import GGUFFile
     from expertune.model.load import load, place
     from expertune.train.encode import Candidates
-    from expertune.train.loop import Trainer
+    from expertune.train.loop import Trainer, TrainingData
 
     found, config = _rows(rows), with_changes(_config(options), evals_per_epoch=1)
     with GGUFFile(model) as file:
@@ -114,7 +114,7 @@ def train(model: str, rows: str, options: argparse.Namespace) -> None:
         tunable = load(file, config, placement, row_tokens=max(row.length for row in found))
         candidates = Candidates((), ((5, 6, 7), (6, 7, 8), (7, 8, 9)))
         dev, rest = found[:DEV_ROWS], found[DEV_ROWS:]
-        trainer = Trainer(tunable, rest, dev, candidates, config)
+        trainer = Trainer(tunable, TrainingData(rest, dev, candidates), config)
         events = []
         for event in trainer.run():
             events.append(event)

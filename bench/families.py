@@ -56,7 +56,7 @@ def gradient_gap(folder: Path, name: str) -> float:
     """The largest gap between the backward and a finite difference, beside the steepest slope of the same model."""
     base = families.make(folder / "gradient.gguf", families.FAMILIES[name])
     found = list(proof.slopes(proof.open_model(base, adapter_size=0.05), proof.rows()))
-    return max(abs(each.said - each.measured) for each in found) / max(abs(each.said) for each in found)
+    return max(abs(each.computed - each.measured) for each in found) / max(abs(each.computed) for each in found)
 
 
 def quantised(types: list[str]) -> Iterator[str]:

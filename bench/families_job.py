@@ -1,4 +1,4 @@
-"""The demo's whole job on the example base told again as other families (tests/retold.py): prints one row for each.
+"""The demo's whole job on the example base converted to other architectures: prints one row for each.
 
     python bench/families_job.py [--families llama phi3 mixtral] [--rows 500] [--target-modules attention] [--rank 64]
 
@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 
 import pandas as pd  # noqa: E402
 
-import retold  # noqa: E402
+import convert_architecture as convert  # noqa: E402
 from expertune.fine_tuner import FineTuner  # noqa: E402
 
 SETTINGS = {
@@ -33,7 +33,7 @@ SETTINGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--families", nargs="*", default=["llama", *retold.FAMILIES])
+    parser.add_argument("--families", nargs="*", default=["llama", *convert.FAMILIES])
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--target-modules", default="all")
     parser.add_argument("--rank", type=int, default=16)
@@ -50,7 +50,7 @@ def main() -> None:
 
 def row(name: str, frame: pd.DataFrame, **settings: object) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        base = retold.BASE if name == "llama" else retold.make(Path(folder) / "base.gguf", name)
+        base = convert.BASE if name == "llama" else convert.make(Path(folder) / "base.gguf", name)
         start = time.perf_counter()
         _, metadata = FineTuner(quiet=True).process_dataset(
             frame, str(base), None, "respiratory infections", Path(folder) / "out", **SETTINGS, **settings

@@ -25,14 +25,14 @@ from sklearn.metrics import f1_score
 
 from expertune.config import Config, as_dict, make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
-from expertune.export.adapter import export_adapter
 from expertune.gguf.read import GGUFFile
+from expertune.gguf.write import write_adapter
 from expertune.model.load import Tunable, load, place
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.train.encode import Candidates, Row, candidates, encode, token_weights
-from expertune.train.evaluate import DevLook
+from expertune.train.evaluate import DevEvaluation
 from expertune.train.events import DevEvent
-from expertune.train.loop import Trainer
+from expertune.train.loop import Trainer, TrainingData
 from expertune.train.recipe import with_recipe
 
 FILE = RESULTS / "recipe.jsonl"
@@ -60,16 +60,16 @@ def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], 
         return [row for row in rows if row.length <= config.max_tokens], candidates(engine, examples[0], prepared.scale)
 
 
-def figures(found: DevLook, truth: list[int], shares_K: np.ndarray) -> dict[str, Any]:
+def figures(found: DevEvaluation, truth: list[int], shares_K: np.ndarray) -> dict[str, Any]:
     """A look in numbers, and the macro-F1 if the labels' shares were taken off its scores afterwards."""
-    log_NK = found.log_probabilities_NK.numpy()
+    log_RK = found.log_probabilities_RK.numpy()
     return {
         "macro_f1": found.macro_f1,
         "accuracy": found.accuracy,
         "label_loss": found.label_loss,
         "rationale_loss": found.rationale_loss,
         "adjusted_macro_f1": {
-            str(strength): float(f1_score(truth, (log_NK - strength * np.log(shares_K)).argmax(-1), average="macro"))
+            str(strength): float(f1_score(truth, (log_RK - strength * np.log(shares_K)).argmax(-1), average="macro"))
             for strength in STRENGTHS
         },
     }
@@ -86,15 +86,15 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
     looks, began = [], time.perf_counter()
     with GGUFFile(model) as file:
         tunable = load(file, config, place(file, config), row_tokens=max(row.length for row in rows))
-        trainer = Trainer(tunable, train, validation, answers, config)
+        trainer = Trainer(tunable, TrainingData(train, validation, answers), config)
         for event in trainer.run():
-            if isinstance(event, DevEvent) and trainer.last_look is not None:
+            if isinstance(event, DevEvent) and trainer.last_evaluation is not None:
                 epoch = event.step / trainer.steps_in_epoch
                 looks.append(
-                    {"epoch": epoch, **figures(trainer.last_look, [row.label for row in validation], shares_K)}
+                    {"epoch": epoch, **figures(trainer.last_evaluation, [row.label for row in validation], shares_K)}
                 )
                 print(looks[-1], flush=True)
-        answers_valid = valid_answers(model, prepared, file, tunable, config, {row.id for row in validation[:ANSWERS]})
+        answers_valid = valid_answers(model, prepared, tunable, config, {row.id for row in validation[:ANSWERS]})
     return {
         "rows": [len(train), len(validation)],
         "valid_json": answers_valid,
@@ -104,14 +104,18 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
     }
 
 
-def valid_answers(
-    model: Path, prepared: Dataset, file: GGUFFile, tunable: Tunable, config: Config, ids: set[str]
-) -> float:
+def valid_answers(model: Path, prepared: Dataset, tunable: Tunable, config: Config, ids: set[str]) -> float:
     """Share of those records' free answers, written without a grammar, that are JSON with a label of the scale."""
     examples = [each for part in ("train", "dev") for each in prepared.examples[part] if each.id in ids]
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter.gguf"
-        export_adapter(adapter, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata={})
+        write_adapter(
+            adapter,
+            architecture=tunable.model_config.family,
+            alpha=tunable.lora.alpha,
+            tensors=tunable.lora.pairs(),
+            metadata={},
+        )
         with LlamaCppEngine(model, adapter=adapter, context=config.max_tokens, threads=config.threads) as engine:
             answers = [engine.generate(engine.render(each.messages), max_tokens=160).text for each in examples]
     return sum(is_valid(answer, prepared.scale.labels) for answer in answers) / len(answers)

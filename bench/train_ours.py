@@ -40,7 +40,7 @@ def main() -> None:
     from expertune.gguf.read import GGUFFile
     from expertune.model.load import load, place
     from expertune.train.encode import Candidates
-    from expertune.train.loop import Trainer
+    from expertune.train.loop import Trainer, TrainingData
 
     imported = time.perf_counter()
     config = Config(
@@ -56,7 +56,7 @@ def main() -> None:
         placement = place(file, config)
         tunable = load(file, config, placement, row_tokens=options.max_len)
         loaded = time.perf_counter()
-        trainer = Trainer(tunable, rows, rows[:8], Candidates((), ((5,), (6,))), config)
+        trainer = Trainer(tunable, TrainingData(rows, rows[:8], Candidates((), ((5,), (6,)))), config)
         events = [trainer.one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)

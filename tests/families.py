@@ -39,7 +39,7 @@ class Sizes:
 
     @property
     def P(self) -> int:
-        """Of a layer's own input: small, since its GELU is one more, but whole blocks of the quantisation."""
+        """Width of per-layer embeddings: small, but a multiple of the quantisation's block size."""
         return 32 if self.D == 64 else self.D
 
 
@@ -81,7 +81,7 @@ def head_norms(z: Sizes, width: int = 0) -> Tensors:
 
 
 BEFORE = ("attn_norm.weight", "ffn_norm.weight")
-BEHIND = ("post_attention_norm.weight", "post_ffw_norm.weight")
+POST = ("post_attention_norm.weight", "post_ffw_norm.weight")
 QKV = ("attn_q", "attn_k", "attn_v")
 FLOAT = ("norm", "bias", "ffn_gate_inp", "conv.", "conv1d")  # never quantised, though some have two axes
 
@@ -90,8 +90,8 @@ FLOAT = ("norm", "bias", "ffn_gate_inp", "conv.", "conv1d")  # never quantised, 
 class Family:
     """`keys` are metadata without the architecture in front, `block` a layer's tensors, `top` those outside layers.
 
-    `gelu` families go through llama.cpp's half-precision table. `tied` models have no output matrix. `noise` is how far
-    float32 may lead two ways of computing apart, in log-probability.
+    `gelu`: llama.cpp computes the activation with a half-precision table. `tied` models have no output matrix. `noise`
+    is the tolerance of log-probabilities for float32 rounding.
     """
 
     architecture: str
@@ -187,7 +187,7 @@ def _wide_heads(z: Sizes) -> dict[str, Any]:
 def _gemma4(z: Sizes, index: int, *, whole: bool) -> Tensors:
     """Whole layers have heads twice as wide as those with a window."""
     return {
-        **norms(z, *BEFORE, *BEHIND),
+        **norms(z, *BEFORE, *POST),
         **attention(z, width=(2 if whole else 1) * z.W, kv=1 if whole else z.K),
         **head_norms(z, (2 if whole else 1) * z.W),
         **gated(z),
@@ -312,7 +312,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family("gemma", _gemma, _wide_heads, tied=True, gelu=True),
     "gemma2": Family(
         "gemma2",
-        lambda z, i: {**_gemma(z, i), **norms(z, *BEHIND)},
+        lambda z, i: {**_gemma(z, i), **norms(z, *POST)},
         lambda z: {
             **_wide_heads(z), "attention.sliding_window": WINDOW,
             "attn_logit_softcapping": 5.0, "final_logit_softcapping": 30.0,
@@ -322,7 +322,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gemma3": Family(
         "gemma3",
-        lambda z, i: {**_gemma(z, i), **norms(z, *BEHIND), **head_norms(z, 2 * z.W)},
+        lambda z, i: {**_gemma(z, i), **norms(z, *POST), **head_norms(z, 2 * z.W)},
         lambda z: {**_wide_heads(z), "attention.sliding_window": WINDOW, "rope.freq_base": 1e6},
         layers=7,
         tied=True,
@@ -365,7 +365,7 @@ FAMILIES: dict[str, Family] = {
     "olmo2": Family(
         "olmo2",
         lambda z, _: {
-            **attention(z), **gated(z), **norms(z, *BEHIND),
+            **attention(z), **gated(z), **norms(z, *POST),
             "attn_q_norm.weight": (z.H * z.W,), "attn_k_norm.weight": (z.K * z.W,),
         },
     ),
@@ -426,7 +426,7 @@ FAMILIES: dict[str, Family] = {
     "glm4": Family(
         "glm4",
         lambda z, _: {
-            **norms(z, *BEFORE, *BEHIND), **attention(z, bias=QKV),
+            **norms(z, *BEFORE, *POST), **attention(z, bias=QKV),
             "ffn_up.weight": (2 * z.F, z.D), "ffn_down.weight": (z.D, z.F),
         },
         lambda z: {"rope.dimension_count": z.W // 2},

@@ -1,9 +1,9 @@
-"""What has to hold for every family and every quantisation: measured here, demanded by tests/parity/test_families.py,
+"""Measurements of every architecture and quantisation against llama.cpp: asserted by tests/parity/test_families.py,
 printed as a table by bench/families.py.
 
-llama.cpp rounds what goes INTO a product with quantised weights; training does not. So each quantised model is also
-written with the same weights in float32 (unpacked by gguf-py): there both must compute alike. The only other thing
-that llama.cpp rounds is GELU, which it looks up in a table of half floats; `llama_cpp_gelu` puts that into our decoder.
+llama.cpp quantises the activations that are multiplied with quantised weights; training does not. So each quantised
+model is also written with the same weights in float32 (dequantised by gguf-py): there both must give the same result.
+The only other rounding of llama.cpp is in GELU, which it looks up in a table of half floats; `llama_cpp_gelu` does too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 import families
 import tiny
 from expertune.config import Config
-from expertune.export.adapter import export_adapter
-from expertune.export.merged import write_merged
+from expertune.export.merged import MergeTarget, write_merged
 from expertune.export.quant_types import WeightUpdate, choose
 from expertune.gguf.read import GGUFFile
+from expertune.gguf.write import write_adapter
 from expertune.model import feed_forward
 from expertune.model.attention import Segment
 from expertune.model.forward_context import Pack
@@ -39,20 +39,25 @@ TYPES = (
 )  # fmt: skip
 LENGTHS = (3, 40, 120)  # tokens; the window of the families that have one is 16
 STEP = 4e-3  # of a finite difference; shorter where it is steep, so that the loss moves by about as much
-MOST = 14  # adapted matrices whose gradient is looked at, about: those of two blocks
+MOST = 14  # adapted matrices whose gradient is checked, about: those of two blocks
 
 
 def open_model(
     path: Path, *, adapter_size: float = 0.0, cached: bool = True, dtype: torch.dtype = torch.float32, **settings: Any
 ) -> Tunable:
-    """The file as training sees it, with an adapter of the given size (0: one that changes nothing)."""
+    """Load the file for training, with a random adapter of the given size (0: one that changes nothing)."""
     config = Config(rank=4, alpha=8.0, **settings)
-    torch.set_num_threads(1)  # products this small only wait for a second thread, for long on a busy machine
+    torch.set_num_threads(1)  # a second thread only slows such small matrices down
     tunable = load(GGUFFile(path), config, Placement(torch.device("cpu"), dtype, cached, 1))
     draw = torch.Generator().manual_seed(3)
     tunable.lora.values_P.add_(adapter_size * torch.randn(tunable.lora.values_P.shape, generator=draw))
     tunable.lora.refresh()
     return tunable
+
+
+def save_adapter(path: Path, tunable: Tunable) -> None:
+    lora = tunable.lora
+    write_adapter(path, architecture=tunable.model_config.family, alpha=lora.alpha, tensors=lora.pairs(), metadata={})
 
 
 def log_probabilities(tunable: Tunable, tokens: list[int]) -> np.ndarray:
@@ -65,7 +70,7 @@ def log_probabilities(tunable: Tunable, tokens: list[int]) -> np.ndarray:
 
 def prompts(tunable: Tunable, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     draw = np.random.default_rng(1)
-    return [[int(token) for token in draw.integers(5, tunable.spec.vocabulary, length)] for length in lengths]
+    return [[int(token) for token in draw.integers(5, tunable.model_config.vocabulary, length)] for length in lengths]
 
 
 def _apart(theirs_V: np.ndarray, ours_V: np.ndarray) -> float:
@@ -75,14 +80,14 @@ def _apart(theirs_V: np.ndarray, ours_V: np.ndarray) -> float:
 def difference(tunable: Tunable, served: Served, lengths: tuple[int, ...] = LENGTHS) -> float:
     """The largest difference of log-probability over all tokens and prompts."""
     return max(
-        _apart(served.log_probabilities(each, tunable.spec.vocabulary), log_probabilities(tunable, each))
+        _apart(served.log_probabilities(each, tunable.model_config.vocabulary), log_probabilities(tunable, each))
         for each in prompts(tunable, lengths)
     )
 
 
 @contextlib.contextmanager
 def llama_cpp_gelu() -> Iterator[None]:
-    """Models opened inside look GELU up as llama.cpp does (ggml-cpu/vec.h: a table from half floats to half floats)."""
+    """Inside, models use GELU as in llama.cpp (ggml-cpu/vec.h: a table from half floats to half floats)."""
     exact = feed_forward._gelu
     feed_forward._gelu = lambda x: exact(x.half().float()).half().float()
     try:
@@ -102,14 +107,14 @@ def unpacked(path: Path, qtype: str) -> Path:
 
 @dataclass(frozen=True)
 class Logits:
-    """`same`: on the same weights in float32. `served`: against the quantised file, activations rounded."""
+    """`same`: with the same weights in float32. `served`: with the quantised file, whose activations are rounded."""
 
     same: float
     served: float
 
 
 def logits(folder: Path, name: str, qtype: str) -> Logits:
-    """Differences of log-probability to llama.cpp."""
+    """Differences of log-probability from llama.cpp."""
     path = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
     with as_llama_cpp(name):
         tunable = open_model(path, cached=False)
@@ -119,8 +124,8 @@ def logits(folder: Path, name: str, qtype: str) -> Logits:
 
 @dataclass(frozen=True)
 class Exported:
-    """`moved`: how far the adapter moves the log-probabilities. `adapter` and `merged` are differences to the tuned
-    decoder, `written` that of the merged file to our decoder over that very file."""
+    """`moved`: change of the log-probabilities by the adapter. `adapter` and `merged`: differences of the served files
+    from the tuned decoder; `written`: of the served merged file from our decoder on that file."""
 
     moved: float
     adapter: float
@@ -129,17 +134,17 @@ class Exported:
 
 
 def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
-    """Adapter and merged file as llama.cpp serves them; the adapter on the same weights in float32."""
+    """Compare adapter and merged file as served by llama.cpp; the adapter on the same weights in float32."""
     base = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
     with as_llama_cpp(name):
         plain, tuned = open_model(base), open_model(base, adapter_size=0.05)
     tokens = prompts(plain)[1]
     moved = float(np.abs(log_probabilities(plain, tokens) - log_probabilities(tuned, tokens)).max())
     with GGUFFile(base) as file:
-        export_adapter(folder / "adapter.gguf", file, tuned.lora.pairs(), alpha=tuned.lora.alpha, metadata={})
-        delta = WeightUpdate(tuned.lora.pairs(), tuned.lora.scale)
-        choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
-        write_merged(folder / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+        save_adapter(folder / "adapter.gguf", tuned)
+        update = WeightUpdate(tuned.lora.pairs(), tuned.lora.scale)
+        choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
+        write_merged(MergeTarget(folder / "merged.gguf", file, update, {"general.name": "merged"}, 1), choices)
     same = Served(unpacked(base, qtype), adapter=folder / "adapter.gguf")
     merged = Served(unpacked(folder / "merged.gguf", qtype))
     with as_llama_cpp(name):
@@ -148,7 +153,7 @@ def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
 
 
 def rows(seed: int = 0) -> list[Row]:
-    """Three rows that begin alike, longer than a window of 16."""
+    """Three rows with a common prefix, longer than a window of 16."""
     draw = np.random.default_rng(seed)
 
     def some(count: int) -> tuple[int, ...]:
@@ -168,7 +173,7 @@ def loss(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
 
 
 def gradient(tunable: Tunable, some_rows: list[Row]) -> torch.Tensor:
-    """(P,) of the loss with respect to all values of the adapter."""
+    """Gradient of the loss with respect to all parameters of the adapter, (P,)."""
     tunable.lora.gradients_P.zero_()
     loss(tunable, some_rows).backward()
     return tunable.lora.gradients_P.clone()
@@ -179,8 +184,7 @@ def scores(tunable: Tunable, some_rows: list[Row], candidates: Candidates) -> li
     """log p of each row's own answer and of each candidate, all in one pack."""
     made = dev_batch(some_rows, candidates)
     log_N = _log_of_targets(tunable, made.batch)
-    owners = len(some_rows) * (1 + len(candidates.own))
-    return torch.zeros(owners).index_add_(0, made.owner_N, log_N).tolist()
+    return [float(log_N[each.targets].sum()) for each in made.continuations]
 
 
 def scores_alone(tunable: Tunable, some_rows: list[Row], candidates: Candidates) -> list[float]:
@@ -202,15 +206,15 @@ def _log_of_targets(tunable: Tunable, batch: Batch) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Slope:
-    """One finite difference beside what the backward says."""
+    """A finite difference and the derivative from the backward pass."""
 
     name: str
     measured: float
-    said: float
+    computed: float
 
 
 def slopes(tunable: Tunable, some_rows: list[Row]) -> Iterator[Slope]:
-    """For A and B of adapted layers: the entry with the steepest gradient, and a random direction over all."""
+    """Derivatives for A and B of adapted layers: of the entry with the steepest gradient, and in a random direction."""
     found_P, draw = gradient(tunable, some_rows), torch.Generator().manual_seed(0)
     layers = tunable.lora.layers
     for layer in layers[:: max(1, len(layers) // MOST)]:
@@ -222,7 +226,7 @@ def slopes(tunable: Tunable, some_rows: list[Row]) -> Iterator[Slope]:
                 slope = float((said * direction).sum())
                 step = STEP / max(1.0, abs(slope))
                 measured = _difference(tunable, some_rows, values, direction, step)
-                if abs(measured - slope) > 0.01 * abs(slope):  # over an edge, where a router chooses another expert?
+                if abs(measured - slope) > 0.01 * abs(slope):  # did a router choose another expert?
                     nearer = _difference(tunable, some_rows, values, direction, step / 4)
                     measured = min(measured, nearer, key=lambda found: abs(found - slope))
                 yield Slope(f"{layer.name} {part} {kind}", measured, slope)

@@ -1,4 +1,4 @@
-"""llama.cpp as the judge: the log-probabilities of every token after a prompt, straight from its server."""
+"""llama.cpp as the reference: the log-probability of every token after a prompt, from its server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Served:
 
     def log_probabilities(self, tokens: list[int], vocabulary: int) -> np.ndarray:
         """log p of every token after `tokens`, (V,)."""
-        # a forced plain token: one that ends inside a UTF-8 character would come without probabilities
+        # force a plain token: the server reports no probabilities for one that ends inside a UTF-8 character
         plain = self.post("/tokenize", {"content": "a"})["tokens"][-1]
         body = {
             "prompt": tokens,

@@ -97,7 +97,7 @@ def finish(
     types: Mapping[str, str] | None = None,
     chat_template: str | None = CHAT_TEMPLATE,
 ) -> Path:
-    """Tokenizer and tensors behind the metadata that the writer has; a vector stays F32."""
+    """Write tokenizer and tensors after the metadata; a vector stays F32."""
     _add_tokenizer(writer, vocab, {"bpe": bpe_vocabulary, "spm": spm_vocabulary}[vocab](), chat_template)
     for name, value in weights:
         kind = next((typ for part, typ in (types or {}).items() if part in name), qtype)
@@ -111,7 +111,7 @@ def finish(
 
 
 def unpack(model: Path, path: Path) -> Path:
-    """The same model with every weight in float32, unpacked by gguf-py."""
+    """Write the same model with every weight in float32, dequantised by gguf-py."""
     reader = gguf.GGUFReader(model)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(path, architecture)

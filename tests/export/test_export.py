@@ -1,8 +1,9 @@
-"""Adapter and merged file as llama.cpp serves them, and the choice of types."""
+"""Adapter and merged file served by llama.cpp, and the choice of types."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from gguf import GGMLQuantizationType as Type
 import tiny
 from expertune.config import Config
 from expertune.errors import TrainingFailedError
-from expertune.export.adapter import export_adapter
-from expertune.export.merged import MergedModel, agreement, merge, write_merged
-from expertune.export.quant_types import WeightUpdate, choose, ladder_of, measure, upgrade_worst_half
+from expertune.export.merged import MergedModel, MergeTarget, agreement, merge, merged_bytes, write_merged
+from expertune.export.quant_types import TypeChoice, WeightUpdate, choose, ladder_of, measure, upgrade_worst_half
 from expertune.gguf.read import GGUFFile
+from expertune.gguf.write import write_adapter
 from expertune.model.attention import Segment
 from expertune.model.forward_context import Pack
 from expertune.model.load import Placement, Tunable, load
@@ -27,8 +28,8 @@ CONFIG = Config(rank=4, alpha=8.0)
 NAME = "blk.0.ffn_up.weight"
 
 
-def stirred(path: Path, size: float = 0.05) -> tuple[GGUFFile, Tunable]:
-    """A base with an adapter that changes its answers."""
+def with_random_adapter(path: Path, size: float = 0.05) -> tuple[GGUFFile, Tunable]:
+    """Load a base with a random adapter that changes its answers."""
     file = GGUFFile(path)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
     draw = torch.Generator().manual_seed(1)
@@ -45,36 +46,41 @@ def ours(tunable: Tunable, tokens: list[int]) -> np.ndarray:
 
 
 def tokens_of(tunable: Tunable, count: int = 40) -> list[int]:
-    return [int(token) for token in np.random.default_rng(2).integers(5, tunable.spec.vocabulary, count)]
+    return [int(token) for token in np.random.default_rng(2).integers(5, tunable.model_config.vocabulary, count)]
 
 
-def delta_of(tunable: Tunable) -> WeightUpdate:
+def update_of(tunable: Tunable) -> WeightUpdate:
     return WeightUpdate(tunable.lora.pairs(), tunable.lora.scale)
+
+
+def target_of(folder: Path, file: GGUFFile, tunable: Tunable) -> MergeTarget:
+    return MergeTarget(folder / "merged.gguf", file, update_of(tunable), {"general.name": "merged"}, 1)
 
 
 def test_adapter_and_merged_file_served_by_llama_cpp_give_our_logits(tmp_path: Path) -> None:
     base = tiny.make(tmp_path / "base.gguf", qtype="F32")
-    file, tunable = stirred(base)
-    tokens, vocabulary = tokens_of(tunable), tunable.spec.vocabulary
+    file, tunable = with_random_adapter(base)
+    tokens, vocabulary = tokens_of(tunable), tunable.model_config.vocabulary
     plain_V = Served(base).log_probabilities(tokens, vocabulary)
     expected_V = ours(tunable, tokens)
     assert np.abs(plain_V - expected_V).max() > 0.1  # the adapter matters
-    export_adapter(tmp_path / "adapter.gguf", file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata={})
+    lora = tunable.lora
+    write_adapter(tmp_path / "adapter.gguf", architecture="llama", alpha=lora.alpha, tensors=lora.pairs(), metadata={})
     with_adapter_V = Served(base, adapter=tmp_path / "adapter.gguf").log_probabilities(tokens, vocabulary)
     assert np.abs(with_adapter_V - expected_V).max() < 1e-4
-    delta = delta_of(tunable)
-    choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
-    write_merged(tmp_path / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+    update = update_of(tunable)
+    choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
+    write_merged(target_of(tmp_path, file, tunable), choices)
     merged_V = Served(tmp_path / "merged.gguf").log_probabilities(tokens, vocabulary)
     assert np.abs(merged_V - expected_V).max() < 1e-4
 
 
 def test_untouched_tensors_and_the_tokenizer_are_kept_byte_for_byte(tmp_path: Path) -> None:
     base = tiny.make(tmp_path / "base.gguf", qtype="Q4_K")
-    file, tunable = stirred(base)
-    delta = delta_of(tunable)
-    choices = choose(file, delta, wanted="Q8_0", keep=0.9, threads=1)
-    write_merged(tmp_path / "merged.gguf", file, delta, choices, metadata={"general.name": "merged"}, threads=1)
+    file, tunable = with_random_adapter(base)
+    update = update_of(tunable)
+    choices = choose(file, update, wanted="Q8_0", keep=0.9, threads=1)
+    write_merged(target_of(tmp_path, file, tunable), choices)
     with GGUFFile(tmp_path / "merged.gguf") as merged:
         touched = {choice.name for choice in choices}
         assert merged.tensors.keys() == file.tensors.keys()
@@ -88,18 +94,18 @@ def test_untouched_tensors_and_the_tokenizer_are_kept_byte_for_byte(tmp_path: Pa
 
 
 def test_a_small_change_is_lost_in_the_bases_own_type_and_kept_in_a_larger_one(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=0.002)
-    delta = delta_of(tunable)
-    share = {kind: measure(file, delta, NAME, kind, threads=1).kept for kind in (Type.Q4_K, Type.Q6_K, Type.Q8_0)}
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=0.002)
+    update = update_of(tunable)
+    share = {kind: measure(file, update, NAME, kind, threads=1).kept for kind in (Type.Q4_K, Type.Q6_K, Type.Q8_0)}
     assert share[Type.Q4_K] < 0.5 < 0.9 < share[Type.Q8_0] < 1.1
-    chosen = {choice.name: choice for choice in choose(file, delta, wanted="auto", keep=0.9, threads=1)}
+    chosen = {choice.name: choice for choice in choose(file, update, wanted="auto", keep=0.9, threads=1)}
     assert chosen[NAME].type != Type.Q4_K
     assert chosen[NAME].kept >= 0.9
 
 
 def test_a_large_change_stays_in_the_bases_type(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
-    assert {choice.type for choice in choose(file, delta_of(tunable), wanted="auto", keep=0.9, threads=1)} == {
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    assert {choice.type for choice in choose(file, update_of(tunable), wanted="auto", keep=0.9, threads=1)} == {
         Type.Q4_K
     }
 
@@ -114,17 +120,17 @@ def test_the_ladder_keeps_to_types_that_fit_the_rows(tmp_path: Path) -> None:
 
 
 def test_raising_goes_up_one_type_for_the_worst_half_until_the_top(tmp_path: Path) -> None:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
-    delta = delta_of(tunable)
-    choices = choose(file, delta, wanted="auto", keep=0.9, threads=1)
-    raised = upgrade_worst_half(file, delta, choices, threads=1)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    update = update_of(tunable)
+    choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
+    raised = upgrade_worst_half(file, update, choices, threads=1)
     assert raised is not None
     changed = {after.name for before, after in zip(choices, raised, strict=True) if after.type != before.type}
     worst = sorted(choices, key=lambda choice: -choice.noise)[: math.ceil(len(choices) / 2)]
     assert changed == {choice.name for choice in worst}
     rounds = 0
     while raised is not None:
-        choices, raised, rounds = raised, upgrade_worst_half(file, delta, raised, threads=1), rounds + 1
+        choices, raised, rounds = raised, upgrade_worst_half(file, update, raised, threads=1), rounds + 1
     assert {choice.type for choice in choices} == {Type.Q8_0}
     assert rounds < 12
 
@@ -147,18 +153,17 @@ def test_agreement_counts_labels_and_probabilities() -> None:
 
 
 def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[MergedModel, int]:
-    file, tunable = stirred(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
-    served: list[Path] = []
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
+    target, rounds = target_of(tmp_path, file, tunable), list[Pass]()
 
-    def serve(path: Path) -> Pass:
-        served.append(path)
-        return answers[min(len(served), len(answers)) - 1]
+    def write_and_score(choices: Sequence[TypeChoice]) -> Pass:
+        progress: list[tuple[int, int]] = []
+        write_merged(target, choices, progress=lambda done, total: progress.append((done, total)))
+        assert progress[-1] == (merged_bytes(file, choices),) * 2
+        rounds.append(answers[min(len(rounds), len(answers) - 1)])
+        return rounds[-1]
 
-    merged = merge(
-        tmp_path / "merged.gguf", file, tunable.lora.pairs(), scale=tunable.lora.scale, config=config,
-        adapter_pass=passed("aabb" * 50), serve=serve, metadata={}, threads=1,
-    )  # fmt: skip
-    return merged, len(served)
+    return merge(target, config, passed("aabb" * 50), write_and_score), len(rounds)
 
 
 def test_types_go_up_until_the_file_agrees(tmp_path: Path) -> None:
@@ -192,7 +197,5 @@ def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     base = GGUFFile(tiny.make(tmp_path / "base.gguf", qtype="F32"))
     fresh = load(base, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
     with pytest.raises(TrainingFailedError, match="changed nothing"):
-        merge(
-            tmp_path / "merged.gguf", base, fresh.lora.pairs(), scale=2.0, config=CONFIG,
-            adapter_pass=passed("ab"), serve=lambda path: passed("ab"), metadata={}, threads=1,
-        )  # fmt: skip
+        merge(target_of(tmp_path, base, fresh), CONFIG, passed("ab"), lambda choices: passed("ab"))
+    assert not (tmp_path / "merged.gguf").exists()

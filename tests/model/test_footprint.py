@@ -1,4 +1,4 @@
-"""Memory from the header: its parts, and what of them the built model really has."""
+"""Memory estimates from the header: their parts, compared with the loaded model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ CONFIG = Config(threads=1, compute_dtype="fp32")
 
 def needed(path: Path, shape: RowShape = SHAPE, *, cached: bool = True, recomputed: bool = False) -> MemoryEstimate:
     with GGUFFile(path) as file:
-        spec = read_config(file)
+        model_config = read_config(file)
         return estimate_memory(
-            file, spec, shape, item=4, rank=16, batch=4, at_once=512, cached=cached, recomputed=recomputed
+            file, model_config, shape, item=4, rank=16, batch=4, at_once=512, cached=cached, recomputed=recomputed
         )
 
 
@@ -44,11 +44,11 @@ def test_the_parts_add_up(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
-def test_the_adapter_is_counted_as_it_is_built(tmp_path: Path, name: str):
+def test_adapter_parameters_equal_those_of_the_loaded_model(tmp_path: Path, name: str):
     path = families.make(tmp_path / "a.gguf", families.FAMILIES[name])
     with GGUFFile(path) as file:
         built = load(file, CONFIG, place(file, CONFIG))
-        assert adapter_numbers(file, built.spec, CONFIG.rank) == built.lora.values_P.numel()
+        assert adapter_numbers(file, built.model_config, CONFIG.rank) == built.lora.values_P.numel()
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -62,7 +62,7 @@ def test_the_base_is_all_but_the_embeddings_that_are_read_row_by_row(tmp_path: P
         assert not fits_cached(file, 4, 2 * size)
 
 
-def test_packed_and_made_again_take_less(tmp_path: Path):
+def test_quantised_weights_and_recomputation_take_less(tmp_path: Path):
     path = tiny.make(tmp_path / "a.gguf", qtype="Q4_K", layers=6)
     whole, packed = needed(path), needed(path, cached=False)
     assert packed.base < whole.base / 2
@@ -75,9 +75,9 @@ def test_activations_grow_with_the_pack(tmp_path: Path):
     long = RowShape(prompt=970, answer=30, longest=1000)
     assert needed(path, long).working > 1.5 * needed(path).working
     with GGUFFile(path) as file:
-        spec = read_config(file)
-        assert must_recompute(spec, 1000, 4, 10_000_000)
-        assert not must_recompute(spec, 1000, 4, 1_000_000_000)
+        model_config = read_config(file)
+        assert must_recompute(model_config, 1000, 4, 10_000_000)
+        assert not must_recompute(model_config, 1000, 4, 1_000_000_000)
 
 
 @pytest.mark.parametrize(("row", "rows", "pack", "largest"), [(100, 4, 4, 400), (250, 4, 2, 500), (900, 4, 1, 900)])
@@ -87,11 +87,11 @@ def test_packs_are_those_of_the_trainer(row: int, rows: int, pack: int, largest:
     assert shape.largest_pack(pack, 512) == largest
 
 
-def test_what_is_shared_is_computed_once():
+def test_a_shared_prefix_is_computed_once():
     assert RowShape(prompt=90, answer=10, longest=100, shared=40).largest_pack(4, 512) == 4 * 60 + 40
 
 
-def test_packed_where_float_copies_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_quantised_weights_if_float_copies_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("expertune.estimate.capability.multiplies_bf16", lambda: False)
     with GGUFFile(tiny.make(tmp_path / "a.gguf", qtype="Q4_K", layers=8)) as file:
         whole = estimate(file, SHAPE).memory

@@ -1,4 +1,4 @@
-"""The backward that is written out by hand, against finite differences and against plain rows."""
+"""The hand-written backward pass, compared with finite differences and with separate rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def rows_of(seed: int = 0, *, beginning: int = 9) -> list[Row]:
 
 
 def stir(tunable: Tunable, seed: int = 3) -> None:
-    """A B that is not zero, so that A has a gradient too."""
+    """Make B non-zero, so that A has a gradient too."""
     draw = torch.Generator().manual_seed(seed)
     tunable.lora.values_P.add_(0.05 * torch.randn(tunable.lora.values_P.shape, generator=draw))
     tunable.lora.refresh()
@@ -131,7 +131,7 @@ def test_packed_and_cached_base_give_the_same_gradient(base: Path) -> None:
     assert torch.equal(*gradients)
 
 
-def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> None:
+def test_candidates_after_one_prompt_score_as_separate_rows(base: Path) -> None:
     tunable, rows = tunable_of(base), rows_of()
     stir(tunable)
     candidates = Candidates((11, 12), ((21, 22, 5), (23, 5), (24, 25, 26, 5)))
@@ -140,17 +140,19 @@ def test_candidates_behind_one_prompt_score_as_rows_of_their_own(base: Path) -> 
         log_N = log_probabilities(
             tunable.decoder, tunable.decoder.hidden(made.batch.pack, made.batch.places_N), made.batch.targets_N
         )
-    slots = torch.zeros(len(rows) * 4).index_add_(0, made.owner_N, log_N).view(len(rows), 4)
-    for index, row in enumerate(rows):
-        answers = [row.answer, *(candidates.shared + own for own in candidates.own)]
-        counted = [len(row.answer), *(len(own) for own in candidates.own)]
-        for slot, (answer, count) in enumerate(zip(answers, counted, strict=True)):
-            alone = training_batch([Row("x", 0, row.prompt, answer, (1.0,) * len(answer))], (1.0,))
-            with torch.no_grad():
-                log_alone_N = log_probabilities(
-                    tunable.decoder, tunable.decoder.hidden(alone.pack, alone.places_N), alone.targets_N
-                )
-            assert float(slots[index, slot]) == pytest.approx(float(log_alone_N[-count:].sum()), abs=1e-3)
+    expected = [(row, label) for row in range(3) for label in (None, 0, 1, 2)]
+    assert [(each.row, each.label) for each in made.continuations] == expected
+    for each in made.continuations:
+        row = rows[each.row]
+        answer = row.answer if each.label is None else candidates.shared + candidates.own[each.label]
+        count = len(answer) if each.label is None else len(candidates.own[each.label])
+        alone = training_batch([Row("x", 0, row.prompt, answer, (1.0,) * len(answer))], (1.0,))
+        with torch.no_grad():
+            log_alone_N = log_probabilities(
+                tunable.decoder, tunable.decoder.hidden(alone.pack, alone.places_N), alone.targets_N
+            )
+        assert float(log_N[each.targets].sum()) == pytest.approx(float(log_alone_N[-count:].sum()), abs=1e-3)
+        assert made.batch.targets_N[each.targets].tolist() == list(answer[-count:])
 
 
 def test_a_fresh_adapter_changes_nothing_and_training_leaves_the_base_alone(base: Path) -> None:
@@ -167,8 +169,8 @@ def test_a_fresh_adapter_changes_nothing_and_training_leaves_the_base_alone(base
 
 @pytest.mark.parametrize(("targets", "touched"), [("attention", 4), ("feed-forward", 3), ("all", 7)])
 def test_only_the_wanted_layers_train(base: Path, targets: str, touched: int) -> None:
-    tunable = tunable_of(base, target_modules=targets)
-    assert len(tunable.lora.layers) == touched * len(tunable.spec.layers)
+    tunable = tunable_of(base, targets=targets)
+    assert len(tunable.lora.layers) == touched * len(tunable.model_config.layers)
     stir(tunable)
     found_P = gradient(tunable, rows_of())
     for layer in tunable.lora.layers:

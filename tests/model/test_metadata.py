@@ -1,4 +1,4 @@
-"""Metadata that are wrong lead to one clear line, for every family and every key."""
+"""Invalid metadata give a one-line error with the file's name, for every family and every key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LISTS = ("attention.sliding_window_pattern", "attention.recurrent_layers", "rope
 
 
 class Changed(GGUFFile):
-    """A file with one key of another value."""
+    """A file with one metadata value replaced."""
 
     key, value = "", None
 
@@ -28,18 +28,18 @@ class Changed(GGUFFile):
 
 
 @pytest.mark.parametrize("name", list(families.FAMILIES))
-def test_odd_values_are_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_invalid_values_give_a_one_line_error(tmp_path: Path, name: str) -> None:
     family = families.FAMILIES[name]
     with Changed(families.make(tmp_path / "model.gguf", family)) as file:
         prefix = f"{family.architecture}."
         keys = [key for key in file.fields if key.startswith(prefix)]
         for file.key in [*keys, *(prefix + key for key in LISTS)]:
             for file.value in ODD:
-                told = refusal(file)
-                assert told is None or (str(file.path) in told and "\n" not in told)
+                error = error_of(file)
+                assert error is None or (str(file.path) in error and "\n" not in error)
 
 
-def refusal(file: GGUFFile) -> str | None:
+def error_of(file: GGUFFile) -> str | None:
     try:
         adapted_names(file, read_config(file), "all")
     except ExpertuneError as error:
@@ -48,17 +48,17 @@ def refusal(file: GGUFFile) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
-        ("llama.block_count", 10**12, "its metadata speak of 1000000000000 blocks"),
-        ("llama.rope.dimension_count", 10**12, "a head is 16 wide"),
-        ("llama.rope.freq_base", "x", "llama.rope.freq_base is no number"),
-        ("llama.rope.freq_base", -1.0, "make no llama model"),
+        ("llama.block_count", 10**12, "metadata declare 1000000000000 blocks, but the file has only"),
+        ("llama.rope.dimension_count", 10**12, "a head has only 16 elements"),
+        ("llama.rope.freq_base", "x", "llama.rope.freq_base is not a finite number"),
+        ("llama.rope.freq_base", -1.0, "invalid llama metadata"),
         ("llama.attention.head_count_kv", [2], "has 1 values for 2 layers"),
     ],
 )
-def test_what_is_told(tmp_path: Path, key: str, value: Any, told: str) -> None:
+def test_error_message(tmp_path: Path, key: str, value: Any, message: str) -> None:
     with Changed(families.make(tmp_path / "model.gguf", families.FAMILIES["llama"])) as file:
         file.key, file.value = key, value
-        with pytest.raises(ModelFileError, match=told):
+        with pytest.raises(ModelFileError, match=message):
             read_config(file)

@@ -46,8 +46,8 @@ def differences(path: Path, lengths: tuple[int, ...] = (120,), *, cached: bool =
     served, draw = Served(path), np.random.default_rng(1)
     found = []
     for length in lengths:
-        tokens = [int(token) for token in draw.integers(5, tunable.spec.vocabulary, length)]
-        theirs_V = served.log_probabilities(tokens, tunable.spec.vocabulary)
+        tokens = [int(token) for token in draw.integers(5, tunable.model_config.vocabulary, length)]
+        theirs_V = served.log_probabilities(tokens, tunable.model_config.vocabulary)
         found.append(float(np.nanmax(np.abs(theirs_V - our_log_probabilities(tunable, tokens)))))
     file.close()
     return found

@@ -1,4 +1,4 @@
-"""The loss lies on the token that tells the labels apart; labels' frequencies shift what is learnt, as promised."""
+"""Loss weights of the tokens that distinguish labels, and logit adjustment by label frequency."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from expertune.ratings.schema import Example
 from expertune.train.batches import training_batch
 from expertune.train.class_balance import logit_adjustment
 from expertune.train.encode import Candidates, Row, TokenWeights, candidates, encode
-from expertune.train.evaluate import look
-from expertune.train.loop import Trainer
+from expertune.train.evaluate import evaluate
+from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import log_probabilities, weighted_loss
 
 BASE = Path(__file__).parents[2] / "examples/base.gguf"
@@ -138,16 +138,16 @@ def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
         logit_adjustment=strength,
         early_stopping_patience=1000,
     )
-    trainer = Trainer(tunable, rows, rows, two, config)
+    trainer = Trainer(tunable, TrainingData(rows, rows, two), config)
     list(trainer.run())
-    assert trainer.last_look is not None
-    assert float(trainer.last_look.log_probabilities_NK[0, 0].exp()) == pytest.approx(expected, abs=0.1)
+    assert trainer.last_evaluation is not None
+    assert float(trainer.last_evaluation.log_probabilities_RK[0, 0].exp()) == pytest.approx(expected, abs=0.1)
 
 
-def test_a_look_measures_labels_and_rationales_as_single_rows_do(tunable: Tunable) -> None:
+def test_an_evaluation_measures_labels_and_rationales_as_single_rows_do(tunable: Tunable) -> None:
     draw = np.random.default_rng(0)
     rows = [row(f"r{i}", i % 3, prompt=(5, *(int(t) for t in draw.integers(50, 400, 3 + i)))) for i in range(7)]
-    seen = look(tunable, rows, THREE, batch_size=3)
+    found = evaluate(tunable, rows, THREE, batch_size=3)
 
     def log_of(prompt: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
         batch = training_batch([Row("x", 0, prompt, answer, (1.0,) * len(answer))], (1.0,))
@@ -161,7 +161,7 @@ def test_a_look_measures_labels_and_rationales_as_single_rows_do(tunable: Tunabl
         scores = torch.stack([log_of(each.prompt, (*THREE.shared, *own))[2:].sum() for own in THREE.own])
         labels.append(float(torch.log_softmax(scores, -1)[each.label]))
         reasons += log_of(each.prompt, each.answer)[slice(*each.rationale)].tolist()
-    assert seen.label_loss == pytest.approx(-np.mean(labels), rel=1e-4)
-    assert seen.rationale_loss == pytest.approx(-np.mean(reasons), rel=1e-4)
+    assert found.label_loss == pytest.approx(-np.mean(labels), rel=1e-4)
+    assert found.rationale_loss == pytest.approx(-np.mean(reasons), rel=1e-4)
     silent = [Row(r.id, r.label, r.prompt, r.answer, r.weights) for r in rows]
-    assert look(tunable, silent, THREE, batch_size=3).rationale_loss is None
+    assert evaluate(tunable, silent, THREE, batch_size=3).rationale_loss is None

@@ -1,10 +1,11 @@
-"""The loop: resumed training is unbroken training, losses are golden, faults are one clear line."""
+"""Training loop: resuming gives identical results, losses are golden, errors are one line."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,11 @@ from expertune.errors import Interrupted, TrainingFailedError, UsageError
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
 from expertune.train.batches import groups_of, training_batch
-from expertune.train.checkpoint import NAME
+from expertune.train.checkpoint import NAME, CheckpointPlace
 from expertune.train.class_balance import class_weights
 from expertune.train.encode import Candidates, Row
-from expertune.train.evaluate import macro_f1
 from expertune.train.events import DevEvent, StepEvent
-from expertune.train.loop import Trainer
+from expertune.train.loop import Trainer, TrainingData
 
 CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
 CONFIG = Config(
@@ -60,17 +60,18 @@ def open_tunable(base: Path, config: Config = CONFIG) -> Tunable:
     return load(GGUFFile(base), config, Placement(torch.device("cpu"), torch.float32, True, 1))
 
 
-def trainer_of(tunable: Tunable, folder: Path | None = None, *, config: Config = CONFIG, **options: object) -> Trainer:
-    return Trainer(
-        tunable,
-        learnable_rows(36, 0),
-        learnable_rows(18, 1),
-        CANDIDATES,
-        config,
-        folder=folder,
-        run_id="run",
-        **options,
-    )  # pyright: ignore
+def trainer_of(
+    tunable: Tunable,
+    folder: Path | None = None,
+    *,
+    config: Config = CONFIG,
+    run_id: str = "run",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trainer:
+    data = TrainingData(learnable_rows(36, 0), learnable_rows(18, 1), CANDIDATES)
+    place = CheckpointPlace(folder, run_id, resume) if folder is not None else None
+    return Trainer(tunable, data, config, checkpoints=place, should_stop=should_stop)
 
 
 def test_training_learns_what_decides_the_label(base: Path) -> None:
@@ -160,27 +161,18 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(base: Path, tmp
     tunable = open_tunable(base)
     list(trainer_of(tunable, tmp_path).run())
     with pytest.raises(UsageError, match="belongs to other settings"):
-        Trainer(
-            tunable,
-            learnable_rows(8, 0),
-            learnable_rows(4, 1),
-            CANDIDATES,
-            CONFIG,
-            folder=tmp_path,
-            run_id="another",
-            resume=True,
-        )
+        trainer_of(tunable, tmp_path, run_id="another", resume=True)
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UsageError, match="damaged"):
         trainer_of(tunable, tmp_path, resume=True)
 
 
-def test_a_loss_that_is_no_number_stops_with_advice(base: Path) -> None:
+def test_a_loss_that_is_nan_stops_with_advice(base: Path) -> None:
     tunable = open_tunable(base)
     tunable.lora.values_P[0] = float("nan")
     tunable.lora.refresh()
-    with pytest.raises(TrainingFailedError, match="lower --learning-rate"):
+    with pytest.raises(TrainingFailedError, match="loss is NaN or infinite at step 1; lower --learning-rate"):
         list(trainer_of(tunable).run())
 
 
@@ -200,10 +192,10 @@ def test_early_stopping_keeps_the_best_state(base: Path) -> None:
     tunable = open_tunable(base)
     trainer = trainer_of(tunable, config=config)
     events = list(trainer.run())
-    looks = [event for event in events if isinstance(event, DevEvent)]
+    evaluations = [event for event in events if isinstance(event, DevEvent)]
     assert trainer.result.steps < trainer.steps
-    assert trainer.result.macro_f1 == max(look.macro_f1 for look in looks)
-    assert not any(look.best for look in looks[-2:])
+    assert trainer.result.macro_f1 == max(each.macro_f1 for each in evaluations)
+    assert not any(each.best for each in evaluations[-2:])
 
 
 def test_balanced_weights_make_every_class_count_the_same() -> None:
@@ -224,13 +216,10 @@ def test_every_row_is_trained_once_an_epoch_and_the_short_last_batch_is_kept() -
     assert sum(training_batch(group, (1.0,) * 3).tokens for group in groups) == sum(row.length for row in rows)
 
 
-def test_macro_f1_equals_scikit_learn() -> None:
-    from sklearn.metrics import f1_score
-
-    draw = np.random.default_rng(0)
-    for _ in range(20):
-        truth, predicted = draw.integers(0, 4, 30).tolist(), draw.integers(0, 4, 30).tolist()
-        assert macro_f1(truth, predicted) == pytest.approx(f1_score(truth, predicted, average="macro"))
+def test_training_without_rows_is_refused() -> None:
+    for train, dev in ((0, 3), (3, 0)):
+        with pytest.raises(TrainingFailedError, match="no rows are left"):
+            TrainingData(learnable_rows(train, 0), learnable_rows(dev, 1), CANDIDATES)
 
 
 def test_losses_are_golden(base: Path) -> None:

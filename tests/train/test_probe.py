@@ -51,7 +51,7 @@ def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Timings as they would be if a block took 10 ms, the rest 30, and a look half of it."""
 
     def seconds(parts, config, rows):
-        steps = [0.03 + 0.01 * (len(part.spec.layers) - 1) for part in parts]
+        steps = [0.03 + 0.01 * (len(part.model_config.layers) - 1) for part in parts]
         return [each / 2 for each in steps], steps
 
     monkeypatch.setattr(probes, "_seconds", seconds)

@@ -1,4 +1,4 @@
-"""What "auto" stands for is a number of the model's size, and a number that was given stays as it is."""
+"""Learning rate and epochs: "auto" depends on the model's size, a given number is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that has learnt its rows says them after the rendered prompt, to the last token, and ends its turn."""
+"""A model that has memorised its rows generates them after the rendered prompt and ends its turn."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 import talkers
 from expertune.config import Config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
-from expertune.export.adapter import export_adapter
 from expertune.gguf.read import GGUFFile
+from expertune.gguf.write import write_adapter
 from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, make_scale
 from expertune.ratings.schema import Example
 from expertune.train.encode import Row, TokenWeights, candidates, encode
 from expertune.train.events import StepEvent
-from expertune.train.loop import Trainer
+from expertune.train.loop import Trainer, TrainingData
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0})
 LEARNT = 0.02  # nats a token: each is then by far the likeliest
@@ -70,7 +70,7 @@ def test_the_answer_and_the_end_of_the_turn_are_learnt(tmp_path: Path, template:
         assert [row.answer[-1:] for row in rows] == [tuple(engine.turn_end())] * 2
     file = GGUFFile(base)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
-    learn(Trainer(tunable, rows, rows, ask, CONFIG))
+    learn(Trainer(tunable, TrainingData(rows, rows, ask), CONFIG))
     said = speak(file, tunable, tmp_path / "adapter.gguf", rows)
     assert said == [(each.target, True) for each in EXAMPLES]
 
@@ -83,8 +83,11 @@ def learn(trainer: Trainer) -> None:
 
 
 def speak(file: GGUFFile, tunable: Tunable, adapter: Path, rows: list[Row]) -> list[tuple[str, bool]]:
-    """What the tuned model says freely, and whether it ended by itself, right after the row's last token."""
-    export_adapter(adapter, file, tunable.lora.pairs(), alpha=tunable.lora.alpha, metadata={})
+    """Freely generated answers of the tuned model, and whether each ended right after the row's last token."""
+    lora = tunable.lora
+    write_adapter(
+        adapter, architecture=tunable.model_config.family, alpha=lora.alpha, tensors=lora.pairs(), metadata={}
+    )
     with LlamaCppEngine(file.path, adapter=adapter, threads=1) as engine:
         answers = [engine.generate(engine.render(each.messages), max_tokens=200) for each in EXAMPLES]
     assert [answer.answer_tokens for answer in answers] == [len(row.answer) for row in rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import retold
+import convert_architecture
 from expertune.fine_tuner import FineTuner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ def test_a_model_of_another_family_is_tuned_and_proven(tmp_path: Path) -> None:
     frame = pd.read_csv(ROOT / "examples" / "formatted_dataset.csv").head(240)
     success, metadata = FineTuner(quiet=True).process_dataset(
         frame,
-        str(retold.make(tmp_path / "base.gguf", "phi3")),
+        str(convert_architecture.make(tmp_path / "base.gguf", "phi3")),
         MAPPING,
         "respiratory infections",
         tmp_path / "out",

@@ -21,8 +21,8 @@ from ..model.config import LayerConfig, ModelConfig
 from ..model.load import Tunable, load, place
 from ..model.memory import TOKENS_AT_ONCE, RowShape, matrices
 from ..train.encode import Candidates, Row
-from ..train.evaluate import look
-from ..train.loop import Trainer
+from ..train.evaluate import evaluate
+from ..train.loop import Trainer, TrainingData
 from ..train.recipe import with_recipe
 from .capability import TrainingThroughput
 
@@ -95,8 +95,8 @@ def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> flo
 def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Of a look at the rows, and of a training step, with each number of blocks."""
     candidates = Candidates((), ((0,), (1,)))
-    trainers = [Trainer(part, rows, rows, candidates, config) for part in parts]
-    looks = [functools.partial(look, part, rows, candidates, batch_size=len(rows)) for part in parts]
+    trainers = [Trainer(part, TrainingData(rows, rows, candidates), config) for part in parts]
+    looks = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
     seconds = best_seconds([*looks, *(trainer.one_step for trainer in trainers)])
     return seconds[: len(parts)], seconds[len(parts) :]
 

@@ -1,1 +1,1 @@
-"""The adapter file and the merged model file."""
+"""Merge the adapter into the base GGUF and choose the types of the changed tensors."""

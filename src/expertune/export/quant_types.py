@@ -1,7 +1,7 @@
-"""Which GGUF type each touched tensor gets: the smallest in which what was learnt survives.
+"""Choose the GGUF type of each changed tensor: the smallest that preserves the LoRA update ΔW.
 
-A base's weights lie on the grid of their own type, so rounding W + ΔW back to it can undo the whole of ΔW
-(docs/decisions/0005). So the loss is measured for each tensor instead of assumed.
+The base's weights are on the grid of their own type, so quantising W + ΔW to it again can undo all of ΔW
+(docs/decisions/0005). The loss is therefore measured for each tensor.
 
 Axes: O output · I input · R rank.
 """
@@ -17,15 +17,15 @@ from gguf import GGMLQuantizationType as Type
 from ..gguf import quants
 from ..gguf.read import GGUFFile
 
-# smallest first; K-quants stand before Q8_0 because llama.cpp serves them faster on a CPU
+# smallest first; K-quants come before Q8_0 because llama.cpp runs them faster on a CPU
 LADDER = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.F16, Type.F32)
-SAMPLE_ROWS = 128  # rows that are measured in each tensor; the shares vary little from row to row
+SAMPLE_ROWS = 128  # rows measured per tensor; the share varies little between rows
 
 
 @dataclass(frozen=True)
 class TypeChoice:
-    """A touched tensor's type. `kept` is the share of ΔW along itself that survives the rounding (1 = all of it),
-    `noise` the rounding error's size beside ΔW's own."""
+    """Type of a changed tensor. `kept`: share of ΔW that quantisation preserves, by projection on ΔW (1: all of it);
+    `noise`: norm of the rounding error divided by the norm of ΔW."""
 
     name: str
     base_type: Type
@@ -35,66 +35,70 @@ class TypeChoice:
 
 
 class WeightUpdate:
-    """ΔW of each adapted layer: scale · B @ A, made when asked for."""
+    """LoRA update ΔW = scale · B @ A of each adapted tensor, computed on demand.
+
+    `pairs` maps the name of a tensor to (A_RI, B_OR).
+    """
 
     def __init__(self, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], scale: float) -> None:
         self._pairs, self._scale = pairs, scale
 
     def names(self) -> list[str]:
-        """Tensors that differ from the base's at all."""
-        return [f"{name}.weight" for name, (a_RI, b_OR) in self._pairs.items() if a_RI.any() and b_OR.any()]
+        """Names of the tensors that differ from the base's."""
+        return [name for name, (a_RI, b_OR) in self._pairs.items() if a_RI.any() and b_OR.any()]
 
     def of(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        a_RI, b_OR = self._pairs[name.removesuffix(".weight")]
+        """ΔW_OI of a tensor, all or some rows."""
+        a_RI, b_OR = self._pairs[name]
         return (self._scale * b_OR[rows]) @ a_RI
 
 
-def choose(file: GGUFFile, delta: WeightUpdate, *, wanted: str, keep: float, threads: int) -> list[TypeChoice]:
-    """A type for each touched tensor: `wanted`, or with "auto" the smallest in which at least `keep` of ΔW survives."""
+def choose(file: GGUFFile, update: WeightUpdate, *, wanted: str, keep: float, threads: int) -> list[TypeChoice]:
+    """Choose a type for each changed tensor: `wanted`, or with "auto" the smallest that preserves `keep` of ΔW."""
     choices = []
-    for name in delta.names():
+    for name in update.names():
         ladder = ladder_of(file, name) if wanted == "auto" else (_forced(file, name, Type[wanted]),)
-        measured = (measure(file, delta, name, kind, threads=threads) for kind in ladder)
+        measured = (measure(file, update, name, kind, threads=threads) for kind in ladder)
         choice = next((choice for choice in measured if choice.kept >= keep), None)
-        choices.append(choice or measure(file, delta, name, ladder[-1], threads=threads))
+        choices.append(choice or measure(file, update, name, ladder[-1], threads=threads))
     return choices
 
 
 def upgrade_worst_half(
-    file: GGUFFile, delta: WeightUpdate, choices: Sequence[TypeChoice], *, threads: int
+    file: GGUFFile, update: WeightUpdate, choices: Sequence[TypeChoice], *, threads: int
 ) -> list[TypeChoice] | None:
-    """One type up for the half of the tensors whose rounding is largest beside ΔW; None when all are at the top."""
+    """Take the next larger type for the half of the tensors with the most noise; None if all have the largest."""
     open_choices = [choice for choice in choices if _next_type(file, choice) is not None]
     if not open_choices:
         return None
     worst = sorted(open_choices, key=lambda choice: -choice.noise)[: -(-len(open_choices) // 2)]
     names = {choice.name for choice in worst}
-    raised = []
+    upgraded = []
     for choice in choices:
         kind = _next_type(file, choice) if choice.name in names else None
-        raised.append(choice if kind is None else measure(file, delta, choice.name, kind, threads=threads))
-    return raised
+        upgraded.append(choice if kind is None else measure(file, update, choice.name, kind, threads=threads))
+    return upgraded
 
 
-def measure(file: GGUFFile, delta: WeightUpdate, name: str, kind: Type, *, threads: int) -> TypeChoice:
-    """What survives of ΔW in `kind`, on rows spread over the tensor."""
+def measure(file: GGUFFile, update: WeightUpdate, name: str, kind: Type, *, threads: int) -> TypeChoice:
+    """Measure how much of ΔW the type `kind` preserves, on rows spread over the tensor."""
     info = file.tensors[name]
     rows = np.unique(np.linspace(0, info.shape[0] - 1, min(SAMPLE_ROWS, info.shape[0])).astype(np.int64))
     base_OI = quants.dequantize(file.blocks(name)[rows], info.type)
-    delta_OI = delta.of(name, rows)
-    wanted_OI = base_OI + delta_OI
+    update_OI = update.of(name, rows)
+    wanted_OI = base_OI + update_OI
     packed = quants.quantize(wanted_OI, kind, threads=threads, name=name)
     got_OI = quants.dequantize(packed, kind)
-    size = float(np.vdot(delta_OI, delta_OI))
-    kept = float(np.vdot(got_OI - base_OI, delta_OI)) / size if size else 1.0
+    size = float(np.vdot(update_OI, update_OI))
+    kept = float(np.vdot(got_OI - base_OI, update_OI)) / size if size else 1.0
     noise = float(np.linalg.norm(got_OI - wanted_OI)) / size**0.5 if size else 0.0
     return TypeChoice(name, info.type, kind, kept, noise)
 
 
 def ladder_of(file: GGUFFile, name: str) -> tuple[Type, ...]:
-    """The base's own type, then the larger ones that fit the tensor's rows and can be made here.
+    """The base's own type, then larger types that fit the tensor's rows and that we can write.
 
-    A quantised base goes no further than Q8_0: beyond, llama.cpp's rounding of activations is what differs.
+    A quantised base goes up to Q8_0: beyond it the difference comes from llama.cpp's rounding of activations.
     """
     info = file.tensors[name]
     width, own = info.shape[-1], quants.bytes_per_row(info.type, info.shape[-1])
@@ -108,7 +112,7 @@ def ladder_of(file: GGUFFile, name: str) -> tuple[Type, ...]:
 
 
 def _forced(file: GGUFFile, name: str, kind: Type) -> Type:
-    """The wanted type, or the next larger one where the rows are no multiple of its block (as llama.cpp does)."""
+    """The wanted type, or the next larger one if rows are not a multiple of its block size (as in llama.cpp)."""
     width = file.tensors[name].shape[-1]
     if quants.row_fits(kind, width):
         return kind

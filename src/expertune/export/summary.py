@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..predict.score import Pass
-from .merged import FileAgreement, MergedModel
+from .merged import FileAgreement, MergedModel, tensor_bytes
 from .quant_types import TypeChoice
 
 
@@ -64,6 +63,5 @@ def summarize_export(file: GGUFFile, merged: MergedModel, base_dev: Pass) -> Exp
 
 
 def _type_share(file: GGUFFile, name: str, choices: list[TypeChoice]) -> TypeShare:
-    infos = [(file.tensors[choice.name], choice) for choice in choices]
-    size = sum(info.rows * quants.bytes_per_row(choice.type, info.width) for info, choice in infos)
+    size = sum(tensor_bytes(file, choice) for choice in choices)
     return TypeShare(name, len(choices), size, min(choice.kept for choice in choices))

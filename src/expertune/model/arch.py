@@ -1,6 +1,6 @@
-"""GGUF → Spec, by the family's own file in `families`; a family without one is refused by name.
+"""Read a ModelConfig from a GGUF by its architecture's module in `families`.
 
-A family's file is called as its architecture in the GGUF, "-" written "_", and has one function, `spec`.
+A module is named after the architecture in the GGUF, with "-" written "_", and has one function, `model_config`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from .tensors import check_tensors
 
 @functools.cache
 def supported() -> tuple[str, ...]:
-    """The architectures that can be tuned, by their names in a GGUF."""
+    """Names of the architectures that can be tuned, as in a GGUF."""
     return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(families.__path__)))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
-    """The decoder's settings from an open GGUF, its tensors checked against them.
+    """Read the decoder configuration of an open GGUF and check the file's tensors against it.
 
-    Raises FineTuningNotSupportedError for a family or a variant that Expertune cannot tune,
-    ModelFileError where a needed key or tensor is missing or has another shape.
+    Raises FineTuningNotSupportedError for an architecture or a variant that Expertune cannot tune,
+    ModelFileError if a required key or tensor is missing or a tensor has the wrong shape.
     """
     if int(file.metadata("split.count", 1) or 1) > 1:
         raise FineTuningNotSupportedError(
-            f"{file.path}: is one part of a split model; join the parts with llama-gguf-split --merge"
+            f"{file.path}: is one part of a split model; merge the parts with llama-gguf-split --merge"
         )
     family = str(file.metadata("general.architecture", ""))
     if family not in supported():
@@ -40,10 +40,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
         )
     module = importlib.import_module(f"{families.__name__}.{family.replace('-', '_')}")
     try:
-        spec: ModelConfig = module.spec(file)
+        config: ModelConfig = module.model_config(file)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # text for a number, a list too short
-        raise ModelFileError(
-            f"{file.path}: its metadata make no {family} model ({error}); export the model again"
-        ) from error
-    check_tensors(file, spec)
-    return spec
+        raise ModelFileError(f"{file.path}: invalid {family} metadata ({error}); re-export the model") from error
+    check_tensors(file, config)
+    return config

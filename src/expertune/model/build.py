@@ -1,4 +1,4 @@
-"""A file's tensors and its Spec → the Decoder. What is there is taken; whether it may be, `tensors` has checked."""
+"""Build the Decoder from a file's tensors and its ModelConfig; `tensors.check_tensors` has checked them before."""
 
 from __future__ import annotations
 
@@ -8,79 +8,78 @@ import numpy as np
 import torch
 
 from ..gguf.read import GGUFFile
-from .block import Block, Dense, FeedForward, Mixer, OwnInput
+from .block import Block, Dense, FeedForward, Mixer, PerLayerInput
 from .config import LayerConfig, ModelConfig
 from .convolution import ShortConvolution
-from .decoder import Decoder, OwnInputs
+from .decoder import Decoder, PerLayerEmbeddings
 from .experts import Mixture
 from .feed_forward import activation
 from .gated_delta_net import DeltaNet
 from .linear import FusedLinear, Part
 from .lm_head import LMHead
-from .lora import LoraLayer as Adapted
-from .lora import LoraWeights
+from .lora import LoraLayer, LoraWeights
 from .norm import Norm
 from .self_attention import SelfAttention
 from .target_modules import MIXER, adapted_names, present
 from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
 
 
-def adapted_layers(file: GGUFFile, spec: ModelConfig, targets: str) -> list[Adapted]:
-    """The linear layers that get an adapter."""
-    return [Adapted(name, *file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, spec, targets)]
+def adapted_layers(file: GGUFFile, config: ModelConfig, targets: str) -> list[LoraLayer]:
+    """List the linear layers that get an adapter."""
+    return [LoraLayer(name, *file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, config, targets)]
 
 
-def build(file: GGUFFile, spec: ModelConfig, lora: LoraWeights, storage: Storage, *, recompute: bool) -> Decoder:
-    """The decoder with adapters on the layers that `lora` holds."""
-    parts = _Parts(file, spec, lora, storage)
+def build(file: GGUFFile, config: ModelConfig, lora: LoraWeights, storage: Storage, *, recompute: bool) -> Decoder:
+    """Build the decoder, with adapters on the layers of `lora`."""
+    builder = _Builder(file, config, lora, storage)
     head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
     return Decoder(
-        spec,
+        config,
         embedding=Embedding(file),
-        own_inputs=parts.own_inputs() if spec.own_input else None,
-        blocks=[parts.block(index, layer) for index, layer in enumerate(spec.layers)],
-        norm=parts.need_norm(spec.output_norm),
-        head=LMHead(FrozenWeight(file, [head], storage), spec.logit_scale, spec.logit_cap),
+        per_layer_embeddings=builder.per_layer_embeddings() if config.per_layer_embedding_dim else None,
+        blocks=[builder.block(index, layer) for index, layer in enumerate(config.layers)],
+        norm=builder.need_norm(config.output_norm),
+        head=LMHead(FrozenWeight(file, [head], storage), config.logit_scale, config.logit_softcap),
         dtype=storage.dtype,
         device=storage.device,
         recompute=recompute,
     )
 
 
-class _Parts:
-    """Makes stacks, norms and mixtures from the tensors of one file."""
+class _Builder:
+    """Makes blocks, linear layers, norms and mixtures of experts from the tensors of one file."""
 
-    def __init__(self, file: GGUFFile, spec: ModelConfig, lora: LoraWeights, storage: Storage) -> None:
-        self._file, self._spec, self._lora, self._storage = file, spec, lora, storage
+    def __init__(self, file: GGUFFile, config: ModelConfig, lora: LoraWeights, storage: Storage) -> None:
+        self._file, self._config, self._lora, self._storage = file, config, lora, storage
         self._adapted = frozenset(layer.name for layer in lora.layers)
-        self._activation = activation(spec.activation, gated=spec.gated)
+        self._activation = activation(config.activation, gated=config.gated)
 
     def block(self, index: int, layer: LayerConfig) -> Block:
-        prefix, spec = f"blk.{index}.", self._spec
-        inputs, output = (self.stack(prefix, list(present(self._file, index, layer, names))) for names in MIXER)
-        behind = "post_attention_norm" if spec.feed_forward_norm != "post_attention_norm" else ""
+        prefix, config = f"blk.{index}.", self._config
+        inputs, output = (self.linear(prefix, list(present(self._file, index, layer, names))) for names in MIXER)
+        post_norm_name = "post_attention_norm" if config.feed_forward_norm != "post_attention_norm" else ""
         out_scale = self.vector(prefix + "layer_output_scale.weight")
         return Block(
             mixer=self.mixer(index, layer, inputs),
             output=output,
-            mixer_post_norm=self.norm(prefix + behind),
+            mixer_post_norm=self.norm(prefix + post_norm_name),
             feed_forward=self.feed_forward(prefix),
             feed_forward_post_norm=self.norm(prefix + "post_ffw_norm"),
-            own_input=self.own_input(index) if spec.own_input else None,
-            parallel=spec.parallel,
-            residual_scale=spec.residual_scale,
+            per_layer_input=self.per_layer_input(index) if config.per_layer_embedding_dim else None,
+            parallel_residual=config.parallel_residual,
+            residual_scale=config.residual_scale,
             out_scale=1.0 if out_scale is None else float(out_scale),
         )
 
     def mixer(self, index: int, layer: LayerConfig, inputs: FusedLinear) -> Mixer:
         prefix, norm = f"blk.{index}.", self.norm(f"blk.{index}.attn_norm")
-        if layer.delta is not None:
-            taps_EK, fading_H = self.need(prefix + "ssm_conv1d.weight"), self.need(prefix + "ssm_a")
+        if layer.gated_delta_net is not None:
+            kernel_EK, decay_H = self.need(prefix + "ssm_conv1d.weight"), self.need(prefix + "ssm_a")
             step_bias_H, head_norm = self.need(prefix + "ssm_dt.bias"), self.need_norm(prefix + "ssm_norm")
-            return DeltaNet(layer.delta, norm, inputs, taps_EK, fading_H, step_bias_H, head_norm)
-        if layer.taps:
+            return DeltaNet(layer.gated_delta_net, norm, inputs, kernel_EK, decay_H, step_bias_H, head_norm)
+        if layer.conv_kernel:
             return ShortConvolution(norm, inputs, self.need(prefix + "shortconv.conv.weight"))
-        values_norm = Norm(None, None, self._spec.epsilon, False) if self._spec.normed_values else None
+        values_norm = Norm(None, None, self._config.epsilon, False) if self._config.value_norm else None
         return SelfAttention(
             index=index,
             heads=layer.heads,
@@ -89,13 +88,15 @@ class _Parts:
             qkv=inputs,
             head_norms=(self.norm(prefix + "attn_q_norm"), self.norm(prefix + "attn_k_norm"), values_norm),
             sinks_H=self.vector(prefix + "attn_sinks.weight"),
-            keys_of=layer.keys_of,
-            gated=layer.gated,
+            kv_shared_with=layer.kv_shared_with,
+            output_gate=layer.output_gate,
         )
 
     def feed_forward(self, prefix: str) -> FeedForward:
         return FeedForward(
-            norm=self.norm(prefix + ("attn_norm" if self._spec.parallel else self._spec.feed_forward_norm)),
+            norm=self.norm(
+                prefix + ("attn_norm" if self._config.parallel_residual else self._config.feed_forward_norm)
+            ),
             dense=self.dense(prefix),
             mixture=self.mixture(prefix),
             shared_gate_D=self.vector(prefix + "ffn_gate_inp_shexp.weight"),
@@ -105,35 +106,37 @@ class _Parts:
             mixture_post_norm=self.norm(prefix + "post_ffw_norm_2"),
         )
 
-    def own_inputs(self) -> OwnInputs:
-        return OwnInputs(
+    def per_layer_embeddings(self) -> PerLayerEmbeddings:
+        return PerLayerEmbeddings(
             Embedding(self._file, "per_layer_token_embd.weight"),
             FrozenWeight(self._file, ["per_layer_model_proj.weight"], self._storage),
             self.need_norm("per_layer_proj_norm"),
-            self._spec.own_input,
+            self._config.per_layer_embedding_dim,
         )
 
-    def own_input(self, index: int) -> OwnInput:
+    def per_layer_input(self, index: int) -> PerLayerInput:
         prefix = f"blk.{index}."
-        gate, output = self.stack(prefix, ["inp_gate"]), self.stack(prefix, ["proj"])
-        return OwnInput(index, gate, output, self.need_norm(prefix + "post_norm"), self._activation)
+        gate, output = self.linear(prefix, ["inp_gate"]), self.linear(prefix, ["proj"])
+        return PerLayerInput(index, gate, output, self.need_norm(prefix + "post_norm"), self._activation)
 
     def router_norm(self, prefix: str) -> Norm | None:
-        """Gemma 4's router has a norm of its own, scaled by the root of the model's width."""
+        """Norm of Gemma 4's router: its weights are divided by the square root of the model width."""
         scale_D = self.vector(prefix + "ffn_gate_inp.scale")
-        return scale_D if scale_D is None else Norm(scale_D * self._spec.width**-0.5, None, self._spec.epsilon, False)
+        return (
+            scale_D if scale_D is None else Norm(scale_D * self._config.width**-0.5, None, self._config.epsilon, False)
+        )
 
     def dense(self, prefix: str) -> Dense | None:
-        """The block's own, or the expert that every token uses."""
+        """The dense feed-forward network of a block, or the shared expert of a mixture."""
         ending = next((each for each in ("", "_shexp") if self.has(f"{prefix}ffn_down{each}.weight")), None)
         if ending is None:
             return None
         inner = [name + ending for name in ("ffn_gate", "ffn_up") if self.has(f"{prefix}{name}{ending}.weight")]
-        return Dense(self.stack(prefix, inner), self.stack(prefix, [f"ffn_down{ending}"]), self._activation)
+        return Dense(self.linear(prefix, inner), self.linear(prefix, [f"ffn_down{ending}"]), self._activation)
 
     def mixture(self, prefix: str) -> Mixture | None:
         router_ED = self.array(prefix + "ffn_gate_inp.weight")
-        if router_ED is None or self._spec.experts is None:
+        if router_ED is None or self._config.experts is None:
             return None
         fused = [f"{prefix}ffn_gate_up_exps"]
         inner = fused if self.has(f"{fused[0]}.weight") else [f"{prefix}ffn_gate_exps", f"{prefix}ffn_up_exps"]
@@ -142,7 +145,7 @@ class _Parts:
             self.array(prefix + "ffn_gate_inp.bias"),
             self.experts(inner),
             self.experts([f"{prefix}ffn_down_exps"]),
-            self._spec.experts.used,
+            self._config.experts.used,
             self._activation,
             self.vector(prefix + "ffn_down_exps.scale"),
         )
@@ -152,7 +155,7 @@ class _Parts:
         bias_EO = torch.cat(biases, dim=-1).to(self._storage.dtype) if biases else None
         return ExpertWeights(self._file, [f"{name}.weight" for name in names], self._storage, bias_EO)
 
-    def stack(self, prefix: str, names: Sequence[str]) -> FusedLinear:
+    def linear(self, prefix: str, names: Sequence[str]) -> FusedLinear:
         parts, row = [], 0
         for name in names:
             rows = self._file.tensors[f"{prefix}{name}.weight"].rows
@@ -165,10 +168,12 @@ class _Parts:
         return self.need_norm(name) if self.has(f"{name}.weight") else None
 
     def need_norm(self, name: str) -> Norm:
-        return Norm(self.need(f"{name}.weight"), self.vector(f"{name}.bias"), self._spec.epsilon, self._spec.centred)
+        return Norm(
+            self.need(f"{name}.weight"), self.vector(f"{name}.bias"), self._config.epsilon, self._config.layernorm
+        )
 
     def need(self, name: str) -> torch.Tensor:
-        """A small tensor that `tensors` has seen in the file."""
+        """A small tensor that `check_tensors` found in the file."""
         values = self.array(name)
         assert values is not None
         return values
@@ -177,7 +182,7 @@ class _Parts:
         return name in self._file.tensors
 
     def array(self, name: str) -> torch.Tensor | None:
-        """A small tensor in float32 in its shape, or None where the file has none."""
+        """A small tensor as float32 in its shape, or None if the file has no such tensor."""
         if not self.has(name):
             return None
         return torch.from_numpy(np.array(self._file.tensor(name), dtype=np.float32)).to(self._storage.device)
@@ -191,8 +196,8 @@ class _Parts:
         if all(bias_O is None for bias_O in found):
             return None
         device = self._storage.device
-        pieces = [
+        biases = [
             torch.zeros(part.stop - part.start, device=device) if bias_O is None else bias_O
             for part, bias_O in zip(parts, found, strict=True)
         ]
-        return torch.cat(pieces).to(self._storage.dtype)
+        return torch.cat(biases).to(self._storage.dtype)

@@ -1,31 +1,34 @@
-"""What the decoder is told about a model: frozen records, filled by one small file for each family.
+"""Decoder configuration, read from GGUF metadata by one small file for each architecture (`families`).
 
-Axes: F rotated pairs of a head.
+Axes: F rotated pair of a head.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions. `frequencies_F` are the angles per position of each rotated pair, all scalings included.
+    """Rotary position embedding. `inv_freq_F` is the angle per position of each rotated pair, all scaling included.
 
-    `gain` multiplies sine and cosine (YaRN's attention factor). A pair is two neighbours of a head, or with `halves`
-    an element of the first half of the rotated part and its partner in the second. Elements behind the pairs stay.
+    `attention_factor` multiplies sine and cosine (YaRN). `neox_style` pairs element i of the rotated part with element
+    i + F (GPT-NeoX, transformers); otherwise a pair is two adjacent elements (GPT-J, Meta's Llama). The elements of a
+    head after the 2F rotated ones stay as they are.
     """
 
-    frequencies_F: tuple[float, ...]
-    gain: float
-    halves: bool
+    inv_freq_F: tuple[float, ...]
+    attention_factor: float
+    neox_style: bool
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Query heads, key heads, width of a head, scale of the scores.
+    """Numbers of query heads and of key-value heads, width of one head, scale of the attention scores.
 
-    `window` is how many tokens a query sees, itself the last of them (0: all). `cap` bounds the scores softly (0: not).
+    `window` is the number of tokens that a query attends to, its own token included (0: no limit). `softcap` limits the
+    scores smoothly to ±softcap (0: no limit).
     """
 
     queries: int
@@ -33,41 +36,45 @@ class Heads:
     width: int
     scale: float
     window: int = 0
-    cap: float = 0.0
+    softcap: float = 0.0
 
     @property
-    def stacked(self) -> int:
-        """Width of queries, keys and values beside each other."""
+    def qkv_width(self) -> int:
+        """Width of the concatenated queries, keys and values."""
         return (self.queries + 2 * self.keys) * self.width
+
+
+KeyRepeat = Literal["interleave", "tile"]
 
 
 @dataclass(frozen=True)
 class GatedDeltaNetConfig:
-    """Linear attention: heads of keys (and as many queries) and of values, and the width of each.
+    """Linear attention: number of key heads (and of query heads), number of value heads, width of one head.
 
-    A key head serves `neighbours`, the values' heads beside each other, or one of each round of them. `joined`: one
-    matrix makes β and the fading, by key head; otherwise each has its own.
+    Key heads are repeated for the value heads: "interleave" serves adjacent value heads with one key head
+    (repeat_interleave), "tile" repeats the whole sequence of key heads. With `fused_beta_alpha` one matrix (ssm_ba)
+    produces β and the decay, grouped by key head; otherwise each has a matrix of its own.
     """
 
     keys: int
     values: int
     width: int
-    neighbours: bool
-    joined: bool
+    key_repeat: KeyRepeat
+    fused_beta_alpha: bool
 
     @property
-    def convolved(self) -> int:
-        """Width of queries, keys and values beside each other."""
+    def conv_width(self) -> int:
+        """Width of the concatenated queries, keys and values, which are convolved together."""
         return (2 * self.keys + self.values) * self.width
 
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One block. `tensors` must be in the file and `optional` ones may; names as in the GGUF behind "blk.N.".
+    """One block. The file must contain `tensors` and may contain `optional`; names as in the GGUF after "blk.N.".
 
-    A name without an ending stands for its ".weight". `keys_of` is the layer whose keys and values this one uses.
-    `gated` attention weighs what each head gives. With `taps` a convolution over that many tokens stands in the place
-    of attention, alone or, with `delta`, before linear attention.
+    A name without an ending stands for its ".weight". `kv_shared_with` is the index of the layer whose keys and values
+    this one reuses. `output_gate`: the attention output is multiplied by a sigmoid gate. A `conv_kernel` above 0 is the
+    width of a short causal convolution, which replaces attention or, with `gated_delta_net`, precedes linear attention.
     """
 
     heads: Heads
@@ -75,15 +82,15 @@ class LayerConfig:
     feed_forward: int
     tensors: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    keys_of: int | None = None
-    gated: bool = False
-    taps: int = 0
-    delta: GatedDeltaNetConfig | None = None
+    kv_shared_with: int | None = None
+    output_gate: bool = False
+    conv_kernel: int = 0
+    gated_delta_net: GatedDeltaNetConfig | None = None
 
 
 @dataclass(frozen=True)
 class Experts:
-    """A mixture: `used` of `count` feed-forward networks of `width` for each token."""
+    """A mixture of experts: each token uses `used` of `count` feed-forward networks with inner width `width`."""
 
     count: int
     used: int
@@ -92,14 +99,17 @@ class Experts:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the decoder needs to know. Widths in numbers, `context` in tokens.
+    """One decoder. `context` is in tokens.
 
-    `centred` norms take the mean away (layer norm), the others do not (root mean square). `parallel` blocks feed
-    attention and feed-forward the same input. A `gated` feed-forward multiplies two of its products, one of them after
-    the activation: "silu", "gelu" or gpt-oss's "bounded". `feed_forward_norm` names the norm before the feed-forward.
-    `normed_values` have a norm without weight. `own_input` is the width of what each layer is told of a token beside
-    the stream (0: nothing). `output_norm` names the last norm. `spare` are blocks behind the layers that nobody asks
-    for a rating (they guess tokens ahead) and that stay as they are.
+    - `layernorm`: norms subtract the mean (LayerNorm); otherwise they are RMSNorm.
+    - `parallel_residual`: attention and feed-forward of a block read the same input.
+    - `activation`: "silu", "gelu" (tanh form) or "swiglu_oai" (gpt-oss). `gated`: the feed-forward multiplies the
+      activated gate by a second projection (SwiGLU, GeGLU).
+    - `logit_softcap` limits the logits smoothly to ±logit_softcap (0: no limit).
+    - `feed_forward_norm` and `output_norm` are the GGUF's names of the norms before the feed-forward and the head.
+    - `value_norm`: the values have an RMSNorm without weights.
+    - `per_layer_embedding_dim`: width of the embedding that each layer has of its own (Gemma's PLE; 0: none).
+    - `mtp_layers`: blocks after `layers` for multi-token prediction; they are neither trained nor run.
     """
 
     family: str
@@ -108,17 +118,17 @@ class ModelConfig:
     vocabulary: int
     context: int
     epsilon: float
-    centred: bool = False
-    parallel: bool = False
+    layernorm: bool = False
+    parallel_residual: bool = False
     activation: str = "silu"
     gated: bool = True
     experts: Experts | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_scale: float = 1.0
-    logit_cap: float = 0.0
+    logit_softcap: float = 0.0
     feed_forward_norm: str = "ffn_norm"
-    normed_values: bool = False
-    own_input: int = 0
+    value_norm: bool = False
+    per_layer_embedding_dim: int = 0
     output_norm: str = "output_norm"
-    spare: int = 0
+    mtp_layers: int = 0

@@ -1,7 +1,7 @@
-"""The decoder: embeddings, blocks, last norm. Tokens go in packed, hidden states come out packed.
+"""The decoder: embeddings, blocks, output norm. Packed tokens in, packed hidden states out.
 
-The residual stream is float32; products run in the compute type (bfloat16 or float32).
-Axes: T token · D model width · N target place · L layer · P width of a layer's own input.
+The residual stream is float32; matrix multiplications run in the compute dtype (bfloat16 or float32).
+Axes: T token · D model width · N target place · L layer · P per-layer embedding · F rotated pair.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Piece, pieces_of
+from .attention import QueryBlock, make_query_blocks
 from .block import Block
 from .config import Heads, LayerConfig, ModelConfig, Rope
 from .forward_context import ForwardContext, Pack, places_before
@@ -22,8 +22,8 @@ from .weights import Embedding, FrozenWeight
 
 
 @dataclass(frozen=True)
-class OwnInputs:
-    """What each layer is told of a token beside the stream: rows of a table, and a projection of the embedding."""
+class PerLayerEmbeddings:
+    """Gemma's per-layer embeddings: a table of their own plus a projection of the token embedding, for every layer."""
 
     table: Embedding
     projection: FrozenWeight
@@ -32,9 +32,9 @@ class OwnInputs:
 
     def of(self, tokens_T: torch.Tensor, x_TD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(T, L, P), float32; `x_TD` are the scaled embeddings."""
-        told_TLP = self.table.rows(tokens_T).to(x_TD.device).unflatten(-1, (-1, self.width)) * self.width**0.5
-        seen_TE = (x_TD.to(dtype) @ self.projection.matrix().t()).float() * x_TD.shape[-1] ** -0.5
-        return (told_TLP + self.norm.forward(seen_TE.unflatten(-1, (-1, self.width)))) * 0.5**0.5
+        table_TLP = self.table.rows(tokens_T).to(x_TD.device).unflatten(-1, (-1, self.width)) * self.width**0.5
+        projected_TE = (x_TD.to(dtype) @ self.projection.matrix().t()).float() * x_TD.shape[-1] ** -0.5
+        return (table_TLP + self.norm.forward(projected_TE.unflatten(-1, (-1, self.width)))) * 0.5**0.5
 
 
 class Decoder:
@@ -42,10 +42,10 @@ class Decoder:
 
     def __init__(
         self,
-        spec: ModelConfig,
+        config: ModelConfig,
         *,
         embedding: Embedding,
-        own_inputs: OwnInputs | None,
+        per_layer_embeddings: PerLayerEmbeddings | None,
         blocks: Sequence[Block],
         norm: Norm,
         head: LMHead,
@@ -53,70 +53,77 @@ class Decoder:
         device: torch.device,
         recompute: bool,
     ) -> None:
-        self.spec, self.dtype, self.device = spec, dtype, device
+        self.config, self.dtype, self.device = config, dtype, device
         self.head = head
         self.recompute = recompute
-        self._embedding, self._own_inputs, self._blocks, self._norm = embedding, own_inputs, tuple(blocks), norm
+        self._embedding, self._per_layer_embeddings = embedding, per_layer_embeddings
+        self._blocks, self._norm = tuple(blocks), norm
         self._anchor = torch.zeros((), device=device, requires_grad=True)
 
     def hidden(self, pack: Pack, places_N: torch.Tensor) -> torch.Tensor:
-        """Hidden states before the last norm at some places of the pack, float32 (N, D).
+        """Hidden states before the output norm at `places_N` of the pack, float32 (N, D).
 
-        The last block needs keys and values of all tokens, but the rest of it at these places only.
+        The last block computes keys and values for all tokens, everything else at these places only.
         """
         x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
-        if self.spec.embedding_scale != 1.0:
-            x_TD.mul_(self.spec.embedding_scale)
+        if self.config.embedding_scale != 1.0:
+            x_TD.mul_(self.config.embedding_scale)
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
-        whole = self._flow(pack, x_TD)
-        # a round number of places, for the matrix library's sake; nothing asks for the added ones
+        whole = self._context(pack, x_TD)
+        # rounded up: the CPU's matrix library prepares itself for each new size; the added places are never read
         rounded_N = torch.cat([wanted_N, wanted_N.new_zeros(-len(wanted_N) % 32)])
-        pieces = self._pieces(pack, self.spec.layers[-1:], wanted_N)
-        end = replace(whole, pieces=pieces, wanted_N=rounded_N.to(self.device), count=len(rounded_N))
+        last = replace(
+            whole,
+            query_blocks=self._query_blocks(pack, self.config.layers[-1:], wanted_N),
+            wanted_N=rounded_N.to(self.device),
+            count=len(rounded_N),
+        )
         for block in self._blocks:
-            flow = end if block is self._blocks[-1] else whole
+            context = last if block is self._blocks[-1] else whole
             if self.recompute and torch.is_grad_enabled():
-                x_TD = checkpoint(block.forward, x_TD, flow, use_reentrant=False)
+                x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
             else:
-                x_TD = block.forward(x_TD, flow)
+                x_TD = block.forward(x_TD, context)
         return x_TD[order_N.to(self.device)]
 
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
-        """The input of the output head, in the compute type (N, D)."""
+        """Output norm: the input of the output head, in the compute dtype (N, D)."""
         return self._norm.forward(x_ND).to(self.dtype)
 
     def logits(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return self.head.logits(self.last_norm(x_ND))
 
-    def _flow(self, pack: Pack, x_TD: torch.Tensor) -> ForwardContext:
-        """What all blocks share; the `keys` that they lend each other are empty yet."""
-        layers = self.spec.layers
-        back = max(layer.taps for layer in layers) - 1
+    def _context(self, pack: Pack, x_TD: torch.Tensor) -> ForwardContext:
+        """Make what all blocks share; `shared_kv` is empty at first."""
+        layers, own = self.config.layers, self._per_layer_embeddings
+        back = max(layer.conv_kernel for layer in layers) - 1
         return ForwardContext(
             dtype=self.dtype,
             anchor=self._anchor,
             segments=pack.segments,
-            pieces=self._pieces(pack, layers, None),
-            turns={rope: self._turn(rope, pack.positions_T) for rope in {layer.rope for layer in layers} if rope},
+            query_blocks=self._query_blocks(pack, layers, None),
+            rotations={
+                rope: self._rotation(rope, pack.positions_T) for rope in {layer.rope for layer in layers} if rope
+            },
             before_TK=places_before(pack.segments, len(x_TD), max(0, back)).to(self.device),
-            inputs_TLP=None if self._own_inputs is None else self._own_inputs.of(pack.tokens_T, x_TD, self.dtype),
-            lenders=frozenset(layer.keys_of for layer in layers),
+            per_layer_TLP=None if own is None else own.of(pack.tokens_T, x_TD, self.dtype),
+            shared_kv_layers=frozenset(layer.kv_shared_with for layer in layers),
             wanted_N=None,
             count=len(x_TD),
         )
 
-    def _pieces(
+    def _query_blocks(
         self, pack: Pack, layers: Sequence[LayerConfig], wanted_N: torch.Tensor | None
-    ) -> dict[Heads, tuple[Piece, ...]]:
+    ) -> dict[Heads, tuple[QueryBlock, ...]]:
         return {
-            heads: pieces_of(pack.segments, wanted_N, heads, dtype=self.dtype, device=self.device)
-            for heads in {layer.heads for layer in layers if not layer.taps}
+            heads: make_query_blocks(pack.segments, wanted_N, heads, dtype=self.dtype, device=self.device)
+            for heads in {layer.heads for layer in layers if not layer.conv_kernel}
         }
 
-    def _turn(self, rope: Rope, positions_T: torch.Tensor) -> torch.Tensor:
+    def _rotation(self, rope: Rope, positions_T: torch.Tensor) -> torch.Tensor:
         """cos + i · sin of each position and pair, complex64 (T, F)."""
-        frequencies_F = torch.tensor(rope.frequencies_F, dtype=torch.float64)
-        angles_TF = positions_T.cpu().to(torch.float64).unsqueeze(-1) * frequencies_F
-        gain_TF = torch.full_like(angles_TF, rope.gain)
-        return torch.polar(gain_TF, angles_TF).to(torch.complex64).to(self.device)
+        inv_freq_F = torch.tensor(rope.inv_freq_F, dtype=torch.float64)
+        angles_TF = positions_T.cpu().to(torch.float64).unsqueeze(-1) * inv_freq_F
+        attention_factor_TF = torch.full_like(angles_TF, rope.attention_factor)
+        return torch.polar(attention_factor_TF, angles_TF).to(torch.complex64).to(self.device)

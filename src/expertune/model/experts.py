@@ -1,4 +1,4 @@
-"""Mixtures of experts, frozen: a router chooses, the chosen ones' answers are weighed and added.
+"""Mixture of experts, frozen: the router picks the top K experts, whose outputs are added with weights.
 
 Axes: T token · F inner width · D model width · K experts of a token · E expert.
 """
@@ -17,7 +17,7 @@ from .weights import ExpertWeights
 
 @dataclass(frozen=True)
 class Mixture:
-    """The experts of one block; `used` of them see a token. `down_scale_E` weighs what each gives."""
+    """The experts of one block; each token uses `used` of them. `down_scale_E` scales the output of each expert."""
 
     router_ED: torch.Tensor
     router_bias_E: torch.Tensor | None
@@ -28,9 +28,9 @@ class Mixture:
     down_scale_E: torch.Tensor | None = None
 
     def choose(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weights of the used experts (T, K), adding up to 1, and which they are. x is float32.
+        """Router: weights of the chosen experts, summing to 1 before `down_scale_E`, and indices, (T, K). x is float32.
 
-        A softmax over all experts whose chosen ones are scaled to 1 is the softmax over the chosen ones.
+        A softmax over all experts, renormalised over the chosen ones, equals the softmax over the chosen ones.
         """
         logits_TE = x_TD @ self.router_ED.t()
         if self.router_bias_E is not None:
@@ -40,16 +40,16 @@ class Mixture:
         return (weights_TK if self.down_scale_E is None else weights_TK * self.down_scale_E[chosen_TK]), chosen_TK
 
     def routes(self, chosen_TK: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-        """Each expert that is used: its number, the tokens it sees, and its place among the experts of each."""
+        """Each expert in use: its index, its tokens, and its slot (K) for each of them."""
         for expert in torch.unique(chosen_TK).tolist():
             rows, slots = torch.where(chosen_TK == expert)
             yield expert, rows, slots
 
 
 class MoEFunction(torch.autograd.Function):
-    """(T, D) → the weighted sum of the chosen experts (T, D), float32.
+    """(T, D) → weighted sum of the chosen experts (T, D), float32.
 
-    An expert's weights are unpacked when its turn comes, and its inner products are made again in the backward.
+    The weights of one expert at a time are dequantised; the backward pass recomputes the inner activations.
     """
 
     @staticmethod

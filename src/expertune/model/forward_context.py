@@ -1,6 +1,6 @@
-"""What the blocks of a decoder share on their way through one pack.
+"""What the blocks of a decoder share while they process one pack.
 
-Axes: T token · N wanted place · D model width · L layer · P width of a layer's own input · R rotated pairs.
+Axes: T token · N wanted place · D model width · L layer · P per-layer embedding · K kernel element · O output.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .attention import Piece, Segment
+from .attention import QueryBlock, Segment
 from .config import Heads, Rope
 from .linear import FusedLinear, Linear, NormLinear
-from .norm import Norm, Normed
+from .norm import ApplyNorm, Norm
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Rows behind each other. `positions_T` counts from 0 in each row's own text; `segments` say who sees whom."""
+    """Concatenated rows. `positions_T` counts from 0 in the text of each row; `segments` define who attends to whom."""
 
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
@@ -27,44 +27,44 @@ class Pack:
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """Made once for a pack: attention's pieces and turns for each kind of layer, what stands before each token.
+    """Made once for a pack: query blocks and rotary embeddings of each kind of layer, and the places before each token.
 
-    `before_TK` are the places of the K tokens before each one in its own text, T where there is none. `inputs_TLP` are
-    the layers' own inputs of the families that have them. `keys` are keys and values that later layers use again, from
-    the `lenders`. `wanted_N` are the places that the block computes, `count` of them (None: all T).
+    `before_TK`: places of the tokens that precede each token in its text, T if there is none. `per_layer_TLP`: the
+    per-layer embeddings, in families that have them. `shared_kv`: keys and values that `shared_kv_layers` write
+    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T).
     """
 
     dtype: torch.dtype
     anchor: torch.Tensor
     segments: tuple[Segment, ...]
-    pieces: dict[Heads, tuple[Piece, ...]]
-    turns: dict[Rope, torch.Tensor]
+    query_blocks: dict[Heads, tuple[QueryBlock, ...]]
+    rotations: dict[Rope, torch.Tensor]
     before_TK: torch.Tensor
-    inputs_TLP: torch.Tensor | None
-    lenders: frozenset[int | None]
+    per_layer_TLP: torch.Tensor | None
+    shared_kv_layers: frozenset[int | None]
     wanted_N: torch.Tensor | None
     count: int
-    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    shared_kv: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wanted(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """The rows that the block computes."""
+        """Select the rows that the block computes."""
         return x_TD if self.wanted_N is None else x_TD[self.wanted_N]
 
 
-def stacked(x_TD: torch.Tensor, norm: Norm | None, stack: FusedLinear, flow: ForwardContext) -> torch.Tensor:
-    """The products of a stack with the normed x, (T, O), in the compute type."""
+def norm_linear(x_TD: torch.Tensor, norm: Norm | None, linear: FusedLinear, context: ForwardContext) -> torch.Tensor:
+    """Linear layer on the normalised x, (T, O), in the compute dtype."""
     if norm is None:
-        return Linear.apply(x_TD.to(flow.dtype), flow.anchor, stack)
-    return NormLinear.apply(x_TD, flow.anchor, norm, stack, flow.dtype)
+        return Linear.apply(x_TD.to(context.dtype), context.anchor, linear)
+    return NormLinear.apply(x_TD, context.anchor, norm, linear, context.dtype)
 
 
-def behind(x_TD: torch.Tensor, norm: Norm | None) -> torch.Tensor:
-    """x through a norm of its own, where there is one."""
-    return x_TD if norm is None else Normed.apply(x_TD, norm, torch.float32)
+def post_norm(x_TD: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """Apply a norm if there is one."""
+    return x_TD if norm is None else ApplyNorm.apply(x_TD, norm, torch.float32)
 
 
 def places_before(segments: Sequence[Segment], tokens: int, count: int) -> torch.Tensor:
-    """The places of the `count` tokens before each one in its own text, nearest first, (T, count); `tokens`: none."""
+    """Places of the `count` tokens that precede each token in its text, nearest first, (T, count); `tokens` if none."""
     before_TK = torch.full((tokens, count), tokens)
     for segment in segments:
         runs = (*segment.before, (segment.start, segment.stop))

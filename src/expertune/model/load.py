@@ -1,4 +1,4 @@
-"""GGUF file → Decoder with a fresh adapter."""
+"""Load a GGUF as a Decoder with a fresh adapter."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from .lora import LoraWeights
 from .memory import fits_cached, must_recompute
 from .weights import Scratch, Storage
 
-# Products must gain this much from bf16: what lies between them, and its conversions, gains nothing (docs/LOG.md)
+# Least speed-up of the matrix multiplications that makes bf16 pay: everything between them only loses (docs/LOG.md)
 WORTH_BF16 = 1.5
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a model computes: resolved from the configuration and the machine."""
+    """Device, dtype and memory mode of a model, resolved from the configuration and the machine.
+
+    `cached` keeps dequantised copies of the base's weights; otherwise they are dequantised on each use.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -44,18 +47,18 @@ class Placement:
 
 @dataclass(frozen=True)
 class Tunable:
-    """An open base with its decoder and adapter."""
+    """A base with its decoder and adapter, ready to train."""
 
-    spec: ModelConfig
+    model_config: ModelConfig
     decoder: Decoder
     lora: LoraWeights
     placement: Placement
 
 
 def resolve(file: GGUFFile, config: Config) -> Config:
-    """The configuration with device, precision and threads as this machine and model want them.
+    """Replace "auto" for device, precision and threads by what suits this machine and model.
 
-    What they are decides the adapter's last bits, so a resumed or repeated run takes them from the first one.
+    They decide the last bits of the adapter, so a resumed or repeated run takes them from the first one.
     """
     threads = config.threads or usable_cores()
     torch.set_num_threads(threads)
@@ -65,7 +68,7 @@ def resolve(file: GGUFFile, config: Config) -> Config:
 
 
 def place(file: GGUFFile, config: Config) -> Placement:
-    """Choose device, number format and memory mode; sets torch's thread count."""
+    """Choose device, dtype and memory mode; sets torch's thread count."""
     config = resolve(file, config)
     device = _device(config.device)
     dtype = torch.bfloat16 if config.compute_dtype == "bf16" else torch.float32
@@ -78,17 +81,17 @@ def place(file: GGUFFile, config: Config) -> Placement:
 def load(
     file: GGUFFile, config: Config, placement: Placement, *, row_tokens: int = 0, blocks: int | None = None
 ) -> Tunable:
-    """Build the decoder over the file's blocks. `row_tokens` is the largest batch, to choose whether to recompute.
+    """Build the decoder over the file's blocks. `row_tokens`: longest row, to decide on recomputing activations.
 
-    With `blocks` only the first so many are built, all else being as for the whole model: to measure their speed.
-    Raises FineTuningNotSupportedError for a family without a spec, ModelFileError for missing or odd tensors.
+    With `blocks` only the first so many blocks are built, all else as for the whole model: to measure their speed.
+    Raises FineTuningNotSupportedError for an unsupported architecture, ModelFileError for missing or malformed tensors.
     """
-    spec = read_config(file)
-    recompute = must_recompute(spec, row_tokens, placement.dtype.itemsize, free_memory(placement.device))
+    model_config = read_config(file)
+    recompute = must_recompute(model_config, row_tokens, placement.dtype.itemsize, free_memory(placement.device))
     if blocks is not None:
-        spec = replace(spec, layers=spec.layers[:blocks])
+        model_config = replace(model_config, layers=model_config.layers[:blocks])
     lora = LoraWeights(
-        adapted_layers(file, spec, config.target_modules),
+        adapted_layers(file, model_config, config.target_modules),
         rank=config.rank,
         alpha=config.alpha,
         seed=config.seed,
@@ -97,10 +100,10 @@ def load(
     )
     scratch = None if placement.cached else Scratch()
     storage = Storage(placement.dtype, placement.device, placement.threads, scratch)
-    decoder = build(file, spec, lora, storage, recompute=recompute)
+    decoder = build(file, model_config, lora, storage, recompute=recompute)
     if placement.cached:
         file.release()
-    return Tunable(spec, decoder, lora, placement)
+    return Tunable(model_config, decoder, lora, placement)
 
 
 def _device(wanted: str) -> torch.device:
@@ -110,27 +113,29 @@ def _device(wanted: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[wanted]:
-        raise FineTuningNotSupportedError(f"--device {wanted}: this machine or this torch has none; use --device auto")
+        raise FineTuningNotSupportedError(
+            f"--device {wanted}: not available on this machine or in this torch; use --device auto"
+        )
     return torch.device(wanted)
 
 
 def _precision(file: GGUFFile, device: torch.device) -> str:
-    """The faster of bf16 and float32; on a CPU by trying both on products of the model's own size."""
+    """Choose the faster of bf16 and float32; on a CPU by timing both on matrices of the model's own size."""
     if device.type != "cpu":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if multiplies_bf16() is False:
-        return "fp32"  # a trial would take longer the larger the model, and end so
+        return "fp32"  # without bf16 instructions the timing would only take long
     shape = file.tensors["blk.0.ffn_up.weight"].shape if "blk.0.ffn_up.weight" in file.tensors else (1024, 1024)
-    some = (min(shape[0], 2048), min(shape[-1], 2048))  # enough to tell, and quick for a large model
+    some = (min(shape[0], 2048), min(shape[-1], 2048))  # large enough to tell, small enough to be quick
     gain = _layer_seconds(torch.float32, some) / _layer_seconds(torch.bfloat16, some)
     return "bf16" if gain > WORTH_BF16 else "fp32"
 
 
 def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
-    """The products of about one layer on the CPU, at new numbers of tokens each time, the best of a few.
+    """Time the matrix multiplications of about one layer on the CPU, the best of four attempts.
 
-    New ones, as rows of all lengths bring them: bf16 products are prepared anew for each, which costs a small model
-    more than it gains.
+    Each attempt has a new number of tokens, as in training: the library prepares bf16 kernels for each new shape, which
+    costs a small model more than it gains.
     """
     outputs, inputs = shape
     weight_IO, a_IR, b_RO = (
@@ -141,7 +146,7 @@ def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
         tokens = 320 + 16 * attempt
         x_TI, heads_HTW = torch.ones(tokens, inputs, dtype=dtype), torch.ones(8, tokens // 2 + attempt, 64, dtype=dtype)
         start = time.perf_counter()
-        for _ in range(4):  # a pack's sizes come again in each layer, forward and backward
+        for _ in range(4):  # the shapes of a pack recur in each layer, forward and backward
             torch.mm(x_TI, weight_IO)
             torch.mm(torch.mm(x_TI, a_IR), b_RO)
             torch.bmm(torch.softmax(torch.bmm(heads_HTW, heads_HTW.transpose(1, 2)), -1), heads_HTW)
@@ -150,7 +155,7 @@ def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes where the model computes."""
+    """Free bytes on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine_memory()

@@ -1,6 +1,8 @@
-"""The adapter: one flat vector of numbers, seen as a pair A, B for each touched linear layer.
+"""LoRA adapter: one flat vector of parameters, viewed as a pair A, B for each adapted linear layer.
 
-One vector makes the optimiser, clipping, checkpoints and the copy to the compute type single operations.
+With one vector, optimiser step, gradient clipping, checkpoint and cast to the compute dtype are single operations.
+
+Axes: P parameter of the adapter · R rank · I input · O output.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class LoraLayer:
 class LoraWeights:
     """ΔW_OI = alpha / rank · B_OR @ A_RI for each layer; B starts at zero, so a fresh adapter changes nothing.
 
-    `values_P` are the trained numbers (float32), `gradients_P` their gradient, filled by the layers' backward.
+    `values_P` are the trained parameters (float32), `gradients_P` their gradient, filled by the layers' backward pass,
+    `compute_P` a copy in the compute dtype.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class LoraWeights:
         self.restart()
 
     def restart(self) -> None:
-        """Kaiming-uniform A as in PEFT and B = 0; drawn by numpy, so that every device and torch starts alike."""
+        """Initialise: Kaiming-uniform A as in PEFT, B = 0; drawn by numpy, so that all devices start alike."""
         self.values_P.zero_()
         draw = np.random.default_rng(self._seed)
         for layer in self.layers:
@@ -60,7 +63,7 @@ class LoraWeights:
         self.refresh()
 
     def refresh(self) -> None:
-        """Copy the trained numbers to the compute type; after each optimiser step."""
+        """Copy the parameters to the compute dtype; needed after each optimiser step."""
         self.compute_P.copy_(self.values_P)
 
     def a(self, name: str, flat_P: torch.Tensor) -> torch.Tensor:
@@ -74,25 +77,28 @@ class LoraWeights:
         return flat_P[start : start + self.rank * layer.outputs].view(layer.outputs, self.rank)
 
     def pairs(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Layer name → (A_RI, B_OR) as float32 copies on the CPU."""
+        """Name of each adapted tensor → (A_RI, B_OR), float32 copies on the CPU."""
         values_P = self.values_P.cpu()
         return {
-            layer.name: (self.a(layer.name, values_P).numpy().copy(), self.b(layer.name, values_P).numpy().copy())
+            f"{layer.name}.weight": (
+                self.a(layer.name, values_P).numpy().copy(),
+                self.b(layer.name, values_P).numpy().copy(),
+            )
             for layer in self.layers
         }
 
     def load(self, values_P: torch.Tensor) -> None:
-        """Take over trained numbers of the same layout."""
+        """Set the parameters from a vector of the same layout. Raises TrainingFailedError if its length differs."""
         if values_P.shape != self.values_P.shape:
             raise TrainingFailedError(
-                "the checkpoint belongs to another model or rank; remove the checkpoints folder and start anew"
+                "the checkpoint belongs to another model or rank; remove the checkpoints folder and start again"
             )
         self.values_P.copy_(values_P)
         self.refresh()
 
 
 def _places(layers: Sequence[LoraLayer], rank: int) -> dict[str, tuple[int, int, LoraLayer]]:
-    """Name → (start of A, start of B, layer): all A in order, then all B, so that neighbours' A are one matrix."""
+    """Name → (start of A, start of B, layer): all A in order, then all B: the A of fused layers are one matrix."""
     places: dict[str, tuple[int, int, LoraLayer]] = {}
     a_start, b_start = 0, sum(rank * layer.inputs for layer in layers)
     for layer in layers:

@@ -1,6 +1,6 @@
-"""How much memory training takes, from a file's header alone: without torch, and before anything is loaded.
+"""Estimate the memory that training needs from a file's header alone, without torch and before anything is loaded.
 
-What `load` decides (float copies or packed blocks, activations kept or made again) is decided here, for both.
+The choices that `load` makes (float copies or quantised blocks, activations kept or recomputed) are made here.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from .config import LayerConfig, ModelConfig
 from .target_modules import adapted_names
 
 LIBRARIES = 440_000_000  # torch, numpy, pandas, scikit-learn and the kernels that they load (bench/README.md)
-SLACK = 1.25  # what the allocator holds beside the tensors of a step, seen on three models (bench/README.md)
-ADAPTER_COPIES = 7  # float32: numbers, gradients, two moments, the best state, the best trial's, AdamW's temporary
-LOGITS_AT_ONCE = 1 << 24  # elements; bounds the float32 logits held at once to 64 MB
-LOGIT_COPIES = 3  # the product, its float32 form, the logarithms
-# A batch above this goes through the model in parts, their gradients added: activations stay small, and on a CPU
-# nothing is gained by larger products (docs/LOG.md)
+SLACK = 1.25  # allocator overhead over the tensors of a step, measured on three models (bench/README.md)
+ADAPTER_COPIES = 7  # float32: parameters, gradients, two moments, the best state, a copy of it, AdamW's temporary
+LOGITS_AT_ONCE = 1 << 24  # elements; limits the float32 logits held at once to 64 MB
+LOGIT_COPIES = 3  # the product, its float32 form, the log-probabilities
+# A larger batch is split into micro-batches whose gradients are added: activations stay small, and on a CPU larger
+# matrix multiplications are not faster (docs/LOG.md)
 TOKENS_AT_ONCE = {"cpu": 512, "cuda": 16384, "mps": 4096}
-DEV_ROWS = 8  # in one look at the dev rows
+DEV_ROWS = 8  # in one pack of a dev evaluation
 LABEL_TOKENS = 12  # of all labels after one dev row
 
 
 @dataclass(frozen=True)
 class RowShape:
-    """Rows as training meets them, in tokens: a mean row's prompt and answer, the longest row, and the beginning that
-    all prompts share (computed once for the rows of a pack)."""
+    """Lengths of the rows in tokens: mean prompt, mean answer, longest row, and the prefix that all prompts share
+    (computed once per pack)."""
 
     prompt: int
     answer: int
@@ -40,18 +40,18 @@ class RowShape:
         return self.prompt + self.answer
 
     def pack_rows(self, rows: int, limit: int) -> int:
-        """Rows in one of the even parts that a batch of `rows` is cut into, each of about `limit` tokens."""
+        """Rows per micro-batch if a batch of `rows` is split evenly into parts of about `limit` tokens."""
         return math.ceil(rows / min(rows, math.ceil(rows * self.row / limit)))
 
     def largest_pack(self, rows: int, limit: int) -> int:
-        """Tokens that the largest pack of `rows` rows makes the model compute."""
+        """Tokens that the model computes for the largest pack of `rows` rows."""
         return max(self.longest, min(rows * (self.longest - self.shared) + self.shared, limit))
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the peak of training. `base` are its weights as they are kept, `loading` what is read from the file on
-    the way there and given back, `working` the activations with what a batch's products need beside them."""
+    """Bytes at the peak of training. `base`: its weights as they are kept; `loading`: read from the file and released
+    before training; `working`: activations and temporaries of a step."""
 
     base: int
     loading: int
@@ -63,13 +63,13 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Loading and working come one after the other."""
+        """Loading ends before the first step begins."""
         return self.libraries + self.base + self.adapter + max(self.loading, self.working)
 
 
 def estimate_memory(
     file: GGUFFile,
-    spec: ModelConfig,
+    config: ModelConfig,
     shape: RowShape,
     *,
     item: int,
@@ -79,10 +79,12 @@ def estimate_memory(
     cached: bool,
     recomputed: bool,
 ) -> MemoryEstimate:
-    """What training takes: numbers of `item` bytes, batches of `batch` rows cut into packs of `at_once` tokens."""
+    """Estimate training with numbers of `item` bytes and batches of `batch` rows in packs of about `at_once` tokens."""
     packed = sum(info.nbytes for info in _kept(file))
-    numbers = adapter_numbers(file, spec, rank)
-    working = SLACK * max(_training(spec, shape, item, batch, at_once, recomputed), _looking(spec, shape, item))
+    numbers = adapter_numbers(file, config, rank)
+    working = SLACK * max(
+        _step_bytes(config, shape, item, batch, at_once, recomputed), _evaluation_bytes(config, shape, item)
+    )
     return MemoryEstimate(
         base=weights_bytes(file, item) if cached else packed + _scratch(file, item),
         loading=packed if cached else 0,
@@ -95,33 +97,33 @@ def estimate_memory(
 
 
 def fits_cached(file: GGUFFile, item: int, free: int) -> bool:
-    """Float copies of the base spare the unpacking in each step; taken where they fit in half of the free memory."""
+    """Float copies of the base avoid dequantising in each step; used if they fit in half of the free memory."""
     return weights_bytes(file, item) < free // 2
 
 
-def must_recompute(spec: ModelConfig, row_tokens: int, item: int, free: int) -> bool:
-    """Activations are kept where they fit in a quarter of the free memory, else each block's are made again."""
-    return row_tokens * _kept_by_all(spec, item) > free // 4
+def must_recompute(config: ModelConfig, row_tokens: int, item: int, free: int) -> bool:
+    """Activations are kept if they fit in a quarter of the free memory; otherwise each block recomputes them."""
+    return row_tokens * _kept_by_all(config, item) > free // 4
 
 
 def weights_bytes(file: GGUFFile, item: int) -> int:
-    """The base as numbers of `item` bytes each."""
+    """Bytes of the base with `item` bytes per weight."""
     return item * sum(math.prod(info.shape) for info in _kept(file))
 
 
-def adapter_numbers(file: GGUFFile, spec: ModelConfig, rank: int) -> int:
-    """Numbers of an adapter on every linear layer."""
-    return sum(rank * sum(file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, spec, "all"))
+def adapter_numbers(file: GGUFFile, config: ModelConfig, rank: int) -> int:
+    """Number of parameters of an adapter on every linear layer."""
+    return sum(rank * sum(file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, config, "all"))
 
 
 def matrices(file: GGUFFile, index: int) -> Iterable[TensorInfo]:
-    """The tensors of a block with two axes or more."""
+    """Tensors of a block with two or more axes."""
     prefix = f"blk.{index}."
     return (info for name, info in file.tensors.items() if name.startswith(prefix) and len(info.shape) > 1)
 
 
 def _kept(file: GGUFFile) -> Iterator[TensorInfo]:
-    """All but the embeddings, which are read row by row; they stay where they are the output head too."""
+    """All tensors but the embeddings, which are read row by row, unless they are also the output head."""
     for name, info in file.tensors.items():
         head = name == "token_embd.weight" and "output.weight" not in file.tensors
         if head or not name.endswith("token_embd.weight"):
@@ -129,7 +131,7 @@ def _kept(file: GGUFFile) -> Iterator[TensorInfo]:
 
 
 def _scratch(file: GGUFFile, item: int) -> int:
-    """The buffer that packed weights unpack into: the head, or two of the largest matrices beside each other."""
+    """Buffer for dequantised weights: the head, or two of the largest matrices fused."""
     largest = max(
         (math.prod(info.shape[-2:]) for name, info in file.tensors.items() if name.startswith("blk.")), default=0
     )
@@ -137,40 +139,40 @@ def _scratch(file: GGUFFile, item: int) -> int:
     return item * max(math.prod(head.shape), 2 * largest)
 
 
-def _training(spec: ModelConfig, shape: RowShape, item: int, batch: int, at_once: int, recomputed: bool) -> int:
+def _step_bytes(config: ModelConfig, shape: RowShape, item: int, batch: int, at_once: int, recomputed: bool) -> int:
     rows = shape.pack_rows(batch, at_once)
-    widest, stream = max(_kept_by(spec, layer, item) for layer in spec.layers), 4 * spec.width
-    kept = len(spec.layers) * stream + widest if recomputed else _kept_by_all(spec, item)
-    # the block whose gradient is made holds the gradients of what it kept, and the inputs that it norms again
+    widest, stream = max(_kept_by(config, layer, item) for layer in config.layers), 4 * config.width
+    kept = len(config.layers) * stream + widest if recomputed else _kept_by_all(config, item)
+    # during a block's backward pass: gradients of its kept activations, and its recomputed norms
     tokens = shape.largest_pack(rows, at_once)
-    return tokens * (kept + widest + 4 * stream) + _scores(spec, shape, item) + _logits(spec, rows * shape.answer)
+    return tokens * (kept + widest + 4 * stream) + _scores(config, shape, item) + _logits(config, rows * shape.answer)
 
 
-def _looking(spec: ModelConfig, shape: RowShape, item: int) -> int:
-    """A look at the dev rows keeps nothing: a block's products, and the stream before and behind it."""
+def _evaluation_bytes(config: ModelConfig, shape: RowShape, item: int) -> int:
+    """A dev evaluation keeps nothing: activations of one block, and the residual stream before and after it."""
     tokens = DEV_ROWS * (shape.row - shape.shared + LABEL_TOKENS) + shape.shared
-    width = max(_kept_by(spec, layer, item) for layer in spec.layers) + 4 * 4 * spec.width
-    return tokens * width + _scores(spec, shape, item) + _logits(spec, DEV_ROWS * (shape.answer + LABEL_TOKENS))
+    width = max(_kept_by(config, layer, item) for layer in config.layers) + 4 * 4 * config.width
+    return tokens * width + _scores(config, shape, item) + _logits(config, DEV_ROWS * (shape.answer + LABEL_TOKENS))
 
 
-def _kept_by_all(spec: ModelConfig, item: int) -> int:
-    return sum(_kept_by(spec, layer, item) for layer in spec.layers)
+def _kept_by_all(config: ModelConfig, item: int) -> int:
+    return sum(_kept_by(config, layer, item) for layer in config.layers)
 
 
-def _kept_by(spec: ModelConfig, layer: LayerConfig, item: int) -> int:
-    """Bytes of a token that a block keeps for the backward: the stream before both parts and what norms behind them
-    were given, in float32; stacked heads, again where they are normed; their output, and the inner products."""
+def _kept_by(config: ModelConfig, layer: LayerConfig, item: int) -> int:
+    """Bytes per token that a block keeps for the backward pass: the residual stream before both parts and the inputs of
+    post norms, in float32; QKV, twice if it is normalised; attention output and inner activations."""
     heads, names = layer.heads, {*layer.tensors, *layer.optional}
-    stacked = heads.stacked * (2 if "attn_q_norm" in names else 1)
+    qkv = heads.qkv_width * (2 if "attn_q_norm" in names else 1)
     stream = 2 + len(names & {"post_attention_norm", "post_ffw_norm"})
-    return item * (stacked + heads.queries * heads.width + 2 * layer.feed_forward) + 4 * spec.width * stream
+    return item * (qkv + heads.queries * heads.width + 2 * layer.feed_forward) + 4 * config.width * stream
 
 
-def _scores(spec: ModelConfig, shape: RowShape, item: int) -> int:
-    """Of one row: the mask, and in the backward scores, their gradient and a copy; 512 queries at once."""
-    heads = max(layer.heads.queries for layer in spec.layers)
+def _scores(config: ModelConfig, shape: RowShape, item: int) -> int:
+    """Attention of one row, 512 queries at once: mask; in the backward pass scores, their gradient and a copy."""
+    heads = max(layer.heads.queries for layer in config.layers)
     return 4 * item * heads * min(512, shape.longest) * shape.longest
 
 
-def _logits(spec: ModelConfig, places: int) -> int:
-    return 4 * LOGIT_COPIES * spec.vocabulary * min(places, max(1, LOGITS_AT_ONCE // spec.vocabulary))
+def _logits(config: ModelConfig, places: int) -> int:
+    return 4 * LOGIT_COPIES * config.vocabulary * min(places, max(1, LOGITS_AT_ONCE // config.vocabulary))

@@ -1,4 +1,4 @@
-"""Norms over the last axis, forward and backward written out; shared by the layers that follow one.
+"""RMSNorm and LayerNorm over the last axis, with a hand-written backward pass.
 
 Axes: T token · D normed width.
 """
@@ -13,23 +13,23 @@ import torch
 
 @dataclass(frozen=True)
 class Norm:
-    """x / root mean square of x · weight + bias; with `centred` the mean of x is taken away first (layer norm)."""
+    """RMSNorm: x / rms(x) · weight + bias; with `layernorm` the mean of x is subtracted first (LayerNorm)."""
 
     weight_D: torch.Tensor | None
     bias_D: torch.Tensor | None
     epsilon: float
-    centred: bool
+    layernorm: bool
 
     def unit(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normed x before its weight, float32, and the scale of each row (T, 1). x is float32."""
-        if self.centred:
+        """Normalised x before weight and bias, float32, and the scale of each row (T, 1). x is float32."""
+        if self.layernorm:
             x_TD = x_TD - x_TD.mean(-1, keepdim=True)
         length_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
         scale_T1 = (length_T1.square() / x_TD.shape[-1] + self.epsilon).rsqrt()
         return x_TD * scale_T1, scale_T1
 
     def weigh(self, unit_TD: torch.Tensor) -> torch.Tensor:
-        """Weight and bias on a normed x, in place."""
+        """Apply weight and bias to a normalised x, in place."""
         if self.weight_D is not None:
             unit_TD.mul_(self.weight_D)
         return unit_TD if self.bias_D is None else unit_TD.add_(self.bias_D)
@@ -38,15 +38,15 @@ class Norm:
         return self.weigh(self.unit(x_TD)[0])
 
     def backward(self, dy_TD: torch.Tensor, unit_TD: torch.Tensor, scale_T1: torch.Tensor) -> torch.Tensor:
-        """The gradient of x, float32; may write over `dy_TD`, which is float32."""
+        """Gradient of x, float32; may overwrite `dy_TD`, which is float32."""
         du_TD = dy_TD if self.weight_D is None else dy_TD.mul_(self.weight_D)
         along_T1 = torch.linalg.vecdot(du_TD, unit_TD).unsqueeze(-1).div_(unit_TD.shape[-1])
         dx_TD = du_TD.addcmul_(unit_TD, along_T1, value=-1).mul_(scale_T1)
-        return dx_TD.sub_(dx_TD.mean(-1, keepdim=True)) if self.centred else dx_TD
+        return dx_TD.sub_(dx_TD.mean(-1, keepdim=True)) if self.layernorm else dx_TD
 
 
-class Normed(torch.autograd.Function):
-    """y = norm(x) in the wanted type; keeps only x and makes the rest again in the backward."""
+class ApplyNorm(torch.autograd.Function):
+    """y = norm(x) in `dtype`; keeps only x and recomputes the rest in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: torch.Tensor, norm: Norm, dtype: torch.dtype) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Which linear layers of a file get an adapter, by name; torch-free."""
+"""Names of the linear layers that get an adapter (PEFT: target_modules). No torch here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ..gguf.read import GGUFFile
 from .config import LayerConfig, ModelConfig
 
-# A block's linear layers, those with one input beside each other. Routed experts and their router stay as they are.
+# Linear layers of a block, grouped by their input. Routed experts and their router get no adapter.
 MIXER = (
     ("attn_q", "attn_k", "attn_v", "attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha", "ssm_ba", "shortconv.in_proj"),
     ("attn_output", "ssm_out", "shortconv.out_proj"),
@@ -16,19 +16,19 @@ FEED_FORWARD = (("ffn_gate", "ffn_up"), ("ffn_down",), ("ffn_gate_shexp", "ffn_u
 TARGETS = {"all": (*MIXER, *FEED_FORWARD), "attention": MIXER, "feed-forward": FEED_FORWARD}
 
 
-def adapted_names(file: GGUFFile, spec: ModelConfig, targets: str) -> list[str]:
-    """The layers' names without ".weight"; layers of one input are neighbours, as `linear` needs them."""
+def adapted_names(file: GGUFFile, config: ModelConfig, targets: str) -> list[str]:
+    """Names without ".weight"; layers with the same input are adjacent, as FusedLinear requires."""
     return [
         f"blk.{index}.{name}"
-        for index, layer in enumerate(spec.layers)
+        for index, layer in enumerate(config.layers)
         for names in TARGETS[targets]
         for name in present(file, index, layer, names)
     ]
 
 
 def present(file: GGUFFile, index: int, layer: LayerConfig, names: Sequence[str]) -> Iterator[str]:
-    """Those of a block's layers that are there and used: one that uses another's keys has none of its own."""
+    """Those of `names` that the block has and uses: a layer that reuses another's keys ignores its own."""
     for name in names:
-        borrowed = layer.keys_of is not None and name in ("attn_k", "attn_v")
-        if f"blk.{index}.{name}.weight" in file.tensors and not borrowed:
+        shared = layer.kv_shared_with is not None and name in ("attn_k", "attn_v")
+        if f"blk.{index}.{name}.weight" in file.tensors and not shared:
             yield name

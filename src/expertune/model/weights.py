@@ -1,4 +1,7 @@
-"""The base's frozen weights: packed as in the file and unpacked on each use, or kept as float copies."""
+"""Frozen weights of the base: quantised as in the file and dequantised on each use, or kept as float copies.
+
+Axes: O output · I input · B byte of a packed row · E expert · T token · V vocabulary · D model width.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from gguf import GGMLQuantizationType
 from ..gguf import quants
 from ..gguf.read import GGUFFile
 
-ROWS_AT_ONCE = 1 << 18  # elements unpacked between two conversions: the float32 piece stays in the processor's cache
+ROWS_AT_ONCE = 1 << 18  # elements dequantised before each conversion: the float32 piece stays in the processor's cache
 
 
 class FrozenWeight:
-    """One matrix (O, I) made of one or more tensors of the file, stacked by rows (q, k, v; gate, up).
+    """One matrix (O, I) of one or more tensors of the file, concatenated by rows (q, k, v; gate, up).
 
-    `matrix()` gives it in the compute type. Packed weights share one buffer (`Scratch`): a matrix is valid
-    until the next one is asked for.
+    `matrix()` returns it in the compute dtype. Quantised weights share one buffer (`Scratch`): a matrix is valid until
+    the next call of any `matrix()`.
     """
 
     def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage) -> None:
@@ -31,7 +34,7 @@ class FrozenWeight:
             self._cached = self._unpack(torch.empty(self.shape, dtype=storage.dtype)).to(storage.device)
 
     def matrix(self) -> torch.Tensor:
-        """The weight, (O, I), in the compute type on the compute device."""
+        """The weights (O, I) in the compute dtype on the compute device."""
         if self._cached is not None:
             return self._cached
         assert self._storage.scratch is not None
@@ -47,7 +50,7 @@ class FrozenWeight:
 
 
 class ExpertWeights:
-    """One linear layer for each of E experts, from tensors (E, O, I) that are stacked by rows; with their biases."""
+    """One linear layer for each of E experts, from tensors (E, O, I) concatenated by rows; with their biases."""
 
     def __init__(
         self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None = None
@@ -60,12 +63,12 @@ class ExpertWeights:
             self._cached = [self._unpack(expert, None).to(storage.device) for expert in experts]
 
     def product(self, expert: int, x_TI: torch.Tensor) -> torch.Tensor:
-        """x through one expert's layer, (T, O)."""
+        """Linear layer of one expert on x, (T, O)."""
         weight_IO = self._matrix(expert).t()
         return x_TI @ weight_IO if self._bias_EO is None else torch.addmm(self._bias_EO[expert], x_TI, weight_IO)
 
     def back(self, expert: int, dy_TO: torch.Tensor) -> torch.Tensor:
-        """The gradient of the layer's input, (T, I)."""
+        """Gradient of the input of `product`, (T, I)."""
         return dy_TO @ self._matrix(expert)
 
     def _matrix(self, expert: int) -> torch.Tensor:
@@ -85,7 +88,7 @@ class ExpertWeights:
 
 
 class Scratch:
-    """One buffer that every packed weight unpacks into; as large as the largest of them."""
+    """One buffer into which all quantised weights are dequantised; as large as the largest of them."""
 
     def __init__(self) -> None:
         self._buffer = torch.empty(0)
@@ -99,7 +102,7 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights are kept: compute type and device, threads to unpack with, the shared buffer (None: cached)."""
+    """How weights are kept: compute dtype, device, threads for dequantising, shared buffer (None: float copies)."""
 
     dtype: torch.dtype
     device: torch.device
@@ -122,7 +125,7 @@ def unpack(blocks_OB: np.ndarray, kind: GGMLQuantizationType, out_OI: torch.Tens
 
 
 class Embedding:
-    """Token embeddings, read row by row from the file: a batch touches few of them."""
+    """Token embeddings, read row by row from the file: a batch needs few of them."""
 
     def __init__(self, file: GGUFFile, name: str = "token_embd.weight") -> None:
         self._blocks_VB, self._type = file.blocks(name), file.tensors[name].type

@@ -1,1 +1,1 @@
-"""Batches, loss, loop and checkpoints."""
+"""Training: encoding, batches, loss, loop, evaluation and checkpoints."""

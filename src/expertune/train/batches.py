@@ -1,6 +1,6 @@
-"""Token rows → packs without padding. What the rows of a pack share at their beginning is computed once.
+"""Build packs of rows without padding. The common prefix of the rows of a pack is computed once.
 
-Axes: T token of the pack · N target place.
+Axes: T token of the pack · N target place · M logit offset · C continuation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..model.forward_context import Pack
 from .encode import Candidates, Row
 
 ROUND = 32  # tokens
-LabelOffsets = Sequence[tuple[int, int, float]]  # place in the label's answer, token, what is added to its logit
-WORTH_SHARING = 4  # tokens; below, a segment of its own costs more than it spares
+LabelOffsets = Sequence[tuple[int, int, float]]  # place in the label's answer, token, offset of its logit
+WORTH_SHARING = 4  # tokens; for a shorter prefix an extra segment costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,9 @@ class Offsets:
 
 @dataclass(frozen=True)
 class Batch:
-    """A pack with its targets: the hidden state at `places_N` predicts `targets_N` with weight `weights_N`.
+    """A pack with its targets: the hidden state at `places_N` predicts `targets_N` with loss weight `weights_N`.
 
-    `offsets` are added to logits in training. `tokens` are those of the rows as a reader would count them, the shared
-    beginning in each.
+    `offsets` are added to the logits in training. `tokens` counts the tokens of all rows, the shared prefix in each.
     """
 
     pack: Pack
@@ -47,7 +46,7 @@ class Batch:
 
 
 class _Packer:
-    """Collects segments; a run's place in the pack and its position in its text are different things."""
+    """Collects segments. The place of a token in the pack and its position in its text differ."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -55,7 +54,7 @@ class _Packer:
         self.segments: list[Segment] = []
 
     def add(self, tokens: Sequence[int], before: tuple[tuple[int, int], ...] = ()) -> tuple[int, int]:
-        """Append a run behind the runs `before` of its text; returns its place in the pack."""
+        """Append a run that follows the runs `before` in its text; returns its [start, stop) in the pack."""
         start, seen = len(self.tokens), sum(stop - begin for begin, stop in before)
         self.tokens += tokens
         self.positions += range(seen, seen + len(tokens))
@@ -64,16 +63,16 @@ class _Packer:
         return run
 
     def pack(self) -> Pack:
-        """The pack, filled up to a round length with tokens that belong to no segment: nothing sees them.
+        """The pack, filled up to a multiple of ROUND with tokens that belong to no segment and that nothing attends to.
 
-        A few lengths instead of hundreds, since the CPU's matrix library prepares itself for each.
+        The CPU's matrix library prepares itself for each new length, so there should be few.
         """
         fill = [0] * (-len(self.tokens) % ROUND)
         return Pack(torch.tensor(self.tokens + fill), torch.tensor(self.positions + fill), tuple(self.segments))
 
 
 def shared_beginning(rows: Sequence[Row]) -> int:
-    """Tokens with which all prompts begin, at least one short of the shortest prompt; 0 where it is not worth it."""
+    """Length of the common prefix of all prompts, less than the shortest prompt; 0 if too short to be worth sharing."""
     if len(rows) < 2:
         return 0
     limit = min(len(row.prompt) for row in rows) - 1
@@ -85,9 +84,9 @@ def shared_beginning(rows: Sequence[Row]) -> int:
 def training_batch(
     rows: Sequence[Row], class_weights: Sequence[float], adjustment: Sequence[LabelOffsets] = ()
 ) -> Batch:
-    """Rows → one pack with a target at each answer token, weighted by token and class.
+    """Pack rows with a target at each answer token, weighted by token and class.
 
-    `adjustment` has, for each label, what is added to the logits in its answer (see `class_balance`).
+    `adjustment`: for each label, the offsets of the logits in its answer (see `class_balance`).
     """
     packer, shared = _Packer(), shared_beginning(rows)
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
@@ -118,58 +117,90 @@ def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets
     return Offsets(torch.tensor(places), torch.tensor(tokens), torch.tensor(values, dtype=torch.float32))
 
 
-def parts_of(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """A batch in as few parts of about `tokens` as it needs, the rows spread evenly over them."""
+def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Split a batch evenly into as few parts of about `tokens` tokens as it needs."""
     parts = min(len(rows), -(-sum(row.length for row in rows) // tokens))
     return [list(rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]) for part in range(parts)]
 
 
 @dataclass(frozen=True)
-class DevBatch:
-    """A pack in which each row's prompt is read once, followed by its own answer and by every candidate.
+class Continuation:
+    """An answer that is scored after the prompt of a row: the row's own (`label` None) or the candidate of a label.
 
-    `owner_N` says what each target place belongs to: row · (1 + labels) + 0 for the row's answer, + 1 + label else.
+    `targets` are its target places among the batch's N.
+    """
+
+    row: int
+    label: int | None
+    targets: slice
+
+
+@dataclass(frozen=True)
+class DevBatch:
+    """A pack that contains each row's prompt once, followed by the row's own answer and by every candidate answer.
+
+    `continuations` are in the order of the target places. The candidates' targets have weight 0: they add no loss.
     """
 
     batch: Batch
-    owner_N: torch.Tensor
+    continuations: tuple[Continuation, ...]
     rows: tuple[Row, ...]
+
+    @property
+    def continuation_N(self) -> torch.Tensor:
+        """Index of the continuation of each target place."""
+        lengths_C = torch.tensor([each.targets.stop - each.targets.start for each in self.continuations])
+        return torch.repeat_interleave(torch.arange(len(lengths_C)), lengths_C)
+
+
+class _Targets:
+    """Collects target places with their tokens and weights."""
+
+    def __init__(self, packer: _Packer) -> None:
+        self._packer = packer
+        self.places: list[int] = []
+        self.tokens: list[int] = []
+        self.weights: list[float] = []
+
+    def add(self, tokens: Sequence[int], weights: Sequence[float], before: tuple[tuple[int, int], ...]) -> slice:
+        """Append an answer after the runs `before`; its last token is only a target. Returns its target places."""
+        start = len(self.tokens)
+        run = self._packer.add(tokens[:-1], before) if len(tokens) > 1 else (0, 0)
+        self.places += [before[-1][1] - 1, *range(*run)]
+        self.tokens += tokens
+        self.weights += weights
+        return slice(start, len(self.tokens))
 
 
 def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
-    """Rows → one pack that scores the labels and the row's own answer in a single pass."""
-    packer, beginning = _Packer(), shared_beginning(rows)
-    before = (packer.add(rows[0].prompt[:beginning]),) if beginning else ()
-    places, targets, weights, owners = [], [], [], []
+    """Pack rows so that one pass scores every label and the row's own answer."""
+    packer, shared = _Packer(), shared_beginning(rows)
+    prefix = (packer.add(rows[0].prompt[:shared]),) if shared else ()
+    targets, continuations = _Targets(packer), []
     for index, row in enumerate(rows):
-        start, stop = packer.add((*row.prompt[beginning:], *candidates.shared), before)
-        prompt_end = stop - len(candidates.shared)
-        slot = index * (1 + len(candidates.own))
-        branches = [(prompt_end, row.answer, row.weights, slot)]
-        branches += [(stop, own, (1.0,) * len(own), slot + 1 + label) for label, own in enumerate(candidates.own)]
-        for end, tokens, token_weights, owner in branches:
-            seen = (*before, (start, end))
-            run = packer.add(tokens[:-1], seen) if len(tokens) > 1 else (0, 0)
-            places += [end - 1, *range(*run)]
-            targets += tokens
-            weights += token_weights
-            owners += [owner] * len(tokens)
+        start, stop = packer.add((*row.prompt[shared:], *candidates.shared), prefix)
+        prompt, opened = (start, stop - len(candidates.shared)), (start, stop)
+        own_answer = targets.add(row.answer, row.weights, (*prefix, prompt))
+        continuations.append(Continuation(index, None, own_answer))
+        for label, tokens in enumerate(candidates.own):
+            candidate = targets.add(tokens, (0.0,) * len(tokens), (*prefix, opened))
+            continuations.append(Continuation(index, label, candidate))
     batch = Batch(
         packer.pack(),
-        torch.tensor(places),
-        torch.tensor(targets),
-        torch.tensor(weights, dtype=torch.float32),
+        torch.tensor(targets.places),
+        torch.tensor(targets.tokens),
+        torch.tensor(targets.weights, dtype=torch.float32),
         sum(row.length for row in rows),
     )
-    return DevBatch(batch, torch.tensor(owners), tuple(rows))
+    return DevBatch(batch, tuple(continuations), tuple(rows))
 
 
 def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of the rows in an epoch; a function of seed and epoch alone, so that a resumed run sees the same."""
+    """Order of the rows in an epoch; depends only on seed and epoch, so that a resumed run has the same order."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def groups_of(rows: Sequence[Row], order: Sequence[int] | np.ndarray, size: int) -> Iterator[list[Row]]:
-    """Rows in order, `size` at a time; the short last group is kept."""
+    """Rows in `order`, `size` at a time; the short last group is kept."""
     for start in range(0, len(order), size):
         yield [rows[int(index)] for index in order[start : start + size]]

@@ -1,4 +1,4 @@
-"""Training state on disk: written whole or not at all, and only taken back by the run that wrote it."""
+"""Save and load the training state: written atomically, and loaded only by the run that wrote it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ NAME = "training.pt"
 
 
 @dataclass(frozen=True)
+class CheckpointPlace:
+    """Where and for which run the training state is saved; with `resume` training continues from what is there."""
+
+    folder: Path
+    run_id: str
+    resume: bool = False
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next step depends on. Tensors are flat float32 on the CPU, P = numbers of the adapter."""
+    """Everything that the next step depends on. Tensors are flat float32 on the CPU; P parameter of the adapter."""
 
     step: int
     values_P: torch.Tensor
@@ -27,12 +36,13 @@ class Checkpoint:
     best_P: torch.Tensor
     best_score: tuple[float, float]
     best_step: int
-    looks_without_gain: int
+    evaluations_without_gain: int
     history: tuple[Mapping[str, Any], ...]
     done: bool
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:
+    """Write the state atomically. Raises OutputError."""
     buffer = io.BytesIO()
     torch.save({"run": run, **vars(checkpoint), "history": [dict(event) for event in checkpoint.history]}, buffer)
     with atomic(folder / NAME) as file:
@@ -40,10 +50,10 @@ def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:
 
 
 def load(folder: Path, run: str) -> Checkpoint | None:
-    """The checkpoint of this very run, or None where there is none.
+    """Load the checkpoint of this run; None if there is none.
 
-    Raises UsageError where it belongs to other settings, another base or other rows, or is damaged: a model set in its
-    place would end the run and remove what the right command could go on with.
+    Raises UsageError if it is damaged or belongs to other settings, another base or other rows. (Falling back to a
+    model set would end the run and delete a checkpoint with which the right command could continue.)
     """
     path = folder / NAME
     if not path.exists():
@@ -55,14 +65,14 @@ def load(folder: Path, run: str) -> Checkpoint | None:
 
 
 def check_owner(folder: Path, run: str) -> None:
-    """Before anything is written: do the checkpoints below `folder` belong to `run`? Raises UsageError as `load`."""
+    """Raise UsageError, as `load` does, if a checkpoint below `folder` does not belong to `run`."""
     for path in sorted(folder.rglob(NAME)):
         if not _read(path)[0].startswith(run):
             raise _of_another_run(path)
 
 
 def _read(path: Path) -> tuple[str, Checkpoint]:
-    """Owner and content."""
+    """Run identity and content."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         owner = str(state.pop("run"))

@@ -1,4 +1,4 @@
-"""Uneven classes: weights in the loss, and the labels' frequencies as offsets of their logits while training."""
+"""Class imbalance: class weights in the loss, and logit adjustment by label frequency during training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .encode import Candidates, Row
 
 @dataclass(frozen=True)
 class Balance:
-    """For each label, a factor of its rows' loss, and what is added to the logits where it is decided."""
+    """For each label: the weight of its rows in the loss, and the offsets of the logits where the label is decided."""
 
     weights: Sequence[float]
     offsets: Sequence[LabelOffsets]
 
 
 def balance(config: Config, candidates: Candidates, rows: Sequence[Row]) -> Balance:
-    """As `class_weight` says."""
+    """Class weights and logit adjustment according to the setting `class_weight`."""
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
     return Balance(
         class_weights(config.class_weight, rows, len(candidates.own)), logit_adjustment(candidates, rows, strength)
@@ -29,7 +29,7 @@ def balance(config: Config, candidates: Candidates, rows: Sequence[Row]) -> Bala
 
 
 def class_weights(weighting: str, rows: Sequence[Row], labels: int) -> list[float]:
-    """A factor for each label: 1, or rows / (classes · rows of the class); a label without rows gets 1."""
+    """Weight of each label: 1, or with "balanced" rows / (classes · rows of the class); 1 for a label without rows."""
     counts = Counter(row.label for row in rows)
     if weighting != "balanced":
         return [1.0] * labels
@@ -37,11 +37,11 @@ def class_weights(weighting: str, rows: Sequence[Row], labels: int) -> list[floa
 
 
 def logit_adjustment(candidates: Candidates, rows: Sequence[Row], strength: float) -> list[LabelOffsets]:
-    """For each label: strength · log of each label's share of the rows, at the places where the label is decided.
+    """Logit adjustment (Menon et al. 2021, arXiv 2007.07314): strength · log share of rows, where a label is decided.
 
-    What is learnt on logits with this offset rates, without it, as if all labels were equally frequent (strength 1;
-    Menon et al. 2021, arXiv 2007.07314). The commonest label at a place gets 0, so that the labels are not moved
-    against the rest of the vocabulary. A label without rows counts as one row. Empty for a strength of 0.
+    A model trained with these offsets predicts without them as if all labels were equally frequent (strength 1). The
+    most frequent label at a place gets offset 0, so that labels keep their level relative to the rest of the
+    vocabulary. A label without rows counts as one row. Empty for a strength of 0.
     """
     if strength == 0.0:
         return []

@@ -1,4 +1,4 @@
-"""Examples → token ids, by the engine that will serve the model: training tokens are serving tokens."""
+"""Tokenise examples with the engine that will serve the model: training tokens equal serving tokens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..ratings.schema import Example
 
 @dataclass(frozen=True)
 class Row:
-    """A row as tokens. `weights` has one number for each answer token; the prompt is never a target.
+    """An example as tokens. `weights` has one loss weight per answer token; the prompt is never a target.
 
-    `rationale` is the slice of the answer that holds the expert's reason, empty where none was given.
+    `rationale` is the slice of the answer that contains the expert's rationale; empty if none was given.
     """
 
     id: str
@@ -34,22 +34,22 @@ class Row:
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """Weight in the loss of a token that tells the labels apart, and of a rationale's token; the others' is 1."""
+    """Loss weights of a token that distinguishes labels and of a rationale's token; all others have weight 1."""
 
     decision: float
     rationale: float
 
 
 def token_weights(config: Config) -> TokenWeights:
-    """As the settings say."""
+    """Token weights according to the settings."""
     return TokenWeights(config.decision_weight, config.rationale_weight)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """How the labels' answers begin, in tokens: what they share, then each label's own part.
+    """Beginnings of the labels' answers, in tokens: the common prefix, then each label's own part.
 
-    A label's own part ends with the first token after which all answers are alike.
+    A label's own part ends with the first token after which all answers are equal.
     """
 
     shared: tuple[int, ...]
@@ -64,29 +64,29 @@ class Candidates:
         return found
 
     def decisions(self, label: int) -> tuple[int, ...]:
-        """Places in the label's answer where its token tells it from another label's: one, or more where labels begin
-        alike ("Urgency", "Urgent")."""
+        """Places in the label's answer whose token distinguishes it from another label: one, or several if labels share
+        a beginning ("Urgency", "Urgent")."""
         own = range(len(self.own[label]))
         return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
 
 
 def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidates:
-    """The candidate answers after this example's prompt; they are the same after every prompt of one template.
+    """Tokenise the candidate answers; they are the same after every prompt of one template.
 
-    Raises TrainingFailedError where two labels are the same tokens.
+    Raises TrainingFailedError if two labels have the same tokens.
     """
     prompt = engine.render(example.messages)
     full = [engine.continuation(prompt, answer_opening(label)) for label in scale.labels]
     if len(set(map(tuple, full))) < len(full):
         raise TrainingFailedError(
-            "two labels of the mapping are the same for the model's tokenizer; give them different words"
+            "two labels of the mapping have the same tokens in the model's tokenizer; rename one of them"
         )
     shared, own = distinguishing(full)  # the tokens over which the engine scores the labels
     return Candidates(tuple(shared), tuple(map(tuple, own)))
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """Length of the common beginning."""
+    """Length of the common prefix."""
     count = 0
     for tokens in zip(*sequences, strict=False):
         if len(set(tokens)) > 1:
@@ -103,7 +103,7 @@ def encode(
     *,
     on_row: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """All examples as token rows. Raises TrainingFailedError with the row's id where an answer has no target token."""
+    """Tokenise all examples. Raises TrainingFailedError with the row's id if an answer has no target token."""
     end, rows = tuple(engine.turn_end()), []
     answers = candidates(engine, examples[0], scale) if examples else Candidates((), ())
     for example in examples:
@@ -138,7 +138,7 @@ def _encode_row(
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:
-    """Rows that fit. Raises DatasetError that names the longer ones unless they may be dropped."""
+    """Rows of at most `limit` tokens. Raises DatasetError with the ids of longer ones unless `drop`."""
     long = [row for row in rows if row.length > limit]
     if long and not drop:
         names = ", ".join(f"{row.id} ({row.length} tokens)" for row in long[:5])

@@ -1,4 +1,4 @@
-"""What the training loop reports. No torch here, so that progress and tests need none."""
+"""Events that the training loop reports. No torch here, so that progress and tests need none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One optimiser step. Loss is nats per weighted target token; `tokens` are real tokens, never padding."""
+    """One optimiser step. `loss` is in nats per weighted target token; `tokens` excludes padding."""
 
     step: int
     steps: int
@@ -21,7 +21,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class DevEvent:
-    """A look at the dev rows, as train.dev.DevLook. `best` says whether this state is the one kept so far."""
+    """One evaluation on the dev rows (train.evaluate.DevEvaluation). `best`: this state is the best so far."""
 
     step: int
     steps: int

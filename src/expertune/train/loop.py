@@ -1,6 +1,6 @@
-"""The training loop: it reports events and leaves printing to others.
+"""The training loop: it yields events; showing them is left to the caller.
 
-trainer = Trainer(tunable, train_rows, dev_rows, candidates, config, …)
+trainer = Trainer(tunable, TrainingData(train_rows, dev_rows, candidates), config)
 for event in trainer.run():
     progress.show(event)
 trainer.result
@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,19 +20,19 @@ from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
 from ..model.load import Tunable
 from ..model.memory import TOKENS_AT_ONCE
-from . import checkpoint as checkpoints
-from .batches import Batch, epoch_order, groups_of, parts_of, training_batch
-from .checkpoint import Checkpoint
+from . import checkpoint
+from .batches import Batch, epoch_order, groups_of, micro_batches, training_batch
+from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import balance
 from .encode import Candidates, Row
-from .evaluate import DevLook, look
+from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The kept state: the one that did best on the dev rows. `history` holds the events as plain mappings."""
+    """The best state on the dev rows. `history` contains the events as plain mappings."""
 
     steps: int
     best_step: int
@@ -43,35 +42,39 @@ class TrainingResult:
     history: tuple[dict[str, Any], ...]
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows to train on, rows to choose the best state by, and the candidate answers of the labels.
+
+    Raises TrainingFailedError if a part is empty.
+    """
+
+    train: Sequence[Row]
+    dev: Sequence[Row]
+    candidates: Candidates
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.dev:
+            raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
+
+
 class Trainer:
-    """LoRA training of one adapter. `run` may be stopped after any step and taken up again bit for bit (on the CPU)."""
+    """LoRA training of one adapter. A stopped `run` can be resumed with bit-identical results (on the CPU)."""
 
     def __init__(
         self,
         tunable: Tunable,
-        train_rows: Sequence[Row],
-        dev_rows: Sequence[Row],
-        candidates: Candidates,
+        data: TrainingData,
         config: Config,
         *,
-        folder: Path | None = None,
-        run_id: str = "",
-        resume: bool = False,
+        checkpoints: CheckpointPlace | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        if not train_rows or not dev_rows:
-            raise TrainingFailedError("no rows are left to train on or to choose by; add rows")
-        self._tunable, self._train, self._dev, self._candidates = (
-            tunable,
-            tuple(train_rows),
-            tuple(dev_rows),
-            candidates,
-        )
-        self._config = config
+        self._tunable, self._data, self._config = tunable, data, config
+        self._checkpoints, self._should_stop = checkpoints, should_stop
         self._peak = float(config.learning_rate)
-        self._balance = balance(config, candidates, self._train)
-        self._folder, self._run_id, self._should_stop = folder, run_id, should_stop
-        batches = math.ceil(len(train_rows) / config.batch_size)
+        self._balance = balance(config, data.candidates, data.train)
+        batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_in_epoch = math.ceil(batches / config.gradient_accumulation_steps)
         self.steps = max(1, math.ceil(float(config.epochs) * self.steps_in_epoch))
         values_P = tunable.lora.values_P
@@ -81,44 +84,45 @@ class Trainer:
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
         self._history: list[dict[str, Any]] = []
-        self.last_look: DevLook | None = None
-        if resume and folder is not None:
-            self._take_up(checkpoints.load(folder, run_id))
+        self.last_evaluation: DevEvaluation | None = None
+        if checkpoints is not None and checkpoints.resume:
+            self._resume(checkpoint.load(checkpoints.folder, checkpoints.run_id))
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of finished steps."""
         return self._step
 
     @property
     def result(self) -> TrainingResult:
-        looks = [event for event in self._history if event["kind"] == "dev"]
+        """The best state so far; available once the base has been evaluated."""
+        evaluations = [event for event in self._history if event["kind"] == "dev"]
         return TrainingResult(
             self._step,
             self._best_step,
             self._best_score[0],
             -self._best_score[1],
-            looks[0]["macro_f1"],
+            evaluations[0]["macro_f1"],
             tuple(self._history),
         )
 
     def run(self) -> Iterator[Event]:
-        """Train to the end or to the last gain; afterwards the adapter holds the best state.
+        """Train to the end or until early stopping; afterwards the adapter holds the best state.
 
-        Raises Interrupted after a stop (the state is on disk) and TrainingFailedError where the loss is no number.
+        Raises Interrupted after a stop (the state is saved) and TrainingFailedError if the loss is NaN or infinite.
         """
         if self._step == 0 and not self._history:
-            yield self._look()
+            yield self._evaluate()
         saved = time.monotonic()
         while not self._done and self._step < self.steps:
             yield self.one_step()
-            if self._step in self._look_steps():
-                yield self._look()
+            if self._step in self._evaluation_steps():
+                yield self._evaluate()
                 self._done = self._without_gain >= self._config.early_stopping_patience
             if self._should_stop():
                 self._save()
                 raise Interrupted(
-                    f"stopped after step {self._step} of {self.steps}; run the same command with --resume to go on"
+                    f"stopped after step {self._step} of {self.steps}; run the same command with --resume to continue"
                 )
             if time.monotonic() - saved >= self._config.checkpoint_seconds:
                 self._save()
@@ -128,7 +132,7 @@ class Trainer:
         self._tunable.lora.load(self._best_P)
 
     def one_step(self) -> StepEvent:
-        """One step of the optimiser, without a look. Raises TrainingFailedError where the loss is no number."""
+        """One optimiser step without an evaluation. Raises TrainingFailedError if the loss is NaN or infinite."""
         start = time.perf_counter()
         lora = self._tunable.lora
         lora.gradients_P.zero_()
@@ -138,8 +142,7 @@ class Trainer:
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailedError(
-                f"the loss became no number at step {self._step + 1}; "
-                "lower --learning-rate or take --compute-dtype fp32"
+                f"loss is NaN or infinite at step {self._step + 1}; lower --learning-rate or use --compute-dtype fp32"
             )
         if norm > self._config.max_grad_norm:
             lora.gradients_P.mul_(self._config.max_grad_norm / norm)
@@ -170,34 +173,35 @@ class Trainer:
         return float(loss.detach())
 
     def _batches(self, step: int) -> list[Batch]:
-        """The batches of a step: a function of seed and step, so that a resumed run sees the same ones."""
+        """Batches of a step; they depend only on seed and step, so that a resumed run has the same ones."""
         epoch, within = divmod(step, self.steps_in_epoch)
-        order = epoch_order(len(self._train), seed=self._config.seed, epoch=epoch)
+        order = epoch_order(len(self._data.train), seed=self._config.seed, epoch=epoch)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
         return [
             training_batch(part, self._balance.weights, self._balance.offsets)
-            for group in groups_of(self._train, rows, self._config.batch_size)
-            for part in parts_of(group, limit)
+            for group in groups_of(self._data.train, rows, self._config.batch_size)
+            for part in micro_batches(group, limit)
         ]
 
     def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
+        """Linear warm-up, then cosine decay to zero."""
         warm = math.ceil(self._config.warmup_ratio * self.steps)
         if step < warm:
             return self._peak * (step + 1) / warm
         return self._peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
-    def _look_steps(self) -> set[int]:
+    def _evaluation_steps(self) -> set[int]:
         every = max(1, self.steps_in_epoch // self._config.evals_per_epoch)
         return {*range(every, self.steps, every), self.steps}
 
-    def _look(self) -> DevEvent:
+    def _evaluate(self) -> DevEvent:
         start = time.perf_counter()
-        seen = look(self._tunable, self._dev, self._candidates, batch_size=max(8, self._config.batch_size))
-        self.last_look = seen
-        score = (seen.macro_f1, -seen.loss)
+        batch_size = max(8, self._config.batch_size)
+        found = evaluate(self._tunable, self._data.dev, self._data.candidates, batch_size=batch_size)
+        self.last_evaluation = found
+        score = (found.macro_f1, -found.loss)
         best = score > self._best_score
         if best:
             self._best_score, self._best_step = score, self._step
@@ -206,11 +210,11 @@ class Trainer:
         event = DevEvent(
             self._step,
             self.steps,
-            seen.loss,
-            seen.label_loss,
-            seen.rationale_loss,
-            seen.macro_f1,
-            seen.accuracy,
+            found.loss,
+            found.label_loss,
+            found.rationale_loss,
+            found.macro_f1,
+            found.accuracy,
             best,
             time.perf_counter() - start,
         )
@@ -218,12 +222,12 @@ class Trainer:
         return event
 
     def _save(self) -> None:
-        if self._folder is None:
+        if self._checkpoints is None:
             return
         state = self._optimizer.state.get(self._tunable.lora.values_P, {})
         empty_P = torch.zeros_like(self._best_P)
-        checkpoints.save(
-            self._folder,
+        checkpoint.save(
+            self._checkpoints.folder,
             Checkpoint(
                 self._step,
                 self._tunable.lora.values_P.cpu(),
@@ -236,10 +240,10 @@ class Trainer:
                 tuple(self._history),
                 self._done,
             ),
-            self._run_id,
+            self._checkpoints.run_id,
         )
 
-    def _take_up(self, saved: Checkpoint | None) -> None:
+    def _resume(self, saved: Checkpoint | None) -> None:
         if saved is None:
             return
         lora = self._tunable.lora
@@ -250,7 +254,7 @@ class Trainer:
             "exp_avg": saved.first_moment_P.to(lora.values_P.device),
             "exp_avg_sq": saved.second_moment_P.to(lora.values_P.device),
         }
-        self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.looks_without_gain
+        self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.evaluations_without_gain
         self._best_score, self._done = saved.best_score, saved.done
         self._history = [dict(event) for event in saved.history]
         if saved.done:

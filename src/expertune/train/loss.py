@@ -1,6 +1,6 @@
-"""Weighted cross-entropy at the target places only, with its gradient made in the same pass.
+"""Weighted cross-entropy at the target places only, with the gradient computed in the forward pass.
 
-Axes: N target place · V vocabulary · D model width.
+Axes: N target place · V vocabulary · D model width · M logit offset.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .batches import Offsets
 
 
 class TargetLoss(torch.autograd.Function):
-    """Normed hidden states (N, D) → sum of weight · −log p(target). Logits never outlive their piece."""
+    """Normalised hidden states (N, D) → sum of weight · −log p(target). Logits exist only for one chunk of places."""
 
     @staticmethod
     def forward(
@@ -32,20 +32,20 @@ class TargetLoss(torch.autograd.Function):
         dnormed_ND = torch.empty_like(normed_ND)
         rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
         for start in range(0, normed_ND.shape[0], rows):
-            piece = slice(start, start + rows)
-            logits_NV = head.finish(normed_ND[piece] @ head_VD.t())
+            chunk = slice(start, start + rows)
+            logits_NV = head.finish(normed_ND[chunk] @ head_VD.t())
             slope_NV = head.slope(logits_NV)
             if offsets is not None:
                 _add(offsets, logits_NV, start)
             log_NV = torch.log_softmax(logits_NV, dim=-1)
-            places_N1 = targets_N[piece].unsqueeze(-1)
-            total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[piece]).sum()
+            places_N1 = targets_N[chunk].unsqueeze(-1)
+            total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[chunk]).sum()
             dlogits_NV = log_NV.exp_()
             dlogits_NV.scatter_add_(-1, places_N1, torch.full_like(places_N1, -1, dtype=torch.float32))
-            dlogits_NV.mul_(weights_N[piece].unsqueeze(-1))
+            dlogits_NV.mul_(weights_N[chunk].unsqueeze(-1))
             if slope_NV is not None:
                 dlogits_NV.mul_(slope_NV)
-            dnormed_ND[piece] = dlogits_NV.to(normed_ND.dtype) @ head_VD
+            dnormed_ND[chunk] = dlogits_NV.to(normed_ND.dtype) @ head_VD
         ctx.save_for_backward(dnormed_ND)
         return total
 
@@ -56,7 +56,7 @@ class TargetLoss(torch.autograd.Function):
 
 
 def _add(offsets: Offsets, logits_NV: torch.Tensor, start: int) -> None:
-    """Add those offsets that belong to the places `start` … of the piece, in place."""
+    """Add the offsets of the chunk that begins at place `start`, in place."""
     inside_M = (offsets.rows_M >= start) & (offsets.rows_M < start + logits_NV.shape[0])
     where = tuple(each[inside_M].to(logits_NV.device) for each in (offsets.rows_M - start, offsets.tokens_M))
     logits_NV.index_put_(where, offsets.values_M[inside_M].to(logits_NV.device), accumulate=True)
@@ -71,7 +71,7 @@ def weighted_loss(
 ) -> torch.Tensor:
     """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights.
 
-    `offsets` are added to the logits first: constants, so they shift what is learnt and have no gradient.
+    `offsets` are added to the logits first; they are constants without a gradient.
     """
     return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N, offsets)
 
@@ -79,8 +79,8 @@ def weighted_loss(
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """log p(target) at each place, float32 (N,)."""
     rows = max(1, LOGITS_AT_ONCE // decoder.head.vocabulary)
-    pieces = [
+    chunks = [
         torch.log_softmax(decoder.logits(some_ND), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         for some_ND, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
     ]
-    return torch.cat(pieces)
+    return torch.cat(chunks)

@@ -1,4 +1,4 @@
-"""What "auto" stands for: learning rate and epochs by the model's size (docs/decisions/0011)."""
+"""Resolve "auto": learning rate and epochs by the model's size (docs/decisions/0011)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from ..gguf.read import GGUFFile
 from ..model.hparams import Keys
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
-# Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). What we saw on models of
-# width 256 to 640 lies on the same line.
+# Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). Our measurements on
+# models of width 256 to 640 follow the same formula.
 RATE_AT_2000, EXPONENT = 5e-4, 0.781
 LOWEST, HIGHEST = 5e-5, 3e-3
 
 
 def learning_rate(width: int) -> float:
-    """Peak learning rate for a model of this width, to two digits."""
+    """Peak learning rate for a model of this width, rounded to two digits."""
     rate = RATE_AT_2000 * (2000 / width) ** EXPONENT
     return float(f"{min(max(rate, LOWEST), HIGHEST):.1e}")
 
@@ -25,7 +25,7 @@ def epochs(width: int) -> float:
 
 
 def with_recipe(file: GGUFFile, config: Config) -> Config:
-    """The configuration with a number for each training setting that says "auto"."""
+    """Replace "auto" in the training settings by numbers."""
     width = Keys(file).count("embedding_length")
     rate = learning_rate(width) if config.learning_rate == AUTO else config.learning_rate
     passes = epochs(width) if config.epochs == AUTO else config.epochs

@@ -45,7 +45,7 @@ def summarize_training(
     seconds = sum(event["seconds"] for event in steps)
     return TrainingSummary(
         approach="lora_on_gguf",
-        family=tunable.spec.family,
+        family=tunable.model_config.family,
         layers_touched=len(tunable.lora.layers),
         trained_numbers=int(tunable.lora.values_P.numel()),
         **tunable.placement.describe(),

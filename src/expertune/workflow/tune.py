@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
 from ..evaluate.judgement import dev_macro_f1, rate_shown
-from ..export.adapter import export_adapter
-from ..export.merged import merge
+from ..export.merged import MergeTarget, merge, merged_bytes, write_merged
+from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
+from ..gguf.write import write_adapter
 from ..predict.score import Pass
 from ..train.advice import advice, rate_too_high
 from ..train.interrupt import stop_after_step
@@ -26,15 +28,18 @@ from .workspace import Workspace
 
 log = logging.getLogger("expertune")
 
+MEGABYTE = 1_000_000
+
+MEGABYTE = 1_000_000
+
 
 @dataclass(frozen=True)
 class _Trained:
     """The adapter as matrices, and how it came about."""
 
-    pairs: Any
-    scale: float
+    update: WeightUpdate
     threads: int
-    record: TrainingSummary
+    summary: TrainingSummary
     history: tuple[dict[str, Any], ...]
 
 
@@ -66,19 +71,13 @@ def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
         with ws.stage("train"), stop_after_step() as should_stop:
             trained = _train(file, encoded, ws, should_stop)
         with ws.stage("export"):
-            merged = merge(
-                ws.checkpoints / outputs.MODEL,
-                file,
-                trained.pairs,
-                scale=trained.scale,
-                config=plan.config,
-                adapter_pass=_rate_adapter(encoded, trained, ws),
-                serve=lambda path: _rate_dev(encoded, ws, "Finished file, dev rows", file=path),
-                metadata=_provenance(encoded),
-                threads=trained.threads,
+            adapter_dev = _rate_adapter(encoded, trained, ws)
+            target = MergeTarget(
+                ws.checkpoints / outputs.MODEL, file, trained.update, _provenance(encoded), trained.threads
             )
+            merged = merge(target, plan.config, adapter_dev, partial(_write_and_rate, encoded, target, ws))
             export = summarize_export(file, merged, encoded.dev)
-    tuned = Tuned(merged.path, merged.judged, trained.record, export, trained.history, encoded)
+    tuned = Tuned(merged.path, merged.judged, trained.summary, export, trained.history, encoded)
     _require_gain_over_base(tuned)
     return tuned
 
@@ -86,7 +85,8 @@ def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
 def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: Callable[[], bool]) -> _Trained:
     """Train, and write the adapter. The float copies of the base are freed before the engine loads the file."""
     from ..model.load import load, place  # torch loads only where a model is tuned
-    from ..train.loop import Trainer
+    from ..train.checkpoint import CheckpointPlace
+    from ..train.loop import Trainer, TrainingData
 
     config = encoded.plan.config
     placement = place(file, config)
@@ -96,13 +96,9 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
     load_seconds = round(time.perf_counter() - started, 3)
     trainer = Trainer(
         tunable,
-        encoded.rows["train"],
-        encoded.rows["dev"],
-        encoded.candidates,
+        TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates),
         config,
-        folder=ws.checkpoints,
-        run_id=encoded.plan.run_id,
-        resume=ws.resume,
+        checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
     )
     with ws.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
@@ -114,10 +110,16 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
             f"training gained nothing on the {len(encoded.rows['dev'])} dev rows over the base "
             f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
-    pairs, lora = tunable.lora.pairs(), tunable.lora
-    export_adapter(ws.folder / outputs.ADAPTER, file, pairs, alpha=lora.alpha, metadata=_provenance(encoded))
-    record = summarize_training(config, result, tunable, load_seconds)
-    return _Trained(pairs, lora.scale, placement.threads, record, result.history)
+    lora = tunable.lora
+    write_adapter(
+        ws.folder / outputs.ADAPTER,
+        architecture=tunable.model_config.family,
+        alpha=lora.alpha,
+        tensors=lora.pairs(),
+        metadata=_provenance(encoded),
+    )
+    summary = summarize_training(config, result, tunable, load_seconds)
+    return _Trained(WeightUpdate(lora.pairs(), lora.scale), placement.threads, summary, result.history)
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
@@ -129,6 +131,14 @@ def _provenance(encoded: EncodedDataset) -> dict[str, str]:
         "expertune.base.sha256": plan.base.sha256,
         "expertune.run": plan.run_id,
     }
+
+
+def _write_and_rate(encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> Pass:
+    """Write the merged file with these types, and let it rate the validation records."""
+    total = merged_bytes(target.base, choices) // MEGABYTE
+    with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
+        write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
+    return _rate_dev(encoded, ws, "Finished file, dev rows", file=target.path)
 
 
 def _rate_adapter(encoded: EncodedDataset, trained: _Trained, ws: Workspace) -> Pass:

@@ -28,9 +28,9 @@ class LlamaCppEngine:
     """Serves one GGUF, optionally with a LoRA adapter; a context manager.
 
     `context` is the tokens that one request may hold (0, and at most: largest_context; mind the memory);
-    `threads` None is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and with
-    one the figures do not depend on which requests happened to be computed together. `renderer` writes the prompts in
-    place of the file's own template: what the server that serves the model makes of messages.
+    `threads` None is every core. `slots` 0 is one: measured on two cores, more slots rated no more rows a second, and
+    with one the figures do not depend on which requests happened to be computed together. `renderer` writes the
+    prompts in place of the file's own template: what the server that serves the model makes of messages.
     Raises EngineError in one line where the files cannot be served.
     """
 

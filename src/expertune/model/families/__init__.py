@@ -1,1 +1,4 @@
-"""One file for each family: `spec(file)` reads its metadata into what the decoder is told. See docs/families.md."""
+"""One module per architecture: `model_config(file)` reads its hyperparameters. See docs/families.md.
+
+The cited files are those of llama.cpp as of xllamacpp 2026.10.
+"""

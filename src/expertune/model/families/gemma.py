@@ -1,15 +1,20 @@
-"""Gemma 1: scaled embeddings and a GELU gate. Its norms hold 1 + w in the GGUF."""
+"""Gemma 1: scaled embeddings and a GELU gate. The norm weights in the GGUF are 1 + w."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
-from ..hparams import Keys, decoder
+from ..hparams import decoder
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma.cpp."""
-    width = Keys(file).count("embedding_length")
-    return decoder(file, halves=True, activation="gelu", embedding_scale=math.sqrt(width))
+    return with_gelu_and_scaled_embeddings(decoder(file, neox_style=True))
+
+
+def with_gelu_and_scaled_embeddings(base: ModelConfig) -> ModelConfig:
+    """What all Gemma models have in common."""
+    return replace(base, activation="gelu", embedding_scale=math.sqrt(base.width))

@@ -1,4 +1,4 @@
-"""Gemma 2: soft caps on scores and logits, every second layer sees a window, norms behind each part."""
+"""Gemma 2: soft caps on scores and logits, a sliding window in every second layer, post norms."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ from dataclasses import replace
 
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
-from ..hparams import DENSE, POST_NORMS, Keys, decoder, every, slides, windowed
+from ..hparams import DENSE, POST_NORMS, Keys, decoder, map_layers, sliding_layers, with_window
+from .gemma import with_gelu_and_scaled_embeddings
 
-LAYERS_OF_27B = 46  # the one size whose scores are scaled by the model's width, not the head's
+LAYERS_OF_27B = 46  # the only size whose scores are scaled by the model width instead of the head width
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/gemma2.cpp."""
     keys = Keys(file)
-    base = decoder(
-        file,
-        halves=True,
-        scale=score_scale(keys, LAYERS_OF_27B),
-        tensors=(*DENSE, *POST_NORMS),
-        activation="gelu",
-        embedding_scale=math.sqrt(keys.count("embedding_length")),
-        logit_cap=keys.real("final_logit_softcapping", 30.0),
-    )
-    cap = keys.real("attn_logit_softcapping", 50.0)
-    base = every(base, lambda _, layer: replace(layer, heads=replace(layer.heads, cap=cap)))
-    sliding = slides(keys, len(base.layers), period=2)
-    return windowed(base, sliding, keys.count("attention.sliding_window", 4096))
+    base = decoder(file, neox_style=True, scale=score_scale(keys, LAYERS_OF_27B), tensors=(*DENSE, *POST_NORMS))
+    base = with_gelu_and_scaled_embeddings(base)
+    base = replace(base, logit_softcap=keys.real("final_logit_softcapping", 30.0))
+    softcap = keys.real("attn_logit_softcapping", 50.0)
+    base = map_layers(base, lambda _, layer: replace(layer, heads=replace(layer.heads, softcap=softcap)))
+    sliding = sliding_layers(keys, len(base.layers), period=2)
+    return with_window(base, sliding, keys.count("attention.sliding_window", 4096))
 
 
 def score_scale(keys: Keys, layers_of_27b: int) -> float:
-    """The scale of the scores, 0 for the usual one; no key says it."""
+    """Scale of the attention scores, 0 for the usual one; no metadata key holds it."""
     if keys.count("block_count") != layers_of_27b:
         return 0.0
     return 1.0 / math.sqrt(keys.count("embedding_length") // keys.count("attention.head_count"))

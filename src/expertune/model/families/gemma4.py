@@ -1,11 +1,10 @@
-"""Gemma 4, the text part: two kinds of heads, keys that later layers use again, layers with their own view of a token.
+"""Gemma 4, text part: two widths of heads, keys and values shared between layers, per-layer embeddings.
 
-The small ones (E2B, E4B) have the own view and lend keys, 31B has values that are the keys, 26B has experts.
+E2B and E4B have per-layer embeddings and shared keys and values; in 31B the values are the keys; 26B has experts.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from ...gguf.read import GGUFFile
@@ -17,64 +16,67 @@ from ..hparams import (
     POST_NORMS,
     Keys,
     decoder,
-    every,
+    map_layers,
     mixture,
     plain_rope,
     read_rope,
-    slides,
+    sliding_layers,
 )
+from .gemma import with_gelu_and_scaled_embeddings
 
 EXPERT_NORMS = ("ffn_gate_inp.scale", "pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2")
-OWN_INPUT = ("inp_gate", "proj", "post_norm")
-BORROWED = ("attn_k", "attn_v", "attn_k_norm")
+PER_LAYER_EMBEDDING = ("inp_gate", "proj", "post_norm")
+KEYS_AND_VALUES = ("attn_k", "attn_v", "attn_k_norm")
 
 
-def spec(file: GGUFFile) -> ModelConfig:
-    """llama.cpp: src/models/gemma4.cpp. Scores are not scaled; the rotation's factors are for whole layers only."""
+def model_config(file: GGUFFile) -> ModelConfig:
+    """llama.cpp: src/models/gemma4.cpp. Scores are not scaled; RoPE factors apply only to layers without a window."""
     keys = Keys(file)
-    own_input = int(keys.get("embedding_length_per_layer_input", 0))
+    per_layer_embedding_dim = int(keys.get("embedding_length_per_layer_input", 0))
     experts = mixture(file) if keys.get("expert_count", 0) else None
-    mixed, own = (*EXPERTS, *EXPERT_NORMS) if experts else (), OWN_INPUT if own_input else ()
+    mixed = (*EXPERTS, *EXPERT_NORMS) if experts else ()
+    per_layer = PER_LAYER_EMBEDDING if per_layer_embedding_dim else ()
     base = decoder(
         file,
-        halves=True,
+        neox_style=True,
         scale=1.0,
-        tensors=(*DENSE, *HEAD_NORMS, *POST_NORMS, *mixed, *own),
+        tensors=(*DENSE, *HEAD_NORMS, *POST_NORMS, *mixed, *per_layer),
         optional=("layer_output_scale", "ffn_down_exps.scale"),
-        activation="gelu",
-        embedding_scale=math.sqrt(keys.count("embedding_length")),
-        logit_cap=keys.real("final_logit_softcapping", 0.0),
-        experts=experts,
-        normed_values=True,
-        own_input=own_input,
     )
-    return _two_kinds(keys, base)
+    base = replace(
+        with_gelu_and_scaled_embeddings(base),
+        logit_softcap=keys.real("final_logit_softcapping", 0.0),
+        experts=experts,
+        value_norm=True,
+        per_layer_embedding_dim=per_layer_embedding_dim,
+    )
+    return _with_two_kinds_of_layers(keys, base)
 
 
-def _two_kinds(keys: Keys, base: ModelConfig) -> ModelConfig:
-    """Layers with a window have smaller heads and a rotation of their own; the last layers borrow keys."""
+def _with_two_kinds_of_layers(keys: Keys, base: ModelConfig) -> ModelConfig:
+    """Layers with a window have narrower heads and a RoPE of their own; the last layers reuse keys and values."""
     count, file = len(base.layers), keys.file
-    sliding, window = slides(keys, count, period=6), keys.count("attention.sliding_window")
-    width, whole_width = keys.count("attention.key_length_swa"), base.layers[0].heads.width
+    sliding, window = sliding_layers(keys, count, period=6), keys.count("attention.sliding_window")
+    width, global_width = keys.count("attention.key_length_swa"), base.layers[0].heads.width
     if keys.count("attention.value_length_swa", width) != width:
         raise keys.refuse("a model whose keys and values have different widths")
-    local = plain_rope(
-        keys.real("rope.freq_base_swa", 10000.0), keys.rotated(width, "rope.dimension_count_swa"), halves=True
+    local_rope = plain_rope(
+        keys.real("rope.freq_base_swa", 10000.0), keys.rotated(width, "rope.dimension_count_swa"), neox_style=True
     )
-    whole = read_rope(keys, whole_width, halves=True)
-    lenders = count - int(keys.get("attention.shared_kv_layers", 0))
+    global_rope = read_rope(keys, global_width, neox_style=True)
+    own_kv = count - int(keys.get("attention.shared_kv_layers", 0))  # layers with keys and values of their own
 
     def change(index: int, layer: LayerConfig) -> LayerConfig:
-        heads, rope = layer.heads, whole
+        heads, rope = layer.heads, global_rope
         if sliding[index]:
-            heads, rope = replace(heads, width=width, window=window), local
-        tensors, keys_of = layer.tensors, None
-        if index >= lenders:
-            keys_of = lenders - (2 if sliding[index] else 1)
-            tensors = tuple(name for name in tensors if name not in BORROWED)
+            heads, rope = replace(heads, width=width, window=window), local_rope
+        tensors, kv_shared_with = layer.tensors, None
+        if index >= own_kv:
+            kv_shared_with = own_kv - (2 if sliding[index] else 1)
+            tensors = tuple(name for name in tensors if name not in KEYS_AND_VALUES)
         elif f"blk.{index}.attn_v.weight" not in file.tensors:
             tensors = tuple(name for name in tensors if name != "attn_v")
-        optional = (*layer.optional, *BORROWED)
-        return replace(layer, heads=heads, rope=rope, tensors=tensors, optional=optional, keys_of=keys_of)
+        optional = (*layer.optional, *KEYS_AND_VALUES)
+        return replace(layer, heads=heads, rope=rope, tensors=tensors, optional=optional, kv_shared_with=kv_shared_with)
 
-    return every(base, change)
+    return map_layers(base, change)

@@ -1,25 +1,26 @@
-"""gpt-oss: a mixture of experts with biases and a bounded gate, sinks in attention, windows in every second layer."""
+"""gpt-oss: a mixture of experts with biases and a clamped gate, attention sinks, a window in every second layer."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
-from ..hparams import ATTENTION, ATTENTION_BIASES, Keys, decoder, mixture, slides, windowed
+from ..hparams import ATTENTION, ATTENTION_BIASES, Keys, decoder, mixture, sliding_layers, with_window
 
 EXPERTS = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 SINKS = "attn_sinks"
+NORM = "post_attention_norm"  # the GGUF's name of the norm before the experts
 
 
-def spec(file: GGUFFile) -> ModelConfig:
-    """llama.cpp: src/models/openai-moe.cpp. The norm before the experts is called the one behind attention."""
+def model_config(file: GGUFFile) -> ModelConfig:
+    """llama.cpp: src/models/openai-moe.cpp."""
     keys = Keys(file)
     base = decoder(
         file,
-        halves=True,
-        tensors=(*ATTENTION, *ATTENTION_BIASES, SINKS, "post_attention_norm", *EXPERTS),
+        neox_style=True,
+        tensors=(*ATTENTION, *ATTENTION_BIASES, SINKS, NORM, *EXPERTS),
         optional=tuple(f"{name}.bias" for name in EXPERTS),
-        activation="bounded",
-        experts=mixture(file),
-        feed_forward_norm="post_attention_norm",
     )
-    return windowed(base, slides(keys, len(base.layers), period=2), keys.count("attention.sliding_window"))
+    base = replace(base, activation="swiglu_oai", experts=mixture(file), feed_forward_norm=NORM)
+    return with_window(base, sliding_layers(keys, len(base.layers), period=2), keys.count("attention.sliding_window"))

@@ -1,4 +1,4 @@
-"""LFM 2: short convolutions, and attention with norms on queries and keys in some layers."""
+"""LFM 2: short convolutions, and attention with QK norms in some layers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import replace
 
 from ...gguf.read import GGUFFile
 from ..config import LayerConfig, ModelConfig
-from ..hparams import ATTENTION, FEED_FORWARD, HEAD_NORMS, Keys, decoder, every
+from ..hparams import ATTENTION, FEED_FORWARD, HEAD_NORMS, Keys, decoder, map_layers
 
 CONVOLUTION = ("attn_norm", "shortconv.in_proj", "shortconv.conv", "shortconv.out_proj")
 
 
-def spec(file: GGUFFile) -> ModelConfig:
-    """llama.cpp: src/models/lfm2.cpp. A layer without key heads is a convolution; the last norm has an old name."""
-    taps = Keys(file).count("shortconv.l_cache")
-    base = decoder(file, halves=True, tensors=(*ATTENTION, *HEAD_NORMS, *FEED_FORWARD), output_norm="token_embd_norm")
+def model_config(file: GGUFFile) -> ModelConfig:
+    """llama.cpp: src/models/lfm2.cpp. Layers without key heads are convolutions; token_embd_norm is the output norm."""
+    conv_kernel = Keys(file).count("shortconv.l_cache")
+    base = decoder(file, neox_style=True, tensors=(*ATTENTION, *HEAD_NORMS, *FEED_FORWARD))
 
     def change(_: int, layer: LayerConfig) -> LayerConfig:
         if layer.heads.keys:
             return layer
-        return replace(layer, tensors=(*CONVOLUTION, *FEED_FORWARD), taps=taps, rope=None)
+        return replace(layer, tensors=(*CONVOLUTION, *FEED_FORWARD), conv_kernel=conv_kernel, rope=None)
 
-    return every(base, change)
+    return map_layers(replace(base, output_norm="token_embd_norm"), change)

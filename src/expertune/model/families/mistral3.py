@@ -1,6 +1,6 @@
-"""Ministral 3, Mistral Small 3.2, Devstral 2: llama, whose queries grow behind the context of the first training.
+"""Ministral 3, Mistral Small 3.2, Devstral 2: Llama, except that queries are scaled beyond the context of pretraining.
 
-They are tuned and served within that context only (engine.llama_cpp.context.largest_context), where they are llama.
+They are tuned and served within that context only (engine.llama_cpp.context.largest_context), where they equal Llama.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from ..config import ModelConfig
 from . import llama
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/mistral3.cpp."""
-    return llama.spec(file)
+    return llama.model_config(file)

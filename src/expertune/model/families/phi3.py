@@ -7,6 +7,6 @@ from ..config import ModelConfig
 from ..hparams import ATTENTION, decoder
 
 
-def spec(file: GGUFFile) -> ModelConfig:
-    """llama.cpp: src/models/phi3.cpp, which leaves out the window that some files name."""
-    return decoder(file, halves=True, tensors=(*ATTENTION, "ffn_norm", "ffn_up", "ffn_down"))
+def model_config(file: GGUFFile) -> ModelConfig:
+    """llama.cpp: src/models/phi3.cpp, which ignores the window that some files declare."""
+    return decoder(file, neox_style=True, tensors=(*ATTENTION, "ffn_norm", "ffn_up", "ffn_down"))

@@ -1,4 +1,4 @@
-"""Qwen 2 and 2.5, DeepSeek's distills of it."""
+"""Qwen 2 and 2.5, DeepSeek's distillations into it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from ..config import ModelConfig
 from ..hparams import ATTENTION_BIASES, decoder
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen2.cpp."""
-    return decoder(file, halves=True, optional=ATTENTION_BIASES)
+    return decoder(file, neox_style=True, optional=ATTENTION_BIASES)

@@ -1,4 +1,4 @@
-"""Qwen 3, dense: every head's queries and keys have a norm."""
+"""Qwen 3, dense: QK norms per head."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from ..config import ModelConfig
 from ..hparams import DENSE, HEAD_NORMS, decoder
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen3.cpp."""
-    return decoder(file, halves=True, tensors=(*DENSE, *HEAD_NORMS))
+    return decoder(file, neox_style=True, tensors=(*DENSE, *HEAD_NORMS))

@@ -10,15 +10,15 @@ from ..hparams import FEED_FORWARD, Keys
 from .qwen3next import hybrid
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen35.cpp."""
-    text_positions(file)
-    return hybrid(file, feed_forward=FEED_FORWARD[1:], neighbours=False, joined=False)
+    check_rope_sections(file)
+    return hybrid(file, feed_forward=FEED_FORWARD[1:], key_repeat="tile", fused_beta_alpha=False)
 
 
-def text_positions(file: GGUFFile) -> None:
-    """In text all sections of the rotation turn alike, unless some pairs belong to none, which would not turn."""
+def check_rope_sections(file: GGUFFile) -> None:
+    """Refuse RoPE sections that leave out pairs, which text would not rotate; all other sections are equal for text."""
     keys = Keys(file)
     sections: Sequence[int] = keys.get("rope.dimension_sections", ())
     if sections and 2 * sum(sections[:3]) < keys.count("rope.dimension_count", keys.count("attention.key_length")):
-        raise keys.refuse("a rotation with pairs that stand still in text")
+        raise keys.refuse("RoPE sections that leave out pairs")

@@ -4,57 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ...gguf.read import GGUFFile
-from ..config import GatedDeltaNetConfig, LayerConfig, ModelConfig
-from ..hparams import ATTENTION, EXPERTS, HEAD_NORMS, SHARED_EXPERT, Keys, decoder, every, mixture
+from ..config import GatedDeltaNetConfig, KeyRepeat, LayerConfig, ModelConfig
+from ..hparams import ATTENTION, EXPERTS, HEAD_NORMS, SHARED_EXPERT, Keys, decoder, map_layers, mixture
 
-NORM = "post_attention_norm"  # what stands before the feed-forward, though it is called so
+NORM = "post_attention_norm"  # the GGUF's name of the norm before the feed-forward
 LINEAR = ("attn_norm", "attn_qkv", "attn_gate", "ssm_conv1d", "ssm_dt.bias", "ssm_a", "ssm_norm", "ssm_out")
 MIXED = (*EXPERTS[1:], "ffn_gate_inp_shexp", *SHARED_EXPERT)
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/qwen3next.cpp."""
-    return hybrid(file, feed_forward=MIXED, experts=mixture(file), neighbours=True, joined=True)
+    base = hybrid(file, feed_forward=MIXED, key_repeat="interleave", fused_beta_alpha=True)
+    return replace(base, experts=mixture(file))
 
 
 def hybrid(
-    file: GGUFFile, *, feed_forward: tuple[str, ...], neighbours: bool, joined: bool, **settings: Any
+    file: GGUFFile, *, feed_forward: tuple[str, ...], key_repeat: KeyRepeat, fused_beta_alpha: bool
 ) -> ModelConfig:
-    """A decoder with linear attention, but for every fourth layer or those that the file names.
+    """Decoder with linear attention, except in every fourth layer or the layers that the file names.
 
-    llama.cpp: src/models/delta-net-base.cpp. Blocks that guess tokens ahead are left as they are.
+    llama.cpp: src/models/delta-net-base.cpp. Blocks for multi-token prediction are left unchanged.
     """
-    keys, behind = Keys(file), (NORM, *feed_forward)
-    tensors = (*ATTENTION, *HEAD_NORMS, *behind)
-    base = decoder(file, halves=True, tensors=tensors, feed_forward_norm=NORM, **settings)
-    spare, whole_each = int(keys.get("nextn_predict_layers", 0)), keys.count("full_attention_interval", 4)
-    if not 0 <= spare < len(base.layers):
-        raise ValueError(f"{spare} of {len(base.layers)} blocks guess ahead")
-    linear: Sequence[int] = [(index + 1) % whole_each for index in range(len(base.layers))]
+    keys, after_mixer = Keys(file), (NORM, *feed_forward)
+    base = decoder(file, neox_style=True, tensors=(*ATTENTION, *HEAD_NORMS, *after_mixer))
+    mtp_layers, interval = int(keys.get("nextn_predict_layers", 0)), keys.count("full_attention_interval", 4)
+    if not 0 <= mtp_layers < len(base.layers):
+        raise ValueError(f"{mtp_layers} multi-token prediction blocks of {len(base.layers)}")
+    linear: Sequence[int] = [(index + 1) % interval for index in range(len(base.layers))]
     if keys.get("attention.recurrent_layers"):
         linear = keys.each_layer("attention.recurrent_layers", len(base.layers))
-    taps, delta = keys.count("ssm.conv_kernel"), _delta(keys, neighbours=neighbours, joined=joined)
-    rates = ("ssm_ba",) if joined else ("ssm_beta", "ssm_alpha")
+    conv_kernel = keys.count("ssm.conv_kernel")
+    delta_net = _gated_delta_net(keys, key_repeat=key_repeat, fused_beta_alpha=fused_beta_alpha)
+    beta_alpha = ("ssm_ba",) if fused_beta_alpha else ("ssm_beta", "ssm_alpha")
+    tensors = (*LINEAR, *beta_alpha, *after_mixer)
 
     def change(index: int, layer: LayerConfig) -> LayerConfig:
         if not linear[index]:
-            return replace(layer, gated=True)
-        return replace(layer, tensors=(*LINEAR, *rates, *behind), taps=taps, delta=delta, rope=None)
+            return replace(layer, output_gate=True)
+        return replace(layer, tensors=tensors, conv_kernel=conv_kernel, gated_delta_net=delta_net, rope=None)
 
-    return every(replace(base, layers=base.layers[: len(base.layers) - spare], spare=spare), change)
+    layers = base.layers[: len(base.layers) - mtp_layers]
+    return map_layers(replace(base, layers=layers, mtp_layers=mtp_layers, feed_forward_norm=NORM), change)
 
 
-def _delta(keys: Keys, *, neighbours: bool, joined: bool) -> GatedDeltaNetConfig:
-    delta = GatedDeltaNetConfig(
-        keys.count("ssm.group_count"),
-        keys.count("ssm.time_step_rank"),
-        keys.count("ssm.state_size"),
-        neighbours,
-        joined,
+def _gated_delta_net(keys: Keys, *, key_repeat: KeyRepeat, fused_beta_alpha: bool) -> GatedDeltaNetConfig:
+    found = GatedDeltaNetConfig(
+        keys=keys.count("ssm.group_count"),
+        values=keys.count("ssm.time_step_rank"),
+        width=keys.count("ssm.state_size"),
+        key_repeat=key_repeat,
+        fused_beta_alpha=fused_beta_alpha,
     )
-    if keys.count("ssm.inner_size") != delta.values * delta.width or delta.values % delta.keys:
+    if keys.count("ssm.inner_size") != found.values * found.width or found.values % found.keys:
         raise keys.refuse("linear attention whose keys and values have different widths")
-    return delta
+    return found

@@ -1,4 +1,4 @@
-"""SmolLM 3: llama, but every fourth layer without positions."""
+"""SmolLM 3: Llama, but without RoPE in every fourth layer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
-from ..hparams import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, every
+from ..hparams import ATTENTION_BIASES, FEED_FORWARD_BIASES, Keys, decoder, map_layers
 
-STEP = 4  # no key says it
+INTERVAL = 4  # no metadata key holds it
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/smollm3.cpp."""
     base = decoder(
         file,
         scale=Keys(file).real("attention.scale", 0.0),
         optional=(*ATTENTION_BIASES, *FEED_FORWARD_BIASES),
     )
-    return every(base, lambda index, layer: replace(layer, rope=layer.rope if (index + 1) % STEP else None))
+    return map_layers(base, lambda index, layer: replace(layer, rope=layer.rope if (index + 1) % INTERVAL else None))

@@ -1,6 +1,8 @@
-"""StarCoder 2: layer norms, biases everywhere, a feed-forward without gate."""
+"""StarCoder 2: LayerNorm, biases everywhere, a feed-forward without a gate."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
@@ -9,14 +11,13 @@ from ..hparams import ATTENTION, ATTENTION_BIASES, decoder
 FEED_FORWARD = ("ffn_norm", "ffn_norm.bias", "ffn_up", "ffn_up.bias", "ffn_down", "ffn_down.bias")
 
 
-def spec(file: GGUFFile) -> ModelConfig:
+def model_config(file: GGUFFile) -> ModelConfig:
     """llama.cpp: src/models/starcoder2.cpp."""
-    return decoder(
+    base = decoder(
         file,
-        halves=True,
+        neox_style=True,
         tensors=(*ATTENTION, "attn_norm.bias", *FEED_FORWARD),
         optional=ATTENTION_BIASES,
-        activation="gelu",
-        gated=False,
-        centred=True,
+        layernorm=True,
     )
+    return replace(base, activation="gelu", gated=False)

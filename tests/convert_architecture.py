@@ -1,8 +1,8 @@
-"""The example base, which has learnt English, told again as a model of another family: the same function, bit for bit.
+"""Convert the example base to another architecture without changing its function.
 
-    retold.make(tmp_path / "base.gguf", "phi3")
+    convert_architecture.make(tmp_path / "base.gguf", "phi3")
 
-So the whole job can be run, and its quality measured, on families that no small trained model is at hand for.
+So the whole job can run, and its quality be measured, on architectures without a small trained model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType
 BASE = Path(__file__).resolve().parents[1] / "examples" / "base.gguf"
 EXPERTS = {"expert_count": 4, "expert_used_count": 2}
 SCALES = {"embedding_scale": 1.0, "residual_scale": 1.0, "logit_scale": 1.0, "attention.scale": 0.125}
-# told as → architecture, metadata of its own
+# name → architecture, additional metadata
 FAMILIES: dict[str, tuple[str, dict[str, float | int]]] = {
     "qwen2": ("qwen2", {}),
     "phi3": ("phi3", {}),
@@ -42,7 +42,7 @@ def make(path: Path, family: str) -> Path:
         add(f"{architecture}.{name}", value)
     tensors = {tensor.name: (np.array(tensor.data), tensor.tensor_type) for tensor in reader.tensors}
     layers, heads = (int(reader.fields[f"llama.{key}"].contents()) for key in ("block_count", "attention.head_count"))
-    for name, (value, kind) in _told(tensors, family, layers, heads):
+    for name, (value, kind) in _converted(tensors, family, layers, heads):
         writer.add_tensor(name, value, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -51,14 +51,14 @@ def make(path: Path, family: str) -> Path:
     return path
 
 
-def _told(tensors: dict[str, Packed], family: str, layers: int, heads: int) -> Iterator[tuple[str, Packed]]:
+def _converted(tensors: dict[str, Packed], family: str, layers: int, heads: int) -> Iterator[tuple[str, Packed]]:
     for index in range(layers):
         prefix = f"blk.{index}."
-        if family in ("qwen2", "phi3"):  # their pairs are the halves of a head
+        if family in ("qwen2", "phi3"):  # NeoX-style RoPE
             width = len(tensors[f"{prefix}attn_q.weight"][0]) // heads
             for name in ("attn_q", "attn_k"):
                 value, kind = tensors[f"{prefix}{name}.weight"]
-                tensors[f"{prefix}{name}.weight"] = _halves(value, width), kind
+                tensors[f"{prefix}{name}.weight"] = _to_neox_style(value, width), kind
         if family == "qwen2":
             for name in ("attn_q", "attn_k", "attn_v"):
                 rows = len(tensors[f"{prefix}{name}.weight"][0])
@@ -71,19 +71,19 @@ def _told(tensors: dict[str, Packed], family: str, layers: int, heads: int) -> I
     yield from tensors.items()
 
 
-def _halves(rows_OB: np.ndarray, width: int) -> np.ndarray:
-    """Rows of pairs of neighbours → rows of pairs of halves, in each head."""
+def _to_neox_style(rows_OB: np.ndarray, width: int) -> np.ndarray:
+    """Reorder the rows of each head from adjacent pairs to NeoX-style pairs."""
     return rows_OB.reshape(-1, width // 2, 2, rows_OB.shape[-1]).swapaxes(1, 2).reshape(rows_OB.shape)
 
 
 def _join(tensors: dict[str, Packed], prefix: str, names: tuple[str, ...], into: str) -> None:
     parts = [tensors.pop(f"{prefix}{name}.weight") for name in names]
-    assert len({kind for _, kind in parts}) == 1, "rows of different types cannot lie in one matrix"
+    assert len({kind for _, kind in parts}) == 1, "rows of different types cannot be in one matrix"
     tensors[f"{prefix}{into}.weight"] = np.concatenate([value for value, _ in parts]), parts[0][1]
 
 
 def _copy_experts(tensors: dict[str, Packed], prefix: str, seed: int) -> None:
-    """Every expert is the dense network, so it does not matter whom the router, which is random, chooses."""
+    """Every expert is a copy of the dense network, so the choice of the random router does not matter."""
     count, width = EXPERTS["expert_count"], len(tensors["output_norm.weight"][0])
     for name in ("ffn_gate", "ffn_up", "ffn_down"):
         value, kind = tensors.pop(f"{prefix}{name}.weight")
