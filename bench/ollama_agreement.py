@@ -29,7 +29,7 @@ from expertune.engine.ollama.render import OllamaRenderer  # noqa: E402
 from expertune.engine.ollama.server import OllamaServer  # noqa: E402
 from expertune.errors import ExpertuneError, UsageError  # noqa: E402
 from expertune.files import sha256  # noqa: E402
-from expertune.modelset.schema import output_schema  # noqa: E402
+from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.outputs import MODEL  # noqa: E402
 from expertune.predict.score import rate_examples  # noqa: E402
 from expertune.rate.artifact import ANSWER_ROOM  # noqa: E402

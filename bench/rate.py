@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from expertune.engine.base import Generation  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
-from expertune.modelset.schema import output_schema  # noqa: E402
+from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
 from expertune.rate.columns import Wanted  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402

@@ -19,6 +19,14 @@ class Generation:
     finished: bool
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Natural-log probabilities of some answers; `exact` if they are those of the model's own tokens."""
+
+    log_probs: tuple[float, ...]
+    exact: bool
+
+
 class Engine(Protocol):
     """The verbs of a served model. All raise EngineError; `context` is the tokens one request may hold."""
 
@@ -49,7 +57,7 @@ class Engine(Protocol):
         """The token ids with which the assistant's turn ends."""
         ...
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         """Natural-log probability of each answer after `prompt`.
 
         Counted from the first token in which the answers differ to the first token after which all are alike:

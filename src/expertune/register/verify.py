@@ -90,7 +90,7 @@ def check_ratings(
     asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return ServedAgreement(
         rows=len(rows),
-        exact=len(rows) - engine.inexact - engine.scored_by_file,
+        exact=sum(each.exact for each in by_server) - engine.scored_by_file,
         labels=labels,
         probability_gap=gap,
         chat_labels=float(np.mean([label == each.label for label, each in zip(asked, by_server, strict=True)])),

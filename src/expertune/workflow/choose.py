@@ -36,11 +36,11 @@ def choose(tuned: Pass, made: ModelSet | None, prepared: Dataset, config: Config
     if made is None or made.dev is None:
         why = "no model set could be made" if made is None else f"the model set could not be judged: {made.unjudged}"
         return ApproachChoice(TUNE, f"the tuned file stands alone: {why}", {})
-    both = {each.id for each in made.dev.rated} & {each.id for each in tuned.rated}
+    both = {each.id for each in made.dev} & {each.id for each in tuned.rated}
     truth = [row for row in prepared.split.dev if row.id in both]
     scale, groups = prepared.scale, prepared.split.groups
     sides: dict[str, Sequence[Rated]] = {
-        "model set": [each for each in made.dev.rated if each.id in both],
+        "model set": [each for each in made.dev if each.id in both],
         "tuned": [each for each in tuned.rated if each.id in both],
     }
     found = compare(("model set", sides["model set"]), {"tuned": sides["tuned"]}, truth, scale, groups, config)[0]
@@ -55,7 +55,7 @@ def choose(tuned: Pass, made: ModelSet | None, prepared: Dataset, config: Config
         "rows": len(truth),
         "macro_f1": {name: asdict(estimate) for name, estimate in figures.items()},
         "difference": found.to_dict(),
-        "set_rates_by": made.content["rule"],
+        "set_rates_by": made.config.rule.model_dump(mode="json"),
     }
     if proven(found):
         return ApproachChoice(MODEL_SET, f"the model set is better: {told}", dev)

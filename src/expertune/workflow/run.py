@@ -18,7 +18,7 @@ from ..errors import EngineError, FineTuningNotSupportedError, ModelSetConfigErr
 from ..evaluate.judgement import dev_macro_f1, judge, rate_shown
 from ..files import sha256, write_text
 from ..gguf.read import GGUFFile
-from ..modelset.fit import ModelSet, judge_set, make_set, rate_test
+from ..modelset.fit import ModelSet, fit_model_set, judge_model_set, predict_test
 from ..modelset.members import LARGEST_CONTEXT, CandidateModel, further_members
 from ..predict.score import Pass
 from ..predict.uncertainty import learn_uncertainty
@@ -183,7 +183,7 @@ class Run:
         with self.clock.stage("judge"):
             test = self._rate_tuned(job, made.file, read.context)
             others, notes = self._rate_beside(beside)
-            trust = learn_uncertainty(made.dev, self.prepared, self.config)
+            trust = learn_uncertainty(made.dev.rated, self.prepared, self.config)
             judgement = judge(
                 "tuned",
                 test,
@@ -225,7 +225,7 @@ class Run:
         if made is None or made.dev is None:
             return {}, []
         try:
-            return rate_test(made, self.prepared, self.progress, self._members()), []
+            return predict_test(made, self.prepared, self.progress, self._members()), []
         except EngineError as error:
             return {}, [f"the model set was not judged on the test rows: {error}"]
 
@@ -247,7 +247,7 @@ class Run:
 
     def _make_set(self) -> ModelSet:
         with self.clock.stage("model set"):
-            return make_set(self.folder, self.prepared, self.config, self.progress, self._members())
+            return fit_model_set(self.folder, self.prepared, self.config, self.progress, self._members())
 
     def model_set(self, reason: str | None) -> dict[str, Any]:
         """The other way; `reason` says why it was not the tuned one, None where it was asked for.
@@ -277,7 +277,7 @@ class Run:
                 others = {"tuned": self._rate_tuned(job, tuned.file, read.context)} if job and tuned and read else {}
                 if made.dev is not None:
                     facts = (made, self.prepared, self.config, self.progress, self._members())
-                    found = judge_set(*facts, base_test=base_test, beside=others)
+                    found = judge_model_set(*facts, base_test=base_test, others=others)
         except EngineError as error:
             unjudged = str(error)
         outputs.retire(self.folder, outputs.TUNED_FILES)
@@ -285,8 +285,8 @@ class Run:
             "approach": "meta_prompting",
             "success": True,
             "output_file": outputs.MODEL_SET,
-            "examples": len(made.content["few_shot_examples"]),
-            "rule": made.content["rule"],
+            "examples": len(made.config.few_shot_examples),
+            "rule": made.config.rule.model_dump(mode="json"),
             "judged": found is not None,
         }
         told = found.judgement.verdict.line if found else f"The model set has not been judged: {unjudged}."

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import EngineError, ModelFileError
 from ...machine import usable_cores
-from ..base import Generation, Message
+from ..base import Generation, Message, Scores
 from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
 from ..header import largest_context, read_header
 from ..json_schema import schema_grammar
@@ -160,14 +160,14 @@ class LlamaCppEngine:
 
     # --- what the model says ---
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
         self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
             following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
-            return self._sum(tails, following)
+            return Scores(tuple(self._sum(tails, following)), exact=True)
 
     def _sum(self, tails: list[list[int]], following: NextTokens) -> list[float]:
         """Log-probability of each tail: a model that keeps to the answers walks along them, one that strays is led."""

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 from ...errors import EngineError
-from ..base import Generation, Message
+from ..base import Generation, Message, Scores
 from ..chat_template import remarks
 from ..json_schema import fits
 from ..llama_cpp.engine import LlamaCppEngine
@@ -60,7 +60,6 @@ class OllamaEngine:
             LlamaCppEngine(file, context=TOKENIZER_CONTEXT, threads=threads, renderer=self._renderer) if file else None
         )
         self.notes = self._notes()
-        self.inexact = 0  # prompts whose labels could only be compared on unusual tokens
         self.scored_by_file = 0  # prompts whose labels were scored by llama.cpp on the model's file
         self._file, self._threads, self._lock = file, threads, Lock()
         self._by_file: LlamaCppEngine | None = None
@@ -96,17 +95,15 @@ class OllamaEngine:
 
     # --- what the model says ---
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
-        """As Engine.score; where the model's own tokens cannot be reached `inexact` counts the prompt."""
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
+        """As Engine.score; not exact where the model's own tokens cannot be reached."""
         tokenizer, spelling = self._tokenizer, None
         if tokenizer is not None:
             spelling = Spelling(*tokenizer.spelled(prompt, answers), tokenizer.tokenize)
         try:
-            found = score(self._said, prompt, answers, spelling)
+            return score(self._said, prompt, answers, spelling)
         except PartOfCharacterError as error:
             return self._file_engine(error).score(prompt, answers)
-        self.inexact += not found.exact
-        return found.log_probs
 
     def _file_engine(self, reason: EngineError) -> LlamaCppEngine:
         """llama.cpp on the model's own file; raises `reason` where that is not on this machine."""
@@ -185,7 +182,6 @@ class OllamaEngine:
             "model": self.model,
             "context": self.context,
             "slots": self.slots,
-            "inexact_scores": self.inexact,
             "scored_by_file": self.scored_by_file,
             "folds_system": self.folds_system,
             "notes": list(self.notes),

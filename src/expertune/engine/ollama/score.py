@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import EngineError
+from ..base import Scores
 from ..label_scoring import Known, distinguishing, sum_log_probs
 
 OTHER = -1  # a token that is in no answer
@@ -41,14 +42,6 @@ class Said:
 
 
 Ask = Callable[[str, int, Mapping[str, Any] | None], list[Said]]  # prompt, most tokens, JSON schema or none
-
-
-@dataclass(frozen=True)
-class Scores:
-    """`exact` says that they are those of the very tokens the model was trained on."""
-
-    log_probs: list[float]
-    exact: bool
 
 
 @dataclass(frozen=True)
@@ -81,10 +74,10 @@ def score(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling | No
     """
     try:
         if spelling is not None:
-            return Scores(_on_own_tokens(ask, prompt, answers, spelling), True)
-        return Scores(_on_likeliest_split(ask, prompt, answers), True)
+            return Scores(tuple(_on_own_tokens(ask, prompt, answers, spelling)), exact=True)
+        return Scores(tuple(_on_likeliest_split(ask, prompt, answers)), exact=True)
     except _Hidden:
-        return Scores(_forced_alike(ask, prompt, answers), False)
+        return Scores(tuple(_forced_alike(ask, prompt, answers)), exact=False)
 
 
 def _on_own_tokens(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling) -> list[float]:
