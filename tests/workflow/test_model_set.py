@@ -236,9 +236,7 @@ def test_several_models_each_with_its_own_way_and_the_best_rates(tmp_path: Path,
     assert [by_name[name].weight for name in by_name] == [0, 1, 0, 0]
     assert by_name["weak"].asking is None and by_name["strong"].asking and by_name["strong"].asking.system_prompt
     assert by_name["small"].asking and len(by_name["small"].asking.few_shot_examples) < 8
-    assert any(
-        note == "a judgement of absent: the model's file is not on this machine" for note in made.config.missing
-    )
+    assert any(note == "a judgement of absent: the model's file is not on this machine" for note in made.config.missing)
     with Progress(quiet=True) as progress:
         found = judge_model_set(made, prepared, CONFIG, progress, members, base_test=None)
     raters = {each.name: each for each in found.judgement.evaluations}
@@ -319,7 +317,9 @@ def test_noise_is_rarely_proven(many: Dataset) -> None:
 
 
 def test_one_dev_row_is_enough_to_go_on(prepared: Dataset) -> None:
-    found = select_rater({"m": [[0.2, 0.3, 0.5]]}, prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG)
+    found = select_rater(
+        {"m": [[0.2, 0.3, 0.5]]}, prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG
+    )
     assert found.rule.members == ("m",) and found.agreements["m"].rows == 1
 
 
