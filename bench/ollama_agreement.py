@@ -95,18 +95,17 @@ def compare(
     with LlamaCppEngine(file, context=context, threads=threads, renderer=prompts) as engine:
         engine_NL = _probabilities(engine, examples, scale)
     with OllamaEngine(server, name, context=context, file=file, threads=threads) as engine:
-        ollama_NL = _probabilities(engine, examples, scale)
+        by_ollama = rate_examples(engine, examples, scale)
         chat = [_chat_label(engine, example, scale) for example in examples]
-        exact = len(examples) - engine.inexact
     plain = [_plain_label(server, name, example, context, scale) for example in examples]
     expert = [scale.labels.index(example.label) for example in examples]
     return Comparison(
         ollama=server.version_text,
         same_file=served == sha256(file),
-        exact=exact,
+        exact=sum(each.exact for each in by_ollama),
         expert_N=np.array(expert),
         engine_NL=engine_NL,
-        ollama_NL=ollama_NL,
+        ollama_NL=np.array([each.probabilities for each in by_ollama]),
         chat_N=np.array(chat),
         plain_N=np.array(plain),
     )

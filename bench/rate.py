@@ -27,9 +27,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from expertune.engine.base import Generation  # noqa: E402
+from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.modelset.config import output_schema  # noqa: E402
+from expertune.predict.score import LanguageModelScorer  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
 from expertune.rate.columns import Wanted  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
@@ -61,7 +62,8 @@ def messages(prompt: str) -> tuple[dict[str, str], ...]:
 
 def ours(engine: Any, source: Path, folder: Path) -> float:
     """Seconds from the input file to the output file, journal included."""
-    asked = RateRequest(messages, "bench", 1, engine, "bench", Wanted(SCALE, Uncertainty()), workers=engine.slots + 1)
+    scorer, wanted = LanguageModelScorer(engine, messages, SCALE), Wanted(SCALE, Uncertainty())
+    asked = RateRequest(scorer, "bench", 1, "bench", wanted, workers=engine.slots + 1)
     start = time.perf_counter()
     with Journal(folder / "journal.sqlite") as journal:
         rate_records(open_records(source), folder / "rated.csv", asked, journal, stage)
@@ -128,8 +130,8 @@ class StubEngine:
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         return messages[-1]["content"]
 
-    def score(self, prompt: str, answers: Sequence[str]) -> list[float]:
-        return [-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))]
+    def score(self, prompt: str, answers: Sequence[str]) -> Scores:
+        return Scores(tuple(-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         return Generation("", 0, 0, True)

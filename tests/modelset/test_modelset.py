@@ -72,7 +72,8 @@ def test_the_file_holds_the_old_keys_and_the_new_ones(tmp_path):
     assert content["target_topics"] == "respiratory infections" and content["created_at"] == WHEN
     assert content["rating_mapping"] == {"Match": 1, "Does Not Match": 0, "Unknown": -1}
     assert content["contains_patient_text"] is True and content["missing"] == []
-    assert content["decoding"] == {"temperature": 0.0, "seed": 7, "num_ctx": 2048, "num_predict": 256, "truncate": False}
+    decoding = {"temperature": 0.0, "seed": 7, "num_ctx": 2048, "num_predict": 256, "truncate": False}
+    assert content["decoding"] == decoding
     assert (tmp_path / "model_set_config.json").stat().st_mode & 0o777 == 0o600
 
 

@@ -61,7 +61,6 @@ class TfidfClassifier:
     """A fitted classifier, ready for many prompts; a Scorer, safe for several threads."""
 
     name, slots, explains = TFIDF, 1, False
-    notes: tuple[str, ...] = ()
 
     def __init__(self, tables: TfidfTables, labels: Sequence[str]) -> None:
         restored = zip(VECTORIZERS, (tables.words, tables.letters), strict=True)
@@ -79,6 +78,9 @@ class TfidfClassifier:
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
         raise EngineError("TF-IDF gives no reasons")
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name}

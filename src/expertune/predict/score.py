@@ -31,25 +31,14 @@ class Prediction:
 
 
 class Scorer(Protocol):
-    """Predicts the label of a record from its prompt; used by several threads at once. Raises EngineError."""
+    """Predicts the label of a record from its prompt; used by several threads at once. Its methods raise EngineError.
 
-    @property
-    def name(self) -> str: ...
+    `slots` records are worth sending at once; `explains` is True if it can give a reason in words.
+    """
 
-    @property
-    def slots(self) -> int:
-        """Records that are worth sending at once."""
-        ...
-
-    @property
-    def explains(self) -> bool:
-        """True if it can give a reason in words."""
-        ...
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the records are scored, one line each."""
-        ...
+    name: str
+    slots: int
+    explains: bool
 
     def render(self, record: str) -> str:
         """The text that is scored for a record: templates are part of what decides a prediction."""
@@ -61,90 +50,69 @@ class Scorer(Protocol):
         """What follows the beginning of an answer that gives `label`, up to where the model says why."""
         ...
 
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the records were scored, one line each."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What served the model, for the record of a session."""
         ...
 
 
-@dataclass(frozen=True)
 class LanguageModelScorer:
     """A served language model; `messages` turns a record into what it is asked."""
 
-    engine: Engine
-    messages: Messages
-    scale: RatingScale
+    explains = True
 
-    @property
-    def name(self) -> str:
-        return self.engine.name
-
-    @property
-    def slots(self) -> int:
-        return self.engine.slots
-
-    @property
-    def explains(self) -> bool:
-        return True
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(self.engine.notes)
+    def __init__(self, engine: Engine, messages: Messages, scale: RatingScale) -> None:
+        self.name, self.slots = engine.name, engine.slots
+        self._engine, self._messages, self._scale = engine, messages, scale
 
     def render(self, record: str) -> str:
-        return self.engine.render(self.messages(record))
+        return self._engine.render(self._messages(record))
 
     def score(self, record: str) -> Prediction:
-        return score_labels(self.engine, self.render(record), self.scale)
+        return score_labels(self._engine, self.render(record), self._scale)
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        return self.engine.generate(self.render(record) + answer_opening(label), max_tokens=max_tokens).text
+        return self._engine.generate(self.render(record) + answer_opening(label), max_tokens=max_tokens).text
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._engine.notes)
 
     def describe(self) -> dict[str, Any]:
-        return self.engine.describe()
+        return self._engine.describe()
 
 
-@dataclass(frozen=True)
 class VotingScorer:
     """The members of a model set: `rater` gives the probabilities, each of the others only its vote."""
 
-    rater: str
-    members: Mapping[str, Scorer]
-    labels: Sequence[str]
-    reason: str  # why this one rates
-
     name = "model set"
 
-    @property
-    def slots(self) -> int:
-        return min(member.slots for member in self.members.values())
-
-    @property
-    def explains(self) -> bool:
-        return any(member.explains for member in self.members.values())
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        own = (f"{name}: {note}" for name, member in self.members.items() for note in member.notes)
-        return (f"rated by {self.rater}: {self.reason}", *own)
+    def __init__(self, rater: str, members: Mapping[str, Scorer], labels: Sequence[str], note: str) -> None:
+        self._rater, self._members, self._labels, self._note = rater, members, labels, note
+        self.slots = max(member.slots for member in members.values())
+        self._words = next((member for member in members.values() if member.explains), members[rater])
+        self.explains = self._words.explains
 
     def render(self, record: str) -> str:
-        return self.members[self.rater].render(record)
+        return self._members[self._rater].render(record)
 
     def score(self, record: str) -> Prediction:
-        found = {name: member.score(record) for name, member in self.members.items()}
-        votes = {name: self.labels[likeliest(each.probabilities)] for name, each in found.items()}
-        return replace(found[self.rater], votes=votes)
+        found = {name: member.score(record) for name, member in self._members.items()}
+        votes = {name: self._labels[likeliest(each.probabilities)] for name, each in found.items()}
+        return replace(found[self._rater], votes=votes)
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
         """By the first member that has words for it."""
-        for member in self.members.values():
-            if member.explains:
-                return member.explain(record, label, max_tokens=max_tokens)
-        raise EngineError("no member of this model set gives reasons")
+        return self._words.explain(record, label, max_tokens=max_tokens)
+
+    def notes(self) -> tuple[str, ...]:
+        return (self._note, *(f"{name}: {note}" for name, each in self._members.items() for note in each.notes()))
 
     def describe(self) -> dict[str, Any]:
-        members = {name: member.describe() for name, member in self.members.items()}
-        return {"engine": self.name, "rater": self.rater, "members": members}
+        members = {name: member.describe() for name, member in self._members.items()}
+        return {"engine": self.name, "rater": self._rater, "members": members}
 
 
 def score_labels(engine: Engine, prompt: str, scale: RatingScale, *, row: str = "") -> Prediction:

@@ -36,10 +36,12 @@ CREATE TABLE IF NOT EXISTS ratings (
 CREATE TABLE IF NOT EXISTS overrides (
     record BLOB PRIMARY KEY, value INTEGER NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 """
-SELECT = """SELECT
-    r.record, label, r.value, probabilities, votes, answer, error, seconds, answer_label, session, o.value
-    FROM ratings r
-    LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
+COLUMNS = (
+    *("record", "label", "value", "probabilities", "votes", "answer", "error", "seconds", "answer_label", "session"),
+    "override",
+)
+SELECT = f"""SELECT {", ".join(f"r.{name}" for name in COLUMNS[:-1])}, o.value
+    FROM ratings r LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,20 +194,10 @@ class Journal:
 
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
-    record, label, value, probabilities, votes, answer, error, seconds, answer_label, session, override = row
-    return JournalEntry(
-        record=bytes(record),
-        session=session,
-        seconds=seconds,
-        label=label,
-        value=value,
-        probabilities=tuple(json.loads(probabilities)) if probabilities else (),
-        votes=json.loads(votes) if votes else {},
-        answer=answer,
-        answer_label=answer_label,
-        error=error,
-        override=override,
-    )
+    found = dict(zip(COLUMNS, row, strict=True))
+    found["probabilities"] = tuple(json.loads(found["probabilities"] or "[]"))
+    found["votes"] = json.loads(found["votes"] or "{}")
+    return JournalEntry(**found)
 
 
 def _json(value: Any) -> str:

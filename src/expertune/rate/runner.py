@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
 from ..predict.score import Prediction, Scorer, likeliest
@@ -54,8 +54,7 @@ class RateRequest:
     workers: int = 0
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """Rows of a batch or a run: `computed` were rated now, the others were in the journal or repeat a text.
 
     `inexact` of the computed ones have approximate probabilities.
@@ -66,15 +65,6 @@ class Counts:
     failed: int = 0
     review: int = 0
     inexact: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.rows + other.rows,
-            self.computed + other.computed,
-            self.failed + other.failed,
-            self.review + other.review,
-            self.inexact + other.inexact,
-        )
 
 
 @dataclass(frozen=True)
@@ -117,7 +107,7 @@ def rate_file(
         with stage("Reading the records"):
             records = open_records(source)
         tally = rate_records(records, output, request, kept, stage)
-    notes = [*records.notes, *scorer.notes, *product.trust.notes()]
+    notes = [*records.notes, *scorer.notes(), *product.trust.notes()]
     if not calibrated:
         notes.append("calibration was switched off")
     if inexact := tally.counts.inexact:
@@ -142,7 +132,7 @@ def rate_records(records: RecordFile, output: Path, request: RateRequest, journa
                 rated = _rate_batch(batch, request, journal, pool, shown)
                 rows = _output_rows(batch, rated.entries, request.wanted)
                 writer.write(rows)
-                total += _count(rows, rated)
+                total = Counts(*map(sum, zip(total, _count(rows, rated), strict=True)))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped after {total.rows:,} of {records.rows:,} rows; the same command goes on") from None
     return Tally(total, time.perf_counter() - start)

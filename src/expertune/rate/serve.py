@@ -121,7 +121,7 @@ def _voting(config: ModelSetConfig, models: Mapping[str, Scorer], labels: Sequen
     members = dict(models)
     if config.tfidf is not None:
         members[TFIDF] = TfidfClassifier(config.tfidf, labels)
-    return VotingScorer(config.rater, members, labels, config.rule.reason)
+    return VotingScorer(config.rater, members, labels, f"rated by {config.rater}: {config.rule.reason}")
 
 
 # --- Ollama ---
