@@ -29,7 +29,7 @@ from expertune.engine.ollama.render import OllamaRenderer  # noqa: E402
 from expertune.engine.ollama.server import OllamaServer  # noqa: E402
 from expertune.errors import ExpertuneError, UsageError  # noqa: E402
 from expertune.files import sha256  # noqa: E402
-from expertune.modelset.schema import output_schema  # noqa: E402
+from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.outputs import MODEL  # noqa: E402
 from expertune.predict.score import rate_examples  # noqa: E402
 from expertune.rate.artifact import ANSWER_ROOM  # noqa: E402
@@ -96,19 +96,17 @@ def compare(
     with LlamaCppEngine(file, context=context, threads=threads, renderer=prompts) as engine:
         engine_NL = _probabilities(engine, examples, scale)
     with OllamaEngine(server, name, context=context, file=file, threads=threads) as engine:
-        rated = rate_examples(engine, examples, scale)
-        ollama_NL = np.array([each.probabilities for each in rated])
+        by_ollama = rate_examples(engine, examples, scale)
         chat = [_chat_label(engine, example, scale) for example in examples]
-        exact = sum(each.exact for each in rated)
     plain = [_plain_label(server, name, example, context, scale) for example in examples]
     expert = [scale.labels.index(example.label) for example in examples]
     return Comparison(
         ollama=server.version_text,
         same_file=served == sha256(file),
-        exact=exact,
+        exact=sum(each.exact for each in by_ollama),
         expert_N=np.array(expert),
         engine_NL=engine_NL,
-        ollama_NL=ollama_NL,
+        ollama_NL=np.array([each.probabilities for each in by_ollama]),
         chat_N=np.array(chat),
         plain_N=np.array(plain),
     )

@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
-from expertune.modelset.schema import output_schema  # noqa: E402
+from expertune.modelset.config import output_schema  # noqa: E402
+from expertune.predict.score import LanguageModelScorer  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
 from expertune.rate.columns import Wanted  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
@@ -61,7 +62,8 @@ def messages(prompt: str) -> tuple[dict[str, str], ...]:
 
 def ours(engine: Any, source: Path, folder: Path) -> float:
     """Seconds from the input file to the output file, journal included."""
-    asked = RateRequest(messages, "bench", 1, engine, "bench", Wanted(SCALE, Uncertainty()), workers=engine.slots + 1)
+    scorer, wanted = LanguageModelScorer(engine, messages, SCALE), Wanted(SCALE, Uncertainty())
+    asked = RateRequest(scorer, "bench", 1, "bench", wanted, workers=engine.slots + 1)
     start = time.perf_counter()
     with Journal(folder / "journal.sqlite") as journal:
         rate_records(open_records(source), folder / "rated.csv", asked, journal, stage)

@@ -22,7 +22,7 @@ import pytest
 from commands import expertune
 from expertune.engine.ollama.server import OllamaServer
 from expertune.files import sha256
-from expertune.modelset.schema import output_schema
+from expertune.modelset.config import output_schema
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 

@@ -35,8 +35,9 @@ from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
 from .log import log_file
-from .modelset import build as modelset
-from .modelset.training_signals import gather
+from .modelset.build import BuildInputs, build, recipes
+from .modelset.config import write as write_model_set
+from .modelset.training_signals import NOTHING, gather
 from .progress import Progress
 from .ratings.dataset import Dataset, load_dataset
 from .ratings.examples import chat_record
@@ -205,20 +206,20 @@ class FineTuner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
             prepared = load_dataset(df, rating_mapping, target_topics, config)
-        content = modelset.build(
+        inputs = BuildInputs(
             model_name,
             prepared.split,
             prepared.scale,
             target_topics,
             created_at=outputs.now(),
             seed=config.seed,
-            recipe=modelset.recipes(len(prepared.scale.labels))[0],
-            material=gather(prepared.split, prepared.scale, seed=config.seed),
+            signals=NOTHING if config.redact else gather(prepared.split, prepared.scale, seed=config.seed),
             redact=config.redact,
         )
+        made = build(inputs, recipes(len(prepared.scale.labels), redact=config.redact)[0])
         if output_dir is not None:
-            modelset.write(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, content)
-        return content
+            write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, made)
+        return made.model_dump(mode="json")
 
 
 def _log_start(request: RunRequest, dataset: Dataset) -> None:

@@ -19,7 +19,7 @@ from expertune.engine.ollama.engine import OllamaEngine
 from expertune.engine.ollama.render import OllamaRenderer
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
-from expertune.modelset.schema import output_schema
+from expertune.modelset.config import output_schema
 from expertune.ratings.scale import answer_opening
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import FOLDING, TEMPLATE

@@ -9,11 +9,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from expertune.modelset import build as modelset
-from expertune.modelset.schema import validate
+from expertune.errors import ModelSetConfigError
+from expertune.modelset.build import BuildInputs, Recipe, build, recipes
+from expertune.modelset.config import parse
+from expertune.modelset.records import ContextSummary, TfidfMember, TfidfTables
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
 from expertune.modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
-from expertune.modelset.training_signals import boundary_rows, gather
+from expertune.modelset.training_signals import NOTHING, boundary_rows, gather
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
 
@@ -42,9 +44,9 @@ def groups(of: list[Rating]) -> dict[str, str]:
     return {each.id: each.group or each.id for each in of}
 
 
-def terms(summary: dict, label: str) -> set[str]:
-    (own,) = [each["terms"] for each in summary["labels"] if each["label"] == label]
-    return {term["term"] for term in own}
+def terms(summary: ContextSummary, label: str) -> set[str]:
+    (own,) = [each.terms for each in summary.labels if each.label == label]
+    return {term.term for term in own}
 
 
 def test_terms_are_those_of_the_label() -> None:
@@ -63,14 +65,14 @@ def test_log_odds_are_those_of_the_paper() -> None:
     made = [row(at, 1, "alpha" if at < 8 else "gamma") for at in range(10)]
     made += [row(10 + at, 0, "gamma" if at < 29 else "alpha") for at in range(30)]
     summary = summarise(made, make_scale({"Yes": 1, "No": 0}), groups(made))
-    (found,) = summary["labels"][0]["terms"]
-    assert found["term"] == "alpha" and found["rows"] == 8
+    (found,) = summary.labels[0].terms
+    assert found.term == "alpha" and found.rows == 8
     here, there, all_here, all_there = 8, 1, 10, 30
     prior = 100 * (here + there) / (all_here + all_there)
     first, second = here + prior, there + prior
     odds = np.log(first / (all_here + 100 - first)) - np.log(second / (all_there + 100 - second))
-    assert found["log_odds"] == pytest.approx(odds, abs=1e-3)
-    assert found["z"] == pytest.approx(odds / np.sqrt(1 / first + 1 / second), abs=1e-2)
+    assert found.log_odds == pytest.approx(odds, abs=1e-3)
+    assert found.z == pytest.approx(odds / np.sqrt(1 / first + 1 / second), abs=1e-2)
 
 
 def test_a_name_of_one_patient_is_no_term() -> None:
@@ -114,7 +116,8 @@ def test_too_few_rows_or_labels_give_no_classifier() -> None:
     assert fit_tfidf(rows(9), SCALE, seed=0) is None
     assert fit_tfidf([each for each in rows(60) if each.value == 1], SCALE, seed=0) is None
     assert out_of_fold(rows(9), SCALE, {}, seed=0) == []
-    assert predict_tfidf({}, [], SCALE.labels) == []
+    found = fit_tfidf(rows(60), SCALE, seed=0)
+    assert found is not None and predict_tfidf(found, [], SCALE.labels) == []
 
 
 def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:
@@ -146,6 +149,15 @@ def test_a_boundary_case_stands_between_the_two_labels_that_are_confused() -> No
     assert boundary_rows(made[:6], SCALE, {}, seed=0) == []
 
 
+def inputs(split: Split, **more) -> BuildInputs:
+    return BuildInputs("m", split, SCALE, "topic", created_at="2026-11-23T09:30:00Z", seed=0, **more)
+
+
+def unused(tables: TfidfTables) -> TfidfMember:
+    """The classifier as a member that does not rate."""
+    return TfidfMember(**dict(tables), weight=0.0, calibration=None, dev_agreement=None)
+
+
 def split_of(train: list[Rating]) -> Split:
     return Split(tuple(train), (), (), groups(train), 0)
 
@@ -157,40 +169,38 @@ def test_boundary_cases_and_summary_come_into_the_prompt() -> None:
     ]
     split = split_of([*rows(150), *blurred])
     material = gather(split, SCALE, seed=0)
-    recipe = modelset.recipes(3)[0]
-    config = modelset.build(
-        "m", split, SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0, recipe=recipe, material=material
-    )
-    assert config["example_ids"][-1] in {each.id for each in blurred} | {each.id for each in material.boundaries}
-    labels = [each["label"] for each in config["few_shot_examples"]]
+    config = build(inputs(split, signals=material), recipes(3)[0])
+    assert config.example_ids[-1] in {each.id for each in blurred} | {each.id for each in material.boundaries}
+    labels = [each.label for each in config.few_shot_examples]
     assert len(labels) == 8 and all(one != other for one, other in pairwise(labels))
-    assert config["system_prompt"].endswith(summary_text(config["context_summary"]))
-    assert config["context_summary"]["shown"] is True
+    assert config.context_summary is not None and config.context_summary.shown is True
+    assert config.system_prompt.endswith(summary_text(config.context_summary))
 
 
 def test_redaction_leaves_no_word_of_a_row() -> None:
     made = [row(at, each.value, f"{each.prompt} zebrafinch") for at, each in enumerate(rows(150))]
     split = split_of(made)
     material = gather(split, SCALE, seed=0)
-    kept: dict = {"created_at": "2026-11-23T09:30:00Z", "seed": 0, "material": material}
-    whole = modelset.build("m", split, SCALE, "topic", recipe=modelset.recipes(3)[0], **kept)
-    whole["tfidf"] = {"weight": 0.0, "calibration": None, "dev_agreement": None, **(material.words or {})}
-    assert "zebrafinch" in str(validate(whole).model_dump())
-    for bare in (modelset.redacted(whole), modelset.build("m", split, SCALE, "topic", redact=True, **kept)):
+    assert material.tfidf is not None
+    whole = build(inputs(split, signals=material), recipes(3)[0]).changed(tfidf=unused(material.tfidf))
+    assert "zebrafinch" in str(whole)
+    (only,) = recipes(3, redact=True)
+    for bare in (whole.redact(), build(inputs(split, redact=True), only)):
         text = str(bare)
         assert not any(word in text for word in ["zebrafinch", "sputum", "sprain", "yesterday", "r10"])
-        assert bare["redacted"] is True and bare["contains_patient_text"] is False
-        assert bare["system_prompt"] and bare["rating_schema"] == whole["rating_schema"]
-        assert bare == validate(bare).model_dump(mode="json")
-    assert modelset.recipes(3, redact=True)[0].shots == 0
+        assert bare.redacted and not bare.contains_patient_text and bare == parse(bare.model_dump(mode="json"))
+        assert bare.system_prompt and bare.rating_schema == whole.rating_schema
+    for recipe, signals in ((recipes(3)[0], NOTHING), (only, material)):
+        with pytest.raises(ModelSetConfigError, match="redacted, yet it holds"):
+            build(inputs(split, redact=True, signals=signals), recipe)
 
 
 def test_tables_of_another_size_are_refused() -> None:
     split = split_of(rows(60))
     material = gather(split, SCALE, seed=0)
-    config = modelset.build("m", split, SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0)
-    words = {"weight": 0.0, "calibration": None, "dev_agreement": None, **(material.words or {})}
-    assert validate({**config, "tfidf": words}).tfidf is not None
-    short = {**words, "weights": base64.b64encode(b"1234").decode()}
-    with pytest.raises(Exception, match="sizes of its tables differ"):
-        validate({**config, "tfidf": short})
+    assert material.tfidf is not None
+    content = build(inputs(split), Recipe("examples")).changed(tfidf=unused(material.tfidf)).model_dump(mode="json")
+    assert parse(content).tfidf is not None
+    content["tfidf"]["weights"] = base64.b64encode(b"1234").decode()
+    with pytest.raises(ModelSetConfigError, match="sizes of its tables differ"):
+        parse(content)

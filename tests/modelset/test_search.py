@@ -1,4 +1,4 @@
-"""The search within a time, the pool, and the rule of a set."""
+"""The search within a time, and the rule of a set."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import expertune.modelset
 from expertune.errors import EngineError, ModelSetConfigError
-from expertune.modelset import build as modelset
-from expertune.modelset.pool import combine
-from expertune.modelset.schema import schema, validate
+from expertune.modelset.build import BuildInputs, Recipe, build
+from expertune.modelset.config import parse
+from expertune.modelset.schema import schema
 from expertune.modelset.search import Budget, halve
 from expertune.ratings.scale import make_scale
-from expertune.stats.calibration import Calibration
-from expertune.stats.opinion_pool import fit_weights, pool
+from expertune.ratings.schema import Split
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 
@@ -89,73 +87,55 @@ def test_no_rows_and_no_candidates() -> None:
     assert search([], 10, math.inf)[0].best is None
 
 
-def test_weights_go_to_who_knows_and_are_drawn_to_equal_ones_by_few_rows() -> None:
-    draw = np.random.default_rng(0)
-    true = draw.integers(0, 3, 400)
-    knows = np.full((400, 3), 0.1)
-    knows[np.arange(400), true] = 0.8
-    blind = draw.dirichlet(np.ones(3), 400)
-    many = fit_weights(np.stack([knows, blind]), true)
-    few = fit_weights(np.stack([knows, blind])[:, :10], true[:10])
-    assert many.sum() == pytest.approx(1) and few.sum() == pytest.approx(1)
-    assert many[0] > 0.9 > few[0] > 0.6
-    assert list(fit_weights(np.stack([knows] * 3)[:, :0], true[:0])) == pytest.approx([1 / 3] * 3)
-    assert len(fit_weights(np.stack([knows] * 7), true)) == 7
-
-
 def a_set(**changes):
-    config = modelset.build("m", [], SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0)
+    """The JSON content of a set of two language models, of which the first rates."""
+    inputs = BuildInputs("m", Split((), (), (), {}, 0), SCALE, "", created_at="2026-11-23T09:30:00Z", seed=0)
+    content = build(inputs, Recipe("examples")).model_dump(mode="json")
     other = {
-        **config["models"][0],
+        **content["models"][0],
         "name": "other",
         "weight": 0.0,
-        "asking": {key: config[key] for key in ("system_prompt", "few_shot_examples", "decoding")},
+        "asking": {key: content[key] for key in ("system_prompt", "few_shot_examples", "decoding")},
     }
-    return {**config, "models": [config["models"][0], other], **changes}
-
-
-def test_a_single_members_shares_are_as_it_gave_them() -> None:
-    assert combine(a_set(), {"m": (0.2, 0.3, 0.5), "other": (1, 0, 0)}) == (0.2, 0.3, 0.5)
-
-
-def test_an_ensemble_is_calibrated_then_mixed() -> None:
-    config = a_set(rule={"kind": "ensemble", "members": ["m", "other"], "reason": "test"})
-    config["models"][0] |= {"weight": 0.25, "calibration": {"temperature": 2.0, "bias": [0.3, 0.0, -0.1]}}
-    config["models"][1] |= {"weight": 0.75}
-    validate(config)
-    own = Calibration(2.0, (0.3, 0.0, -0.1), "", 0, 0.0, 0.0, "").apply((0.7, 0.2, 0.1))
-    mixed = combine(config, {"m": (0.7, 0.2, 0.1), "other": (0.1, 0.1, 0.8)})
-    assert mixed == pytest.approx([0.25 * a + 0.75 * b for a, b in zip(own, (0.1, 0.1, 0.8), strict=True)])
-    assert sum(pool({"a": (0.2, 0.8)}, {"a": 0.4})) == pytest.approx(1)
+    return {**content, "models": [content["models"][0], other], **changes}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rule": {"kind": "single", "members": ["nobody"], "reason": ""}}, "rule: its members"),
-        ({"rule": {"kind": "ensemble", "members": ["m"], "reason": ""}}, "rule: its members"),
-        ({"rule": {"kind": "ensemble", "members": ["m", "other"], "reason": ""}, "weights": (0.5, 0.4)}, "sum to 1"),
-        ({"weights": (0.5, 0.5)}, "a weight belongs to a member that does not rate"),
+        ({"rule": {"kind": "single", "members": ["nobody"], "reason": ""}}, "rule: its member is not one"),
+        ({"rule": {"kind": "ensemble", "members": ["m", "other"], "reason": ""}}, "ensemble .* no longer supported"),
+        ({"rule": {"kind": "single", "members": ["m", "other"], "reason": ""}}, r"rule\.members"),
+        ({"weights": (0.5, 0.5)}, "the weight is not 1 for the member that rates"),
+        ({"weights": (0.0, 1.0)}, "the weight is not 1 for the member that rates"),
         ({"names": ("m", "m")}, "a name is used twice"),
         ({"names": ("other", "m")}, "the base model comes first"),
         ({"redacted": True}, "cannot both be so"),
     ],
 )
 def test_a_rule_that_does_not_fit_is_refused(changes, message) -> None:
-    config = a_set(**{key: value for key, value in changes.items() if key not in ("weights", "names")})
+    content = a_set(**{key: value for key, value in changes.items() if key not in ("weights", "names")})
     for key, name in (("weights", "weight"), ("names", "name")):
-        for member, value in zip(config["models"], changes.get(key, ()), strict=False):
+        for member, value in zip(content["models"], changes.get(key, ()), strict=False):
             member[name] = value
     with pytest.raises(ModelSetConfigError, match=message):
-        validate(config)
+        parse(content)
 
 
-def test_who_asks_a_set_must_know_who_rates() -> None:
-    config = a_set(rule={"kind": "single", "members": ["other"], "reason": ""})
+def test_messages_are_of_the_base_model_unless_another_is_named() -> None:
+    base = parse(a_set())
+    assert (base.rater, base.has_votes) == ("m", False)
+    assert base.messages("text") == base.messages("text", "m")
+    content = a_set(rule={"kind": "single", "members": ["other"], "reason": ""})
+    for member, weight in zip(content["models"], (0.0, 1.0), strict=True):
+        member["weight"] = weight
+    content["models"][1]["asking"]["system_prompt"] = "Its own."
+    other = parse(content)
+    assert (other.rater, other.has_votes) == ("other", True)
     with pytest.raises(ModelSetConfigError, match="rates by other, not by m"):
-        modelset.messages(config, "text")
-    assert modelset.messages(config, "text", "other")[-1] == {"role": "user", "content": "text"}
-    assert modelset.messages(a_set(), "text") == modelset.messages(a_set(), "text", "m")
+        other.messages("text")
+    own = [{"role": "system", "content": "Its own."}, {"role": "user", "content": "text"}]
+    assert other.messages("text", "other") == own
 
 
 def test_the_published_schema_is_the_one_in_the_code() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from expertune.engine.base import Generation, Scores
 from expertune.errors import EngineError
 from expertune.files import sha256
+from expertune.predict.score import LanguageModelScorer
 from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.columns import Wanted
 from expertune.rate.runner import RateRequest
@@ -30,7 +31,8 @@ TOPIC = "respiratory infections"
 
 
 class RuleEngine:
-    """The labels' probabilities are a hash of the prompt; a prompt with "bad" in it fails while `broken` is set.
+    """The labels' probabilities are a hash of the prompt; a prompt with "bad" in it fails while `broken` is set, and
+    one with "odd" in it is not exact.
 
     `told` is a file that gets a line for each prompt that is scored; `scored` lists them where there is none.
     """
@@ -71,7 +73,7 @@ class RuleEngine:
         time.sleep(self.seconds)
         if self.gone or (self.broken and "bad" in prompt):
             raise EngineError("rule: no answer")
-        return Scores(tuple(scores(prompt, len(answers))), exact=True)
+        return Scores(tuple(scores(prompt, len(answers))), exact="odd" not in prompt)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         with self._lock:
@@ -109,14 +111,8 @@ class Counted:
 def asked(
     engine: Any, *, trust: Uncertainty | None = None, config: str = "c", digest: str = "m", **wanted: Any
 ) -> RateRequest:
-    return RateRequest(
-        lambda prompt: chat_messages(prompt, SCALE, TOPIC),
-        config,
-        1,
-        engine,
-        digest,
-        Wanted(SCALE, trust or Uncertainty(), **wanted),
-    )
+    scorer = LanguageModelScorer(engine, lambda prompt: chat_messages(prompt, SCALE, TOPIC), SCALE)
+    return RateRequest(scorer, config, 1, digest, Wanted(SCALE, trust or Uncertainty(), **wanted))
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

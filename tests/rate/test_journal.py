@@ -12,8 +12,18 @@ import pytest
 from expertune.errors import OutputError, UsageError
 from expertune.rate.journal import Journal, JournalEntry, record_hash
 
-RATED = JournalEntry(record_hash("a"), "Match", 1, (0.7, 0.2, 0.1), "since", None, 0.5, "Match")
-FAILED = JournalEntry(record_hash("b"), None, None, (), None, "too long", 0.1)
+RATED = JournalEntry(
+    record=record_hash("a"),
+    session=1,
+    seconds=0.5,
+    label="Match",
+    value=1,
+    probabilities=(0.7, 0.2, 0.1),
+    votes={"m": "Match", "TF-IDF": "Unknown"},
+    answer="since",
+    answer_label="Match",
+)
+FAILED = JournalEntry(record=record_hash("b"), session=1, seconds=0.1, error="too long")
 
 
 def begun(path: Path, config: str = "c", model: str = "m") -> Journal:
@@ -32,7 +42,7 @@ def test_what_was_put_is_found_again(tmp_path: Path) -> None:
     with begun(path) as journal:
         found = journal.find([record_hash(text) for text in ("a", "b", "c", "a")])
         assert set(found) == {record_hash("a"), record_hash("b")}
-        assert found[RATED.record] == JournalEntry(**{**RATED.__dict__, "session": 1})
+        assert found[RATED.record] == RATED
         assert (found[FAILED.record].error, found[FAILED.record].value, found[FAILED.record].session) == (
             "too long",
             None,

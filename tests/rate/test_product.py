@@ -9,11 +9,12 @@ import pytest
 
 from expertune.errors import UsageError
 from expertune.files import sha256
-from expertune.modelset import build
+from expertune.modelset.build import BuildInputs, Recipe, build
+from expertune.modelset.config import parse, write
 from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.artifact import load_product
 from expertune.ratings.examples import chat_messages
-from expertune.ratings.schema import Rating
+from expertune.ratings.schema import Rating, Split
 from expertune.stats.conformal import fit_conformal
 from rate.stub import MAPPING, SCALE, TOPIC, write_run
 from records import MODEL_SET, plain_record
@@ -35,8 +36,9 @@ def model_set(folder: Path, **more: Any) -> Path:
         Rating(str(i), i, f"visit {i} {label}", value, label, "why")
         for i, (label, value) in enumerate([*MAPPING.items()] * 4)
     ]
-    content = build.build("llama2", rows, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=5)
-    build.write(folder / "model_set_config.json", content)
+    split = Split(tuple(rows), (), (), {}, 5)
+    inputs = BuildInputs("llama2", split, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=5)
+    write(folder / "model_set_config.json", build(inputs, Recipe("examples")))
     hashes = {"model_set_config.json": sha256(folder / "model_set_config.json"), "base": "b" * 64}
     metadata = plain_record(
         fine_tuning_info=None, export=None, model_set_info=MODEL_SET, provenance={"hashes": hashes}, **more
@@ -100,7 +102,7 @@ def test_whatever_decides_a_rating_is_in_the_id(tmp_path: Path) -> None:
     sets = [load_product(model_set(tmp_path / "set")).config_id]
     content = json.loads((tmp_path / "set" / "model_set_config.json").read_text())
     content["few_shot_examples"], content["example_ids"] = content["few_shot_examples"][1:], content["example_ids"][1:]
-    build.write(tmp_path / "set" / "model_set_config.json", content)
+    write(tmp_path / "set" / "model_set_config.json", parse(content))
     (tmp_path / "set" / "fine_tuning_metadata.json").unlink()
     sets.append(load_product(tmp_path / "set").config_id)
     assert len({first, second, load_product(folder).config_id, *sets}) == 5
@@ -140,6 +142,17 @@ def test_damaged_metadata_is_one_line(tmp_path: Path, damage: dict[str, Any]) ->
     with pytest.raises(UsageError, match="run expertune tune again") as told:
         load_product(folder)
     assert "\n" not in str(told.value)
+
+
+def test_a_set_that_rates_by_an_ensemble_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    folder = model_set(tmp_path / "set")
+    path = folder / "model_set_config.json"
+    content = json.loads(path.read_text())
+    content["rule"] = {"kind": "ensemble", "members": ["llama2", "TF-IDF"], "reason": "better"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"an ensemble of several models.*run expertune tune again") as caught:
+        load_product(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_a_product(tmp_path: Path) -> None:

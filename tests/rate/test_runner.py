@@ -20,7 +20,7 @@ from expertune.errors import EngineError, Interrupted, UsageError
 from expertune.predict.score import rate_examples, softmax
 from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.journal import Journal
-from expertune.rate.runner import RateRequest, Tally, rate_records
+from expertune.rate.runner import Counts, RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.read import open_records
 from expertune.ratings.schema import Example
@@ -50,7 +50,7 @@ def test_every_row_is_written_in_its_place_with_the_engines_probabilities(tmp_pa
         assert float(row["Confidence"]) == pytest.approx(max(rated.probabilities), abs=1e-6)
         assert row["Rating_Error"] == row["Conformal_Set"] == ""
         assert (row["Review_Reasons"] == "low confidence") == (max(rated.probabilities) < 0.6)
-    assert (tally.rows, tally.computed, tally.failed) == (600, 600, 0)
+    assert tally.counts == Counts(rows=600, computed=600, failed=0, review=tally.counts.review, inexact=0)
     assert counted.done == 600 and counted.stages[-1] == ("Rating", 600)
 
 
@@ -59,7 +59,7 @@ def test_a_text_that_is_there_several_times_is_rated_once(tmp_path: Path) -> Non
     source = write_csv(tmp_path / "new.csv", [*rows, *rows[:280], *rows[:10]])  # in one batch and in several
     engine, counted = RuleEngine(), Counted()
     tally = run(source, tmp_path / "rated.csv", asked(engine), counted)
-    assert len(engine.scored) == len(set(engine.scored)) == tally.computed == 300
+    assert len(engine.scored) == len(set(engine.scored)) == tally.counts.computed == 300
     found = read_csv(tmp_path / "rated.csv")
     assert len(found) == counted.done == 590
     assert [row["Confidence"] for row in found[300:]] == [row["Confidence"] for row in (*found[:280], *found[:10])]
@@ -69,7 +69,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path: Path) -> None:
     source, output = write_csv(tmp_path / "new.csv", visits(40)), tmp_path / "rated.csv"
     run(source, output, asked(RuleEngine()))
     first, again = output.read_bytes(), RuleEngine()
-    assert run(source, output, asked(again)).computed == 0
+    assert run(source, output, asked(again)).counts.computed == 0
     assert again.scored == [] and output.read_bytes() == first
 
 
@@ -90,7 +90,7 @@ def test_failures_are_recorded_with_their_reason_and_tried_again(tmp_path: Path)
     rows[9]["Prompt"], rows[12]["Prompt"] = " ", rows[3]["Prompt"]
     source, output, engine = write_csv(tmp_path / "new.csv", rows), tmp_path / "rated.csv", RuleEngine()
     tally = run(source, output, asked(engine))
-    assert tally.failed == 4
+    assert tally.counts.failed == 4
     found = read_csv(output)
     for i, reason in {
         3: "rule: no answer",
@@ -104,7 +104,7 @@ def test_failures_are_recorded_with_their_reason_and_tried_again(tmp_path: Path)
     engine.broken = False
     engine.scored.clear()
     again = run(source, output, asked(engine))
-    assert (again.failed, again.computed, len(engine.scored)) == (1, 2, 2)
+    assert (again.counts.failed, again.counts.computed, len(engine.scored)) == (1, 2, 2)
     assert read_csv(output)[12]["Predicted_Rating"] in {"1", "0", "-1"}
 
 
@@ -119,7 +119,7 @@ def test_an_engine_that_is_gone_does_not_fail_a_million_rows(tmp_path: Path) -> 
 
 def test_many_bad_rows_in_a_row_do_not_stop_a_living_engine(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "new.csv", [*visits(50, "bad"), *visits(50)])
-    assert run(source, tmp_path / "rated.csv", asked(RuleEngine())).failed == 50
+    assert run(source, tmp_path / "rated.csv", asked(RuleEngine())).counts.failed == 50
 
 
 def test_ctrl_c_keeps_what_was_rated(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_rationales_are_asked_for_the_label_that_is_written_and_only_where_they_
     run(source, output, asked(engine))
     assert engine.generated == [] and "Rationale" not in read_csv(output)[0]
     tally = run(source, output, asked(engine, rationale=True))
-    assert (len(engine.scored), len(engine.generated), tally.computed) == (12, 12, 12)  # no row was scored again
+    assert (len(engine.scored), len(engine.generated), tally.counts.computed) == (12, 12, 12)  # no row was scored again
     prompts = {int(prompt.partition("visit ")[2].partition(":")[0]): prompt for prompt in engine.generated}
     for i, row in enumerate(read_csv(output)):
         prompt = prompts[i]
@@ -210,6 +210,13 @@ def test_reasons_for_a_review(tmp_path: Path) -> None:
         assert ("no label fits" in row["Review_Reasons"]) == (not fitting)
         assert "unlike" not in row["Review_Reasons"]
     assert "unlike the training rows" in read_csv(output)[-1]["Review_Reasons"]
+
+
+def test_rows_whose_labels_could_not_be_scored_exactly_are_counted_when_they_are_rated(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "new.csv", [*visits(7, "odd"), *visits(2, "odd"), *visits(5)])
+    first = run(source, tmp_path / "rated.csv", asked(RuleEngine()))
+    assert (first.counts.inexact, first.counts.computed) == (7, 12)
+    assert run(source, tmp_path / "rated.csv", asked(RuleEngine())).counts.inexact == 0  # all from the journal
 
 
 def test_a_column_of_ours_in_the_input_is_refused(tmp_path: Path) -> None:

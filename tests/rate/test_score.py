@@ -55,8 +55,7 @@ class WordEngine:
         time.sleep(0.003 * (size % 3))  # later rows may end earlier
         if size == 99:
             raise EngineError("words: the engine stopped")
-        found = (-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers)
-        return Scores(tuple(found), exact=True)
+        return Scores(tuple(-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers), size != 97)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         assert schema is None
@@ -162,7 +161,7 @@ def test_with_a_served_model(tmp_path: Path) -> None:
         tokens = sum(len(engine.tokenize(prompt)) for prompt in prompts)
     assert [each.id for each in timed.rated] == [each.id for each in backwards] == [row.id for row in rows]
     for each, again, score in zip(timed.rated, backwards, scores, strict=True):
-        assert each.probabilities == pytest.approx(softmax(score), abs=1e-3)
+        assert each.probabilities == pytest.approx(softmax(score.log_probs), abs=1e-3)
         assert again.probabilities == pytest.approx(each.probabilities, abs=1e-3)
         assert each.label == SCALE.labels[each.probabilities.index(max(each.probabilities))]
         # random weights write nothing that can be read, and that is never taken for a rating

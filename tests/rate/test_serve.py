@@ -12,12 +12,13 @@ from expertune.engine.ollama.engine import OllamaEngine
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.files import sha256
-from expertune.modelset import build
+from expertune.modelset.build import BuildInputs, build, recipes
+from expertune.modelset.config import write
 from expertune.predict.score import rate_examples
 from expertune.rate.artifact import Artifact, load_product
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import Kind, serve
-from expertune.ratings.schema import Example, Rating
+from expertune.ratings.schema import Example, Rating, Split
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import OTHER
 from rate.stub import MAPPING, SCALE, TOPIC, Counted, read_csv, visits, write_csv, write_run
@@ -44,8 +45,10 @@ def tuned(folder: Path, *, prompts_by: str = "the file's own template", **more: 
 def model_set(folder: Path, base: str) -> Path:
     (folder / "set").mkdir()
     rows = [Rating(str(i), i, f"visit {i}", value, label) for i, (label, value) in enumerate(MAPPING.items())]
-    content = build.build(base, rows, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1, system="Rate.", shots=0)
-    build.write(folder / "set" / "model_set_config.json", content)
+    split = Split(tuple(rows), (), (), {}, 1)
+    inputs = BuildInputs(base, split, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1)
+    config = build(inputs, recipes(3, redact=True)[0]).changed(system_prompt="Rate.")
+    write(folder / "set" / "model_set_config.json", config)
     return folder / "set"
 
 
@@ -70,7 +73,7 @@ def test_the_registered_model_rates_as_its_engine_does(tmp_path: Path, server: C
     for shares, rating in zip(rated(product, tmp_path, "ollama"), expected, strict=True):
         assert shares == pytest.approx(rating.probabilities, abs=1e-4)
     with serve(product, "ollama", slots=3, context=400) as served:
-        assert (served.workers, served.engine.context, served.digest) == (3, 400, product.sha256)
+        assert (served.workers, served.scorer.describe()["context"], served.digest) == (3, 400, product.sha256)
 
 
 @pytest.mark.slow
@@ -97,7 +100,7 @@ def test_prompts_that_ollama_wrote_are_written_by_ollama(tmp_path: Path, server:
         pass
     server.add("mine", product.file, template=OTHER)
     with serve(product, "llama.cpp", threads=1) as served:
-        assert served.engine.render([{"role": "user", "content": "hi"}]) == "<|user|> hi\n<|assistant|>\n"
+        assert served.scorer.render("hi").endswith("<|user|> hi\n<|assistant|>\n")
     server.close()
     with pytest.raises(UsageError, match=r"start it .*so that the model is asked as it was taught"):
         rated(product, tmp_path, "llama.cpp")

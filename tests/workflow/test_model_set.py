@@ -21,15 +21,20 @@ from expertune.config import Config, make_config, with_changes
 from expertune.engine.base import Engine, Generation, Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, UsageError
+from expertune.evaluate.judgement import Judgement
 from expertune.fine_tuner import FineTuner
-from expertune.modelset import build as modelset
-from expertune.modelset.fit import ModelSet, judge_set, make_set
+from expertune.modelset import config as modelset
+from expertune.modelset.fit import ModelSet, fit_model_set
 from expertune.modelset.members import CandidateModel, further_members
-from expertune.modelset.select_raters import rated_rows, weigh
+from expertune.modelset.select_raters import rated_rows, select_rater
 from expertune.predict.score import Pass
 from expertune.progress import Progress
 from expertune.ratings.dataset import Dataset, load_dataset
+from expertune.record import ApproachChoice
 from expertune.workflow.choose import by_validation, choose
+from expertune.workflow.evaluate import evaluate
+from expertune.workflow.state import Basis, Models, NotTuned
+from expertune.workflow.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -72,7 +77,7 @@ class RuleEngine:
         self._keep(prompt)
         if len(prompt.split()) > self.context:
             raise EngineError("rule: the prompt is longer than the context")
-        return Scores(tuple(map(math.log, self.rule(prompt.rpartition("<user>")[2]))), exact=True)
+        return Scores(tuple(math.log(share) for share in self.rule(prompt.rpartition("<user>")[2])), exact=True)
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         raise EngineError("rule: it only scores")
@@ -144,7 +149,17 @@ def served(name: str, engine: Engine) -> CandidateModel:
 
 def make(folder: Path, prepared: Dataset, *members: CandidateModel, config: Config = CONFIG, **how: Any) -> ModelSet:
     with Progress(quiet=True) as progress:
-        return make_set(folder, prepared, config, progress, members, **how)
+        return fit_model_set(folder, prepared, config, progress, members, **how)
+
+
+def judged(folder: Path, made: ModelSet, prepared: Dataset, *members: CandidateModel) -> Judgement:
+    """The set on the test records, as a run judges it that has no tuned file."""
+    basis = Basis(prepared, CONFIG, Models(NotTuned(), members))
+    choice = ApproachChoice(approach="model-set", reason="as the test wants")
+    with Progress(quiet=True) as progress:
+        found = evaluate(choice, NotTuned(), made, basis, Workspace(folder, progress, resume=False))
+    assert found.judgement is not None, found.unjudged
+    return found.judgement
 
 
 def length_rule(prompt: str) -> list[float]:
@@ -157,16 +172,15 @@ def test_no_test_row_reaches_an_engine_or_the_file_before_the_judgement(tmp_path
     sent, written = "".join(engine.texts), (tmp_path / "model_set_config.json").read_text()
     assert "TESTCANARY" not in sent and "TESTCANARY" not in written
     assert "DEVCANARY" in sent and "DEVCANARY" not in written and "TRAINCANARY" in sent
-    assert made.dev is not None and len(made.dev.rated) == len(rows.split.dev)
-    with Progress(quiet=True) as progress:
-        judge_set(made, rows, CONFIG, progress, [served("m", engine)], base_test=None)
+    assert made.dev is not None and len(made.dev) == len(rows.split.dev)
+    judged(tmp_path, made, rows, served("m", engine))
     assert "TESTCANARY" in "".join(engine.texts)  # the canary would have been seen
 
 
 def test_dev_rows_are_no_examples_and_what_was_tried_is_told(tmp_path: Path, prepared: Dataset) -> None:
     made = make(tmp_path, prepared, served("m", RuleEngine(teacher(prepared, lambda _: True))))
     content = json.loads((tmp_path / "model_set_config.json").read_text())
-    assert content == made.content
+    assert content == made.config.model_dump(mode="json")
     train = {row.id for row in prepared.split.train}
     assert set(content["example_ids"]) <= train
     trials = content["screening"]["trials"]
@@ -196,9 +210,10 @@ def test_whenever_the_time_is_over_a_valid_file_lies_there(seconds: int, tmp_pat
     config = with_changes(CONFIG, model_set_budget_seconds=float(seconds))
     made = make(tmp_path, prepared, served("m", engine), config=config, clock=Ticking(engine))
     content = modelset.read(tmp_path / "model_set_config.json")
-    asked = sum(each["rows"] for each in content["screening"]["trials"])
-    assert asked == min(seconds, asked) and not content["screening"]["complete"]
-    assert (made.dev is None) == (seconds < 12) and content["few_shot_examples"]
+    assert content.screening is not None
+    asked = sum(each.rows for each in content.screening.trials)
+    assert asked == min(seconds, asked) and not content.screening.complete
+    assert (made.dev is None) == (seconds < 12) and content.few_shot_examples
     if made.dev is None:
         assert made.unjudged == "there was no time to rate a dev row"
 
@@ -215,7 +230,7 @@ def test_what_is_stopped_half_way_leaves_the_best_so_far(tmp_path: Path, prepare
     engine.rule = stop
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, prepared, served("m", engine))
-    assert modelset.read(tmp_path / "model_set_config.json")["few_shot_examples"]
+    assert modelset.read(tmp_path / "model_set_config.json").few_shot_examples
     assert [path.name for path in tmp_path.iterdir()] == ["model_set_config.json"]
 
 
@@ -230,17 +245,14 @@ def test_several_models_each_with_its_own_way_and_the_best_rates(tmp_path: Path,
         CandidateModel("absent", None, None),
     ]
     made = make(tmp_path, prepared, *members)
-    by_name = {each["name"]: each for each in made.content["models"]}
-    assert made.content["rule"]["members"] == ["strong"] and made.best == "strong" and made.name == "few-shot"
-    assert [by_name[name]["weight"] for name in by_name] == [0, 1, 0, 0]
-    assert by_name["weak"]["asking"] is None and by_name["strong"]["asking"]["system_prompt"]
-    assert len(by_name["small"]["asking"]["few_shot_examples"]) < 8
-    assert any(
-        note == "a judgement of absent: the model's file is not on this machine" for note in made.content["missing"]
-    )
-    with Progress(quiet=True) as progress:
-        found = judge_set(made, prepared, CONFIG, progress, members, base_test=None)
-    raters = {each.name: each for each in found.judgement.evaluations}
+    by_name = {each.name: each for each in made.config.models}
+    assert made.config.rater == "strong" and made.best == "strong" and made.name == "few-shot"
+    assert [by_name[name].weight for name in by_name] == [0, 1, 0, 0]
+    assert by_name["weak"].asking is None and by_name["strong"].asking and by_name["strong"].asking.system_prompt
+    assert by_name["small"].asking and len(by_name["small"].asking.few_shot_examples) < 8
+    assert any(note == "a judgement of absent: the model's file is not on this machine" for note in made.config.missing)
+    found = judged(tmp_path, made, prepared, *members)
+    raters = {each.name: each for each in found.evaluations}
     assert list(raters) == ["few-shot", "base", "TF-IDF", "majority"]
     assert raters["few-shot"].macro_f1.value == 1.0 > (raters["base"].macro_f1.value or 0)
 
@@ -249,29 +261,29 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
     members = [served("weak", RuleEngine(lambda _: [0.8, 0.1, 0.1]))]
     made = make(tmp_path, prepared, *members)
     assert (
-        made.content["rule"]["members"] == ["TF-IDF"]
+        made.config.rater == "TF-IDF"
         and made.name == "TF-IDF set"
-        and made.content["tfidf"]["weight"] == 1
+        and made.config.tfidf is not None
+        and made.config.tfidf.weight == 1
     )
-    with Progress(quiet=True) as progress:
-        found = judge_set(made, prepared, CONFIG, progress, members, base_test=None)
-    raters = [each.name for each in found.judgement.evaluations]
+    found = judged(tmp_path, made, prepared, *members)
+    raters = [each.name for each in found.evaluations]
     assert raters == ["TF-IDF set", "few-shot", "base", "TF-IDF", "majority"]
-    assert found.judgement.verdict.line.startswith("The word-count classifier (no language model) is better")
+    assert found.verdict.line.startswith("The word-count classifier (no language model) is better")
 
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Dataset) -> None:
     rows, engine = marked(prepared), RuleEngine(length_rule)
     made = make(tmp_path, rows, served("m", engine), config=with_changes(CONFIG, redact=True))
-    assert "CANARY" not in (tmp_path / "model_set_config.json").read_text() and made.content["redacted"]
-    assert made.content["rule"]["members"] == ["m"] and made.content["models"][0]["dev_agreement"]
+    assert "CANARY" not in (tmp_path / "model_set_config.json").read_text() and made.config.redacted
+    assert made.config.rater == "m" and made.config.models[0].dev_agreement
     assert "TRAINCANARY" not in "".join(text for text in engine.texts if text.startswith("<system>"))
 
 
 def test_a_row_that_no_way_can_hold_leaves_the_set_unjudged(tmp_path: Path, prepared: Dataset) -> None:
     made = make(tmp_path, prepared, served("m", RuleEngine(length_rule, context=60)))
     assert made.dev is None and made.unjudged == "rule: the prompt is longer than the context"
-    assert modelset.read(tmp_path / "model_set_config.json")["rule"]["members"] == ["m"]
+    assert modelset.read(tmp_path / "model_set_config.json").rater == "m"
 
 
 # --- who rates ---
@@ -288,64 +300,68 @@ def many(prepared: Dataset) -> Dataset:
     return replace(prepared, split=replace(prepared.split, dev=rows))
 
 
-def test_members_that_know_different_rows_are_an_ensemble(many: Dataset) -> None:
-    shares = {
-        "even": shares_of(many, teacher(many, lambda name: int(name) % 2 == 0)),
-        "odd": shares_of(many, teacher(many, lambda name: int(name) % 2 == 1)),
-    }
-    found = weigh(shares, many.split.dev, many.scale, many.split.groups, CONFIG)
-    assert found.rule["kind"] == "ensemble" and found.rule["members"] == ["even", "odd"]
-    assert sum(found.weights.values()) == pytest.approx(1) and min(found.weights.values()) > 0.3
-    right = sum(each.value == row.value for each, row in zip(found.rated, many.split.dev, strict=True))
-    assert right > 115 > 100 > max(each["accuracy"] for each in found.agreements.values()) * 120
-
-
-def test_members_that_know_the_same_rows_are_none(many: Dataset) -> None:
-    one = shares_of(many, teacher(many, lambda name: int(name) % 2 == 0))
-    other = shares_of(many, teacher(many, lambda name: int(name) % 2 == 0, sure=0.8))
-    found = weigh({"one": one, "other": other}, many.split.dev, many.scale, many.split.groups, CONFIG)
-    assert found.rule["kind"] == "single" and sorted(found.weights.values()) == [0, 1]
-    assert "not proven better" in found.rule["reason"]
+def test_the_best_language_model_rates_and_tfidf_only_where_it_is_proven_better(many: Dataset) -> None:
+    half, nearly, all_ = (
+        shares_of(many, teacher(many, rule)) for rule in (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool)
+    )
+    facts = (many.split.dev, many.scale, many.split.groups, CONFIG)
+    two = select_rater({"weak": half, "strong": nearly}, *facts)
+    assert two.rule.members == ("strong",) == (two.best,)
+    assert [each.probabilities for each in two.rated] == [tuple(row) for row in nearly]  # its own, not calibrated
+    better = select_rater({"weak": half, "TF-IDF": all_}, *facts)
+    assert better.rule.members == ("TF-IDF",) and better.best == "weak" and "TF-IDF is better" in better.rule.reason
+    by_chance = select_rater({"strong": nearly, "TF-IDF": all_}, *facts)
+    assert by_chance.rule.members == ("strong",) and "TF-IDF is not proven better" in by_chance.rule.reason
+    assert (better.agreements["TF-IDF"].accuracy, better.agreements["TF-IDF"].rows) == (1.0, 120)
 
 
 @pytest.mark.slow
 def test_noise_is_rarely_proven(many: Dataset) -> None:
-    """Two raters of chance: an ensemble, or TF-IDF in place of the model, would be a false find."""
+    """Two raters of chance: TF-IDF in place of the model would be a false find."""
     false = 0
     for seed in range(20):
         draw = random.Random(seed)
         shares = {name: [draw.choices([0.1, 0.2, 0.7], k=3) for _ in range(120)] for name in ("m", "TF-IDF")}
         shares = {name: [[each / sum(row) for each in row] for row in rows] for name, rows in shares.items()}
-        found = weigh(shares, many.split.dev, many.scale, many.split.groups, CONFIG)
-        false += found.rule["members"] != ["m"]
+        found = select_rater(shares, many.split.dev, many.scale, many.split.groups, CONFIG)
+        false += found.rule.members != ("m",)
     assert false <= 3
 
 
 def test_one_dev_row_is_enough_to_go_on(prepared: Dataset) -> None:
-    found = weigh({"m": [[0.2, 0.3, 0.5]]}, prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG)
-    assert found.rule["members"] == ["m"] and found.agreements["m"]["rows"] == 1
+    found = select_rater(
+        {"m": [[0.2, 0.3, 0.5]]}, prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG
+    )
+    assert found.rule.members == ("m",) and found.agreements["m"].rows == 1
 
 
 # --- tuned or set ---
 
 
-def set_with(prepared: Dataset, right: Callable[[str], bool]) -> ModelSet:
+def set_with(prepared: Dataset, folder: Path, right: Callable[[str], bool]) -> ModelSet:
+    """A fitted set whose validation rows are rated as by a model that is right about those rows."""
+    made = make(
+        folder,
+        prepared,
+        served("m", RuleEngine(length_rule)),
+        config=with_changes(CONFIG, model_set_budget_seconds=0.0),
+    )
     rated = rated_rows(prepared.split.dev, shares_of(prepared, teacher(prepared, right)), prepared.scale)
-    content = {"rule": {"kind": "single", "members": ["m"], "reason": ""}}
-    return ModelSet(content, "few-shot", "m", Pass(tuple(rated), 1.0, 1.0, 1), None)
+    return replace(made, dev=tuple(rated), unjudged=None)
 
 
-def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset) -> None:
-    half, nearly, all_ = (set_with(many, rule) for rule in (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool))
-    assert half.dev and all_.dev and nearly.dev
-    better = by_validation(half.dev, all_, many, CONFIG)
+def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path: Path) -> None:
+    rules = (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool)
+    sets = half, _, all_ = [set_with(many, tmp_path, rule) for rule in rules]
+    as_half, as_nearly, as_all = (Pass(made.dev or (), 1.0, 1.0, 1) for made in sets)
+    better = by_validation(as_half, all_, many, CONFIG)
     assert better.approach == "model-set" and better.dev and better.dev.rows == 120
     assert "the model set is better: on 120 dev rows macro-F1 1.000" in better.reason
-    assert by_validation(all_.dev, half, many, CONFIG).approach == "tune"
-    assert by_validation(nearly.dev, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
-    assert by_validation(all_.dev, None, many, CONFIG).reason.endswith("no model set could be made")
+    assert by_validation(as_all, half, many, CONFIG).approach == "tune"
+    assert by_validation(as_nearly, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
+    assert by_validation(as_all, None, many, CONFIG).reason.endswith("no model set could be made")
     unjudged = replace(all_, dev=None, unjudged="no time")
-    assert by_validation(half.dev, unjudged, many, CONFIG).reason.endswith("could not be judged: no time")
+    assert by_validation(as_half, unjudged, many, CONFIG).reason.endswith("could not be judged: no time")
 
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
@@ -408,7 +424,7 @@ def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
     assert not ended.value.code and metadata["fallback_reason"] is None
     assert metadata["choice"] == {"approach": "model-set", "reason": "--approach model-set", "dev": None}
     content = modelset.read(tmp_path / "out/model_set_config.json")
-    assert [each["name"] for each in content["models"]] == [str(BASE), str(other)]
+    assert [each.name for each in content.models] == [str(BASE), str(other)]
     assert not (tmp_path / "out/fine_tuned_model.gguf").exists()
 
 

@@ -75,13 +75,14 @@ def print_registration(made: Registration) -> None:
 
 def print_tally(tally: Tally, output: Path) -> None:
     """What came of rating a file."""
+    counts = tally.counts
     print(
-        f"{output}: {tally.rows:,} rows, {tally.computed:,} rated now in {time_text(tally.seconds)} "
-        f"({tally.rows_per_second:,.1f} rows/s), {tally.failed:,} not rated, {tally.review:,} to be reviewed"
+        f"{output}: {counts.rows:,} rows, {counts.computed:,} rated now in {time_text(tally.seconds)} "
+        f"({tally.rows_per_second:,.1f} rows/s), {counts.failed:,} not rated, {counts.review:,} to be reviewed"
     )
     for note in tally.notes:
         print(f"note: {note}")
-    if tally.failed:
+    if counts.failed:
         print("warning: rows without a rating have the reason in Rating_Error; the same command tries them again")
 
 

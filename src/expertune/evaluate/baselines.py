@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..predict.score import Rated
+from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 
@@ -20,7 +21,7 @@ def majority(train: Sequence[Rating], rows: Sequence[Rating], scale: RatingScale
         raise UsageError("no training rows: the baselines have nothing to learn from; give more rated rows")
     counts = Counter(rating.value for rating in train)
     shares = [counts[value] / len(train) for value in scale.values]
-    return [_rated(row, scale, shares) for row in rows]
+    return [Rated.of(row.id, shares, scale) for row in rows]
 
 
 def tfidf(train: Sequence[Rating], rows: Sequence[Rating], scale: RatingScale, seed: int) -> list[Rated]:
@@ -39,24 +40,14 @@ def tfidf(train: Sequence[Rating], rows: Sequence[Rating], scale: RatingScale, s
     column = {int(value): at for at, value in enumerate(model.classes_)}
     predicted = model.predict_proba([row.prompt for row in rows])
     return [
-        _rated(row, scale, [float(shares[column[value]]) if value in column else 0.0 for value in scale.values])
+        Rated.of(row.id, [float(shares[column[value]]) if value in column else 0.0 for value in scale.values], scale)
         for row, shares in zip(rows, predicted, strict=True)
     ]
 
 
 def _model(seed: int) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline, make_union
 
-    # single letters and signs count as words, so that no prompt is ever without a feature
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=_FEATURES)
-    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=_FEATURES)
-    return make_pipeline(
-        make_union(words, letters), LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed)
-    )
-
-
-def _rated(row: Rating, scale: RatingScale, shares: Sequence[float]) -> Rated:
-    best = max(range(len(shares)), key=shares.__getitem__)
-    return Rated(row.id, scale.labels[best], scale.values[best], tuple(shares))
+    features = make_union(word_tfidf(max_features=_FEATURES), letter_tfidf(max_features=_FEATURES))
+    return make_pipeline(features, LogisticRegression(class_weight="balanced", max_iter=2000, random_state=seed))

@@ -83,7 +83,10 @@ class ContextSummary(StrictRecord):
 
 
 class MemberCalibration(StrictRecord):
-    """softmax(log(probability) / temperature + bias), a bias for each label in the order of rating_schema."""
+    """softmax(log(probability) / temperature + bias), a bias for each label in the order of rating_schema.
+
+    For `dev_agreement` and for whoever reads the file; the rule takes a member's own probabilities.
+    """
 
     temperature: Annotated[float, Field(gt=0)]
     bias: tuple[Number, ...]
@@ -99,7 +102,7 @@ class ValidationAgreement(StrictRecord):
 
 
 class Asking(StrictRecord):
-    """How one further model is asked, where it is not as the base model is."""
+    """The prompt of a further model, where it is not the base model's."""
 
     system_prompt: Text
     few_shot_examples: tuple[FewShotExample, ...]
@@ -109,7 +112,7 @@ class Asking(StrictRecord):
 class Member(StrictRecord):
     """A language model: `digest` is the sha256 of its file; `asking` is null for the base model.
 
-    `weight` is its share in the ensemble, where the rule is one. `prompt_tokens` is the mean of a whole prompt's.
+    `weight` is 1 for the member that rates and 0 for the others. `prompt_tokens` is the mean of a whole prompt's.
     """
 
     name: Text
@@ -129,12 +132,9 @@ class TermTable(StrictRecord):
     idf: str
 
 
-class Words(StrictRecord):
+class TfidfTables(StrictRecord):
     """TF-IDF with a logistic regression. `weights` are (labels, words then letters), packed as idf is."""
 
-    weight: Share
-    calibration: MemberCalibration | None
-    dev_agreement: ValidationAgreement | None
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     intercepts: tuple[Number, ...]
     weights: str
@@ -142,7 +142,7 @@ class Words(StrictRecord):
     letters: TermTable
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Words:
+    def _sizes_agree(self) -> TfidfTables:
         terms = [table.terms.count("\n") + 1 for table in (self.words, self.letters)]
         sizes = [
             (self.words.idf, terms[0]),
@@ -158,14 +158,22 @@ class Words(StrictRecord):
         return self
 
 
+class TfidfMember(TfidfTables):
+    """The classifier as a member of a model set."""
+
+    weight: Share
+    calibration: MemberCalibration | None
+    dev_agreement: ValidationAgreement | None
+
+
 class Rule(StrictRecord):
-    """Who rates: one member, or several by the weighted mean of their calibrated probabilities.
+    """The one member that rates, and why.
 
     Where the other members rate differently, that is a reason to review a record, never to rate it otherwise.
     """
 
-    kind: Literal["single", "ensemble"]
-    members: Annotated[tuple[Text, ...], Field(min_length=1)]
+    kind: Literal["single"]
+    members: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1)]
     reason: str
 
 

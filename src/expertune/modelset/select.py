@@ -1,4 +1,4 @@
-"""Which train rows are shown to the model as examples: typical ones first, then unlike ones, evenly over the labels."""
+"""Select few-shot examples: typical train rows first, then unlike ones, evenly over the labels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from ..predict.tfidf_features import word_tfidf
 from ..ratings.near_duplicates import same_texts
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
@@ -120,11 +121,9 @@ def _class_examples(
 
 def _vectors(texts: Sequence[str]) -> Any:
     """TF-IDF rows of length 1 (sparse, float64); character groups where no text holds a word."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     try:
-        return TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+", max_features=MAX_TERMS
-        ).fit_transform(texts)
+        return word_tfidf(token_pattern=r"\w+", max_features=MAX_TERMS).fit_transform(texts)
     except ValueError:  # no word in any text: signs only
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         return TfidfVectorizer(analyzer="char", max_features=MAX_TERMS).fit_transform(texts)

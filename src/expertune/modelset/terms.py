@@ -1,4 +1,4 @@
-"""Which words the expert's ratings hang on: a few for each label, from the train rows only.
+"""Words that distinguish the expert's labels: a few for each label, from the train rows only.
 
 Log-odds with an informative Dirichlet prior (Monroe, Colaresi and Quinn 2008, "Fightin' Words", equations 15, 16 and
 22): how much likelier a term is under a label than under the others, drawn towards its share in all rows, so that rare
@@ -11,11 +11,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 from ..ratings.normalize import specific_lines, words
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
+from .records import ContextSummary, LabelTerms, Term
 
 PRIOR = 100.0  # rows' worth of belief that a label uses a term as all rows do
 FEWEST_ROWS, FEWEST_GROUPS = 3, 2  # a term of one patient's records alone may be a name
@@ -26,8 +26,8 @@ MOST = 8  # terms of one label: each is paid for in every later prompt
 Counts = Counter[str]
 
 
-def summarise(train: Sequence[Rating], scale: RatingScale, groups: Mapping[str, str]) -> dict[str, Any]:
-    """The `context_summary` of a model set, with a list of terms (perhaps empty) for each label, the surest first.
+def summarise(train: Sequence[Rating], scale: RatingScale, groups: Mapping[str, str]) -> ContextSummary:
+    """The `context_summary` of a model set, not yet shown: for each label its terms (perhaps none), the surest first.
 
     `groups` maps a row's id to the id of what belongs together (a patient, one text); other rows stand alone.
     """
@@ -43,22 +43,21 @@ def summarise(train: Sequence[Rating], scale: RatingScale, groups: Mapping[str, 
         for term, rows in total.items()
         if FEWEST_ROWS <= rows <= COMMON * len(train) and len(holders[term]) >= FEWEST_GROUPS
     }
-    return {
-        "method": "log-odds, informative Dirichlet prior (Monroe et al. 2008)",
-        "rows": len(train),
-        "labels": [
-            {"label": label, "terms": _surest(by_label[value], total, shared)}
+    return ContextSummary(
+        shown=False,
+        method="log-odds, informative Dirichlet prior (Monroe et al. 2008)",
+        rows=len(train),
+        labels=tuple(
+            LabelTerms(label=label, terms=_surest(by_label[value], total, shared))
             for label, value in zip(scale.labels, scale.values, strict=True)
-        ],
-    }
+        ),
+    )
 
 
-def summary_text(summary: Mapping[str, Any]) -> str:
-    """What the model is told of it; "" where no label has a term."""
+def summary_text(summary: ContextSummary) -> str:
+    """The end of the system prompt; "" where no label has a term."""
     lines = [
-        f'- "{each["label"]}": {", ".join(term["term"] for term in each["terms"])}'
-        for each in summary["labels"]
-        if each["terms"]
+        f'- "{each.label}": {", ".join(term.term for term in each.terms)}' for each in summary.labels if each.terms
     ]
     head = "\n\nWords that stand out in the records of each rating (a hint, not a rule):\n"
     return head + "\n".join(lines) if lines else ""
@@ -78,20 +77,20 @@ def _is_word(token: str) -> bool:
     return len(token) > 1 and not any(letter.isdigit() for letter in token)
 
 
-def _surest(own: Counts, total: Counts, shared: set[str]) -> list[dict[str, Any]]:
+def _surest(own: Counts, total: Counts, shared: set[str]) -> tuple[Term, ...]:
     everything, mine = sum(total.values()), sum(own.values())
     scored = []
     for term in shared & own.keys():
         prior = PRIOR * total[term] / everything
         log_odds, deviation = _log_odds(own[term], mine, total[term] - own[term], everything - mine, prior)
         scored.append((log_odds / deviation, term, log_odds))
-    chosen: list[dict[str, Any]] = []
+    chosen: list[Term] = []
     for z, term, log_odds in sorted(scored, key=lambda each: (-each[0], each[1])):
         if z < CERTAIN or len(chosen) == MOST:
             break
-        if not any(_overlap(term, each["term"]) for each in chosen):
-            chosen.append({"term": term, "log_odds": round(log_odds, 3), "z": round(z, 2), "rows": own[term]})
-    return chosen
+        if not any(_overlap(term, each.term) for each in chosen):
+            chosen.append(Term(term=term, log_odds=round(log_odds, 3), z=round(z, 2), rows=own[term]))
+    return tuple(chosen)
 
 
 def _log_odds(here: int, all_here: int, there: int, all_there: int, prior: float) -> tuple[float, float]:

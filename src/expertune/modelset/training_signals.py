@@ -1,4 +1,4 @@
-"""What a model set learns from the train rows before any model is asked."""
+"""Signals from the train rows alone: words of each label, boundary cases, and the TF-IDF classifier."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating, Split
+from .records import ContextSummary, TfidfTables
 from .select import length, longest_shown, unconflicted
 from .terms import summarise
 from .tfidf_classifier import fit_tfidf, out_of_fold
@@ -19,14 +19,14 @@ MOST_ROWS = 3000  # whose out-of-fold probabilities are looked at: seconds, what
 
 @dataclass(frozen=True)
 class TrainingSignals:
-    """`summary` and `words` are the parts "context_summary" and "tfidf"; None where the rows did not give them.
+    """`summary` and `tfidf` become the parts of these names; None where the rows did not give them.
 
     `boundaries` are rows that TF-IDF can hardly tell, one for each pair of labels, the commonest confused first.
     """
 
-    summary: dict[str, Any] | None
+    summary: ContextSummary | None
     boundaries: tuple[Rating, ...]
-    words: dict[str, Any] | None
+    tfidf: TfidfTables | None
 
 
 NOTHING = TrainingSignals(None, (), None)
@@ -37,7 +37,7 @@ def gather(split: Split, scale: RatingScale, *, seed: int) -> TrainingSignals:
     train = sorted(split.train, key=lambda row: (row.row, row.id))
     summary = summarise(train, scale, split.groups)
     return TrainingSignals(
-        summary if any(each["terms"] for each in summary["labels"]) else None,
+        summary if any(each.terms for each in summary.labels) else None,
         tuple(boundary_rows(train, scale, split.groups, seed=seed)),
         fit_tfidf(train, scale, seed=seed),
     )

@@ -1,26 +1,153 @@
-"""Rate rows with a served model: a probability for each label, and, where wanted, the answer it gives freely."""
+"""Predict the labels of records: a probability for each label and, where wanted, the model's free answer."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
-from ..engine.base import Engine
+from ..engine.base import Engine, Message
 from ..errors import EngineError
 from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
+Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A scorer's result for one record.
+
+    `probabilities` are in the scale's order and sum to 1. `votes` has the label of each member by name, where several
+    were asked. `exact` is False where the server did not show the labels' own tokens: they are then approximate.
+    """
+
+    probabilities: tuple[float, ...]
+    votes: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = True
+
+
+class Scorer(Protocol):
+    """Predicts the label of a record from its prompt; used by several threads at once. Its methods raise EngineError.
+
+    `slots` records are worth sending at once; `explains` is True if it can give a reason in words.
+    """
+
+    name: str
+    slots: int
+    explains: bool
+
+    def render(self, record: str) -> str:
+        """The text that is scored for a record: templates are part of what decides a prediction."""
+        ...
+
+    def score(self, record: str) -> Prediction: ...
+
+    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
+        """What follows the beginning of an answer that gives `label`, up to where the model says why."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about how the records were scored, one line each."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What served the model, for the record of a session."""
+        ...
+
+
+class LanguageModelScorer:
+    """A served language model; `messages` turns a record into what it is asked."""
+
+    explains = True
+
+    def __init__(self, engine: Engine, messages: Messages, scale: RatingScale) -> None:
+        self.name, self.slots = engine.name, engine.slots
+        self._engine, self._messages, self._scale = engine, messages, scale
+
+    def render(self, record: str) -> str:
+        return self._engine.render(self._messages(record))
+
+    def score(self, record: str) -> Prediction:
+        return score_labels(self._engine, self.render(record), self._scale)
+
+    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
+        return self._engine.generate(self.render(record) + answer_opening(label), max_tokens=max_tokens).text
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._engine.notes)
+
+    def describe(self) -> dict[str, Any]:
+        return self._engine.describe()
+
+
+class VotingScorer:
+    """The members of a model set: `rater` gives the probabilities, each of the others only its vote."""
+
+    name = "model set"
+
+    def __init__(self, rater: str, members: Mapping[str, Scorer], labels: Sequence[str], note: str) -> None:
+        self._rater, self._members, self._labels, self._note = rater, members, labels, note
+        self.slots = max(member.slots for member in members.values())
+        self._words = next((member for member in members.values() if member.explains), members[rater])
+        self.explains = self._words.explains
+
+    def render(self, record: str) -> str:
+        return self._members[self._rater].render(record)
+
+    def score(self, record: str) -> Prediction:
+        found = {name: member.score(record) for name, member in self._members.items()}
+        votes = {name: self._labels[likeliest(each.probabilities)] for name, each in found.items()}
+        return replace(found[self._rater], votes=votes)
+
+    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
+        """By the first member that has words for it."""
+        return self._words.explain(record, label, max_tokens=max_tokens)
+
+    def notes(self) -> tuple[str, ...]:
+        return (self._note, *(f"{name}: {note}" for name, each in self._members.items() for note in each.notes()))
+
+    def describe(self) -> dict[str, Any]:
+        members = {name: member.describe() for name, member in self._members.items()}
+        return {"engine": self.name, "rater": self._rater, "members": members}
+
+
+def score_labels(engine: Engine, prompt: str, scale: RatingScale, *, row: str = "") -> Prediction:
+    """The labels' probabilities after a rendered prompt. Raises EngineError, which names `row` where it is given."""
+    scores = engine.score(prompt, [answer_opening(label) for label in scale.labels])
+    found = scores.log_probs
+    if len(found) != len(scale.labels) or any(map(math.isnan, found)) or max(found) == -math.inf:
+        where = f"row {row}: " if row else ""
+        raise EngineError(f"{where}{engine.name} gave no probability for the labels; check the model file")
+    return Prediction(softmax(found), exact=scores.exact)
+
+
+def softmax(scores: Sequence[float]) -> tuple[float, ...]:
+    """Natural-log scores as shares that sum to 1; at least one score must be finite.
+
+    Summed exactly, in plain floats: a quarter of NumPy's results differ from these in the last digit.
+    """
+    peak = max(scores)
+    weights = [math.exp(score - peak) for score in scores]
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+def likeliest(probabilities: Sequence[float]) -> int:
+    """Index of the largest probability, the first of equals."""
+    return max(range(len(probabilities)), key=lambda k: probabilities[k])
+
 
 @dataclass(frozen=True)
 class Rated:
-    """A row as a model rates it.
+    """A record with its predicted label.
 
     `label` and `value` are the likeliest ones by `probabilities` (in the scale's order, summing to 1).
     `answer` is the free answer, where one was asked for; an `answer_state` of "unparsable" has no `answer_value`.
+    `exact` is as in Prediction.
     """
 
     id: str
@@ -30,12 +157,18 @@ class Rated:
     answer: str | None = None
     answer_state: Literal["rated", "unparsable"] | None = None
     answer_value: int | None = None
-    exact: bool = True  # as engine.base.Scores
+    exact: bool = True
+
+    @classmethod
+    def of(cls, id: str, probabilities: Sequence[float], scale: RatingScale, *, exact: bool = True) -> Rated:
+        """The record `id` with the likeliest label."""
+        best = likeliest(probabilities)
+        return cls(id, scale.labels[best], scale.values[best], tuple(map(float, probabilities)), exact=exact)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """All rows once through a model. `seconds` is wall time; `prompt_tokens` counts every row's whole prompt."""
+    """All records once through a model, timed: wall time in `seconds`, and the tokens of all whole prompts."""
 
     rated: tuple[Rated, ...]
     seconds: float
@@ -52,10 +185,10 @@ def rate_examples(
     max_tokens: int = 160,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Rated]:
-    """Every example rated, in the order given, `engine.slots` at a time.
+    """Predict the label of every example, in the order given, `engine.slots` at a time.
 
     With `generate` each row also gets a greedy answer of at most `max_tokens` without a grammar: what the model
-    writes when nothing holds it to the form. `on_row(done, total)` is called in the caller's thread.
+    writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
     pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
@@ -76,12 +209,11 @@ def rate_pass(
     scale: RatingScale,
     *,
     generate: bool = False,
-    max_tokens: int = 160,
     on_row: Callable[[int, int], None] | None = None,
 ) -> Pass:
     """`rate_examples`, timed; the prompts' tokens are counted after the clock has stopped."""
     start = time.perf_counter()
-    rated = rate_examples(engine, examples, scale, generate=generate, max_tokens=max_tokens, on_row=on_row)
+    rated = rate_examples(engine, examples, scale, generate=generate, on_row=on_row)
     seconds = time.perf_counter() - start
     tokens = sum(engine.count_tokens(engine.render(example.messages)) for example in examples)
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
@@ -89,32 +221,10 @@ def rate_pass(
 
 def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, max_tokens: int) -> Rated:
     prompt = engine.render(example.messages)
-    probabilities, exact = _probabilities(engine, prompt, scale, example.id)
-    best = probabilities.index(max(probabilities))
-    rated = Rated(example.id, scale.labels[best], scale.values[best], probabilities, exact=exact)
+    found = score_labels(engine, prompt, scale, row=example.id)
+    rated = Rated.of(example.id, found.probabilities, scale, exact=found.exact)
     if not generate:
         return rated
     answer = engine.generate(prompt, max_tokens=max_tokens).text
     state, value, _ = parse_answer(answer, scale)
     return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable", answer_value=value)
-
-
-def label_probabilities(engine: Engine, prompt: str, scale: RatingScale, row: str) -> tuple[float, ...]:
-    """Of each label after a rendered prompt, in the scale's order. Raises EngineError, which names `row`."""
-    return _probabilities(engine, prompt, scale, row)[0]
-
-
-def _probabilities(engine: Engine, prompt: str, scale: RatingScale, row: str) -> tuple[tuple[float, ...], bool]:
-    found = engine.score(prompt, [answer_opening(label) for label in scale.labels])
-    scores = found.log_probs
-    if len(scores) != len(scale.labels) or any(map(math.isnan, scores)) or max(scores) == -math.inf:
-        raise EngineError(f"row {row}: {engine.name} gave no probability for the labels; check the model file")
-    return softmax(scores), found.exact
-
-
-def softmax(scores: Sequence[float]) -> tuple[float, ...]:
-    """Natural-log scores as shares that sum to 1; at least one score must be finite."""
-    peak = max(scores)
-    weights = [math.exp(score - peak) for score in scores]
-    total = math.fsum(weights)
-    return tuple(weight / total for weight in weights)

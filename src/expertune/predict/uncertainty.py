@@ -1,4 +1,4 @@
-"""How far a product's ratings can be trusted: learnt once from dev and train rows, kept in the run's metadata."""
+"""Uncertainty of a product's predictions: fitted once on validation and training rows, kept in the run's metadata."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..errors import UsageError
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..stats.calibration import Calibration, fit_calibration
-from ..stats.conformal import COVERAGE, Conformal, fit_conformal
+from ..stats.conformal import Conformal, fit_conformal
 from ..stats.ood import NoveltyDetector, fit_novelty_detector
-from .score import Pass, Rated
+from .score import Rated
 
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Each part is None where the run did not learn it."""
+    """Each part is None where the run did not fit it."""
 
     calibration: Calibration | None = None
     conformal: Conformal | None = None
@@ -46,10 +46,9 @@ def fit_uncertainty(
     dev_prompts: Sequence[str],
     scale: RatingScale,
     *,
-    coverage: float = COVERAGE,
     seed: int = 0,
 ) -> Uncertainty:
-    """`rated` are the finished product's ratings of the dev rows, `true_values` the expert's, in the same order.
+    """Fit on the finished product's predictions of the validation rows and the expert's values, in the same order.
 
     No test row may be among them.
     """
@@ -58,7 +57,7 @@ def fit_uncertainty(
     return Uncertainty(
         fit_calibration(probabilities, truth, seed=seed),
         # by the uncalibrated probabilities: what was fitted on the same rows would be a little too sure of them
-        fit_conformal(probabilities, truth, scale.labels, coverage=coverage),
+        fit_conformal(probabilities, truth, scale.labels),
         fit_novelty_detector(train_prompts, dev_prompts),
     )
 
@@ -77,11 +76,11 @@ def checked_uncertainty(found: Uncertainty | None, scale: RatingScale) -> Uncert
     return found
 
 
-def learn_uncertainty(dev: Pass, prepared: Dataset, config: Config) -> Uncertainty:
-    """Calibration, conformal thresholds and novelty of a product, from its ratings of the dev rows."""
+def learn_uncertainty(dev: Sequence[Rated], prepared: Dataset, config: Config) -> Uncertainty:
+    """Calibration, conformal thresholds and novelty of a product, from its predictions of the validation rows."""
     train, shown = prepared.examples["train"], prepared.examples["dev"]
     return fit_uncertainty(
-        dev.rated,
+        dev,
         [example.value for example in shown],
         [example.messages[-1]["content"] for example in train],
         [example.messages[-1]["content"] for example in shown],

@@ -1,39 +1,37 @@
-"""A run's output folder → what it takes to rate new records with it."""
+"""Load a run's output folder: what it takes to rate new records with its product."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..errors import DatasetError, ModelSetConfigError, UsageError
 from ..files import sha256
-from ..modelset import build
+from ..modelset.config import ModelSetConfig, read
 from ..outputs import METADATA, MODEL_SET
+from ..predict.score import Messages
 from ..predict.uncertainty import Uncertainty, checked_uncertainty
 from ..ratings.examples import chat_messages, system_prompt
 from ..ratings.scale import RatingScale, answer_opening, make_scale
 from ..record import RunRecord, read_record
-from .ensemble import needs_panel
 
-ANSWER_ROOM = 192  # tokens of context beside the longest row, for free answers
-
-Messages = Callable[[str], Sequence[Mapping[str, str]]]
+ANSWER_ROOM = 192  # tokens of context next to the longest row, for free answers
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a run made, ready to be asked.
+    """The product of a run, ready to be served.
 
     `messages` turns a record's prompt into chat messages. `file` is the tuned model, None for a model set; `model_name`
     is the base. `sha256` is of the file that answers (tuned: `file`, model set: the base), None where the run did not
     have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if not
     the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
-    sha256 of everything in the folder that decides a rating, but for the model files. `panel` is the content of a model
-    set in which more than the base model has a say; its `messages` are the bare record.
+    sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
+    than the base model can give an opinion; each member is then asked by its own messages.
     """
 
     kind: Literal["tuned", "model-set"]
@@ -50,7 +48,7 @@ class Artifact:
     seed: int
     config_id: str
     trust: Uncertainty
-    panel: Mapping[str, Any] | None = None
+    model_set: ModelSetConfig | None = None
 
 
 def load_product(folder: Path) -> Artifact:
@@ -101,32 +99,31 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
 
 
 def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
-    content = build.read(folder / MODEL_SET)
-    scale = make_scale(content["rating_mapping"])
-    shots = [(each["prompt"], each["answer"]) for each in content["few_shot_examples"]]
+    config = read(folder / MODEL_SET)
+    scale = make_scale(config.rating_mapping)
+    shots = [(each.prompt, each.answer) for each in config.few_shot_examples]
     hashes = record.provenance.hashes if record else {}
     if MODEL_SET in hashes:
         _check_file(folder / MODEL_SET, hashes[MODEL_SET])
-    panel = content if needs_panel(content) else None
-    members = [json.dumps([content[key] for key in ("rule", "models", "tfidf")], sort_keys=True)] if panel else []
+    if config.has_votes:
+        content = config.model_dump(mode="json", include={"rule", "models", "tfidf"})
+        shots.append((json.dumps([content[key] for key in ("rule", "models", "tfidf")], sort_keys=True), ""))
     return Artifact(
         kind="model-set",
         folder=folder,
         scale=scale,
-        messages=lambda prompt: (
-            build.messages(content, prompt) if panel is None else [{"role": "user", "content": prompt}]
-        ),
+        messages=config.messages,
         file=None,
-        model_name=content["base_model"],
+        model_name=config.base_model,
         sha256=hashes.get("base"),
         registered=None,
         served=None,
         prompts_by_server=record.provenance.prompts_by_server if record else False,
-        context=content["decoding"]["num_ctx"],
-        seed=content["decoding"]["seed"],
-        config_id=_config_id("model-set", scale, content["system_prompt"], [*shots, *((each, "") for each in members)]),
+        context=config.decoding.num_ctx,
+        seed=config.decoding.seed,
+        config_id=_config_id("model-set", scale, config.system_prompt, shots),
         trust=checked_uncertainty(record.rating if record else None, scale),
-        panel=panel,
+        model_set=config if config.has_votes else None,
     )
 
 

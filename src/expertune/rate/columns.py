@@ -1,4 +1,4 @@
-"""What the model said of a record → what is written beside it: rating, confidence, and why a person should look."""
+"""The columns added to a rated record: rating, confidence, and the reasons for a review by a person."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..predict.score import likeliest
 from ..predict.uncertainty import Uncertainty
-from ..ratings.scale import RatingScale, answer_opening
+from ..ratings.scale import RatingScale
 from .journal import JournalEntry
 
 LOW_CONFIDENCE = 0.6
@@ -37,12 +38,12 @@ class Wanted:
     trust: Uncertainty
     calibrated: bool = True
     rationale: bool = False
-    panel: bool = False
+    votes: bool = False
 
     def columns(self) -> dict[str, type]:
         """The added columns with their types, in their order."""
         shares = {share_column(label): float for label in self.scale.labels}
-        own: dict[str, type] = {DISAGREEMENT: int} if self.panel else {}
+        own: dict[str, type] = {DISAGREEMENT: int} if self.votes else {}
         own |= {RATIONALE: str} if self.rationale else {}
         return {
             **{RATING: int, LABEL: str, CONFIDENCE: float},
@@ -63,20 +64,15 @@ class Wanted:
         return self.scale.labels[likeliest(self.shares(probabilities))]
 
 
-def likeliest(shares: Sequence[float]) -> int:
-    """The place of the largest share, the first of equals."""
-    return max(range(len(shares)), key=lambda k: shares[k])
-
-
 def share_column(label: str) -> str:
     return f"P({label})"
 
 
 def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
     """The added cells of one row; a row that failed has a reason and never a value."""
+    if entry.error is not None:
+        return failed_cells(wanted, entry.error)
     empty: dict[str, Any] = dict.fromkeys(wanted.columns())
-    if entry.error is not None or entry.label is None:
-        return empty | {REASONS: FAILED, ERROR: entry.error}
     scale, trust = wanted.scale, wanted.trust
     shares = wanted.shares(entry.probabilities)
     best = likeliest(shares)
@@ -92,31 +88,31 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
         # a reviewed row needs no second look
         REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),
     }
-    if wanted.panel:
+    if wanted.votes:
         found[DISAGREEMENT] = int(differ)
     if wanted.rationale:
         found[RATIONALE] = rationale_of(entry.answer or "")
     return empty | found
 
 
+def failed_cells(wanted: Wanted, error: str) -> dict[str, Any]:
+    """The added cells of a row that could not be read or rated."""
+    return {**dict.fromkeys(wanted.columns()), REASONS: FAILED, ERROR: error}
+
+
 def _reasons(fitting: tuple[str, ...] | None, confidence: float, novel: bool, differ: bool) -> list[str]:
-    told = {
+    holds = {
         SEVERAL: fitting is not None and len(fitting) > 1,
         NONE: fitting is not None and not fitting,
         LOW: confidence < LOW_CONFIDENCE,
         NOVEL: novel,
         DISAGREE: differ,
     }
-    return [reason for reason, holds in told.items() if holds]
-
-
-def rationale_prompt(prompt: str, label: str) -> str:
-    """A rendered prompt, and the answer's beginning up to where the model says why."""
-    return prompt + answer_opening(label)
+    return [reason for reason, true in holds.items() if true]
 
 
 def rationale_of(answer: str) -> str:
-    """What the model wrote after `rationale_prompt`, up to the end of its JSON text; "…" marks one that was cut off."""
+    """The reason at the beginning of `answer`, up to the end of its JSON string; "…" marks one that was cut."""
     end, escaped = len(answer), False
     for place, letter in enumerate(answer):
         if letter == '"' and not escaped:

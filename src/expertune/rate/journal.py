@@ -1,4 +1,4 @@
-"""What was rated, row by row, in one SQLite file: a run that was killed goes on from it, and nothing is rated twice.
+"""Journal of rated rows in one SQLite file: a run that was killed continues from it, and nothing is rated twice.
 
 A row's key is what decides its rating: the configuration, the model file's digest and the sha256 of its prompt. Each
 rating is written as soon as it is there, in write-ahead mode, so that kill -9 loses only what was being computed.
@@ -36,29 +36,33 @@ CREATE TABLE IF NOT EXISTS ratings (
 CREATE TABLE IF NOT EXISTS overrides (
     record BLOB PRIMARY KEY, value INTEGER NOT NULL, note TEXT NOT NULL, time TEXT NOT NULL) WITHOUT ROWID;
 """
-SELECT = """SELECT
-    r.record, label, r.value, probabilities, votes, answer, error, seconds, answer_label, session, o.value
-    FROM ratings r
-    LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
+COLUMNS = (
+    *("record", "label", "value", "probabilities", "votes", "answer", "error", "seconds", "answer_label", "session"),
+    "override",
+)
+SELECT = f"""SELECT {", ".join(f"r.{name}" for name in COLUMNS[:-1])}, o.value
+    FROM ratings r LEFT JOIN overrides o ON o.record = r.record WHERE key = ? AND r.record IN """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JournalEntry:
-    """One rating, or why there is none (`error`). `record` is the sha256 of the prompt, `probabilities` are the model's
-    own, `answer` is the raw text it gave as its reason for `answer_label`; `override` is a reviewer's value.
-    `votes` are the labels of a model set's members, by name."""
+    """One rating, or only the reason why there is none (`error`). `record` is the sha256 of the prompt, `probabilities`
+    are the model's own, `answer` is the raw text of its reason for `answer_label`; `override` is a reviewer's value.
+    `votes` are the labels of a model set's members, by name. `exact` is as in Prediction, and is not kept in the file.
+    """
 
     record: bytes
-    label: str | None
-    value: int | None
-    probabilities: tuple[float, ...]
-    answer: str | None
-    error: str | None
+    session: int
     seconds: float
-    answer_label: str | None = None
-    session: int = 0
-    override: int | None = None
+    label: str | None = None
+    value: int | None = None
+    probabilities: tuple[float, ...] = ()
     votes: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = True
+    answer: str | None = None
+    answer_label: str | None = None
+    error: str | None = None
+    override: int | None = None
 
 
 def record_hash(prompt: str) -> bytes:
@@ -75,12 +79,12 @@ class Journal:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._key = self.session = 0
-        with self._told():
+        with self._sqlite_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
             self._db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
         try:
-            with self._told():
+            with self._sqlite_errors():
                 self._open()
         except BaseException:
             self._db.close()
@@ -97,7 +101,7 @@ class Journal:
         self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _sqlite_errors(self) -> Iterator[None]:
         """SQLite's and the system's errors as ours."""
         try:
             yield
@@ -124,8 +128,8 @@ class Journal:
         seed: int,
         versions: Mapping[str, Any],
     ) -> None:
-        """Open a session: what `find` and `put` then speak of is rated by this configuration and model."""
-        with self._lock, self._told():
+        """Open a session: `find` and `put` then are about ratings by this configuration and model."""
+        with self._lock, self._sqlite_errors():
             self._db.execute("INSERT OR IGNORE INTO keys (config, model) VALUES (?, ?)", (config, model))
             found = self._db.execute("SELECT id FROM keys WHERE config = ? AND model = ?", (config, model))
             (self._key,) = found.fetchone()
@@ -142,7 +146,7 @@ class Journal:
         for start in range(0, len(wanted), ASKED_AT_ONCE):
             some = wanted[start : start + ASKED_AT_ONCE]
             marks = ", ".join("?" * len(some))
-            with self._lock, self._told():
+            with self._lock, self._sqlite_errors():
                 rows = self._db.execute(f"{SELECT} ({marks})", (self._key, *some)).fetchall()
             found |= {row[0]: _entry(row) for row in rows}
         return found
@@ -153,7 +157,7 @@ class Journal:
         answer = (entry.answer, entry.answer_label)
         votes = _json(dict(entry.votes)) if entry.votes else None
         facts = (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds, _now(), self.session)
-        with self._lock, self._told():
+        with self._lock, self._sqlite_errors():
             self._db.execute(
                 "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (self._key, entry.record, *facts),
@@ -161,7 +165,7 @@ class Journal:
 
     def override(self, corrections: Sequence[tuple[bytes, int, str]]) -> int:
         """Keep what a reviewer said (record, value, note), all or nothing; how many of them this journal has rated."""
-        with self._lock, self._told():
+        with self._lock, self._sqlite_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for record, value, note in corrections:
@@ -190,9 +194,10 @@ class Journal:
 
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
-    record, label, value, probabilities, votes, *rest = row
-    shares = tuple(json.loads(probabilities)) if probabilities else ()
-    return JournalEntry(bytes(record), label, value, shares, *rest, votes=json.loads(votes) if votes else {})
+    found = dict(zip(COLUMNS, row, strict=True))
+    found["probabilities"] = tuple(json.loads(found["probabilities"] or "[]"))
+    found["votes"] = json.loads(found["votes"] or "{}")
+    return JournalEntry(**found)
 
 
 def _json(value: Any) -> str:

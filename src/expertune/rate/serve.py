@@ -1,14 +1,15 @@
-"""A product → the engine that answers for it, held to the very file that was judged."""
+"""Serve a product: the scorer of its records, on the very file that was judged."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
@@ -19,8 +20,11 @@ from ..engine.ollama.render import OllamaRenderer
 from ..engine.ollama.server import OllamaServer, running_server
 from ..errors import ExpertuneError, UsageError
 from ..files import sha256
+from ..modelset.config import ModelSetConfig
+from ..modelset.records import TFIDF
+from ..modelset.tfidf_classifier import TfidfClassifier
+from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
 from .artifact import Artifact
-from .ensemble import Panel, panel_models
 
 Kind = Literal["llama.cpp", "ollama"]
 
@@ -30,6 +34,15 @@ class ServedEngine:
     """An engine, the sha256 of the file that it serves, and how many rows are worth having under way at once."""
 
     engine: Engine
+    digest: str
+    workers: int
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The scorer of a product, the sha256 of what it serves, and how many rows are worth having under way at once."""
+
+    scorer: Scorer
     digest: str
     workers: int
 
@@ -45,20 +58,21 @@ def serve(
     context: int = 0,
     allow_remote: bool = False,
     votes: bool = False,
-) -> Iterator[ServedEngine]:
-    """Open the engine; of a model set with several members, all that have a say (`votes`: all that it has).
+) -> Iterator[ServedModel]:
+    """Open the engine; of a model set with several members the one that rates (`votes`: all that it has).
 
     `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
 
-    Raises UsageError where another file than the judged one would answer, or would be asked in other words than it was
-    taught; EngineError where it cannot be served.
+    Raises UsageError where another file than the judged one would answer, or with other prompts than it was tuned
+    with; EngineError where it cannot be served.
     """
-    asked = [product] if product.panel is None else _members(product, product.panel, votes)
+    config = product.model_set
+    wanted = [product] if config is None else _members(product, config, votes)
     options = (slots, threads)
     with ExitStack() as stack:
         found: list[ServedEngine] = []
-        server = _open_server(stack, kind, asked, allow_remote)
-        for each in asked:
+        server = _open_server(stack, kind, wanted, allow_remote)
+        for each in wanted:
             name, room = model if each.model_name == product.model_name else None, context or each.context
             if kind == "ollama" and server is not None:
                 served = _by_ollama(each, server, name, *options, room)
@@ -66,34 +80,48 @@ def serve(
                 served = _by_llama_cpp(each, server, name, *options, room)
             stack.enter_context(contextlib.closing(served.engine))
             found.append(served)
-        yield found[0] if product.panel is None else _panel(product, product.panel, asked, found)
+        scorers = {
+            each.model_name: LanguageModelScorer(served.engine, each.messages, product.scale)
+            for each, served in zip(wanted, found, strict=True)
+        }
+        if config is None:
+            yield ServedModel(scorers[product.model_name], found[0].digest, found[0].workers)
+        else:
+            digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
+            workers = min((served.workers for served in found), default=1)
+            yield ServedModel(_voting(config, scorers, product.scale.labels), digest, workers)
 
 
-def _open_server(stack: ExitStack, kind: Kind, asked: list[Artifact], allow_remote: bool) -> OllamaServer | None:
-    """The server where it is asked, or where it knows the models' files or prompts."""
-    if kind == "ollama" and asked:
+def _open_server(stack: ExitStack, kind: Kind, wanted: list[Artifact], allow_remote: bool) -> OllamaServer | None:
+    """The server where it serves, or where it knows the models' files or prompts."""
+    if kind == "ollama" and wanted:
         return stack.enter_context(OllamaServer(allow_remote=allow_remote))
-    server = running_server(allow_remote=allow_remote) if any(map(_needs_server, asked)) else None
+    server = running_server(allow_remote=allow_remote) if any(map(_needs_server, wanted)) else None
     return stack.enter_context(server) if server is not None else None
 
 
-def _members(product: Artifact, content: Mapping[str, Any], votes: bool) -> list[Artifact]:
-    """Each language model that is asked, as a product of its own."""
-    digests = {each["name"]: each["digest"] for each in content["models"]}
-    rooms = {each["name"]: each["asking"]["decoding"]["num_ctx"] for each in content["models"] if each["asking"]}
+def _members(product: Artifact, config: ModelSetConfig, votes: bool) -> list[Artifact]:
+    """The language model that rates, or with `votes` every one, each as a product of its own."""
     return [
-        replace(product, model_name=name, sha256=digests[name], context=rooms.get(name, product.context), panel=None)
-        for name in panel_models(content, all_members=votes)
+        replace(
+            product,
+            model_name=each.name,
+            sha256=each.digest,
+            context=each.asking.decoding.num_ctx if each.asking else product.context,
+            messages=partial(config.messages, model=each.name),
+            model_set=None,
+        )
+        for each in config.models
+        if votes or each.name == config.rater
     ]
 
 
-def _panel(
-    product: Artifact, content: Mapping[str, Any], asked: list[Artifact], found: list[ServedEngine]
-) -> ServedEngine:
-    engines = {member.model_name: served.engine for member, served in zip(asked, found, strict=True)}
-    digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
-    workers = min((served.workers for served in found), default=1)
-    return ServedEngine(Panel(content, product.scale, engines), digest, workers)
+def _voting(config: ModelSetConfig, models: Mapping[str, Scorer], labels: Sequence[str]) -> VotingScorer:
+    """The set's members; TF-IDF costs nothing, so it always votes."""
+    members = dict(models)
+    if config.tfidf is not None:
+        members[TFIDF] = TfidfClassifier(config.tfidf, labels)
+    return VotingScorer(config.rater, members, labels, f"rated by {config.rater}: {config.rule.reason}")
 
 
 # --- Ollama ---

@@ -18,7 +18,7 @@ from ..engine.ollama.score import PartOfCharacterError
 from ..engine.ollama.server import UPLOAD_BLOCK, OllamaServer, full_name
 from ..errors import ExpertuneError, FineTuningNotSupportedError, RegistrationError
 from ..files import sha256
-from ..modelset.schema import output_schema
+from ..modelset.config import output_schema
 from ..predict.score import rate_examples
 from ..progress import Progress
 from ..ratings.scale import RatingScale

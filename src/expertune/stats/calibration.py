@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature and a bias for each label, learnt on the dev rows.
+"""Calibrate probabilities: a temperature and a bias for each label, fitted on the validation rows.
 
 Bias-corrected temperature scaling (Guo et al. 2017; Alexandari, Kundaje and Shrikumar 2020), fitted as the mode under
 normal priors of the logarithm of the temperature and of each bias around 0: the prior weighs as much as ever while the
@@ -7,18 +7,17 @@ rows' weight grows with their number, so that few rows change little.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .opinion_pool import LEAST, logs, tempered
+from .folds import FOLDS, stratified_folds
 
 SPREAD = 0.5  # standard deviation of the priors: a temperature of 0.6 to 1.6 and odds within a factor of 1.6 are usual
-FOLDS = 5
 FEWEST_ROWS = 2 * FOLDS
+LEAST = 1e-9  # a probability of 0 has no logarithm
 FEWEST_OF_LABEL = 5  # a label with fewer dev rows keeps a bias of 0: its share in them says little
 
 Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], tuple[float, NDArray[np.float64]]]
@@ -47,21 +46,24 @@ class Calibration:
         """The calibrated probabilities of one row, summing to 1."""
         if not self.changes:
             return tuple(probabilities)
-        share_K = tempered(logs([probabilities]), self.temperature, np.asarray(self.bias))[0]
+        share_K = _tempered(_logs([probabilities]), self.temperature, np.asarray(self.bias))[0]
         return tuple(float(share) for share in share_K)
 
 
 def fit_calibration(
-    probabilities: Sequence[Sequence[float]], truth: Sequence[int], *, seed: int = 0
+    probabilities: Sequence[Sequence[float]] | NDArray[np.float64],
+    truth: Sequence[int] | NDArray[np.intp],
+    *,
+    seed: int = 0,
 ) -> Calibration | None:
     """Of `probabilities` (rows, labels) and the index of each row's true label; None without rows.
 
     Of temperature with bias, temperature alone and neither, what has the least cross-validated log-loss is taken, so
     that the dev rows never get worse by it.
     """
-    if not truth:
+    if len(truth) == 0:
         return None
-    log_NK, true_N = logs(probabilities), np.asarray(truth, dtype=np.intp)
+    log_NK, true_N = _logs(probabilities), np.asarray(truth, dtype=np.intp)
     labels = log_NK.shape[1]
     nothing = (1.0, np.zeros(labels))
     if len(truth) < FEWEST_ROWS:
@@ -74,7 +76,7 @@ def fit_calibration(
         "temperature": lambda log_NK, true_N: _fit(log_NK, true_N, np.zeros(labels, dtype=bool)),
         "temperature and bias": lambda log_NK, true_N: _fit(log_NK, true_N, often_K),
     }
-    fold_N = _folds(true_N, seed)
+    fold_N = stratified_folds(true_N, seed)
     losses = {name: _cross_validated(log_NK, true_N, fold_N, fit) for name, fit in ways.items()}
     best = min(losses, key=lambda name: losses[name])  # the first of equals: none
     before = losses["none"]
@@ -88,11 +90,22 @@ def fit_calibration(
     return Calibration(float(temperature), bias, best, len(truth), before, losses[best], note)
 
 
+def _logs(shares: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(np.maximum(np.asarray(shares, dtype=np.float64), LEAST))
+
+
+def _tempered(log_NK: NDArray[np.float64], temperature: float, bias_K: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities (rows, labels) under a calibration."""
+    from scipy.special import softmax
+
+    return softmax(log_NK / temperature + bias_K, axis=1)
+
+
 def _loss(
     log_NK: NDArray[np.float64], true_N: NDArray[np.intp], temperature: float, bias_K: NDArray[np.float64]
 ) -> float:
     """Mean log-loss in nats."""
-    share_N = tempered(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
+    share_N = _tempered(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
     return float(-np.log(np.maximum(share_N, LEAST)).mean())
 
 
@@ -112,16 +125,6 @@ def _fit(
 
     found = minimize(cost, np.zeros(1 + int(free_K.sum())), method="L-BFGS-B", bounds=[(-3, 3)] * (1 + free_K.sum()))
     return unpacked(found.x)
-
-
-def _folds(true_N: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
-    """Each row's fold, the labels spread evenly."""
-    order = sorted(range(len(true_N)), key=lambda i: int(true_N[i]))
-    draw = random.Random(seed)
-    keyed = sorted(order, key=lambda i: (int(true_N[i]), draw.random()))
-    fold_N = np.empty(len(true_N), dtype=np.intp)
-    fold_N[keyed] = np.arange(len(true_N)) % FOLDS
-    return fold_N
 
 
 def _cross_validated(

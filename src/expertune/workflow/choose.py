@@ -44,9 +44,9 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
     if model_set.dev is None:
         why = f"the tuned file stands alone: the model set could not be judged: {model_set.unjudged}"
         return ApproachChoice(approach=TUNE, reason=why)
-    both = {each.id for each in model_set.dev.rated} & {each.id for each in tuned.rated}
+    both = {each.id for each in model_set.dev} & {each.id for each in tuned.rated}
     truth = [row for row in dataset.split.dev if row.id in both]
-    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.rated, model_set.dev.rated))
+    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.rated, model_set.dev))
     facts = (dataset.scale, dataset.split.groups, config)
     found = compare(("model set", theirs), {"tuned": ours}, truth, *facts)[0]
     figures = {
@@ -59,7 +59,7 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
         f"{f' [{span.low:+.3f} to {span.high:+.3f}]' if span else ''}"
     )
     dev = ValidationComparison(
-        rows=len(truth), macro_f1=figures, difference=found, set_rates_by=model_set.content["rule"]
+        rows=len(truth), macro_f1=figures, difference=found, set_rates_by=model_set.config.rule.model_dump(mode="json")
     )
     if proven(found):
         return ApproachChoice(approach=MODEL_SET, reason=f"the model set is better: {line}", dev=dev)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import EngineError
 from ..evaluate.judgement import Judgement, judge, rate_shown
-from ..modelset.fit import ModelSet, rate_test
-from ..predict.score import Pass
+from ..modelset.fit import ModelSet, predict_test
+from ..predict.score import Pass, Rated
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
 from .choose import TUNE
@@ -35,7 +35,7 @@ class _Rated:
     """The product's name and passes, and the other products on the test records."""
 
     name: str
-    dev: Pass
+    dev: Sequence[Rated]
     test: Pass
     base_test: Pass
     others: Passes
@@ -60,7 +60,7 @@ def evaluate(
 
 def _judged(rated: _Rated, basis: Basis) -> Evaluated:
     dataset, config = basis.dataset, basis.config
-    known = {each.id for each in rated.dev.rated}
+    known = {each.id for each in rated.dev}
     seen = dataset.without(frozenset(row.id for row in dataset.split.dev if row.id not in known))
     uncertainty = learn_uncertainty(rated.dev, seen, config)
     judgement = judge(
@@ -80,16 +80,18 @@ def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Work
     test, others, notes = _tuned_test(tuned, ws), {}, ()
     if model_set is not None and model_set.dev is not None:
         try:
-            others = rate_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+            others = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
         except EngineError as error:
             notes = (f"the model set was not judged on the test rows: {error}",)
-    return _Rated(TUNED, tuned.dev, test, tuned.encoded.test, others, notes)
+    return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
 
 
-def _rate_model_set(model_set: ModelSet, dev: Pass, tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> _Rated:
+def _rate_model_set(
+    model_set: ModelSet, dev: Sequence[Rated], tuned: Tuned | NotTuned, basis: Basis, ws: Workspace
+) -> _Rated:
     """The model set first; beside it a tuned file that it was chosen over."""
     mine = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    passes = rate_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
     base = basis.base_test or _base_test(basis, ws)
     others = {name: found for name, found in passes.items() if name != model_set.name}
     return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **mine})

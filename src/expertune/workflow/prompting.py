@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from ..errors import ModelSetConfigError
-from ..modelset.fit import ModelSet, make_set
+from ..modelset.fit import ModelSet
+from ..modelset.fit import fit_model_set as fit
 from .choose import TUNE
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
@@ -22,7 +23,7 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
     try:
         with ws.stage("model set"):
-            return make_set(ws.folder, basis.dataset, basis.config, ws.progress, basis.models.candidates)
+            return fit(ws.folder, basis.dataset, basis.config, ws.progress, basis.models.candidates)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):
             raise

@@ -119,8 +119,8 @@ def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
     return ModelSetInfo(
         approach="meta_prompting",
         output_file=outputs.MODEL_SET,
-        examples=len(model_set.content["few_shot_examples"]),
-        rule=model_set.content["rule"],
+        examples=len(model_set.config.few_shot_examples),
+        rule=model_set.config.rule.model_dump(mode="json"),
         judged=evaluated.judgement is not None,
     )
 

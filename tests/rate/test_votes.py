@@ -1,0 +1,115 @@
+"""A model set with several members: one rates, and the others may disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.errors import UsageError
+from expertune.modelset.build import BuildInputs, build, recipes
+from expertune.modelset.config import ModelSetConfig, read, write
+from expertune.modelset.records import MemberCalibration, Rule, TfidfMember
+from expertune.modelset.tfidf_classifier import fit_tfidf, predict_tfidf
+from expertune.predict.score import score_labels
+from expertune.rate.artifact import load_product
+from expertune.rate.review import make_queue
+from expertune.rate.runner import rate_file
+from expertune.rate.serve import serve
+from expertune.ratings.schema import Rating, Split
+from rate.stub import MAPPING, SCALE, TOPIC, Counted, read_csv, visits, write_csv
+
+WORDS = {"Match": "cough fever wheeze", "Does Not Match": "fall ankle cut", "Unknown": "unwell sent home"}
+ROWS = [
+    Rating(str(i), i, f"visit {i}: {WORDS[label]} {i % 5}", value, label)
+    for i, (label, value) in enumerate([*MAPPING.items()] * 20)
+]
+
+
+def model_set(folder: Path, model: Path, rater: str) -> Path:
+    """A set of one language model and TF-IDF in which `rater` rates."""
+    split = Split(tuple(ROWS), (), (), {}, 1)
+    inputs = BuildInputs(str(model), split, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1)
+    config = build(inputs, recipes(3, redact=True)[0])
+    tables = fit_tfidf(ROWS, SCALE, seed=1)
+    assert tables is not None
+    calibration = MemberCalibration(temperature=2.0, bias=(0.1, 0.0, -0.1))
+    tfidf = {**dict(tables), "weight": float(rater == "TF-IDF"), "calibration": calibration, "dev_agreement": None}
+    member = config.models[0].model_copy(update={"weight": float(rater != "TF-IDF"), "calibration": calibration})
+    folder.mkdir()
+    changed = config.changed(
+        system_prompt="Rate.",
+        models=(member,),
+        tfidf=TfidfMember.model_validate(tfidf),
+        rule=Rule(kind="single", members=(rater,), reason="for this test"),
+    )
+    write(folder / "model_set_config.json", changed)
+    return folder
+
+
+def tables(config: ModelSetConfig) -> TfidfMember:
+    assert config.tfidf is not None
+    return config.tfidf
+
+
+def rate(folder: Path, rows: list[dict[str, str]], name: str = "rated.csv", **how: Any) -> list[dict[str, str]]:
+    product = load_product(folder)
+    source, output = write_csv(folder / "new.csv", rows), folder / name
+    with serve(product, "llama.cpp", threads=1, **how) as served:
+        rate_file(source, output, product, served, Counted().stage)
+    return read_csv(output)
+
+
+def shares(row: Mapping[str, str]) -> list[float]:
+    return [float(row[f"P({label})"]) for label in SCALE.labels]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny.make(tmp_path / "tiny.gguf", layers=1, context=1024)
+
+
+def test_words_alone_need_no_model(tmp_path: Path) -> None:
+    """The base's file is not even there."""
+    folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", "TF-IDF")
+    rows = visits(5)
+    config = read(folder / "model_set_config.json")
+    expected = predict_tfidf(tables(config), [row["Prompt"] for row in rows], SCALE.labels)
+    rated = rate(folder, rows)
+    for row, other in zip(rated, expected, strict=True):
+        assert shares(row) == pytest.approx(other, abs=1e-5)
+        assert row["Models_Disagree"] == "0"
+    product = load_product(folder)
+    with serve(product, "llama.cpp") as served, pytest.raises(UsageError, match="TF-IDF alone; leave out --rationale"):
+        rate_file(folder / "new.csv", folder / "other.csv", product, served, Counted().stage, rationale=True)
+
+
+def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Path) -> None:
+    folder = model_set(tmp_path / "set", model, str(model))
+    config, rows = read(folder / "model_set_config.json"), visits(8)
+    rated = rate(folder, rows)
+    differ = []
+    with LlamaCppEngine(model, context=config.decoding.num_ctx, threads=1) as engine:
+        for row, out in zip(rows, rated, strict=True):
+            by_model = score_labels(engine, engine.render(config.messages(row["Prompt"])), SCALE).probabilities
+            (by_words,) = predict_tfidf(tables(config), [row["Prompt"]], SCALE.labels)
+            assert shares(out) == pytest.approx(by_model, abs=1e-4)
+            differ.append(by_model.index(max(by_model)) != by_words.index(max(by_words)))
+    assert [row["Models_Disagree"] == "1" for row in rated] == differ and any(differ)
+    assert ["models disagree" in row["Review_Reasons"] for row in rated] == differ
+    assert rate(folder, rows) == rated  # from the journal's own copy, disagreement and all
+    make_queue(folder / "rated.csv", folder / "review.csv", sample=0)
+    assert len(read_csv(folder / "review.csv")) == sum(bool(row["Review_Reasons"]) for row in rated)
+
+
+def test_words_alone_ask_the_model_only_for_its_vote(tmp_path: Path, model: Path) -> None:
+    folder = model_set(tmp_path / "set", model, "TF-IDF")
+    rows = visits(6)
+    alone, asked = rate(folder, rows, "alone.csv"), rate(folder, rows, "asked.csv", votes=True)
+    assert [shares(row) for row in alone] == [shares(row) for row in asked]
+    assert {row["Models_Disagree"] for row in alone} == {"0"}
+    assert "1" in {row["Models_Disagree"] for row in asked}
