@@ -30,6 +30,7 @@ from expertune.config import (
 )
 from expertune.errors import RenamedSettingWarning, UsageError
 from expertune.fine_tuner import FineTuner
+from expertune.record import read_record
 from expertune.renamed_settings import RENAMED, RENAMED_VALUES, current_settings
 
 SOURCE = Path(main.__file__).parents[1]
@@ -44,6 +45,7 @@ OF_0_1_0 = {
     "models": "a,b", "set_seconds": 60.0, "redact": False, "bootstrap": 500, "confidence": 0.9,
     "strata": "Age, Sex", "prevalence": 0.0,
 }  # fmt: skip
+from records import plain_record
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = str(Path(main.__file__).parents[1])
@@ -68,16 +70,6 @@ def as_now() -> Config:
         confidence_level=0.9,
         subgroups=("Age", "Sex"),
     )
-
-
-@pytest.mark.parametrize("name", [setting.name for setting in settings()])
-def test_every_setting_is_used_somewhere(name: str) -> None:
-    used = [
-        path
-        for path in SOURCE.rglob("*.py")
-        if path.name not in ("config.py", "renamed_settings.py") and f"config.{name}" in path.read_text()
-    ]
-    assert used, f"nothing reads config.{name}"
 
 
 def options() -> dict[str, Any]:
@@ -202,12 +194,10 @@ def test_a_setting_is_not_given_by_both_names() -> None:
 
 
 def test_the_records_of_an_old_run_load_without_a_note(tmp_path: Path) -> None:
-    from expertune.workflow.register import read_metadata
-
-    (tmp_path / "fine_tuning_metadata.json").write_text(json.dumps({"processing_info": {}, "settings": OF_0_1_0}))
+    (tmp_path / "fine_tuning_metadata.json").write_text(json.dumps(plain_record(settings=OF_0_1_0)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert make_config(read_metadata(tmp_path)["settings"]) == as_now()
+        assert read_record(tmp_path).config == as_now()
 
 
 def test_an_old_configuration_file_is_taken_and_new_flags_overrule_it(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from expertune.evaluate.subgroups import subgroups_of
 from expertune.evaluate.verdict import verdict
 from expertune.ratings.scale import make_scale
 from expertune.stats.conformal import Conformal
+from expertune.stats.intervals import Interval
 
 HOSTILE = "<script>alert('x')</script>"
 CONFIG = Config(bootstrap_resamples=100)
@@ -398,7 +399,8 @@ def test_small_formats() -> None:
         "1 h 0 min",
         "2 h 5 min",
     ]
-    assert plain({1: (1.0, float("nan")), "a": CONFIG}) == {"1": [1.0, None], "a": as_dict(CONFIG)}
+    made = Interval(0.1, 0.2, "wilson", 0.95)
+    assert plain({1: (1.0, float("nan")), "a": made}) == {"1": [1.0, None], "a": asdict(made)}
     assert plain([np.int64(3), np.float32(0.5), np.float64("nan"), True]) == [3, 0.5, None, True]
     assert list(facts({"a": {"b": 1.0, "c": None}, "d": [1, 2], "e": [{"f": True}, [3]]})) == [
         ("a.b", "1"),
@@ -458,11 +460,11 @@ def test_no_word_of_a_plot_is_cut(count: int) -> None:
     scale = make_scale({label: at for at, label in enumerate(LONG[:count])})
     expert = truth([at % count for at in range(120)], scale)
     model = rated([0 if at % 5 == 0 else at % count for at in range(120)], scale)
-    figures = asdict(evaluate("tuned", expert, model, scale, {}, CONFIG))
+    figures = evaluate("tuned", expert, model, scale, {}, CONFIG)
     thresholds = Conformal(0.9, scale.labels, (0.3,) * count, (20,) * count, (True,) * count)
     report = {
-        "evaluations": [figures],
-        "prevalence": at_prevalence(figures, 0.02),
+        "evaluations": [asdict(figures)],
+        "prevalence": asdict(at_prevalence(figures, 0.02)),
         "conformal": asdict(conformal_coverage(thresholds, expert, model, scale, {}, 0.95)),
         "curves": {"steps": [{"step": 1, "loss": 3.0}], "dev": [{"step": 1, "loss": 2.0, "macro_f1": 0.5}]},
     }

@@ -32,7 +32,9 @@ def rate(
     context: Annotated[
         int, typer.Option("--context", min=0, help="Tokens that one record may take; 0 is as in the run.")
     ] = 0,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="Processor threads; 0 takes every core.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
+    ] = None,
     votes: Annotated[
         bool, typer.Option("--votes", help="Ask a model set's other members too, so that they can disagree; slower.")
     ] = False,
@@ -48,7 +50,13 @@ def rate(
 
     to = output or new.with_name(f"{new.stem}_rated{new.suffix}")
     product = load_product(with_)
-    options = {"slots": slots, "threads": threads, "context": context, "allow_remote": allow_remote, "votes": votes}
+    options = {
+        "slots": slots,
+        "threads": threads or None,
+        "context": context,
+        "allow_remote": allow_remote,
+        "votes": votes,
+    }
     with Progress() as progress, serve(product, engine, model=model, **options) as served:
         tally = rate_file(
             new,

@@ -54,7 +54,7 @@ def serve(
     *,
     model: str | None = None,
     slots: int = 0,
-    threads: int = 0,
+    threads: int | None = None,
     context: int = 0,
     allow_remote: bool = False,
     votes: bool = False,
