@@ -32,6 +32,7 @@ from expertune.errors import RenamedSettingWarning, UsageError
 from expertune.fine_tuner import FineTuner
 from expertune.record import read_record
 from expertune.renamed_settings import RENAMED, RENAMED_VALUES, current_settings
+from records import plain_record
 
 SOURCE = Path(main.__file__).parents[1]
 # The settings of a finished run of version 0.1.0, as it wrote them
@@ -45,7 +46,6 @@ OF_0_1_0 = {
     "models": "a,b", "set_seconds": 60.0, "redact": False, "bootstrap": 500, "confidence": 0.9,
     "strata": "Age, Sex", "prevalence": 0.0,
 }  # fmt: skip
-from records import plain_record
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = str(Path(main.__file__).parents[1])

@@ -57,7 +57,7 @@ def rate(
         "allow_remote": allow_remote,
         "votes": votes,
     }
-    with Progress() as progress, serve(product, engine, model=model, **options) as served:
+    with Progress() as progress, serve(product, engine, model=model, threads=threads or None, **options) as served:
         tally = rate_file(
             new,
             to,

@@ -128,7 +128,7 @@ def _voting(config: ModelSetConfig, models: Mapping[str, Scorer], labels: Sequen
 
 
 def _by_ollama(
-    product: Artifact, server: OllamaServer, model: str | None, slots: int, threads: int, context: int
+    product: Artifact, server: OllamaServer, model: str | None, slots: int, threads: int | None, context: int
 ) -> ServedEngine:
     name = model or (product.registered if product.kind == "tuned" else product.model_name)
     if name is None:
@@ -173,7 +173,7 @@ def _needs_server(product: Artifact) -> bool:
 
 
 def _by_llama_cpp(
-    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, threads: int, context: int
+    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, threads: int | None, context: int
 ) -> ServedEngine:
     if product.prompts_by_server and server is None:
         raise UsageError(
