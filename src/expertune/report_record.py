@@ -57,7 +57,7 @@ class ReportRecord(EvaluationRecord):
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
         """The report of a run; `history` holds the events of its training."""
         info, counts = run.processing_info, run.split
-        steps, dev = (tuple(event for event in history if event["kind"] == kind) for kind in ("step", "dev"))
+        steps, dev = (tuple(dict(event) for event in history if event["kind"] == kind) for kind in ("step", "dev"))
         return cls(
             **dict(run.evaluation),
             version=VERSION,

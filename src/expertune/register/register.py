@@ -51,7 +51,7 @@ class Candidate:
     rows: tuple[Example, ...]
     scale: RatingScale
     context: int
-    threads: int
+    threads: int | None
     record: RunRecord
 
 

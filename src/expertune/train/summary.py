@@ -41,6 +41,7 @@ def summarize_training(
     config: Config, result: TrainingResult, tunable: Tunable, load_seconds: float
 ) -> TrainingSummary:
     """The figures of a finished training; `load_seconds` is the time that reading the weights took."""
+    placement = tunable.placement
     steps = [event for event in result.history if event["kind"] == "step"]
     seconds = sum(event["seconds"] for event in steps)
     return TrainingSummary(
@@ -48,7 +49,10 @@ def summarize_training(
         family=tunable.model_config.family,
         layers_touched=len(tunable.lora.layers),
         trained_numbers=int(tunable.lora.values_P.numel()),
-        **tunable.placement.describe(),
+        device=str(placement.device),
+        precision=str(placement.dtype).removeprefix("torch."),
+        base_memory="cached" if placement.cached else "packed",
+        threads=placement.threads,
         load_seconds=load_seconds,
         learning_rate=float(config.learning_rate),
         epochs=float(config.epochs),
