@@ -36,6 +36,14 @@ class Placement:
     cached: bool
     threads: int
 
+    def describe(self) -> dict[str, object]:
+        return {
+            "device": str(self.device),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "base_memory": "cached" if self.cached else "packed",
+            "threads": self.threads,
+        }
+
 
 @dataclass(frozen=True)
 class Tunable:
