@@ -169,7 +169,7 @@ def test_a_fresh_adapter_changes_nothing_and_training_leaves_the_base_alone(base
 
 @pytest.mark.parametrize(("targets", "touched"), [("attention", 4), ("feed-forward", 3), ("all", 7)])
 def test_only_the_wanted_layers_train(base: Path, targets: str, touched: int) -> None:
-    tunable = tunable_of(base, targets=targets)
+    tunable = tunable_of(base, target_modules=targets)
     assert len(tunable.lora.layers) == touched * len(tunable.model_config.layers)
     stir(tunable)
     found_P = gradient(tunable, rows_of())
