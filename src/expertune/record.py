@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from .config import Config, make_config
 from .errors import UsageError
@@ -91,6 +91,11 @@ class ApproachChoice(Section):
     approach: Literal["tune", "model-set"]
     reason: str
     dev: ValidationComparison | None = None
+
+    @field_validator("dev", mode="before")
+    @classmethod
+    def _none_for_an_empty_part(cls, value: Any) -> Any:
+        return value or None  # 0.1.0 wrote {} where there was nothing to compare
 
 
 class EvaluationRecord(Section):

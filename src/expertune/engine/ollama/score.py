@@ -198,14 +198,14 @@ def _by_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[f
 
 
 @dataclass(frozen=True)
-class Split:
+class AnswerSplit:
     """The log-probability of a text by its likeliest split into tokens, and the places seen so far."""
 
     log_prob: float
     places: PiecePlaces
 
 
-def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces) -> Split | None:
+def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces) -> AnswerSplit | None:
     """Token by token the likeliest alternative that continues `text`, for its first `size` bytes at least."""
     total, path, done = 0.0, "", 0
     while done < size:
@@ -218,7 +218,7 @@ def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: Piece
         if not piece or characters is None:
             return None
         total, path, done = total + fitting[piece], path + characters, done + len(piece)
-    return Split(total, places)
+    return AnswerSplit(total, places)
 
 
 def _by_grammar(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
