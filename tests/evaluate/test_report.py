@@ -392,7 +392,7 @@ def test_small_formats() -> None:
     assert [duration(each) for each in seconds] == [
         "–",
         "0.0 s",
-        "59.9 s",
+        "1 min 0 s",
         "1 min 0 s",
         "12 min 9 s",
         "1 h 0 min",
