@@ -216,9 +216,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for arguments, said in (
         (
             ["review", tmp_path / "rated.csv", "--output", tmp_path / "q.csv"],
-            "rows to be reviewed, the most useful first",
+            "records to be reviewed, the most useful first",
         ),
-        (["merge-review", reviewed, "--into", into, "--output", tmp_path / "n.csv"], "1 reviewed rows added"),
+        (["merge-review", reviewed, "--into", into, "--output", tmp_path / "n.csv"], "1 reviewed records added"),
     ):
         with pytest.raises(SystemExit) as ended:
             main([str(part) for part in arguments])

@@ -1,4 +1,4 @@
-"""What `expertune models` and `doctor` print: what is here, whether it can be tuned, and what that takes."""
+"""Output of `expertune models` and `doctor`: models, whether each can be tuned, memory and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExpertuneError, UsageError
 from ..files import size_text
-from ..pace import speed_text, time_text
+from ..progress import duration_text, speed_text
 
 if TYPE_CHECKING:
     from ..engine.locate import Listed
@@ -26,7 +26,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Known:
-    """A model in the list: what Ollama says of it where it comes from there, and what its file says."""
+    """Row of the list: the model as Ollama lists it (None for a file), and what its file says."""
 
     found: Capability
     listed: Listed | None
@@ -58,7 +58,7 @@ class Known:
         if estimate.rate is None:
             return memory, NONE, NONE
         rate = estimate.rate.tokens_per_second
-        return memory, speed_text(rate, "").removesuffix("/s"), time_text(self.plan.seconds(estimate.rate))
+        return memory, speed_text(rate, "").removesuffix("/s"), duration_text(self.plan.seconds(estimate.rate))
 
     @property
     def why(self) -> str:
@@ -67,7 +67,7 @@ class Known:
 
 
 def count_text(count: int | None) -> str:
-    """Numbers of weights for people: 5.77M, 7.2B."""
+    """Format a number of weights: 5.77M, 7.2B."""
     if count is None:
         return NONE
     size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if count >= size), (1, ""))
@@ -83,33 +83,33 @@ def print_models(
     quick: bool = False,
     allow_remote: bool = False,
 ) -> None:
-    """Where was looked, then a line for each model: what it is, whether it can be tuned, and what that takes.
+    """Print the server, then a row for each model: what it is, whether it can be tuned, memory and time.
 
-    `names` are models of Ollama or files (none: all that Ollama holds); `quick` measures nothing. The time is for the
-    rows of `input`, else for those of the reference. Raises UsageError, DatasetError.
+    `names` are Ollama models or files (none: all Ollama models); `quick` measures nothing. The time is for the records
+    of `input`, else for the reference plan. Raises UsageError, DatasetError.
     """
     from ..estimate.plan import read_input
     from ..progress import Progress
 
     if quick and input is not None:
-        raise UsageError("--quick, --input: how long a file takes has to be measured; give one of them")
-    prepared = None if input is None else read_input(input, rating_mapping, topics)
-    with ExitStack() as open_things:
-        server = None if names and all(Path(name).is_file() for name in names) else _asked(open_things, allow_remote)
+        raise UsageError("--quick, --input: the time for a dataset must be measured; give one of the two")
+    dataset = None if input is None else read_input(input, rating_mapping, topics)
+    with ExitStack() as stack:
+        server = None if names and all(Path(name).is_file() for name in names) else _open_server(stack, allow_remote)
         found = _found(names, server)
         if not found:
             print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
             return
-        progress = open_things.enter_context(Progress())
-        known = [_known(each, can, prepared, quick, progress) for each, can in found]
+        progress = stack.enter_context(Progress())
+        known = [_known(each, can, dataset, quick, progress) for each, can in found]
     rows = [(plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, plain(each.why)) for each in known]
     _print_table([tuple(map(plain, row)) for row in rows])
     for line in _legend(known):
         print(line)
 
 
-def _asked(open_things: ExitStack, allow_remote: bool) -> OllamaServer | None:
-    """The server that answers, None where none does; says where is looked."""
+def _open_server(stack: ExitStack, allow_remote: bool) -> OllamaServer | None:
+    """Open the server and print its address; None if none answers."""
     from ..engine.ollama.server import OllamaServer
 
     try:
@@ -117,7 +117,7 @@ def _asked(open_things: ExitStack, allow_remote: bool) -> OllamaServer | None:
     except ExpertuneError as error:
         print(f"{', '.join(folders()) or 'No models folder on this disk'} ({error})")
         return None
-    open_things.enter_context(server)
+    stack.enter_context(server)
     print(f"Ollama {server.version_text} at {server.url}")
     return server
 
@@ -131,13 +131,11 @@ def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[List
     return [listed.get(name.removesuffix(":latest")) or (None, capability(name, server)) for name in names]
 
 
-def _known(
-    listed: Listed | None, found: Capability, prepared: Dataset | None, quick: bool, progress: Progress
-) -> Known:
-    """With what is measured, or was kept of an earlier time."""
+def _known(listed: Listed | None, found: Capability, dataset: Dataset | None, quick: bool, progress: Progress) -> Known:
+    """Add the throughput and plan, measured now or earlier."""
     from ..estimate.plan import REFERENCE_PLAN, planned, with_cached_throughput, with_throughput
 
-    if prepared is None:
+    if dataset is None:
         kept = with_cached_throughput(found)
         if quick or kept is not found or not found.tunable:
             return Known(kept, listed, REFERENCE_PLAN)
@@ -145,9 +143,9 @@ def _known(
         return Known(found, listed, REFERENCE_PLAN)
     with progress.stage(f"Measuring {plain(found.model)}") as stage:
         plan = REFERENCE_PLAN
-        if prepared is not None and found.path is not None:
+        if dataset is not None and found.path is not None:
             try:
-                plan = planned(prepared, found.path)
+                plan = planned(dataset, found.path)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"
                 return Known(replace(found, notes=(*found.notes, note)), listed, plan)
@@ -165,7 +163,7 @@ def _yes(known: Known) -> str:
 
 
 def _legend(known: Sequence[Known]) -> Iterator[str]:
-    """What memory and time are for, and how far such estimates were off."""
+    """Lines below the table: what memory and time apply to, and the error of such estimates."""
     from ..estimate.plan import MEMORY_ERROR, RATE_ERROR
 
     estimates = [each for each in known if each.found.estimate is not None]
@@ -184,12 +182,12 @@ def _legend(known: Sequence[Known]) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """Without characters that a terminal would obey."""
+    """Replace control characters, which a terminal would interpret."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """On a terminal a table with the reasons below it, for they are long; else aligned text, a line for each row."""
+    """Print a table with the long reasons below it on a terminal, aligned text elsewhere."""
     import sys
 
     if sys.stdout.isatty():
@@ -199,7 +197,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
         table, console = Table(*COLUMNS[:-1]), Console()
         for row in rows:
-            table.add_row(*map(Text, row[:-1]))  # as it is: a name is no markup
+            table.add_row(*map(Text, row[:-1]))  # as plain text, since a name may look like markup
         console.print(table)
         for name, *_, reason in rows:
             if reason:
@@ -211,7 +209,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def print_doctor(model: str | None) -> None:
-    """Libraries, machine, Ollama and, where named, the model."""
+    """Print library versions, machine, Ollama and, if named, the model."""
     import os
 
     import psutil
@@ -250,7 +248,7 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
 
 
 def _ollama() -> list[tuple[str, str]]:
-    """The server, or why there is none, and each models folder on this disk."""
+    """The server or why there is none, and the models folders on this disk."""
     from ..engine.ollama.server import OllamaServer
 
     try:
@@ -262,7 +260,7 @@ def _ollama() -> list[tuple[str, str]]:
 
 
 def folders() -> list[str]:
-    """The models folders on this disk, each with the reason where it may not be read."""
+    """The models folders on this disk, with the reason if one is not readable."""
     from ..engine.ollama.disk import may_not_read, models_folders, readable
 
     states = [(folder, readable(folder)) for folder in models_folders()]

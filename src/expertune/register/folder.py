@@ -33,7 +33,7 @@ class RegistrationTarget:
     allow_remote: bool = False
 
     def command(self, folder: Path, *, override: str = "", moved: bool = False) -> str:
-        """The command that registers the file of `folder`; `moved` adds --input, since the dataset is no longer there."""
+        """The command that registers the file of `folder`; `moved` adds --input, since the dataset is not there."""
         chosen = [f"--{name.replace('_', '-')}" for name in ("replace", "force", "allow_remote") if getattr(self, name)]
         flags = [*chosen, *([override] if override and override not in chosen else [])]
         rows = ["--input", "FILE"] if moved else []

@@ -32,10 +32,10 @@ def disagreement(export: ExportSummary, config: Config) -> str:
     """Describe how the saved file differs from the trained model: in labels, else in probabilities."""
     if export.agreement < config.min_label_agreement:
         return (
-            f"the saved file gives the trained model's label for only {export.agreement:.1%} of {export.agreement_rows} "
-            f"validation records (at least {config.min_label_agreement:.1%} required)"
+            f"the saved file gives the trained model's label for only {export.agreement:.1%} of "
+            f"{export.agreement_rows} validation records (at least {config.min_label_agreement:.1%} required)"
         )
     return (
-        f"the saved file's probabilities differ from the trained model's by {export.probability_gap:.3f} on average over "
-        f"{export.agreement_rows} validation records (limit {config.max_probability_gap:g})"
+        f"the saved file's probabilities differ from the trained model's by {export.probability_gap:.3f} on average "
+        f"over {export.agreement_rows} validation records (limit {config.max_probability_gap:g})"
     )

@@ -55,7 +55,8 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
     interval = difference.interval
     line = (
         f"on {len(truth)} validation records macro-F1 {figures['model set'].value or 0:.3f} "
-        f"(model set, {model_set.name}) against {figures['tuned'].value or 0:.3f} (tuned), difference {difference.value:+.3f}"
+        f"(model set, {model_set.name}) against {figures['tuned'].value or 0:.3f} (tuned), "
+        f"difference {difference.value:+.3f}"
         f"{f' [{interval.low:+.3f} to {interval.high:+.3f}]' if interval else ''}"
     )
     dev = ValidationComparison(
