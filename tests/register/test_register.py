@@ -310,7 +310,7 @@ def test_a_row_that_differs_is_named_in_the_log_only(caplog: pytest.LogCaptureFi
 
 
 def test_token_counts_that_differ() -> None:
-    with pytest.raises(RegistrationError, match="as 8 tokens where the file's tokenizer makes 7"):
+    with pytest.raises(RegistrationError, match="into 8 tokens, the file's tokenizer into 7"):
         verify_prompts.check_tokens(lambda text: 8, lambda text: 7, {"a long text": "x"})
 
 

@@ -54,7 +54,7 @@ def test_a_file_that_loses_to_its_base_leaves_nothing(
         with pytest.raises(TrainingFailedError) as caught:
             tune(tmp_path, fallback=False)
         found = str(caught.value)
-    assert found.startswith("the finished file is not better than its base")
+    assert found.startswith("the tuned model is not better than its base")
     assert seen[0] == {"checkpoints/fine_tuned_model.gguf"}  # there was one to leave behind
     assert not (tmp_path / "checkpoints").exists() and not models(tmp_path)
 
