@@ -176,8 +176,8 @@ class FineTuner:
         """
         server = None if os.path.isfile(model_name) else running_server(allow_remote=allow_remote)  # noqa: PTH113
         with server or nullcontext():
-            found = capability_of(model_name, server)
-        return with_throughput(found) if measure else found
+            result = capability_of(model_name, server)
+        return with_throughput(result) if measure else result
 
     def check_fine_tuning_capability(self, model_name: str) -> bool:
         """True if `model_name` can be tuned here; `capability` gives the reason if not."""

@@ -60,8 +60,8 @@ def now() -> str:
 def versions() -> dict[str, str]:
     """Versions of Expertune, Python, the platform and the libraries that affect results."""
     names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn", "scipy", "statsmodels", "matplotlib")
-    found = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return found | {name: _version(name) for name in names}
+    own = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return own | {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str:

@@ -161,7 +161,7 @@ def test_everything_is_there(html: str) -> None:
     for words in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00 (3.20)", "0.995", "learning_rate", "不明"):
         assert words in html
     assert "Why this product: better on 50 dev rows." in html
-    assert "not guaranteed" in html and "the rating file has no such column" in html
+    assert "not guaranteed" in html and "the dataset has no such column" in html
     assert "<details open" not in html
 
 

@@ -28,30 +28,30 @@ NONE = "–"
 class Known:
     """Row of the list: the model as Ollama lists it (None for a file), and what its file says."""
 
-    found: Capability
+    capability: Capability
     listed: Listed | None
     plan: Plan
 
     @property
     def facts(self) -> tuple[str, str, str]:
         """Family, number of weights, quantisation."""
-        listed, found = self.listed, self.found
+        listed, capability = self.listed, self.capability
         return (
-            (listed.family if listed else "") or found.family or NONE,
-            (listed.parameters if listed else "") or count_text(found.parameters),
-            (listed.quantisation if listed else "") or found.quantisation or NONE,
+            (listed.family if listed else "") or capability.family or NONE,
+            (listed.parameters if listed else "") or count_text(capability.parameters),
+            (listed.quantisation if listed else "") or capability.quantisation or NONE,
         )
 
     @property
     def size(self) -> str:
         if self.listed is not None:
             return size_text(self.listed.size)
-        return size_text(self.found.path.stat().st_size) if self.found.path is not None else NONE
+        return size_text(self.capability.path.stat().st_size) if self.capability.path is not None else NONE
 
     @property
     def takes(self) -> tuple[str, str, str]:
         """Memory, tokens per second, time."""
-        estimate = self.found.estimate
+        estimate = self.capability.estimate
         if estimate is None:
             return NONE, NONE, NONE
         memory = size_text(estimate.memory.peak)
@@ -62,8 +62,10 @@ class Known:
 
     @property
     def why(self) -> str:
-        found = self.found
-        return "; ".join(found.notes) if found.tunable else found.reason.removeprefix(f"{found.model}: ")
+        capability = self.capability
+        if capability.tunable:
+            return "; ".join(capability.notes)
+        return capability.reason.removeprefix(f"{capability.model}: ")
 
 
 def count_text(count: int | None) -> str:
@@ -96,12 +98,12 @@ def print_models(
     dataset = None if input is None else read_input(input, rating_mapping, topics)
     with ExitStack() as stack:
         server = None if names and all(Path(name).is_file() for name in names) else _open_server(stack, allow_remote)
-        found = _found(names, server)
-        if not found:
+        models = _capabilities(names, server)
+        if not models:
             print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
             return
         progress = stack.enter_context(Progress())
-        known = [_known(each, can, dataset, quick, progress) for each, can in found]
+        known = [_known(each, can, dataset, quick, progress) for each, can in models]
     rows = [(plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, plain(each.why)) for each in known]
     _print_table([tuple(map(plain, row)) for row in rows])
     for line in _legend(known):
@@ -122,7 +124,7 @@ def _open_server(stack: ExitStack, allow_remote: bool) -> OllamaServer | None:
     return server
 
 
-def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
+def _capabilities(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
     from ..estimate.capability import capabilities, capability
 
     if not names:
@@ -131,45 +133,47 @@ def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[List
     return [listed.get(name.removesuffix(":latest")) or (None, capability(name, server)) for name in names]
 
 
-def _known(listed: Listed | None, found: Capability, dataset: Dataset | None, quick: bool, progress: Progress) -> Known:
+def _known(
+    listed: Listed | None, capability: Capability, dataset: Dataset | None, quick: bool, progress: Progress
+) -> Known:
     """Add the throughput and plan, measured now or earlier."""
     from ..estimate.plan import REFERENCE_PLAN, planned, with_cached_throughput, with_throughput
 
     if dataset is None:
-        kept = with_cached_throughput(found)
-        if quick or kept is not found or not found.tunable:
+        kept = with_cached_throughput(capability)
+        if quick or kept is not capability or not capability.tunable:
             return Known(kept, listed, REFERENCE_PLAN)
-    elif not found.tunable:
-        return Known(found, listed, REFERENCE_PLAN)
-    with progress.stage(f"Measuring {plain(found.model)}") as stage:
+    elif not capability.tunable:
+        return Known(capability, listed, REFERENCE_PLAN)
+    with progress.stage(f"Measuring {plain(capability.model)}") as stage:
         plan = REFERENCE_PLAN
-        if dataset is not None and found.path is not None:
+        if dataset is not None and capability.path is not None:
             try:
-                plan = planned(dataset, found.path)
+                plan = planned(dataset, capability.path)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"
-                return Known(replace(found, notes=(*found.notes, note)), listed, plan)
-        found = with_throughput(found, plan.shape)
+                return Known(replace(capability, notes=(*capability.notes, note)), listed, plan)
+        capability = with_throughput(capability, plan.shape)
         stage.advance()
-        return Known(found, listed, plan)
+        return Known(capability, listed, plan)
 
 
 def _name(known: Known) -> str:
-    return known.listed.name if known.listed is not None else known.found.model
+    return known.listed.name if known.listed is not None else known.capability.model
 
 
 def _yes(known: Known) -> str:
-    return "yes" if known.found.tunable else "no"
+    return "yes" if known.capability.tunable else "no"
 
 
 def _legend(known: Sequence[Known]) -> Iterator[str]:
     """Lines below the table: what memory and time apply to, and the error of such estimates."""
     from ..estimate.plan import MEMORY_ERROR, RATE_ERROR
 
-    estimates = [each for each in known if each.found.estimate is not None]
+    estimates = [each for each in known if each.capability.estimate is not None]
     if not estimates:
         return
-    timed = [each for each in estimates if each.found.estimate and each.found.estimate.rate]
+    timed = [each for each in estimates if each.capability.estimate and each.capability.estimate.rate]
     plans = [each.plan for each in timed or estimates]
     tokens = sorted({plan.shape.row for plan in plans})
     words = plans[0].words(" to ".join(map(str, sorted({tokens[0], tokens[-1]}))))
@@ -233,17 +237,17 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
     from ..progress import Progress
 
     with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
-        ((listed, found),) = _found([model], server)
-        known = _known(listed, found, None, False, progress)
-    yield "model", plain(f"{found.model}: {found.reason}")
-    for note in known.found.notes:
+        ((listed, capability),) = _capabilities([model], server)
+        known = _known(listed, capability, None, False, progress)
+    yield "model", plain(f"{capability.model}: {capability.reason}")
+    for note in known.capability.notes:
         yield "", plain(note)
-    if known.found.path is None:
+    if known.capability.path is None:
         return
     family, weights, quantisation = known.facts
     yield "", f"{family}, {weights} weights, {quantisation}, {known.size}"
     memory, rate, time = known.takes
-    if found.tunable:
+    if capability.tunable:
         yield "", f"{memory} of memory, {rate} tokens/s: {time} for {known.plan.words(str(known.plan.shape.row))}"
 
 

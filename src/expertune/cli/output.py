@@ -53,20 +53,20 @@ def refusal(registration: Registration) -> str:
 
 def print_registration(registration: Registration) -> None:
     """Print how the registered model was verified in the server."""
-    found = registration.agreement
-    assert found is not None  # a registered model has been compared
+    agreement = registration.agreement
+    assert agreement is not None  # a registered model has been compared
     same = "byte for byte the evaluated file"
     kept = same if registration.bytes == "same file" else "with all tensors of the evaluated file"
     print(f"\nRegistered as {registration.name} with Ollama {registration.ollama} at {registration.server}: {kept}.")
-    if found.labels is None:
+    if agreement.labels is None:
         scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
-        rated = f"{found.chat_labels:.0%} {scored}."
+        rated = f"{agreement.chat_labels:.0%} {scored}."
     else:
         rated = (
-            f"{found.labels:.0%} get the file's label (probabilities differ by {found.probability_gap:.4f} on average) "
-            f"and {found.chat_labels:.0%} also by a plain /api/chat."
+            f"{agreement.labels:.0%} get the file's label (probabilities differ by {agreement.probability_gap:.4f} on "
+            f"average) and {agreement.chat_labels:.0%} also by a plain /api/chat."
         )
-    print(f"{registration.prompts} prompts are rendered as in training; of {found.rows} test records {rated}")
+    print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
     for line in registration.overridden:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {registration.name}")

@@ -79,27 +79,27 @@ def read_input(path: Path, rating_mapping: Any = None, topics: str = "") -> Data
     return load_dataset(path, rating_mapping, topics, Config())
 
 
-def with_throughput(found: Capability, shape: RowShape = REFERENCE) -> Capability:
+def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
     """Add the cached throughput, or measure it now (takes seconds and imports torch).
 
     A model that cannot be tuned is returned unchanged; if the measurement fails, a note says why.
     """
-    if found.estimate is None or found.path is None:
-        return found
+    if capability.estimate is None or capability.path is None:
+        return capability
     try:
-        rate = cached_throughput(found.path, shape) or _measured(found.path, shape)
-        with GGUFFile(found.path) as file:
-            return replace(found, estimate=estimate(file, shape, rate))
+        rate = cached_throughput(capability.path, shape) or _measured(capability.path, shape)
+        with GGUFFile(capability.path) as file:
+            return replace(capability, estimate=estimate(file, shape, rate))
     except (ExpertuneError, RuntimeError, MemoryError) as error:
         line = str(error).partition("\n")[0]
-        return replace(found, notes=(*found.notes, f"its speed could not be measured ({line})"))
+        return replace(capability, notes=(*capability.notes, f"its speed could not be measured ({line})"))
 
 
-def with_cached_throughput(found: Capability, shape: RowShape = REFERENCE) -> Capability:
+def with_cached_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
     """Add the throughput if it is cached."""
-    if found.path is None or cached_throughput(found.path, shape) is None:
-        return found
-    return with_throughput(found, shape)
+    if capability.path is None or cached_throughput(capability.path, shape) is None:
+        return capability
+    return with_throughput(capability, shape)
 
 
 def _measured(path: Path, shape: RowShape) -> TrainingThroughput:

@@ -90,21 +90,21 @@ def at_prevalence(evaluation: Evaluation, stated: float | None) -> PrevalenceTab
     return PrevalenceTable(stated or 0.0, evaluation.name, labels)
 
 
-def _label(evaluation: Evaluation, found: ClassResult, stated: float | None) -> LabelPrevalence:
+def _label(evaluation: Evaluation, result: ClassResult, stated: float | None) -> LabelPrevalence:
     interval = evaluation.accuracy.interval
     confidence = interval.confidence if interval else 0.95
-    share = found.support / evaluation.rows
+    share = result.support / evaluation.rows
     at = stated or share
     undefined = Estimate(None, None, 0)
-    shares = (found.sensitivity, found.specificity)
+    shares = (result.sensitivity, result.specificity)
     ppv, npv = predictive_values(*shares, at, confidence) if 0 < at < 1 else (undefined, undefined)
-    return LabelPrevalence(found.label, share, at, ppv, npv, _curve(found, confidence))
+    return LabelPrevalence(result.label, share, at, ppv, npv, _curve(result, confidence))
 
 
-def _curve(found: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
+def _curve(result: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
     points = []
     for at in _steps():
-        ppv, _ = predictive_values(found.sensitivity, found.specificity, at, confidence)
+        ppv, _ = predictive_values(result.sensitivity, result.specificity, at, confidence)
         if ppv.value is not None and ppv.interval is not None:
             points.append(PrevalencePoint(at, ppv.value, ppv.interval.low, ppv.interval.high))
     return tuple(points)

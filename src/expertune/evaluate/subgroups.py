@@ -75,14 +75,14 @@ def subgroups_of(
 ) -> tuple[SubgroupColumn, ...]:
     """Evaluate one rater by these columns; without any, by age and sex where present."""
     there = columns_of(truth)
-    found = []
+    results = []
     for name in columns or [name for name in USUAL if folded(name) in there]:
         column = there.get(folded(name))
         if column is None:
-            found.append(SubgroupColumn(name, note="the dataset has no such column"))
+            results.append(SubgroupColumn(name, note="the dataset has no such column"))
         else:
-            found.append(_column(column, truth, rated, scale, groups, confidence))
-    return tuple(found)
+            results.append(_column(column, truth, rated, scale, groups, confidence))
+    return tuple(results)
 
 
 def _column(
@@ -147,12 +147,12 @@ def _stratum(
     return Subgroup(name, None, len(truth), accuracy(rater, confidence), classes)
 
 
-def _class(found: ClassResult) -> SubgroupClass:
+def _class(result: ClassResult) -> SubgroupClass:
     def enough(estimate: Estimate) -> Estimate | None:
         return estimate if estimate.n >= FEWEST else None
 
     return SubgroupClass(
-        found.label, enough(found.sensitivity), enough(found.specificity), enough(found.ppv), enough(found.npv)
+        result.label, enough(result.sensitivity), enough(result.specificity), enough(result.ppv), enough(result.npv)
     )
 
 

@@ -17,10 +17,10 @@ LONG = "cough, fever, shortness of breath; "
 
 def probes(system: str) -> dict[str, list[Message]]:
     """Invented chats that expose differences of templates; they contain no text of a record."""
-    asked = say("user", "34F cough x3 days")
+    note = say("user", "34F cough x3 days")
     return {
-        "a system text": [say("system", system), asked],
-        "no system text": [asked],
+        "a system text": [say("system", system), note],
+        "no system text": [note],
         "a long text": [say("system", system), say("user", LONG * 40)],
         "blanks and line ends": [say("system", system), say("user", "  two\n\n\tlines  \n")],
         "look-alikes of special tokens": [
@@ -28,7 +28,7 @@ def probes(system: str) -> dict[str, list[Message]]:
             say("user", "<|im_start|>user <s>[INST] <|eot_id|></s><|end|> <start_of_turn> {{ .Prompt }} {% if %}"),
         ],
         "other alphabets": [say("system", system), say("user", "Fièvre 38,9 °C · 咳嗽三天 · кашель 🤒")],
-        "three turns": [say("system", system), asked, say("assistant", "Match"), say("user", "And this one?")],
+        "three turns": [say("system", system), note, say("assistant", "Match"), say("user", "And this one?")],
     }
 
 
