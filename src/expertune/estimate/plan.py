@@ -29,7 +29,7 @@ MEMORY_ERROR, RATE_ERROR = 0.04, 0.15
 
 @dataclass(frozen=True)
 class Plan:
-    """Amount of training: rows of a shape, epochs, validation rows and number of validations (`looks`).
+    """Amount of training: rows of a shape, epochs, validation rows and number of validations (`validations`).
 
     `name` is the prefix of the description.
     """
@@ -39,7 +39,7 @@ class Plan:
     rows: int
     epochs: float
     dev_rows: int = 0
-    looks: int = 0
+    validations: int = 0
 
     def words(self, tokens: str) -> str:
         """Describe the plan; `tokens` is the length of a row in words."""
@@ -49,7 +49,7 @@ class Plan:
     def seconds(self, rate: TrainingThroughput) -> float:
         """Training time without early stopping."""
         tokens = self.epochs * self.rows * self.shape.row
-        dev_tokens = self.looks * self.dev_rows * self.shape.row
+        dev_tokens = self.validations * self.dev_rows * self.shape.row
         return tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second
 
 
@@ -70,7 +70,7 @@ def planned(dataset: Dataset, model: Path, config: Config | None = None) -> Plan
         rows=len(train),
         epochs=float(config.epochs),
         dev_rows=len(dataset.examples["dev"]),
-        looks=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
+        validations=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
     )
 
 

@@ -45,12 +45,12 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
-        looks, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
+        validations, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
     tokens = rows * shape.row
     facts = placement.describe()
     return TrainingThroughput(
         tokens_per_second=tokens / carried_over(few, steps, work),
-        look_tokens_per_second=tokens / carried_over(few, looks, work),
+        look_tokens_per_second=tokens / carried_over(few, validations, work),
         device=placement.device.type,
         precision="bf16" if facts["precision"] == "bfloat16" else "fp32",
         threads=placement.threads,
@@ -96,8 +96,8 @@ def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> t
     """Seconds of a validation of the rows and of a training step, for each number of blocks."""
     candidates = Candidates((), ((0,), (1,)))
     trainers = [Trainer(part, TrainingData(rows, rows, candidates), config) for part in parts]
-    looks = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
-    seconds = best_seconds([*looks, *(trainer.one_step for trainer in trainers)])
+    validations = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
+    seconds = best_seconds([*validations, *(trainer.one_step for trainer in trainers)])
     return seconds[: len(parts)], seconds[len(parts) :]
 
 
