@@ -86,7 +86,9 @@ def test_a_stopped_training_is_kept_until_it_was_gone_on_with(tmp_path: Path, mo
 
     with pytest.raises(UsageError, match="belongs to other settings, another base or other rows; repeat those"):
         tune(tmp_path, rank=4, resume=True)
-    with pytest.raises(FineTuningNotSupportedError, match=r"llama2.*; the stopped training is kept: --resume continues"):
+    with pytest.raises(
+        FineTuningNotSupportedError, match=r"llama2.*; the stopped training is kept: --resume continues"
+    ):
         tune(tmp_path, "llama2", resume=True)
     assert before == [sha256(path) for path in (kept, tmp_path / "training_config.yaml")]
     assert not (tmp_path / "model_set_config.json").exists()
