@@ -131,12 +131,15 @@ def _provenance(encoded: EncodedDataset) -> dict[str, str]:
     }
 
 
-def _write_and_rate(encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> Pass:
+def _write_and_rate(
+    encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice], attempt: int
+) -> Pass:
     """Write the merged file with these types and rate the validation records with it."""
     total = merged_bytes(target.base, choices) // MEGABYTE
     with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
-    return _rate_dev(encoded, ws, "Checking the saved file", file=target.path)
+    number = f" (attempt {attempt})" if attempt > 1 else ""
+    return _rate_dev(encoded, ws, f"Checking the saved file{number}", file=target.path)
 
 
 def _rate_adapter(encoded: EncodedDataset, trained: _Trained, ws: Workspace) -> Pass:
