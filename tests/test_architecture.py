@@ -25,7 +25,7 @@ ROWS = (
     ("predict",),
     ("model", "train", "export"),
     ("estimate",),
-    ("pace", "progress"),
+    ("progress",),
     ("evaluate", "record", "report_record"),
     ("modelset", "rate", "register"),
     ("workflow", "fine_tuner"),

@@ -86,7 +86,7 @@ def test_models_says_what_can_be_tuned(contract: ContractServer) -> None:
 @pytest.mark.slow
 def test_what_is_registered_is_the_judged_file(contract: ContractServer, run: tuple[Path, str, dict[str, int]]) -> None:
     folder, said, _ = run
-    assert "Registered as my-rater with Ollama 0.33.0" in said and "byte for byte the judged file" in said
+    assert "Registered as my-rater with Ollama 0.33.0" in said and "byte for byte the evaluated file" in said
     metadata = json.loads((folder / "fine_tuning_metadata.json").read_text())
     made = metadata["registration"]
     assert made["registered"] and made["digest"] == sha256(folder / "fine_tuned_model.gguf")
@@ -183,7 +183,7 @@ def test_stopped_at_any_step_nothing_is_half_registered(
         aside.rename(blob)
     assert f"{name}:latest" not in names(contract.host)
     if how is signal.SIGINT:
-        assert process.returncode == 130 and "Ollama is as it was" in errors, errors
+        assert process.returncode == 130 and "Ollama's models are unchanged" in errors, errors
         assert names(contract.host) == before
     contract.heal()
     ended = expertune("register", folder, "--name", name, "--force", host=contract.host)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from expertune.errors import OutputError
-from expertune.progress import Progress, RunThroughput, Throughput, speed_text, time_text
+from expertune.progress import Progress, RunThroughput, Throughput, duration_text, speed_text
 from expertune.train.events import DevEvent, StepEvent
 
 
@@ -63,8 +63,8 @@ def test_lines_at_every_tenth_with_rate_and_time_left(pipe, clock):
             stage.advance(note="2 to review")
     lines = output.getvalue().splitlines()
     assert lines[0] == "Rating: 0/100"
-    assert lines[1] == "Rating: 10/100 (10%), 4.0 rows/s, 0:22 left, 2 to review"
-    assert lines[-1] == "Rating: done, 100/100 in 0:25"
+    assert lines[1] == "Rating: 10/100 (10%), 4.0 rows/s, 22 s left, 2 to review"
+    assert lines[-1] == "Rating: done, 100/100 in 25 s"
     assert len(lines) == 12
 
 
@@ -75,7 +75,7 @@ def test_slow_work_speaks_every_few_seconds_and_less_often_later(pipe, clock):
             clock.now += 1
             stage.advance()
     spoken = output.getvalue().splitlines()[1:-1]
-    assert spoken[0].startswith("Training: 5/100,000 (0%), 1.0/s, 27:46:35 left")
+    assert spoken[0].startswith("Training: 5/100,000 (0%), 1.0/s, 27 h 46 min left")
     assert 60 < len(spoken) < 120  # an hour: not 720 lines, and never a minute of silence
 
 
@@ -87,7 +87,7 @@ def test_work_of_unknown_length_has_a_count_and_a_rate(pipe, clock):
     assert output.getvalue().splitlines() == [
         "Reading ...",
         "Reading: 5,000, 500 rows/s",
-        "Reading: done, 5,000 in 0:10",
+        "Reading: done, 5,000 in 10 s",
     ]
 
 
@@ -96,7 +96,7 @@ def test_rows_finished_by_an_earlier_run_do_not_raise_the_rate(pipe, clock):
     with progress, progress.stage("Rating", total=1000, done=900, unit="rows") as stage:
         clock.now += 10
         stage.advance(50)
-    assert "950/1,000 (95%), 5.0 rows/s, 0:10 left" in output.getvalue()
+    assert "950/1,000 (95%), 5.0 rows/s, 10 s left" in output.getvalue()
 
 
 def test_the_pace_forgets_what_is_old_and_joins_bursts():
@@ -142,9 +142,9 @@ def test_training_events_as_lines(pipe, clock):
         progress.show(dev(1))
         progress.show(dev(1, best=False))
     lines = output.getvalue().splitlines()
-    assert lines[1] == "Training: 1/100 (1%), 300 tokens/s, 3:18 left, loss 0.412"
-    assert lines[2] == "Training: step 1, dev loss 0.612, macro F1 0.710, accuracy 0.800 (best so far)"
-    assert lines[3] == "Training: step 1, dev loss 0.612, macro F1 0.710, accuracy 0.800"
+    assert lines[1] == "Training: 1/100 (1%), 300 tokens/s, 3 min 18 s left, loss 0.412"
+    assert lines[2] == "Training: step 1, validation loss 0.612, macro-F1 0.710, accuracy 0.800 (best so far)"
+    assert lines[3] == "Training: step 1, validation loss 0.612, macro-F1 0.710, accuracy 0.800"
 
 
 def test_events_outside_a_stage_get_one_that_ends_before_the_next(pipe):
@@ -155,10 +155,10 @@ def test_events_outside_a_stage_get_one_that_ends_before_the_next(pipe):
             pass
     assert output.getvalue().splitlines() == [
         "Training: 0/100",
-        "Training: 100/100 (100%), 300 tokens/s, 0:00 left, loss 0.412",
-        "Training: done, 100/100 in 0:00",
+        "Training: 100/100 (100%), 300 tokens/s, 0.0 s left, loss 0.412",
+        "Training: done, 100/100 in 0.0 s",
         "Exporting: 0/3",
-        "Exporting: done, 0/3 in 0:00",
+        "Exporting: done, 0/3 in 0.0 s",
     ]
 
 
@@ -168,7 +168,7 @@ def test_an_interrupted_stage_says_where_it_stopped(pipe, clock):
         clock.now += 3
         stage.advance(12)
         raise KeyboardInterrupt
-    assert output.getvalue().splitlines()[-1] == "Training: stopped at 12/100 after 0:03"
+    assert output.getvalue().splitlines()[-1] == "Training: stopped at 12/100 after 3.0 s"
 
 
 def test_an_interrupted_training_without_a_stage_stops_too(pipe):
@@ -176,7 +176,7 @@ def test_an_interrupted_training_without_a_stage_stops_too(pipe):
     with pytest.raises(KeyboardInterrupt), progress:
         progress.show(step(7))
         raise KeyboardInterrupt
-    assert output.getvalue().splitlines()[-1] == "Training: stopped at 7/100 after 0:00"
+    assert output.getvalue().splitlines()[-1] == "Training: stopped at 7/100 after 0.0 s"
 
 
 def test_bars_on_a_terminal(terminal, clock):
@@ -187,8 +187,8 @@ def test_bars_on_a_terminal(terminal, clock):
         progress.show(dev(50))
     text = output.getvalue()
     assert "\x1b[?25l" in text and text.rstrip("\n").endswith("\x1b[?25h")  # the cursor is given back
-    assert "dev loss 0.612" in text
-    assert "done, 50/100 in 0:02" in text
+    assert "validation loss 0.612" in text
+    assert "done, 50/100 in 2.0 s" in text
     assert "Training" in text and "━" in text
 
 
@@ -198,7 +198,7 @@ def test_the_bar_shows_rate_and_time_left(terminal, clock):
         clock.now += 2
         stage.advance(50, note="[bold]3[/bold] to review")
         progress._display._live.refresh()  # now, not at the next tick of rich's own thread
-    assert "50/100 (50%), 25.0 rows/s, 0:02 left, [bold]3[/bold] to review" in output.getvalue()
+    assert "50/100 (50%), 25.0 rows/s, 2.0 s left, [bold]3[/bold] to review" in output.getvalue()
 
 
 def test_an_interruption_closes_the_bars_and_frees_the_terminal(terminal):
@@ -206,7 +206,7 @@ def test_an_interruption_closes_the_bars_and_frees_the_terminal(terminal):
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt), progress, progress.stage("Training", total=100) as outer:
         outer.advance(5)
-        with progress.stage("Looking at the dev rows", total=10):
+        with progress.stage("Validation", total=10):
             raise KeyboardInterrupt
     for drawing in set(threading.enumerate()) - before:
         drawing.join(timeout=30)
@@ -239,7 +239,7 @@ def test_lines_go_to_stderr(capsys, clock):
     with Progress(clock=clock) as progress, progress.stage("Rating", total=2):
         pass
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines() == ["Rating: 0/2", "Rating: done, 0/2 in 0:00"]
+    assert out == "" and err.splitlines() == ["Rating: 0/2", "Rating: done, 0/2 in 0.0 s"]
 
 
 def test_a_reader_that_went_away_ends_nothing(clock):
@@ -293,9 +293,12 @@ def test_several_threads_advance_one_stage(pipe):
     assert stage.done == 4000
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (725, "12:05"), (11229, "3:07:09")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(4.2, "4.2 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (11229, "3 h 7 min")],
+)
 def test_times_are_written_as_a_person_reads_them(seconds, text):
-    assert time_text(seconds) == text
+    assert duration_text(seconds) == text
 
 
 @pytest.mark.parametrize(

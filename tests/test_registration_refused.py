@@ -117,7 +117,7 @@ def rows(tmp_path: Path) -> Path:
 
 def go_on(line: str, host: str, name: str) -> None:
     """The command that the line ends with, typed as it stands, registers the file."""
-    command = shlex.split(line.partition("Go on with: ")[2])
+    command = shlex.split(line.partition("Continue with: ")[2])
     assert command[:2] == ["expertune", "register"]
     code, said, errors = run_command(command[1:], host)
     assert code == 0 and said.strip().startswith(f"Registered as {name} with Ollama"), errors
@@ -134,14 +134,14 @@ def test_a_file_that_the_gate_holds_back(start: Start, rows: Path, tmp_path: Pat
     assert code == 1, errors
     check_result_is_shown(said, folder)
     line = error_line(errors)
-    assert line.startswith("error: not registered as my-rater: ") and "which is above the 0 of the gate" in line
-    assert line.endswith(f"Go on with: expertune register '{folder}' --name my-rater --force")
+    assert line.startswith("error: not registered as my-rater: ") and "(limit 0)" in line
+    assert line.endswith(f"Continue with: expertune register '{folder}' --name my-rater --force")
     told = registration_of(folder)
     assert told.name == "my-rater" and told.registered is False
     assert told.reason and told.reason in line and line.endswith(told.command or "?")
     assert names(server.host) == {"small:latest"}
     code, _, errors = run_command(["register", str(folder), "--name", "my-rater"], server.host)
-    assert code == 1 and error_line(errors).endswith("--force registers it all the same")
+    assert code == 1 and error_line(errors).endswith("--force registers it anyway")
     go_on(line, server.host, "my-rater")
     assert registration_of(folder).registered
 
@@ -175,7 +175,7 @@ def test_a_disk_that_filled_up(start: Start, rows: Path, tmp_path: Path) -> None
     check_result_is_shown(said, folder)
     line = error_line(errors)
     assert "not registered as my-rater: " in line and "the disk of the Ollama server is full" in line
-    assert line.endswith(f"Go on with: expertune register {folder} --name my-rater")
+    assert line.endswith(f"Continue with: expertune register {folder} --name my-rater")
     assert line.endswith(registration_of(folder).command or "?")
     (folder / "fine_tuner.log").unlink()
     go_on(line, server.host, "my-rater")
@@ -194,7 +194,7 @@ def test_ctrl_c_while_it_registers(start: Start, rows: Path, tmp_path: Path) -> 
     assert process.returncode == 130, errors
     check_result_is_shown(said, folder)
     assert error_line(errors) == (
-        "error: stopped; Ollama is as it was and the tuned file is whole: go on with "
+        "error: stopped; Ollama's models are unchanged and the tuned file is complete; continue with "
         f"expertune register {folder} --name my-rater"
     )
     assert registration_of(folder).reason == "stopped"
@@ -221,7 +221,7 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
     assert told["registered"] is False and "cut short" in told["reason"]
     assert told["command"] == f"expertune register {folder} --name my-rater --input FILE --replace"
     assert json.loads((folder / "fine_tuning_metadata.json").read_text()) == metadata
-    with pytest.raises(UsageError, match="name them with --input"):
+    with pytest.raises(UsageError, match="give its path with --input"):
         FineTuner(quiet=True).register_model(folder, "my-rater")
     assert FineTuner(quiet=True).register_model(folder, "my-rater", pd.read_csv(rows), replace=True)["registered"]
 
@@ -256,8 +256,8 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
     code, said, errors = run_command(["tune", *flags, "--register", "my-rater"], os.environ["OLLAMA_HOST"])
     assert code == 3 and said.startswith("No tuned model: "), errors
     assert error_line(errors) == (
-        "error: not registered as my-rater: the run made a model set, and only a tuned file can be registered. "
-        f"Go on with: expertune rate FILE --with {tmp_path / 'run'}"
+        "error: not registered as my-rater: the run made a model set, and only a tuned model can be registered. "
+        f"Continue with: expertune rate FILE --with {tmp_path / 'run'}"
     )
     success, metadata = FineTuner(quiet=True).process_dataset(
         rows, "llama2", None, TOPIC, tmp_path / "again", register="my-rater", bootstrap_resamples=100
@@ -268,7 +268,7 @@ def test_a_model_set_is_no_success_where_a_name_was_to_be_registered(
     dataset = load_dataset(rows, None, TOPIC, make_config({}))
     refused = register_result(RegistrationTarget("x"), chosen, dataset, tmp_path, Progress()).registration
     assert refused and not refused.registered
-    assert (refused.reason or "").endswith("can be registered (--approach tune keeps to it)")
+    assert (refused.reason or "").endswith("can be registered (--approach tune always tunes)")
 
 
 def test_what_can_never_be_registered_is_refused_before_the_work(

@@ -1,4 +1,4 @@
-"""Whole files or none: write to a temporary name, sync, rename. Outputs hold patient text, so mode 0600."""
+"""Atomic writes: temporary name, sync, rename. Outputs contain patient text, so their mode is 0600."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import OutputError
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path` only when the block ends without an error.
+    """Open a binary file that appears at `path` only if the block ends without an error.
 
     Raises OutputError where the folder cannot be written or the disk is full.
     """
@@ -24,7 +24,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # mkstemp makes the file 0600 from its first byte
+        # mkstemp creates the file with mode 0600
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -52,7 +52,7 @@ def _remedy(error: OSError) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable (POSIX; Windows has no such call)."""
+    """Make the rename durable (POSIX only)."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -63,12 +63,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically. Raises OutputError."""
     with atomic(path) as file:
         file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: NaN and infinity are refused, since other readers refuse them too."""
+    """Write strict JSON atomically; NaN and infinity raise ValueError, since JSON has neither."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -82,7 +83,7 @@ def sha256(path: Path) -> str:
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: 4.7 MB."""
+    """Format bytes: 4.7 MB."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

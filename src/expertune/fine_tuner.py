@@ -1,7 +1,7 @@
-"""FineTuner: the one class that knows all the stages.
+"""FineTuner, the Python interface: tune, register, check, and build a model set.
 
-ratings → audit, split → the base's engine reads them → train on the GGUF → export → the file is served and judged
-                                     └ where tuning is impossible or loses → model set, judged on the same rows
+ratings → audit, split → tokenize → train on the GGUF → merge → evaluate the saved file on the test records
+                                  └ if tuning is impossible or gains nothing → model set, evaluated on the same records
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ __all__ = [
 
 
 class FineTuner:
-    """Tunes a local model on expert ratings.
+    """Tune a local model on expert ratings.
 
-    With `fallback_mode`, a model that cannot be tuned, a training that fails or gains nothing, and fewer than 50 rows
-    lead to a model set, and the metadata says why; without it the first two are raised. Bad input is always raised.
-    `allow_remote` lets OLLAMA_HOST be another machine, to which the rows' text is then sent.
+    With `fallback_mode`, a model that cannot be tuned, a training that fails or gains nothing, and fewer than 50
+    records lead to a model set, and the metadata gives the reason; without it the first two raise. Invalid input always
+    raises. `allow_remote` permits OLLAMA_HOST on another machine, to which the records' text is then sent.
     """
 
     def __init__(
@@ -102,17 +102,18 @@ class FineTuner:
         on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
     ) -> tuple[bool, dict[str, Any]]:
-        """Ratings (a DataFrame or a path) and a model (a GGUF's path or a name in Ollama) → (success, metadata).
+        """Tune `model_name` (a GGUF path or an Ollama name) on `df` (a DataFrame or path); returns (success, metadata).
 
         `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
-        `register` is the name that a tuned file which passed gets in the running Ollama; `replace` and `force` as in
-        `register_model`. Success then also means that it was registered. Where it was not, nothing is raised and
-        nothing of the result is lost: metadata["registration"] has "registered" False, the reason, and the command with
-        which to go on. `on_result` gets the record once the result is judged and written, before it is registered.
-        Raises DatasetError, UsageError and ModelFileError for bad input, OutputError where nothing can be written,
-        Interrupted on Ctrl-C (go on with resume=True; its `metadata` are there if only the registration was stopped),
-        and without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError:
-        before the work, where `register` is no free name or no server answers.
+        `register` registers the tuned model with the running Ollama under this name if it passes the quality gate;
+        `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
+        registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
+        and the command to continue with. `on_result` is called with the record when the results are written, before
+        registration.
+        Raises DatasetError, UsageError and ModelFileError for invalid input, OutputError if nothing can be written,
+        Interrupted on Ctrl-C (resume=True continues; its `metadata` is set if only the registration was stopped), and
+        without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError are
+        raised before any work if the name `register` is not available or no server answers.
         """
         config = make_config(settings)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
@@ -136,11 +137,11 @@ class FineTuner:
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        """Write what ends a run to its log; Ctrl-C says how to go on."""
+        """Log the error that ends a run; Ctrl-C becomes Interrupted."""
         try:
             yield
         except KeyboardInterrupt:
-            raise Interrupted("stopped; run the same command with --resume to go on") from None
+            raise Interrupted("stopped; run the same command with --resume to continue") from None
         except Exception as error:
             log.error(
                 "%s: %s",
@@ -153,41 +154,41 @@ class FineTuner:
     def register_model(
         self, output_dir: str | Path, name: str, df: Any = None, *, replace: bool = False, force: bool = False
     ) -> dict[str, Any]:
-        """Register the tuned file of a finished run with the running Ollama as `name`; returns how it was proven.
+        """Register the tuned model of a finished run with the running Ollama as `name`; returns how it was verified.
 
-        `df` are the run's rows (a DataFrame or a path) where they are not where they were. `replace` takes a name that
-        is in use, `force` registers a file that the gate held back.
-        Raises RegistrationError, and EngineError where no server answers: what Ollama holds is then as it was.
+        `df` is the run's dataset (a DataFrame or a path) if it has moved. `replace` overwrites an existing model of
+        this name, `force` registers even if the quality gate failed.
+        Raises RegistrationError, and EngineError if no server answers; Ollama's models are then unchanged.
         """
         folder = Path(output_dir)
         record = read_record(folder)
-        gate_failures(record)  # a folder without a tuned file is refused before its rows are read
+        gate_failures(record)  # refuses a folder without a tuned model before its dataset is read
         dataset = load_dataset_again(folder, record, Path(df) if isinstance(df, str) else df)
         target = RegistrationTarget(name, replace, force, self.allow_remote)
         with log_file(folder / outputs.LOG, debug=self.debug_mode), Progress(quiet=self.quiet) as progress:
             return register_again(target, record, dataset, folder, progress).to_dict()
 
     def capability(self, model_name: str, *, allow_remote: bool = False, measure: bool = False) -> Capability:
-        """Find the model, in the running Ollama server first, and look whether it can be tuned and what that takes.
+        """Locate the model, first in the running Ollama server, and check if it can be tuned and what that takes.
 
-        Never raises for a model that cannot. `allow_remote` lets OLLAMA_HOST name a server on another machine.
-        `measure` also gives the speed of training, measured in some seconds or kept from an earlier time.
+        Never raises for a model that cannot be tuned. `allow_remote` permits OLLAMA_HOST on another machine. `measure`
+        adds the training throughput, cached or measured in some seconds.
         """
         server = None if os.path.isfile(model_name) else running_server(allow_remote=allow_remote)  # noqa: PTH113
         with server or nullcontext():
-            found = capability_of(model_name, server)
-        return with_throughput(found) if measure else found
+            result = capability_of(model_name, server)
+        return with_throughput(result) if measure else result
 
     def check_fine_tuning_capability(self, model_name: str) -> bool:
-        """True where `model_name` can be tuned here; the reason is in `capability`."""
+        """True if `model_name` can be tuned here; `capability` gives the reason if not."""
         return self.capability(model_name).tunable
 
     def prepare_training_data(
         self, df: Any, rating_mapping: Any = None, target_topics: str = "", **settings: Any
     ) -> list[dict[str, Any]]:
-        """Every row as the chat example that it is trained or judged by: id, split, messages, rating, label."""
-        prepared = load_dataset(df, rating_mapping, target_topics, make_config(settings))
-        return [chat_record(example) for examples in prepared.examples.values() for example in examples]
+        """Convert every record to its chat example for training or evaluation: id, split, messages, rating, label."""
+        dataset = load_dataset(df, rating_mapping, target_topics, make_config(settings))
+        return [chat_record(example) for examples in dataset.examples.values() for example in examples]
 
     def create_model_set_config(
         self,
@@ -198,34 +199,34 @@ class FineTuner:
         output_dir: str | Path | None = None,
         **settings: Any,
     ) -> dict[str, Any]:
-        """The model set for these ratings, written to model_set_config.json where `output_dir` is given.
+        """Build a model set for these ratings; written to model_set_config.json if `output_dir` is given.
 
-        Raises DatasetError, and ModelSetConfigError where no valid configuration can be made.
+        Raises DatasetError, and ModelSetConfigError if no valid configuration can be made.
         """
         config = make_config(settings)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set is what few rows are for
-            prepared = load_dataset(df, rating_mapping, target_topics, config)
+            warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set needs few records
+            dataset = load_dataset(df, rating_mapping, target_topics, config)
         inputs = BuildInputs(
             model_name,
-            prepared.split,
-            prepared.scale,
+            dataset.split,
+            dataset.scale,
             target_topics,
             created_at=outputs.now(),
             seed=config.seed,
-            signals=NOTHING if config.redact else gather(prepared.split, prepared.scale, seed=config.seed),
+            signals=NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed),
             redact=config.redact,
         )
-        made = build(inputs, recipes(len(prepared.scale.labels), redact=config.redact)[0])
+        model_set = build(inputs, recipes(len(dataset.scale.labels), redact=config.redact)[0])
         if output_dir is not None:
-            write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, made)
-        return made.model_dump(mode="json")
+            write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, model_set)
+        return model_set.model_dump(mode="json")
 
 
 def _log_start(request: RunRequest, dataset: Dataset) -> None:
-    """What the run starts from; no text of a record."""
+    """Log dataset, model and settings; no text of a record."""
     log.info(
-        "%d rows, %s, model %s, settings %s",
+        "%d records, %s, model %s, settings %s",
         len(dataset.ratings),
         dataset.counts,
         request.model,

@@ -12,7 +12,7 @@ log = logging.getLogger("expertune")
 
 
 class _LogFile(logging.FileHandler):
-    """On a full disk lines are lost, but neither a run nor what it prints."""
+    """Log handler that drops lines on a full disk instead of ending the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -24,7 +24,7 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def log_file(path: Path, *, debug: bool) -> Iterator[None]:
-    """Write the log to `path` (mode 0600). No line holds the text of a record."""
+    """Write the log to `path` (mode 0600). No line contains the text of a record."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,4 +1,4 @@
-"""What this machine lets the process use."""
+"""Cores, memory and instructions that this process may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may use: a second thread on a core only slows the matrix products."""
+    """Count the physical cores that this process may use: a second thread on a core slows matrix products."""
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -14,16 +14,16 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that a program may still take."""
+    """Available memory in bytes."""
     import psutil
 
     return psutil.virtual_memory().available
 
 
 def multiplies_bf16() -> bool | None:
-    """Whether the processor has instructions for products of bfloat16; without them these are slower than float32.
+    """Check for bfloat16 matrix instructions; without them bfloat16 is slower than float32.
 
-    None where it does not say (not Linux).
+    None where this is unknown (not Linux).
     """
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The output folder: names, provenance, metadata, Modelfile."""
+"""The output folder: file names, provenance, training_config.yaml, Modelfile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
 
 
 def open_folder(folder: Path) -> Path:
-    """Make the folder and prove that it can be written, before any work is done.
+    """Create the folder and check that it is writable, before any work.
 
     Raises OutputError.
     """
@@ -45,7 +45,7 @@ def open_folder(folder: Path) -> Path:
 
 
 def retire(folder: Path, names: tuple[str, ...]) -> None:
-    """Move what an earlier run left under these names aside, so that the folder holds one run's results only."""
+    """Move files of an earlier run to previous/, so that the folder holds the results of one run."""
     for name in names:
         if (folder / name).exists():
             (folder / PREVIOUS).mkdir(mode=0o700, exist_ok=True)
@@ -53,14 +53,15 @@ def retire(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:
-    """What the result depends on: our version, Python, the libraries that compute."""
+    """Versions of Expertune, Python, the platform and the libraries that affect results."""
     names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn", "scipy", "statsmodels", "matplotlib")
-    found = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return found | {name: _version(name) for name in names}
+    own = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return own | {name: _version(name) for name in names}
 
 
 def _version(name: str) -> str:
@@ -71,23 +72,23 @@ def _version(name: str) -> str:
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """sha256 of those of the files that are there."""
+    """sha256 of those of the files that exist."""
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
 
 
 def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
-    """The resolved settings and what they were applied to; `--config` takes the file back."""
+    """Write the resolved settings and the run's inputs; `--config` reads the file."""
     import yaml
 
     write_text(
         path,
-        "# expertune tune --config takes this file back and repeats the run\n"
+        "# expertune tune --config FILE repeats this run\n"
         + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True),
     )
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """The parts "run" and "settings" of such a file. Raises UsageError."""
+    """Read the sections "run" and "settings" of a training_config.yaml. Raises UsageError."""
     import yaml
 
     try:
@@ -96,15 +97,16 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
-        raise UsageError(f"{path}: is no training_config.yaml (it has the parts run and settings)")
+        raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
     return {key: content.get(key, {}) for key in ("run", "settings")}
 
 
 def write_modelfile(folder: Path, base: Located, *, system: str | None) -> None:
-    """For `ollama create NAME -f Modelfile`: the tuned file, dressed as its base, with the system text of its training.
+    """Write the file for `ollama create NAME -f Modelfile`: the tuned file with its base's serving configuration.
 
-    A TEMPLATE stands there only where the base has one of its own in Ollama; else the file's own is used, and Ollama
-    could not read that one here. `system` is None where the template has no place for it.
+    TEMPLATE is written only if Ollama has a template of its own for the base; otherwise the file's Jinja template
+    applies, which Ollama cannot read from a Modelfile. `system` is the system prompt of the training, None if the
+    template has no system role.
     """
     lines = [f"FROM ./{MODEL}"]
     for key, value in (
@@ -122,11 +124,12 @@ def write_modelfile(folder: Path, base: Located, *, system: str | None) -> None:
 
 
 def _quoted(text: str) -> str:
-    """As Ollama's own Modelfiles quote (0.33, parser/parser.go): it knows no escapes."""
+    """Quote as Ollama's own Modelfiles do (0.33, parser/parser.go), which has no escapes."""
     if "\n" not in text and '"' not in text and text == text.strip():
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def remove_checkpoints(folder: Path) -> None:
+    """Delete checkpoints/ if it exists."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

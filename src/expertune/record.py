@@ -1,7 +1,7 @@
-"""The record of a finished run, typed and versioned.
+"""Typed, versioned record of a finished run.
 
-fine_tuning_metadata.json is the dump of RunRecord, report.json that of report_record.ReportRecord.
-Figures that are not finite are null in the files. A folder of version 0.1.0, whose files have no `version`, loads too.
+fine_tuning_metadata.json is the dump of RunRecord, report.json the dump of report_record.ReportRecord.
+Values that are not finite are null in the files. Folders of version 0.1.0, whose files have no `version`, also load.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "registration")  # callers ask whether these keys are there
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "registration")  # callers test for these keys
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 Sound = TypeVar("Sound", bound="Section")
 
 
 class Section(BaseModel):
-    """A part of a record. Keys of another version are dropped."""
+    """Section of a record. Unknown keys are dropped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the JSON file holds them."""
+        """Convert to plain values, as in the JSON file."""
         return json.loads(self.model_dump_json())
 
 
 class ProcessingInfo(Section):
-    """Which model was to be tuned on what. `dataset_size` counts the usable records."""
+    """Base model and dataset. `dataset_size` counts the usable records."""
 
     model_name: str
     dataset_size: int
@@ -57,7 +57,7 @@ class ProcessingInfo(Section):
 
 
 class FineTuningInfo(Section):
-    """A tuned model was made."""
+    """Present if a tuned model was made."""
 
     approach: str
     success: bool = True
@@ -66,7 +66,7 @@ class FineTuningInfo(Section):
 
 
 class ModelSetInfo(Section):
-    """A model set was made; `judged` is False where no model could rate the test records."""
+    """Present if a model set was made; `judged` is False if no model could rate the test records."""
 
     approach: str
     success: bool = True
@@ -77,7 +77,7 @@ class ModelSetInfo(Section):
 
 
 class ValidationComparison(Section):
-    """Tuned model and model set on the validation records that both rated."""
+    """Comparison of tuned model and model set on the validation records that both rated."""
 
     rows: int
     macro_f1: dict[str, Estimate]
@@ -86,7 +86,7 @@ class ValidationComparison(Section):
 
 
 class ApproachChoice(Section):
-    """Tuned model or model set, decided on validation records. `reason` is a sentence; `dev` its figures."""
+    """Choice between tuned model and model set, by validation records. `dev` holds the figures behind `reason`."""
 
     approach: Literal["tune", "model-set"]
     reason: str
@@ -99,9 +99,9 @@ class ApproachChoice(Section):
 
 
 class EvaluationRecord(Section):
-    """All raters on the test records, the recommended one first; empty where nothing could be judged.
+    """Evaluation of all raters on the test records, the chosen one first; empty if nothing could be evaluated.
 
-    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` are about the first rater.
+    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` describe the first rater.
     """
 
     verdict: Verdict
@@ -113,7 +113,7 @@ class EvaluationRecord(Section):
 
     @classmethod
     def of(cls, line: str, judgement: Judgement | None, prevalence: float | None) -> EvaluationRecord:
-        """A judgement, or only the `line` that says why there is none."""
+        """Build from a judgement, or from the `line` alone, which then says why there is none."""
         if judgement is None:
             return cls(verdict=Verdict(line))
         return cls(
@@ -127,7 +127,7 @@ class EvaluationRecord(Section):
 
 
 class AuditRecord(Section):
-    """What is odd about the ratings; `notes` are lines about reading them and about the model."""
+    """Findings about the ratings; `notes` are remarks about reading them and about the model."""
 
     rows: int
     by_label: dict[str, int]
@@ -136,7 +136,7 @@ class AuditRecord(Section):
 
 
 class SplitCounts(Section):
-    """Records in each part, and the groups that the split kept together."""
+    """Number of records in each part, and of groups that the split kept together."""
 
     train: int
     dev: int
@@ -145,7 +145,7 @@ class SplitCounts(Section):
 
 
 class BaseFile(Section):
-    """The base model's file, and who rendered its prompts."""
+    """The base model's file, and what rendered its prompts."""
 
     path: str
     source: str
@@ -153,7 +153,7 @@ class BaseFile(Section):
 
 
 class Provenance(Section):
-    """sha256 of inputs and outputs by name, versions of the libraries that compute, the base."""
+    """sha256 of inputs and outputs by name, library versions, and the base."""
 
     hashes: dict[str, str]
     versions: dict[str, str]
@@ -166,11 +166,11 @@ class Provenance(Section):
 
 
 class ServedAgreement(Section):
-    """The registered model against the judged file, on `rows` held-out records.
+    """Agreement of the registered model with the evaluated file, on `rows` test records.
 
-    `exact` counts those whose labels Ollama could score exactly; `labels` and `probability_gap` are None where Ollama
-    cannot score the labels. `chat_labels` is the share that a plain /api/chat answers alike; `ties` are records whose
-    two likeliest labels are nearly equal.
+    `exact` counts the records whose labels Ollama could score exactly; `labels` and `probability_gap` are None if
+    Ollama cannot score the labels. `chat_labels` is the share with the same label from a plain /api/chat; `ties` counts
+    records whose two most probable labels are nearly equal.
     """
 
     rows: int
@@ -182,11 +182,11 @@ class ServedAgreement(Section):
 
 
 class Registration(Section):
-    """What became of registering the file with Ollama.
+    """Outcome of the registration with Ollama.
 
-    `reason` and `command` (with which to go on) are there where it was refused, all others where it was registered:
-    `digest` is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` how many
-    were compared, `overridden` the gate's failures that --force passed over.
+    `reason` and `command` (to continue with) are set if it was refused, the other fields if it was registered: `digest`
+    is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` the number of
+    prompts compared, `overridden` the gate failures that --force overrode.
     """
 
     name: str
@@ -205,7 +205,7 @@ class Registration(Section):
 
 
 class RunRecord(Section):
-    """fine_tuning_metadata.json: what went in, what was made, how good it is, and how to repeat it."""
+    """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run."""
 
     version: int = 1
     processing_info: ProcessingInfo
@@ -234,7 +234,7 @@ class RunRecord(Section):
         return make_config(current_settings(self.settings, warn=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as the JSON file holds them."""
+        """Convert to plain values, as in the JSON file."""
         plain = super().to_dict()
         return {key: value for key, value in plain.items() if value is not None or key not in ABSENT_IF_UNSET}
 
@@ -244,7 +244,7 @@ class RunRecord(Section):
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a finished run. Raises UsageError where there is none, or a damaged one."""
+    """Read the record of a finished run. Raises UsageError if it is missing or damaged."""
     path = folder / METADATA
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -256,7 +256,7 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
-    """`content` of a JSON file as a record. Raises UsageError that names the first part that does not fit."""
+    """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:

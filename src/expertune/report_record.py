@@ -1,6 +1,6 @@
-"""The report of a finished run as data: report.json is the dump of ReportRecord.
+"""Data of the report: report.json is the dump of ReportRecord.
 
-The package holds the JSON Schemas of both records; `python -m expertune.report_record` writes them anew.
+The package ships the JSON Schemas of both records; `python -m expertune.report_record` regenerates them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .record import (
 
 
 class RunFacts(Section):
-    """The head of the report."""
+    """Header of the report."""
 
     topics: str
     model: str
@@ -34,14 +34,14 @@ class RunFacts(Section):
 
 
 class Curves(Section):
-    """Events of the training: every step, every evaluation on the validation records."""
+    """Training events: every step, and every evaluation on the validation records."""
 
     steps: tuple[dict[str, Any], ...]
     dev: tuple[dict[str, Any], ...]
 
 
 class ReportRecord(EvaluationRecord):
-    """report.json: what report.html shows."""
+    """report.json: the data of report.html."""
 
     version: int = 1
     run: RunFacts
@@ -55,7 +55,7 @@ class ReportRecord(EvaluationRecord):
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
-        """The report of a run; `history` holds the events of its training."""
+        """Build from a run's record; `history` holds the events of its training."""
         info, counts = run.processing_info, run.split
         steps, dev = (tuple(dict(event) for event in history if event["kind"] == kind) for kind in ("step", "dev"))
         return cls(
@@ -79,7 +79,7 @@ class ReportRecord(EvaluationRecord):
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:
-    """JSON Schemas of the two files, by the names that they have in the package."""
+    """JSON Schemas of both records, by file name in the package."""
     kinds = {"run_record.schema.json": RunRecord, "report_record.schema.json": ReportRecord}
     return {name: kind.model_json_schema(mode="serialization") for name, kind in kinds.items()}
 

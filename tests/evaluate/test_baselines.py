@@ -66,6 +66,6 @@ def test_any_text_has_features(prompts: list[str]) -> None:
 
 
 def test_nothing_to_learn_from_or_to_rate() -> None:
-    with pytest.raises(UsageError, match="no training rows"):
+    with pytest.raises(UsageError, match="no training records"):
         tfidf([], visits(1, 7), SCALE, 0)
     assert tfidf(visits(5, 8), [], SCALE, 0) == []

@@ -128,7 +128,7 @@ def test_rows_that_do_not_match() -> None:
     for rows in (model[:1], [*model, replace(model[0], id="stranger")], [model[0], model[0]]):
         with pytest.raises(UsageError, match="do not match by id"):
             evaluate("a", expert, rows, SCALE, {}, CONFIG)
-    with pytest.raises(UsageError, match="no rows to judge"):
+    with pytest.raises(UsageError, match="no records to evaluate"):
         evaluate("a", [], [], SCALE, {}, CONFIG)
 
 

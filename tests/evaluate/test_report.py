@@ -162,7 +162,7 @@ def test_everything_is_there(html: str) -> None:
     for words in ("30 / 5 / 8", "97", "100.0 MB (90.0 MB)", "3.00 (3.20)", "0.995", "learning_rate", "不明"):
         assert words in html
     assert "Why this product: better on 50 dev rows." in html
-    assert "not guaranteed" in html and "the rating file has no such column" in html
+    assert "not guaranteed" in html and "the dataset has no such column" in html
     assert "<details open" not in html
 
 
@@ -225,7 +225,7 @@ def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: dict
         figures = [shown(each[name], 2) for name in ("sensitivity", "specificity", "ppv", "npv")]
         assert [*first, each["label"], *figures] in rows
     assert ["Q5_K", "7", "10.0 MB", "0.970"] in rows
-    assert ["read", "12.5 s"] in rows and ["train", "12 min 9 s"] in rows
+    assert ["read", "12 s"] in rows and ["train", "12 min 9 s"] in rows
     assert [HOSTILE, "warning", "3", HOSTILE] in rows
 
 
@@ -393,7 +393,7 @@ def test_small_formats() -> None:
     assert [duration(each) for each in seconds] == [
         "–",
         "0.0 s",
-        "59.9 s",
+        "1 min 0 s",
         "1 min 0 s",
         "12 min 9 s",
         "1 h 0 min",

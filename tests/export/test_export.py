@@ -156,7 +156,8 @@ def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) ->
     file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     target, rounds = target_of(tmp_path, file, tunable), list[Pass]()
 
-    def write_and_score(choices: Sequence[TypeChoice]) -> Pass:
+    def write_and_score(choices: Sequence[TypeChoice], attempt: int) -> Pass:
+        assert attempt == len(rounds) + 1
         progress: list[tuple[int, int]] = []
         write_merged(target, choices, progress=lambda done, total: progress.append((done, total)))
         assert progress[-1] == (merged_bytes(file, choices),) * 2
@@ -197,5 +198,5 @@ def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     base = GGUFFile(tiny.make(tmp_path / "base.gguf", qtype="F32"))
     fresh = load(base, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
     with pytest.raises(TrainingFailedError, match="changed nothing"):
-        merge(target_of(tmp_path, base, fresh), CONFIG, passed("ab"), lambda choices: passed("ab"))
+        merge(target_of(tmp_path, base, fresh), CONFIG, passed("ab"), lambda choices, attempt: passed("ab"))
     assert not (tmp_path / "merged.gguf").exists()

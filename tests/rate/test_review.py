@@ -79,7 +79,7 @@ def test_a_file_that_was_not_rated_is_refused(tmp_path: Path) -> None:
     rated = rated_file(tmp_path, visits(3))
     with pytest.raises(UsageError, match="is the input itself"):
         make_queue(rated, rated)
-    with pytest.raises(UsageError, match="no share"):
+    with pytest.raises(UsageError, match="not between 0 and 1"):
         make_queue(rated, tmp_path / "review.csv", sample=2)
     with pytest.raises(UsageError, match=r"is a \.csv file"):
         make_queue(rated, tmp_path / "review.xlsx")
@@ -216,12 +216,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for arguments, said in (
         (
             ["review", tmp_path / "rated.csv", "--output", tmp_path / "q.csv"],
-            "rows to be reviewed, the most useful first",
+            "records to be reviewed, the most useful first",
         ),
-        (["merge-review", reviewed, "--into", into, "--output", tmp_path / "n.csv"], "1 reviewed rows added"),
+        (["merge-review", reviewed, "--into", into, "--output", tmp_path / "n.csv"], "1 reviewed records added"),
     ):
         with pytest.raises(SystemExit) as ended:
             main([str(part) for part in arguments])
         told = capsys.readouterr().out
         assert not ended.value.code and said in told
-    assert "conflict, not taken: " in told and "cough" not in told
+    assert "conflict, left out: " in told and "cough" not in told

@@ -276,7 +276,7 @@ def test_the_command_rates_as_rate_examples_does(tmp_path: Path, capfd: pytest.C
     source, output = write_csv(tmp_path / "new.csv", rows), tmp_path / "rated.csv"
     assert rate_command(source, "--with", folder, "--output", output, "--rationale", "--threads", 1) == 0
     told = capfd.readouterr()
-    assert "25 rows, 25 rated now" in told.out and "1 not rated" in told.out and "not calibrated" in told.out
+    assert "25 records, 25 rated now" in told.out and "1 not rated" in told.out and "not calibrated" in told.out
     found = read_csv(output)
     assert "context holds" in found.pop(5)["Rating_Error"]
     examples = [Example(row["Row_ID"], "new", chat_messages(row["Prompt"], SCALE, TOPIC), "", "", 0) for row in found]
@@ -320,5 +320,5 @@ def test_the_command_goes_on_after_kill_9(tmp_path: Path) -> None:
     db.close()
     assert 0 < kept < 300
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert f"300 rows, {300 - kept} rated now" in done.stdout
+    assert f"300 records, {300 - kept} rated now" in done.stdout
     assert len(read_csv(output)) == 300

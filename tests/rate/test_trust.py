@@ -135,7 +135,7 @@ def test_how_many_rows_a_label_needs() -> None:
     assert [fewest_rows(coverage) for coverage in (0.5, 0.8, 0.9, 0.95, 0.99)] == [1, 4, 9, 19, 99]
     assert 'label": 3 dev' not in " ".join(fit_conformal([(0.9, 0.1)] * 9, [0] * 9, ("a", "b")).notes())
     assert (
-        '"b": 0 dev rows are too few for a coverage of 90% (9 are needed)'
+        '"b": 0 validation records are too few for a coverage of 90% (9 are needed)'
         in fit_conformal([(0.9, 0.1)] * 9, [0] * 9, ("a", "b")).notes()[0]
     )
 

@@ -233,11 +233,15 @@ def test_the_base_is_never_replaced(contract: Callable[..., ContractServer], fil
 @pytest.mark.parametrize(
     ("part", "value", "reason"),
     [
-        ("export", {"agreement_passed": False, "agreement": 0.9, "agreement_rows": 50}, "90.0% of 50 dev rows"),
+        (
+            "export",
+            {"agreement_passed": False, "agreement": 0.9, "agreement_rows": 50},
+            "90.0% of 50 validation records",
+        ),
         (
             "export",
             {"agreement_passed": False, "agreement": 1.0, "agreement_rows": 50, "probability_gap": 0.034},
-            "probabilities are 0.034 from .* above the 0.02 of the gate",
+            "probabilities differ .* by 0.034 on average .*limit 0.02",
         ),
         (
             "evaluation",
@@ -247,7 +251,7 @@ def test_the_base_is_never_replaced(contract: Callable[..., ContractServer], fil
         (
             "evaluation",
             {"verdict": {"line": "", "majority": "not better"}},
-            "guessing the commonest class",
+            "choosing the most common label",
         ),
     ],
 )
@@ -256,7 +260,7 @@ def test_the_gate_and_force(
 ) -> None:
     server = contract()
     record = record_of(files, **{part: value})
-    with pytest.raises(RegistrationError, match=f"{reason}.*; --force registers it all the same") as caught:
+    with pytest.raises(RegistrationError, match=f"{reason}.*; --force registers it anyway") as caught:
         run(server, files, changes={"record": record})
     assert caught.value.override == "--force"
     assert names(server) == {"base:latest"}
@@ -272,7 +276,7 @@ def test_a_model_set_cannot_be_registered(contract: Callable[..., ContractServer
 
 def test_a_file_that_was_not_judged(contract: Callable[..., ContractServer], files: dict[str, Path]) -> None:
     record = run_record(provenance={"hashes": {"fine_tuned_model.gguf": "0" * 64}})
-    with pytest.raises(RegistrationError, match="not the file that was judged"):
+    with pytest.raises(RegistrationError, match="not the file that was evaluated"):
         run(contract(), files, changes={"record": record}, force=True)
 
 
@@ -306,7 +310,7 @@ def test_a_row_that_differs_is_named_in_the_log_only(caplog: pytest.LogCaptureFi
 
 
 def test_token_counts_that_differ() -> None:
-    with pytest.raises(RegistrationError, match="as 8 tokens where the file's tokenizer makes 7"):
+    with pytest.raises(RegistrationError, match="into 8 tokens, the file's tokenizer into 7"):
         verify_prompts.check_tokens(lambda text: 8, lambda text: 7, {"a long text": "x"})
 
 
@@ -320,7 +324,7 @@ def test_a_blob_that_cannot_be_compared(
     with OllamaServer(server.url) as client:
         base = locate("base", client)
     monkeypatch.delenv("OLLAMA_MODELS")
-    with pytest.raises(RegistrationError, match=r"wrote the file anew .* cannot be read here"):
+    with pytest.raises(RegistrationError, match=r"rewrote the file .* cannot be read here"):
         run(server, files, changes={"base": base})
     assert names(server) == {"base:latest"}
 

@@ -92,7 +92,7 @@ def test_the_shortest_of_the_rounds(monkeypatch: pytest.MonkeyPatch):
 
 def test_seconds_are_tokens_over_the_rate():
     assert REFERENCE_PLAN.seconds(RATE) == 1000 * 250 / 100
-    plan = Plan("", RowShape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, looks=7)
+    plan = Plan("", RowShape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, validations=7)
     assert plan.seconds(RATE) == 3 * 70 * 100 / 100 + 7 * 10 * 100 / 200
 
 
@@ -102,6 +102,6 @@ def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
     prepared = load_dataset(data, None, "", Config())
     plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
     assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
-    assert (plan.epochs, plan.looks) == (3.0, 7)
+    assert (plan.epochs, plan.validations) == (3.0, 7)
     assert 0 < plan.shape.shared < plan.shape.prompt
     assert plan.shape.row <= plan.shape.longest

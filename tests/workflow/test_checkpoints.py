@@ -54,7 +54,7 @@ def test_a_file_that_loses_to_its_base_leaves_nothing(
         with pytest.raises(TrainingFailedError) as caught:
             tune(tmp_path, fallback=False)
         found = str(caught.value)
-    assert found.startswith("the finished file is not better than its base")
+    assert found.startswith("the tuned model is not better than its base")
     assert seen[0] == {"checkpoints/fine_tuned_model.gguf"}  # there was one to leave behind
     assert not (tmp_path / "checkpoints").exists() and not models(tmp_path)
 
@@ -86,7 +86,9 @@ def test_a_stopped_training_is_kept_until_it_was_gone_on_with(tmp_path: Path, mo
 
     with pytest.raises(UsageError, match="belongs to other settings, another base or other rows; repeat those"):
         tune(tmp_path, rank=4, resume=True)
-    with pytest.raises(FineTuningNotSupportedError, match=r"llama2.*; the stopped training is kept: --resume goes on"):
+    with pytest.raises(
+        FineTuningNotSupportedError, match=r"llama2.*; the stopped training is kept: --resume continues"
+    ):
         tune(tmp_path, "llama2", resume=True)
     assert before == [sha256(path) for path in (kept, tmp_path / "training_config.yaml")]
     assert not (tmp_path / "model_set_config.json").exists()

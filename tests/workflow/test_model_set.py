@@ -356,7 +356,7 @@ def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path
     as_half, as_nearly, as_all = (Pass(made.dev or (), 1.0, 1.0, 1) for made in sets)
     better = by_validation(as_half, all_, many, CONFIG)
     assert better.approach == "model-set" and better.dev and better.dev.rows == 120
-    assert "the model set is better: on 120 dev rows macro-F1 1.000" in better.reason
+    assert "the model set is better: on 120 validation records macro-F1 1.000" in better.reason
     assert by_validation(as_all, half, many, CONFIG).approach == "tune"
     assert by_validation(as_nearly, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
     assert by_validation(as_all, None, many, CONFIG).reason.endswith("no model set could be made")

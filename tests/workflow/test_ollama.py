@@ -65,7 +65,7 @@ def test_a_server_that_reads_other_tokens_is_not_tuned_for(tmp_path: Path, monke
             renderer = OllamaRenderer(server, "theirs", context=1024)
             with (
                 LlamaCppEngine(ours, context=1024, threads=1, renderer=renderer) as engine,
-                pytest.raises(FineTuningNotSupportedError, match=r"reads a prompt as \d+ tokens where .* \d+;"),
+                pytest.raises(FineTuningNotSupportedError, match=r"splits a prompt into \d+ tokens, .* \d+;"),
             ):
                 check_tokens_with_ollama(renderer, engine, prepared)
 

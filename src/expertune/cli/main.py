@@ -1,4 +1,4 @@
-"""The command line: flags derived from `config.Config`, one line for an error, exit codes as in docs/usage.md."""
+"""Command line: flags derived from `config.Config`, one-line errors, exit codes as in docs/usage.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Tune the GGUF that Ollama already holds on an expert's ratings, and prove the finished file.",
+    help="Tune a local GGUF model on an expert's ratings and evaluate it on records kept back for testing.",
 )
 
 EXIT_FAILED = 1
@@ -34,8 +34,8 @@ EXIT_INTERRUPTED = 130
 
 
 def _setting_parameters() -> list[inspect.Parameter]:
-    """One option for each field of Config, and hidden ones for the old names. None means "not given", so that a
-    --config file is not overruled."""
+    """One option for each field of Config, and hidden ones for old names. None means "not given", so that a --config
+    file is not overridden."""
     known = {setting.name: setting for setting in settings()}
     current = [_parameter(name, setting, hidden=False) for name, setting in known.items()]
     return current + [_parameter(old, known[new], hidden=True) for old, new in RENAMED.items()]
@@ -65,7 +65,7 @@ def _help(setting: Setting) -> str:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes **settings an option for each setting."""
+    """Add an option for each setting to a command that takes **settings."""
     signature = inspect.signature(command, eval_str=True)
     own = [
         parameter for parameter in signature.parameters.values() if parameter.kind is not inspect.Parameter.VAR_KEYWORD
@@ -85,17 +85,23 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def tune(
     *,
     input: Annotated[Path | None, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A GGUF file, or the name of a model in Ollama.")] = None,
-    topics: Annotated[str | None, typer.Option("--topics", help="What the records are rated against.")] = None,
-    output_dir: Annotated[Path, typer.Option("--output-dir", help="Where the results go.")] = Path("outputs"),
+    model: Annotated[str | None, typer.Option("--model", help="A GGUF file or the name of an Ollama model.")] = None,
+    topics: Annotated[str | None, typer.Option("--topics", help="Topics that the records are rated for.")] = None,
+    output_dir: Annotated[Path, typer.Option("--output-dir", help="Output folder.")] = Path("outputs"),
     rating_mapping: Mapping_ = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="A training_config.yaml of an earlier run; flags overrule it.")
+        Path | None, typer.Option("--config", help="training_config.yaml of an earlier run; flags override it.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail instead of making a model set.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail instead of falling back to a model set.")
+    ] = False,
     register: Annotated[
-        str | None, typer.Option("--register", help="The name that a file which passed gets in the running Ollama.")
+        str | None,
+        typer.Option(
+            "--register",
+            help="Register the tuned model with Ollama under this name if it passes the quality gate.",
+        ),
     ] = None,
     replace: Replace = False,
     force: Force = False,
@@ -103,13 +109,13 @@ def tune(
     debug: Debug = False,
     **settings: Any,
 ) -> None:
-    """Tune a model on expert ratings and judge the finished file on rows it never saw."""
+    """Tune a model on expert ratings and evaluate it on records kept back for testing."""
     from ..fine_tuner import FineTuner
     from .output import print_summary
 
     def show(record: RunRecord) -> None:
         print_summary(record, output_dir)
-        sys.stdout.flush()  # whatever becomes of the registration, the result has been shown
+        sys.stdout.flush()  # the result is shown even if the registration fails
 
     run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
     tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback, allow_remote=allow_remote)
@@ -134,11 +140,11 @@ def tune(
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show_registration(found: Mapping[str, Any]) -> None:
+def _show_registration(outcome: Mapping[str, Any]) -> None:
     from ..record import Registration
     from .output import print_registration, refusal
 
-    registration = Registration.model_validate(found)
+    registration = Registration.model_validate(outcome)
     if registration.registered:
         print_registration(registration)
     else:
@@ -148,41 +154,39 @@ def _show_registration(found: Mapping[str, Any]) -> None:
 def _merged(
     path: Path | None, run: dict[str, Any], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is given, over what the file says, over the defaults. Raises UsageError for what is missing."""
+    """Merge flags over the --config file. Raises UsageError for missing inputs."""
     from ..outputs import read_config
 
-    kept: dict[str, Any] = {"run": {}, "settings": {}}
+    saved: dict[str, Any] = {"run": {}, "settings": {}}
     if path is not None:
-        kept |= read_config(path)
-    run = {name: value if value is not None else kept["run"].get(name) for name, value in run.items()}
+        saved |= read_config(path)
+    run = {name: value if value is not None else saved["run"].get(name) for name, value in run.items()}
     missing = [f"--{name}" for name, value in run.items() if value is None]
     if missing:
-        raise UsageError(f"{', '.join(missing)}: not given; see expertune tune --help")
+        raise UsageError(f"{', '.join(missing)}: missing; see expertune tune --help")
     flags = {name: value for name, value in settings.items() if value is not None}
-    return run, {**current_settings(kept["settings"]), **current_settings(flags)}
+    return run, {**current_settings(saved["settings"]), **current_settings(flags)}
 
 
 @app.command()
 def register(
     *,
     folder: Annotated[Path, typer.Argument(help="The output folder of a finished run.")],
-    name: Annotated[str, typer.Option("--name", help="The model's name in Ollama.")],
-    input: Annotated[
-        Path | None, typer.Option("--input", help="The run's rating file, where it is not where it was.")
-    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the new model in Ollama.")],
+    input: Annotated[Path | None, typer.Option("--input", help="The run's dataset, if it has moved.")] = None,
     replace: Replace = False,
     force: Force = False,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
 ) -> None:
-    """Register a finished run's tuned file with Ollama, and prove it there."""
+    """Register the tuned model of a finished run with Ollama and verify it there."""
     from ..fine_tuner import FineTuner
     from ..record import Registration
     from .output import print_registration
 
     tuner = FineTuner(debug_mode=debug, allow_remote=allow_remote)
-    made = tuner.register_model(folder, name, input, replace=replace, force=force)
-    print_registration(Registration.model_validate(made))
+    registration = tuner.register_model(folder, name, input, replace=replace, force=force)
+    print_registration(Registration.model_validate(registration))
 
 
 @app.command()
@@ -191,20 +195,20 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The output folder of a finished run.")],
     prevalence: Annotated[
         float | None,
-        typer.Option("--prevalence", help="A label's share of the records for PPV and NPV; 0: that of the test rows."),
+        typer.Option("--prevalence", help="Prevalence of a label for PPV and NPV; 0: its share of the test records."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a finished run's report.html and plots again, also for another prevalence."""
+    """Rewrite report.html and the plots of a finished run, for example for another prevalence."""
     from ..evaluate.report import rewrite_report
 
     rewrite_report(folder, prevalence)
-    typer.echo(f"{folder / 'report.html'}: written, and the plots beside it")
+    typer.echo(f"{folder / 'report.html'}: written, with the plots in the same folder")
 
 
 @app.command()
 def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
-    """Audit a rating file: what is wrong with it, before a minute of training is spent on it."""
+    """Audit a dataset before training: duplicates, conflicts, rare labels, text that gives the rating away."""
     from ..ratings.audit import audit
     from ..ratings.near_duplicates import find_duplicates
     from ..ratings.read import read_ratings
@@ -213,29 +217,29 @@ def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None)
     notes: list[str] = []
     scale = load_scale(rating_mapping, input)
     ratings = read_ratings(input, scale, notes=notes)
-    found = audit(ratings, scale, find_duplicates(ratings, Config().near_duplicate_threshold))
-    for line in [*notes, *found.lines()]:
+    result = audit(ratings, scale, find_duplicates(ratings, Config().near_duplicate_threshold))
+    for line in [*notes, *result.lines()]:
         typer.echo(line)
-    if any(finding.severity == "error" for finding in found.findings):
+    if any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(UsageError.exit_code)
 
 
 @app.command("format")
 def format_(
     *,
-    raw: Annotated[Path, typer.Argument(help="A file in EpiTuner's raw columns.")],
-    output: Annotated[Path, typer.Option("--output", help="Where to write.")] = Path("formatted_dataset.csv"),
+    raw: Annotated[Path, typer.Argument(help="Raw records with the columns of EpiTuner.")],
+    output: Annotated[Path, typer.Option("--output", help="Output file.")] = Path("formatted_dataset.csv"),
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
 ) -> None:
-    """Turn raw records with ratings into formatted_dataset.csv."""
+    """Convert raw rated records to formatted_dataset.csv."""
     from ..files import write_text
     from ..ratings.format import format_raw
     from ..ratings.scale import load_scale
 
     frame = format_raw(raw, load_scale(rating_mapping, raw), topics)
     write_text(output, frame.to_csv(index=False))
-    typer.echo(f"{output}: {len(frame)} rows")
+    typer.echo(f"{output}: {len(frame)} records")
 
 
 @app.command()
@@ -243,21 +247,19 @@ def models(
     *,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Models in Ollama, or GGUF files; none: all of Ollama."),
+        typer.Argument(metavar="[NAME]...", help="Ollama models or GGUF files; without names all Ollama models."),
     ] = None,
-    input: Annotated[
-        Path | None, typer.Option("--input", help="Say how long it takes to train on this rating file.")
-    ] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="Estimate the training time for this dataset.")] = None,
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure nothing: speeds only where they are known already.")
+        bool, typer.Option("--quick", help="Measure nothing; show only throughput measured earlier.")
     ] = False,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Ask a server that OLLAMA_HOST names on another machine.")
+        bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine.")
     ] = False,
 ) -> None:
-    """Show models, whether each can be tuned and what it takes: memory, and time at the speed measured here."""
+    """List models, whether each can be tuned, and the memory and time that tuning takes on this machine."""
     from .models import print_models
 
     print_models(
@@ -272,9 +274,9 @@ def models(
 
 @app.command()
 def doctor(
-    *, model: Annotated[str | None, typer.Option("--model", help="Also look whether this model can be tuned.")] = None
+    *, model: Annotated[str | None, typer.Option("--model", help="Also check whether this model can be tuned.")] = None
 ) -> None:
-    """Show what this machine offers: libraries, processor, memory, Ollama, and whether a model can be tuned."""
+    """Show library versions, processor, memory and Ollama, and whether a model can be tuned."""
     from .models import print_doctor
 
     print_doctor(model)
@@ -286,7 +288,7 @@ app.command("merge-review")(merge_review)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; never returns. One line for an error, a traceback only with --debug."""
+    """Run the command line and exit. Errors are one line; --debug adds the traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _one_line_warning
     warnings.simplefilter("always", DatasetTooSmallWarning)

@@ -1,4 +1,4 @@
-"""What `expertune models` and `doctor` print: what is here, whether it can be tuned, and what that takes."""
+"""Output of `expertune models` and `doctor`: models, whether each can be tuned, memory and time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExpertuneError, UsageError
 from ..files import size_text
-from ..pace import speed_text, time_text
+from ..progress import duration_text, speed_text
 
 if TYPE_CHECKING:
     from ..engine.locate import Listed
@@ -26,48 +26,50 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Known:
-    """A model in the list: what Ollama says of it where it comes from there, and what its file says."""
+    """Row of the list: the model as Ollama lists it (None for a file), and what its file says."""
 
-    found: Capability
+    capability: Capability
     listed: Listed | None
     plan: Plan
 
     @property
     def facts(self) -> tuple[str, str, str]:
         """Family, number of weights, quantisation."""
-        listed, found = self.listed, self.found
+        listed, capability = self.listed, self.capability
         return (
-            (listed.family if listed else "") or found.family or NONE,
-            (listed.parameters if listed else "") or count_text(found.parameters),
-            (listed.quantisation if listed else "") or found.quantisation or NONE,
+            (listed.family if listed else "") or capability.family or NONE,
+            (listed.parameters if listed else "") or count_text(capability.parameters),
+            (listed.quantisation if listed else "") or capability.quantisation or NONE,
         )
 
     @property
     def size(self) -> str:
         if self.listed is not None:
             return size_text(self.listed.size)
-        return size_text(self.found.path.stat().st_size) if self.found.path is not None else NONE
+        return size_text(self.capability.path.stat().st_size) if self.capability.path is not None else NONE
 
     @property
     def takes(self) -> tuple[str, str, str]:
         """Memory, tokens per second, time."""
-        estimate = self.found.estimate
+        estimate = self.capability.estimate
         if estimate is None:
             return NONE, NONE, NONE
         memory = size_text(estimate.memory.peak)
         if estimate.rate is None:
             return memory, NONE, NONE
         rate = estimate.rate.tokens_per_second
-        return memory, speed_text(rate, "").removesuffix("/s"), time_text(self.plan.seconds(estimate.rate))
+        return memory, speed_text(rate, "").removesuffix("/s"), duration_text(self.plan.seconds(estimate.rate))
 
     @property
     def why(self) -> str:
-        found = self.found
-        return "; ".join(found.notes) if found.tunable else found.reason.removeprefix(f"{found.model}: ")
+        capability = self.capability
+        if capability.tunable:
+            return "; ".join(capability.notes)
+        return capability.reason.removeprefix(f"{capability.model}: ")
 
 
 def count_text(count: int | None) -> str:
-    """Numbers of weights for people: 5.77M, 7.2B."""
+    """Format a number of weights: 5.77M, 7.2B."""
     if count is None:
         return NONE
     size, unit = next(((size, unit) for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if count >= size), (1, ""))
@@ -83,33 +85,33 @@ def print_models(
     quick: bool = False,
     allow_remote: bool = False,
 ) -> None:
-    """Where was looked, then a line for each model: what it is, whether it can be tuned, and what that takes.
+    """Print the server, then a row for each model: what it is, whether it can be tuned, memory and time.
 
-    `names` are models of Ollama or files (none: all that Ollama holds); `quick` measures nothing. The time is for the
-    rows of `input`, else for those of the reference. Raises UsageError, DatasetError.
+    `names` are Ollama models or files (none: all Ollama models); `quick` measures nothing. The time is for the records
+    of `input`, else for the reference plan. Raises UsageError, DatasetError.
     """
     from ..estimate.plan import read_input
     from ..progress import Progress
 
     if quick and input is not None:
-        raise UsageError("--quick, --input: how long a file takes has to be measured; give one of them")
-    prepared = None if input is None else read_input(input, rating_mapping, topics)
-    with ExitStack() as open_things:
-        server = None if names and all(Path(name).is_file() for name in names) else _asked(open_things, allow_remote)
-        found = _found(names, server)
-        if not found:
+        raise UsageError("--quick, --input: the time for a dataset must be measured; give one of the two")
+    dataset = None if input is None else read_input(input, rating_mapping, topics)
+    with ExitStack() as stack:
+        server = None if names and all(Path(name).is_file() for name in names) else _open_server(stack, allow_remote)
+        models = _capabilities(names, server)
+        if not models:
             print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
             return
-        progress = open_things.enter_context(Progress())
-        known = [_known(each, can, prepared, quick, progress) for each, can in found]
+        progress = stack.enter_context(Progress())
+        known = [_known(each, can, dataset, quick, progress) for each, can in models]
     rows = [(plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, plain(each.why)) for each in known]
     _print_table([tuple(map(plain, row)) for row in rows])
     for line in _legend(known):
         print(line)
 
 
-def _asked(open_things: ExitStack, allow_remote: bool) -> OllamaServer | None:
-    """The server that answers, None where none does; says where is looked."""
+def _open_server(stack: ExitStack, allow_remote: bool) -> OllamaServer | None:
+    """Open the server and print its address; None if none answers."""
     from ..engine.ollama.server import OllamaServer
 
     try:
@@ -117,12 +119,12 @@ def _asked(open_things: ExitStack, allow_remote: bool) -> OllamaServer | None:
     except ExpertuneError as error:
         print(f"{', '.join(folders()) or 'No models folder on this disk'} ({error})")
         return None
-    open_things.enter_context(server)
+    stack.enter_context(server)
     print(f"Ollama {server.version_text} at {server.url}")
     return server
 
 
-def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
+def _capabilities(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
     from ..estimate.capability import capabilities, capability
 
     if not names:
@@ -132,46 +134,46 @@ def _found(names: Sequence[str], server: OllamaServer | None) -> list[tuple[List
 
 
 def _known(
-    listed: Listed | None, found: Capability, prepared: Dataset | None, quick: bool, progress: Progress
+    listed: Listed | None, capability: Capability, dataset: Dataset | None, quick: bool, progress: Progress
 ) -> Known:
-    """With what is measured, or was kept of an earlier time."""
+    """Add the throughput and plan, measured now or earlier."""
     from ..estimate.plan import REFERENCE_PLAN, planned, with_cached_throughput, with_throughput
 
-    if prepared is None:
-        kept = with_cached_throughput(found)
-        if quick or kept is not found or not found.tunable:
+    if dataset is None:
+        kept = with_cached_throughput(capability)
+        if quick or kept is not capability or not capability.tunable:
             return Known(kept, listed, REFERENCE_PLAN)
-    elif not found.tunable:
-        return Known(found, listed, REFERENCE_PLAN)
-    with progress.stage(f"Measuring {plain(found.model)}") as stage:
+    elif not capability.tunable:
+        return Known(capability, listed, REFERENCE_PLAN)
+    with progress.stage(f"Measuring {plain(capability.model)}") as stage:
         plan = REFERENCE_PLAN
-        if prepared is not None and found.path is not None:
+        if dataset is not None and capability.path is not None:
             try:
-                plan = planned(prepared, found.path)
+                plan = planned(dataset, capability.path)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"
-                return Known(replace(found, notes=(*found.notes, note)), listed, plan)
-        found = with_throughput(found, plan.shape)
+                return Known(replace(capability, notes=(*capability.notes, note)), listed, plan)
+        capability = with_throughput(capability, plan.shape)
         stage.advance()
-        return Known(found, listed, plan)
+        return Known(capability, listed, plan)
 
 
 def _name(known: Known) -> str:
-    return known.listed.name if known.listed is not None else known.found.model
+    return known.listed.name if known.listed is not None else known.capability.model
 
 
 def _yes(known: Known) -> str:
-    return "yes" if known.found.tunable else "no"
+    return "yes" if known.capability.tunable else "no"
 
 
 def _legend(known: Sequence[Known]) -> Iterator[str]:
-    """What memory and time are for, and how far such estimates were off."""
+    """Lines below the table: what memory and time apply to, and the error of such estimates."""
     from ..estimate.plan import MEMORY_ERROR, RATE_ERROR
 
-    estimates = [each for each in known if each.found.estimate is not None]
+    estimates = [each for each in known if each.capability.estimate is not None]
     if not estimates:
         return
-    timed = [each for each in estimates if each.found.estimate and each.found.estimate.rate]
+    timed = [each for each in estimates if each.capability.estimate and each.capability.estimate.rate]
     plans = [each.plan for each in timed or estimates]
     tokens = sorted({plan.shape.row for plan in plans})
     words = plans[0].words(" to ".join(map(str, sorted({tokens[0], tokens[-1]}))))
@@ -184,12 +186,12 @@ def _legend(known: Sequence[Known]) -> Iterator[str]:
 
 
 def plain(text: str) -> str:
-    """Without characters that a terminal would obey."""
+    """Replace control characters, which a terminal would interpret."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """On a terminal a table with the reasons below it, for they are long; else aligned text, a line for each row."""
+    """Print a table with the long reasons below it on a terminal, aligned text elsewhere."""
     import sys
 
     if sys.stdout.isatty():
@@ -199,7 +201,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
         table, console = Table(*COLUMNS[:-1]), Console()
         for row in rows:
-            table.add_row(*map(Text, row[:-1]))  # as it is: a name is no markup
+            table.add_row(*map(Text, row[:-1]))  # as plain text, since a name may look like markup
         console.print(table)
         for name, *_, reason in rows:
             if reason:
@@ -211,7 +213,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def print_doctor(model: str | None) -> None:
-    """Libraries, machine, Ollama and, where named, the model."""
+    """Print library versions, machine, Ollama and, if named, the model."""
     import os
 
     import psutil
@@ -235,22 +237,22 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
     from ..progress import Progress
 
     with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
-        ((listed, found),) = _found([model], server)
-        known = _known(listed, found, None, False, progress)
-    yield "model", plain(f"{found.model}: {found.reason}")
-    for note in known.found.notes:
+        ((listed, capability),) = _capabilities([model], server)
+        known = _known(listed, capability, None, False, progress)
+    yield "model", plain(f"{capability.model}: {capability.reason}")
+    for note in known.capability.notes:
         yield "", plain(note)
-    if known.found.path is None:
+    if known.capability.path is None:
         return
     family, weights, quantisation = known.facts
     yield "", f"{family}, {weights} weights, {quantisation}, {known.size}"
     memory, rate, time = known.takes
-    if found.tunable:
+    if capability.tunable:
         yield "", f"{memory} of memory, {rate} tokens/s: {time} for {known.plan.words(str(known.plan.shape.row))}"
 
 
 def _ollama() -> list[tuple[str, str]]:
-    """The server, or why there is none, and each models folder on this disk."""
+    """The server or why there is none, and the models folders on this disk."""
     from ..engine.ollama.server import OllamaServer
 
     try:
@@ -262,7 +264,7 @@ def _ollama() -> list[tuple[str, str]]:
 
 
 def folders() -> list[str]:
-    """The models folders on this disk, each with the reason where it may not be read."""
+    """The models folders on this disk, with the reason if one is not readable."""
     from ..engine.ollama.disk import may_not_read, models_folders, readable
 
     states = [(folder, readable(folder)) for folder in models_folders()]

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 Input = Annotated[Path, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")]
-Topics = Annotated[str, typer.Option("--topics", help="What the records are rated against.")]
-Mapping_ = Annotated[str | None, typer.Option("--rating-mapping", help="JSON, or a file with it: label to integer.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Take a name that is in use in Ollama.")]
-Force = Annotated[bool, typer.Option("--force", help="Register also what the gate holds back; it is told.")]
+Topics = Annotated[str, typer.Option("--topics", help="Topics that the records are rated for.")]
+Mapping_ = Annotated[
+    str | None, typer.Option("--rating-mapping", help="Labels and their integers, as JSON or the path of a JSON file.")
+]
+Replace = Annotated[bool, typer.Option("--replace", help="Overwrite an existing Ollama model of this name.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Register even if the quality gate failed; the override is recorded in the metadata."),
+]
 AllowRemote = Annotated[
-    bool, typer.Option("--allow-remote", help="OLLAMA_HOST may be another machine; patient text is sent there.")
+    bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine; patient text is sent to it.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

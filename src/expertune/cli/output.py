@@ -1,4 +1,4 @@
-"""What a command prints on stdout when it is done: the verdict first, then figures, then files."""
+"""Results on stdout: the verdict first, then figures, then files."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import size_text
-from ..pace import time_text
+from ..progress import duration_text
 
 if TYPE_CHECKING:
     from ..evaluate.compare import Evaluation
-    from ..export.summary import ExportSummary
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
     from ..record import Registration, RunRecord
     from ..stats.intervals import Estimate
-    from ..train.summary import TrainingSummary
 
 
 def print_summary(record: RunRecord, folder: Path) -> None:
-    """The result of a run."""
+    """Print the result of a run."""
     print(record.verdict)
     if record.choice is not None and record.choice.dev is not None:
         print(f"Chosen: {record.choice.approach}; {record.choice.reason}.")
     if evaluations := record.evaluation.evaluations:
         _print_table(evaluations, record.config.confidence_level)
-    for line in _training(record.training, record.export):
+    for line in _training_lines(record):
         print(line)
     for finding in record.data_audit.findings:
         if finding.severity != "info":
             print(f"{finding.severity}: {finding.message}")
-    print(f"\nFiles in {folder}/ (they hold patient text; mode 0600):")
+    print(f"\nFiles in {folder}/ (they contain patient text; mode 0600):")
     for path in sorted(Path(folder).iterdir()):
         if path.is_file():
             print(f"  {path.name:28} {size_text(path.stat().st_size):>9}")
@@ -40,7 +38,7 @@ def print_summary(record: RunRecord, folder: Path) -> None:
 
 def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
     print(
-        f"\nOn {evaluations[0].rows} rows that nothing was trained on or chosen by ({confidence:.0%} intervals):\n"
+        f"\nOn {evaluations[0].rows} records kept back for testing ({confidence:.0%} confidence intervals):\n"
         f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
     )
     for each in evaluations:
@@ -48,64 +46,65 @@ def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
 
 
 def refusal(registration: Registration) -> str:
-    """The line that says why there is no registered model, and how to go on."""
+    """Describe why the model was not registered, and the command to continue with."""
     reason = (registration.reason or "").rstrip(".")
-    return f"not registered as {registration.name}: {reason}. Go on with: {registration.command}"
+    return f"not registered as {registration.name}: {reason}. Continue with: {registration.command}"
 
 
-def print_registration(made: Registration) -> None:
-    """How a registered model was proven in the server."""
-    found = made.agreement
-    assert found is not None  # a registered model has been compared
-    kept = "byte for byte the judged file" if made.bytes == "same file" else "all tensors those of the judged file"
-    print(f"\nRegistered as {made.name} with Ollama {made.ollama} at {made.server}: {kept}.")
-    if found.labels is None:
+def print_registration(registration: Registration) -> None:
+    """Print how the registered model was verified in the server."""
+    agreement = registration.agreement
+    assert agreement is not None  # a registered model has been compared
+    same = "byte for byte the evaluated file"
+    kept = same if registration.bytes == "same file" else "with all tensors of the evaluated file"
+    print(f"\nRegistered as {registration.name} with Ollama {registration.ollama} at {registration.server}: {kept}.")
+    if agreement.labels is None:
         scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
-        rated = f"{found.chat_labels:.0%} {scored}."
+        rated = f"{agreement.chat_labels:.0%} {scored}."
     else:
         rated = (
-            f"{found.labels:.0%} are rated as by the file (probabilities {found.probability_gap:.4f} apart), "
-            f"{found.chat_labels:.0%} also by a plain /api/chat."
+            f"{agreement.labels:.0%} get the file's label (probabilities differ by {agreement.probability_gap:.4f} on "
+            f"average) and {agreement.chat_labels:.0%} also by a plain /api/chat."
         )
-    print(f"{made.prompts} prompts are rendered as in training; of {found.rows} held-out rows {rated}")
-    for line in made.overridden:
+    print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
+    for line in registration.overridden:
         print(f"warning: registered although {line} (--force)")
-    print(f"Try it: ollama run {made.name}")
+    print(f"Try it: ollama run {registration.name}")
 
 
 def print_tally(tally: Tally, output: Path) -> None:
-    """What came of rating a file."""
+    """Print the counts of rating a file."""
     counts = tally.counts
     print(
-        f"{output}: {counts.rows:,} rows, {counts.computed:,} rated now in {time_text(tally.seconds)} "
-        f"({tally.rows_per_second:,.1f} rows/s), {counts.failed:,} not rated, {counts.review:,} to be reviewed"
+        f"{output}: {counts.rows:,} records, {counts.computed:,} rated now in {duration_text(tally.seconds)} "
+        f"({tally.rows_per_second:,.1f} records/s), {counts.failed:,} not rated, {counts.review:,} to be reviewed"
     )
     for note in tally.notes:
         print(f"note: {note}")
     if counts.failed:
-        print("warning: rows without a rating have the reason in Rating_Error; the same command tries them again")
+        print("warning: Rating_Error says why a record has no rating; the same command tries these records again")
 
 
 def print_queue(queue: Queue, output: Path) -> None:
-    """What there is to review."""
-    print(f"{output}: {queue.queued:,} of {queue.rows:,} rows to be reviewed, the most useful first")
+    """Print the size of the review queue."""
+    print(f"{output}: {queue.queued:,} of {queue.rows:,} records to be reviewed, the most useful first")
     for reason, count in sorted(queue.reasons.items(), key=lambda pair: -pair[1]):
         print(f"  {count:6,}  {reason}")
     print("Fill in Reviewed_Rating (a value or a label) and Review_Note, then: expertune merge-review")
 
 
 def print_merged(merged: MergedReview, output: Path) -> None:
-    """What came of a review."""
+    """Print the counts of a merged review."""
     print(
-        f"{output}: {merged.added:,} reviewed rows added, {merged.known:,} were there with the same rating, "
+        f"{output}: {merged.added:,} reviewed records added, {merged.known:,} already had the same rating, "
         f"{merged.not_reviewed:,} not reviewed, {len(merged.conflicts):,} conflicts"
     )
     for line in merged.conflicts:
-        print(f"conflict, not taken: {line}")
+        print(f"conflict, left out: {line}")
     if merged.renamed:
-        print(f"note: {merged.renamed:,} rows have a Row_ID that was taken; it got a suffix")
+        print(f"note: {merged.renamed:,} records have a Row_ID that was in use; it got a suffix")
     if merged.journalled is not None:
-        print(f"note: the journal had rated {merged.journalled:,} of the reviewed rows")
+        print(f"note: {merged.journalled:,} of the reviewed records are in the journal")
 
 
 def _estimate(estimate: Estimate) -> str:
@@ -117,19 +116,19 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:6.3f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def _training(training: TrainingSummary | None, export: ExportSummary | None) -> list[str]:
+def _training_lines(record: RunRecord) -> list[str]:
+    """Size, speed and agreement of the saved file; types, dtype and memory are in the report."""
+    from ..register.preflight import disagreement
+
+    training, export = record.training, record.export
     if training is None or export is None:
         return []
-    types = ", ".join(
-        f"{each.tensors} tensors in {each.type} ({each.kept:.0%} of the change kept)" for each in export.types
-    )
-    return [
-        f"\nTrained {training.steps} steps at {training.tokens_per_second or 0:,.0f} tokens/s "
-        f"(learning rate {training.learning_rate:g}, {training.precision}, base {training.base_memory}); "
-        f"kept step {training.best_step}.",
-        f"Exported {types}; {size_text(export.bytes)}, base {size_text(export.base_bytes)}.",
-        f"File and adapter agree on {export.agreement:.1%} of {export.agreement_rows} dev rows, "
-        f"probabilities within {export.probability_gap:.3f} on average"
-        f"{'' if export.agreement_passed else ' – BELOW the gate'}.",
-        f"The file rates {export.rows_per_second:.1f} rows/s, its base {export.base_rows_per_second:.1f}.",
+    lines = [
+        f"\nTrained {training.steps} steps; step {training.best_step} was best on the validation records and was kept.",
+        f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
+        f"label for {export.agreement:.1%} of {export.agreement_rows} validation records.",
+        f"It rates {export.rows_per_second:.1f} records/s, its base {export.base_rows_per_second:.1f}.",
     ]
+    if not export.agreement_passed:
+        lines.append(f"Warning: {disagreement(export, record.config)}")
+    return lines

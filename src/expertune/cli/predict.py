@@ -1,4 +1,4 @@
-"""The commands that use what a run has made: rate new records, choose what to review, take the review back."""
+"""Commands that use a finished run: rate new records, queue records for review, merge the review."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ from .options import AllowRemote, Debug, Mapping_
 
 def rate(
     *,
-    new: Annotated[Path, typer.Argument(help="New records with a Prompt (.csv, .tsv, .jsonl, .parquet).")],
+    new: Annotated[Path, typer.Argument(help="New records with a Prompt column (.csv, .tsv, .jsonl, .parquet).")],
     with_: Annotated[Path, typer.Option("--with", help="The output folder of a finished run.")],
     output: Annotated[
-        Path | None, typer.Option("--output", help="Where to write; the suffix decides the form. [NEW_rated.csv]")
+        Path | None, typer.Option("--output", help="Output file; its suffix sets the format. [NEW_rated.csv]")
     ] = None,
     engine: Annotated[
-        Literal["llama.cpp", "ollama"], typer.Option("--engine", help="Who serves the model.")
+        Literal["llama.cpp", "ollama"], typer.Option("--engine", help="Engine that serves the model.")
     ] = "llama.cpp",
     model: Annotated[str | None, typer.Option("--model", help="The model's name in Ollama.")] = None,
-    rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's reason; slower.")] = False,
+    rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's rationale; slower.")] = False,
     calibration: Annotated[
-        bool, typer.Option("--calibration/--no-calibration", help="Probabilities as corrected on the dev rows.")
+        bool,
+        typer.Option(
+            "--calibration/--no-calibration", help="Calibrate probabilities as learnt on the validation records."
+        ),
     ] = True,
     journal: Annotated[
-        Path | None, typer.Option("--journal", help="What a stopped run goes on from. [OUTPUT.journal.sqlite]")
+        Path | None,
+        typer.Option("--journal", help="Journal from which a stopped run continues. [OUTPUT.journal.sqlite]"),
     ] = None,
-    slots: Annotated[int, typer.Option("--slots", min=0, help="Requests at once; 0 is the engine's choice.")] = 0,
-    context: Annotated[
-        int, typer.Option("--context", min=0, help="Tokens that one record may take; 0 is as in the run.")
-    ] = 0,
+    slots: Annotated[int, typer.Option("--slots", min=0, help="Parallel requests; 0: chosen by the engine.")] = 0,
+    context: Annotated[int, typer.Option("--context", min=0, help="Token limit of one record; 0: as in the run.")] = 0,
     threads: Annotated[
         int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
     ] = None,
     votes: Annotated[
-        bool, typer.Option("--votes", help="Ask a model set's other members too, so that they can disagree; slower.")
+        bool,
+        typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
     ] = False,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
 ) -> None:
-    """Rate new records with what a run has made: a tuned model or a model set."""
+    """Rate new records with the tuned model or model set of a finished run."""
     from ..progress import Progress
     from ..rate.artifact import load_product
     from ..rate.runner import rate_file
     from ..rate.serve import serve
     from .output import print_tally
 
-    to = output or new.with_name(f"{new.stem}_rated{new.suffix}")
+    target = output or new.with_name(f"{new.stem}_rated{new.suffix}")
     product = load_product(with_)
     options = {
         "slots": slots,
@@ -60,7 +63,7 @@ def rate(
     with Progress() as progress, serve(product, engine, model=model, threads=threads or None, **options) as served:
         tally = rate_file(
             new,
-            to,
+            target,
             product,
             served,
             progress.stage,
@@ -68,19 +71,19 @@ def rate(
             calibrated=calibration,
             journal=journal,
         )
-    print_tally(tally, to)
+    print_tally(tally, target)
 
 
 def review(
     *,
-    rated: Annotated[Path, typer.Argument(help="A file that expertune rate has written.")],
-    output: Annotated[Path, typer.Option("--output", help="The queue, a .csv for the reviewer.")] = Path("review.csv"),
+    rated: Annotated[Path, typer.Argument(help="Output file of expertune rate.")],
+    output: Annotated[Path, typer.Option("--output", help="Review queue, a .csv file.")] = Path("review.csv"),
     sample: Annotated[
-        float, typer.Option("--sample", min=0, max=1, help="Share of the confident rows that is drawn too.")
+        float, typer.Option("--sample", min=0, max=1, help="Share of confident records to add at random.")
     ] = 0.02,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of that sample.")] = 42,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of that sample.")] = 42,
 ) -> None:
-    """Choose the rated rows that a person should look at, the most useful first, each with its reason."""
+    """Queue rated records for human review, the most useful first, each with its reason."""
     from ..rate.review import make_queue
     from .output import print_queue
 
@@ -89,15 +92,15 @@ def review(
 
 def merge_review(
     *,
-    reviewed: Annotated[Path, typer.Argument(help="The review queue with Reviewed_Rating filled in.")],
-    into: Annotated[Path, typer.Option("--into", help="The formatted_dataset.csv that the rows join.")],
-    output: Annotated[Path, typer.Option("--output", help="The new file; --into stays as it is.")],
+    reviewed: Annotated[Path, typer.Argument(help="Review queue with Reviewed_Rating filled in.")],
+    into: Annotated[Path, typer.Option("--into", help="formatted_dataset.csv to which the records are added.")],
+    output: Annotated[Path, typer.Option("--output", help="Output file; --into is not changed.")],
     rating_mapping: Mapping_ = None,
     journal: Annotated[
-        Path | None, typer.Option("--journal", help="A journal of expertune rate that shall know the review.")
+        Path | None, typer.Option("--journal", help="Also record the corrections in this `expertune rate` journal.")
     ] = None,
 ) -> None:
-    """Add reviewed rows to a rating file, for the next tuning; conflicts are listed and left out."""
+    """Add reviewed records to a dataset for the next tuning; conflicts are listed and left out."""
     from ..rate.merge import merge_review as merge
     from ..ratings.scale import load_scale
     from .output import print_merged

@@ -38,7 +38,7 @@ class Engine(Protocol):
     notes: tuple[str, ...]  # notes for the user on how this model is served, one line each
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text, ending where the assistant begins to speak."""
+        """The prompt text, ending where the assistant's answer begins."""
         ...
 
     def tokenize(self, prompt: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Sum the log-probabilities of the tokens that tell a set of answers apart."""
+"""Sum the log-probabilities of the tokens that distinguish a set of answers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[list[int], list[li
 
 
 def _common_prefix(sequences: set[tuple[int, ...]]) -> int:
-    """How many leading tokens all have in common."""
+    """Number of leading tokens that all have in common."""
     first, last = min(sequences), max(sequences)  # the order is lexicographic: these two differ earliest
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 

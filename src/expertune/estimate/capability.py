@@ -1,4 +1,4 @@
-"""Whether a model can be tuned here, what that takes, and where not, why: asked of the file's header, without torch."""
+"""Check from the file's header, without torch, if a model can be tuned here and how much memory that takes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..model.arch import read_config
 from ..model.config import ModelConfig
 from ..model.memory import TOKENS_AT_ONCE, MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute
 
-REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # rows that an estimate is for where no others are given
+REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # default rows of an estimate
 
 
 @dataclass(frozen=True)
 class TrainingThroughput:
-    """How fast a model trains here, measured: tokens of the rows in a second, of a step and of a look at dev rows.
+    """Measured throughput of a model on this machine, in training steps and in validation (`look_tokens_per_second`).
 
-    `precision` is "bf16" or "fp32"; `base_memory` "cached" or "packed"; the rest is how it was computed.
+    `precision` is "bf16" or "fp32", `base_memory` "cached" or "packed"; the other fields also say how it was computed.
     """
 
     tokens_per_second: float
@@ -39,7 +39,7 @@ class TrainingThroughput:
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What training takes with the default settings: memory for rows of `shape`, and the speed where it is known."""
+    """Resources for training with the default settings: memory for rows of `shape`, throughput if known."""
 
     shape: RowShape
     memory: MemoryEstimate
@@ -48,10 +48,10 @@ class ResourceEstimate:
 
 @dataclass(frozen=True)
 class Capability:
-    """Whether a model can be tuned here, with the reason where it cannot; `notes` hold what to know where it can.
+    """Result of the check; `reason` says why a model cannot be tuned, `notes` are remarks on one that can.
 
-    `parameters` are the numbers in all tensors, `quantisation` the type that most of them have; both are None where the
-    file cannot be had or is damaged, as `estimate` is where the model cannot be tuned.
+    `parameters` counts the elements of all tensors, `quantisation` is the type of most of them; both are None if there
+    is no readable file. `estimate` is None if the model cannot be tuned.
     """
 
     model: str
@@ -66,24 +66,23 @@ class Capability:
 
 
 def capability(model: str, server: OllamaServer | None = None) -> Capability:
-    """Find the model (see `locate`) and look whether it can be tuned on rows like the reference's; never raises for one
-    that cannot."""
+    """Locate the model and check if it can be tuned on rows like the reference; never raises for one that cannot."""
     try:
-        found = locate(model, server)
+        located = locate(model, server)
     except ExpertuneError as error:
         return Capability(model, False, str(error))
-    return _of_file(model, found)
+    return _of_file(model, located)
 
 
 def capabilities(server: OllamaServer | None = None) -> list[tuple[Listed, Capability]]:
-    """Every model that Ollama holds (see `listed`) with whether it can be tuned."""
+    """Check every model that Ollama has (see `listed`)."""
     return [(each, _of_listed(each)) for each in listed(server)]
 
 
 def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = None) -> ResourceEstimate:
-    """What the default settings take: as they were when the rate was measured, else as they would be now.
+    """Estimate the resources for the default settings, resolved as when `rate` was measured, else as now.
 
-    Raises FineTuningNotSupportedError where the free memory is not enough even for packed weights.
+    Raises FineTuningNotSupportedError if there is too little memory even with quantized weights.
     """
     spec = read_config(file)
     if rate is not None:
@@ -122,24 +121,26 @@ def _needed(
 
 def _of_listed(model: Listed) -> Capability:
     if model.located is None:
-        return Capability(model.name, False, model.reason or "its file cannot be had")
+        return Capability(model.name, False, model.reason or "its file is not available")
     return _of_file(model.name, model.located)
 
 
-def _of_file(model: str, found: Located) -> Capability:
+def _of_file(model: str, located: Located) -> Capability:
     parameters, quantisation, family = None, None, None
     try:
-        with GGUFFile(found.path) as file:
+        with GGUFFile(located.path) as file:
             parameters, quantisation = _size(file)
             family = str(file.metadata("general.architecture", "")) or None
             needed = estimate(file, REFERENCE)
     except ExpertuneError as error:
-        return Capability(model, False, str(error), found.path, family, parameters, quantisation)
-    return Capability(model, True, "can be tuned", found.path, family, parameters, quantisation, needed, found.notes)
+        return Capability(model, False, str(error), located.path, family, parameters, quantisation)
+    return Capability(
+        model, True, "can be tuned", located.path, family, parameters, quantisation, needed, located.notes
+    )
 
 
 def _size(file: GGUFFile) -> tuple[int, str | None]:
-    """All numbers of the file, and the name of the type that most of them have."""
+    """Number of elements in all tensors, and the name of the type of most of them."""
     counts: Counter[str] = Counter()
     for info in file.tensors.values():
         counts[info.type.name] += math.prod(info.shape)

@@ -1,4 +1,4 @@
-"""How long a model trains: its measured rate times the tokens of the rows."""
+"""Estimate training time: the tokens of the rows over the measured throughput."""
 
 from __future__ import annotations
 
@@ -21,83 +21,85 @@ from .throughput_cache import cache_throughput, cached_throughput
 if TYPE_CHECKING:
     from ..train.encode import Row
 
-SAMPLE = 100  # rows that are tokenised to know the others' length
+SAMPLE = 100  # rows that are tokenized to estimate the length of all
 ROUND = 16  # tokens
-# The largest error of bench/estimate.py on its three models; bench/README.md has the table
+# Largest errors of bench/estimate.py on its three models; see the table in bench/README.md
 MEMORY_ERROR, RATE_ERROR = 0.04, 0.15
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be trained on: rows of a shape, the rows of a look and the looks of all. `name` is put before it in
-    words."""
+    """Amount of training: rows of a shape, epochs, validation rows and number of validations (`validations`).
+
+    `name` is the prefix of the description.
+    """
 
     name: str
     shape: RowShape
     rows: int
     epochs: float
     dev_rows: int = 0
-    looks: int = 0
+    validations: int = 0
 
     def words(self, tokens: str) -> str:
-        """`tokens` is the length of a row."""
+        """Describe the plan; `tokens` is the length of a row in words."""
         times = "once" if self.epochs == 1 else f"{self.epochs:g} times"
         return f"{self.name}{self.rows:,} rows of about {tokens} tokens, {times}"
 
     def seconds(self, rate: TrainingThroughput) -> float:
-        """Of training to the last epoch; it may stop earlier."""
+        """Training time without early stopping."""
         tokens = self.epochs * self.rows * self.shape.row
-        dev_tokens = self.looks * self.dev_rows * self.shape.row
+        dev_tokens = self.validations * self.dev_rows * self.shape.row
         return tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second
 
 
 REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)
 
 
-def planned(prepared: Dataset, model: Path, config: Config | None = None) -> Plan:
-    """The plan for a rating file, its tokens counted by the model's own tokenizer on some rows spread over the file.
+def planned(dataset: Dataset, model: Path, config: Config | None = None) -> Plan:
+    """Plan for a dataset; the model's own tokenizer counts the tokens of a sample spread over the rows.
 
-    Raises EngineError where llama.cpp cannot load the model, ModelFileError.
+    Raises EngineError if llama.cpp cannot load the model, and ModelFileError.
     """
     with GGUFFile(model) as file:
         config = with_recipe(file, config or Config())
-    train = prepared.examples["train"]
+    train = dataset.examples["train"]
     return Plan(
-        f"{prepared.source}: ",
-        _shape(prepared, model, config),
+        f"{dataset.source}: ",
+        _shape(dataset, model, config),
         rows=len(train),
         epochs=float(config.epochs),
-        dev_rows=len(prepared.examples["dev"]),
-        looks=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
+        dev_rows=len(dataset.examples["dev"]),
+        validations=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
     )
 
 
 def read_input(path: Path, rating_mapping: Any = None, topics: str = "") -> Dataset:
-    """The rating file as a run would take it. Raises DatasetError."""
+    """Load a dataset as a run would. Raises DatasetError."""
     return load_dataset(path, rating_mapping, topics, Config())
 
 
-def with_throughput(found: Capability, shape: RowShape = REFERENCE) -> Capability:
-    """The same with the rate that was kept, else with one measured now (seconds; torch is loaded).
+def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
+    """Add the cached throughput, or measure it now (takes seconds and imports torch).
 
-    A model that cannot be tuned stays as it is; one whose rate cannot be measured has a note that says why.
+    A model that cannot be tuned is returned unchanged; if the measurement fails, a note says why.
     """
-    if found.estimate is None or found.path is None:
-        return found
+    if capability.estimate is None or capability.path is None:
+        return capability
     try:
-        rate = cached_throughput(found.path, shape) or _measured(found.path, shape)
-        with GGUFFile(found.path) as file:
-            return replace(found, estimate=estimate(file, shape, rate))
+        rate = cached_throughput(capability.path, shape) or _measured(capability.path, shape)
+        with GGUFFile(capability.path) as file:
+            return replace(capability, estimate=estimate(file, shape, rate))
     except (ExpertuneError, RuntimeError, MemoryError) as error:
         line = str(error).partition("\n")[0]
-        return replace(found, notes=(*found.notes, f"its speed could not be measured ({line})"))
+        return replace(capability, notes=(*capability.notes, f"its speed could not be measured ({line})"))
 
 
-def with_cached_throughput(found: Capability, shape: RowShape = REFERENCE) -> Capability:
-    """The same with the rate where one was kept."""
-    if found.path is None or cached_throughput(found.path, shape) is None:
-        return found
-    return with_throughput(found, shape)
+def with_cached_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
+    """Add the throughput if it is cached."""
+    if capability.path is None or cached_throughput(capability.path, shape) is None:
+        return capability
+    return with_throughput(capability, shape)
 
 
 def _measured(path: Path, shape: RowShape) -> TrainingThroughput:
@@ -108,14 +110,14 @@ def _measured(path: Path, shape: RowShape) -> TrainingThroughput:
     return rate
 
 
-def _shape(prepared: Dataset, model: Path, config: Config) -> RowShape:
+def _shape(dataset: Dataset, model: Path, config: Config) -> RowShape:
     from ..engine.llama_cpp.engine import LlamaCppEngine
     from ..train.encode import encode, token_weights
 
-    train = prepared.examples["train"]
+    train = dataset.examples["train"]
     some: list[Example] = [*train[:: max(1, len(train) // SAMPLE)], max(train, key=_characters)]
     with LlamaCppEngine(model, context=config.max_tokens) as engine:
-        return shape_of(encode(engine, some, prepared.scale, token_weights(config)))
+        return shape_of(encode(engine, some, dataset.scale, token_weights(config)))
 
 
 def _characters(example: Example) -> int:
@@ -123,7 +125,7 @@ def _characters(example: Example) -> int:
 
 
 def shape_of(rows: Sequence[Row]) -> RowShape:
-    """What the trainer will meet; lengths rounded, so that a few more rows do not ask for another measurement."""
+    """Shape of the rows; lengths are rounded, so that a few more rows do not require a new measurement."""
     from ..train.batches import shared_beginning
 
     prompt, answer = (

@@ -1,7 +1,7 @@
-"""How fast a model trains on this machine: measured on its own first blocks, and carried over to all of them.
+"""Measure training throughput on the model's first blocks and extrapolate to all of them.
 
-The first block is timed alone (with embeddings, head and optimiser), then the first few; the difference is the price of
-whole blocks. What remains is priced by its work: the numbers that its tokens are multiplied with.
+The first block is timed alone (with embeddings, head and optimiser), then the first few; the difference is the cost of
+whole blocks. The remaining blocks are scaled by their multiplications per token.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..train.loop import Trainer, TrainingData
 from ..train.recipe import with_recipe
 from .capability import TrainingThroughput
 
-BLOCKS = (3, 8)  # whole blocks that are timed: as many where they are small, no more than the second
-ENOUGH = 400_000_000  # multiplications of a token: one block of a model of 13 B, two of 7 B
-SECONDS, ROUNDS = 3.0, 6  # no round begins after so many seconds; the first one also prepares the kernels
-ATTENTION = 3.5  # products in attention, forward and backward, for two in a linear layer; it makes its scores again
+BLOCKS = (3, 8)  # whole blocks to time: the first number if blocks are small, at most the second
+ENOUGH = 400_000_000  # multiplications per token: one block of a 13 B model, two of a 7 B model
+SECONDS, ROUNDS = 3.0, 6  # no round starts after so many seconds; the first round also warms up the kernels
+ATTENTION = 3.5  # products in attention, forward and backward, per two in a linear layer; scores are recomputed
 
 
 def probe(path: Path, shape: RowShape, config: Config | None = None) -> TrainingThroughput:
-    """Measure the rate on rows of this shape, with the device, precision and memory that a run would choose.
+    """Measure on rows of this shape, with the device, dtype and weight cache that a run would choose.
 
     Raises FineTuningNotSupportedError, ModelFileError as `load`.
     """
@@ -45,12 +45,12 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
-        looks, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
+        validations, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
     tokens = rows * shape.row
     facts = placement.describe()
     return TrainingThroughput(
         tokens_per_second=tokens / carried_over(few, steps, work),
-        look_tokens_per_second=tokens / carried_over(few, looks, work),
+        look_tokens_per_second=tokens / carried_over(few, validations, work),
         device=placement.device.type,
         precision="bf16" if facts["precision"] == "bfloat16" else "fp32",
         threads=placement.threads,
@@ -60,8 +60,8 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
 
 
 def whole_blocks(layers: Sequence[LayerConfig], work: Sequence[float]) -> int:
-    """How many first blocks are timed as whole ones: until each kind of layer was met, some more where they are small,
-    and one where that is work enough."""
+    """Number of whole blocks to time: until each kind of layer has occurred, more if blocks are small, and one if that
+    is enough work."""
     kinds, met = set(layers), set[LayerConfig]()
     done = 0.0
     for count, (layer, own) in enumerate(zip(layers, work, strict=True), start=1):
@@ -73,9 +73,9 @@ def whole_blocks(layers: Sequence[LayerConfig], work: Sequence[float]) -> int:
 
 
 def carried_over(blocks: Sequence[int], seconds: Sequence[float], work: Sequence[float]) -> float:
-    """Seconds with all blocks, from those with the first few, the fewest first.
+    """Extrapolate to the seconds with all blocks from those with the first few, the fewest first.
 
-    The last of the blocks computes little more than the wanted places, so `n` blocks are n − 1 whole ones and an end.
+    The last block computes little more than the wanted positions, so `n` blocks are n − 1 whole ones and an end.
     """
     if len(blocks) == 1:
         return seconds[0]
@@ -84,7 +84,7 @@ def carried_over(blocks: Sequence[int], seconds: Sequence[float], work: Sequence
 
 
 def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> float:
-    """Multiplications of a token in a block's products: the experts that are used, the tokens that are seen."""
+    """Multiplications per token in a block: active experts only, and the tokens that attention reads."""
     used = 1.0 if spec.experts is None else spec.experts.used / spec.experts.count
     products = sum(math.prod(info.shape) * (used if len(info.shape) > 2 else 1) for info in matrices(file, index))
     heads = spec.layers[index].heads
@@ -93,16 +93,16 @@ def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> flo
 
 
 def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Of a look at the rows, and of a training step, with each number of blocks."""
+    """Seconds of a validation of the rows and of a training step, for each number of blocks."""
     candidates = Candidates((), ((0,), (1,)))
     trainers = [Trainer(part, TrainingData(rows, rows, candidates), config) for part in parts]
-    looks = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
-    seconds = best_seconds([*looks, *(trainer.one_step for trainer in trainers)])
+    validations = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
+    seconds = best_seconds([*validations, *(trainer.one_step for trainer in trainers)])
     return seconds[: len(parts)], seconds[len(parts) :]
 
 
 def _rows(shape: RowShape, vocabulary: int, count: int) -> list[Row]:
-    """Random tokens: what they are does not change the products, and they reach all experts."""
+    """Rows of random tokens: their values do not change the cost, and they reach all experts."""
     draw = np.random.default_rng(0)
 
     def tokens(size: int) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ def _rows(shape: RowShape, vocabulary: int, count: int) -> list[Row]:
 
 
 def best_seconds(runs: Sequence[Callable[[], object]]) -> list[float]:
-    """The shortest of a few times of each run. They take turns: what else the machine does then hits all of them."""
+    """Shortest of several timings of each run, taken in turn, so that other load affects all runs alike."""
     seconds: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""Measured rates, kept between runs: a small file of this user's, by all that decides a rate. Losing it is no fault."""
+"""Cache of measured throughputs in a small file of the user, keyed by everything that affects them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ..machine import usable_cores
 from ..model.memory import RowShape
 from .capability import TrainingThroughput
 
-MOST = 500  # rates that are kept, the newest ones
+MOST = 500  # entries kept, the newest ones
 KINDS = {"float": (int, float), "int": int, "str": str, "bool": bool}
 
 
 def cache_file() -> Path:
-    """$XDG_CACHE_HOME/expertune/rates.json, or under ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - raises for no home
+    """Path of the cache: $XDG_CACHE_HOME/expertune/rates.json, or under ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path.home() raises without a home
     return Path(base) / "expertune" / "rates.json"
 
 
 def cached_throughput(model: Path, shape: RowShape) -> TrainingThroughput | None:
-    """The rate that was measured for this file on this machine, None where there is none."""
+    """Read the throughput measured for this file on this machine; None if there is none."""
     try:
         return _rate(_read()[_key(model, shape)])
     except (OSError, KeyError, TypeError, ValueError):
@@ -38,7 +38,7 @@ def cached_throughput(model: Path, shape: RowShape) -> TrainingThroughput | None
 
 
 def cache_throughput(model: Path, shape: RowShape, rate: TrainingThroughput) -> None:
-    """Keep it for the next time where the folder can be written."""
+    """Store a throughput if the folder is writable."""
     try:
         rates = {**_read(), _key(model, shape): asdict(rate)}
         write_json(cache_file(), dict(list(rates.items())[-MOST:]))
@@ -55,18 +55,18 @@ def _read() -> dict[str, Any]:
 
 
 def _rate(values: Mapping[str, Any]) -> TrainingThroughput:
-    """Raises TypeError and ValueError for what is not a rate."""
+    """Parse an entry. Raises TypeError and ValueError for an invalid one."""
     rate = TrainingThroughput(**values)
     for name, kind in TrainingThroughput.__annotations__.items():
         if not isinstance(getattr(rate, name), KINDS[kind]):
             raise TypeError(name)
     if min(rate.tokens_per_second, rate.look_tokens_per_second) <= 0:
-        raise ValueError("a rate of nothing")
+        raise ValueError("throughput must be positive")
     return rate
 
 
 def _key(model: Path, shape: RowShape) -> str:
-    """Of the file, the rows, the machine and the programs. Raises OSError where the file is gone."""
+    """Hash of file, rows, machine and versions. Raises OSError if the file does not exist."""
     state = model.stat()
     file = (str(model.resolve()), state.st_size, state.st_mtime_ns)
     machine = (platform.node(), platform.machine(), usable_cores(), os.environ.get("CUDA_VISIBLE_DEVICES"))

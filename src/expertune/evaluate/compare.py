@@ -1,4 +1,4 @@
-"""The judgement of one rater on rows that it never saw, and of two raters on the same rows."""
+"""Evaluate one rater on test records, and compare two raters on the same records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ..stats.reliability import ReliabilityCurve, calibrate
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One label against the rest; `support` and `predicted` are rows, `f1` is None where the label occurs nowhere."""
+    """One label against the rest; `support` and `predicted` are counts; `f1` is None if the label never occurs."""
 
     label: str
     value: int
@@ -49,11 +49,12 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One rater on `rows` rows in `groups` groups. In `confusion` a line is a true label, a column a rated one.
+    """Evaluation of one rater on `rows` records in `groups` groups. `confusion` has true labels in rows, predicted in
+    columns.
 
-    `weighted_kappa` (quadratic) is there on an ordinal scale only; `ordinal_reason` says why it is or is not one.
-    `json_validity` is the share of free answers that are one whole JSON object with a label of the scale (one that was
-    cut at max_tokens is not), `answer_agreement` the share of readable answers that give the likeliest label.
+    `weighted_kappa` (quadratic) exists for an ordinal scale only; `ordinal_reason` says why it is or is not ordinal.
+    `json_validity` is the share of free-text answers that are one complete JSON object with a label of the scale (not
+    cut at max_tokens), `answer_agreement` the share of readable answers that give the most probable label.
     """
 
     name: str
@@ -76,9 +77,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """Macro-F1 of `first` less that of `second` on the same `rows` rows; `interval` is None where nothing varies.
+    """Macro-F1 of `first` minus that of `second` on the same `rows` records; `interval` is None if nothing varies.
 
-    `includes_zero`: chance could explain the difference; so it is where there is no interval.
+    `includes_zero` means that chance could explain the difference; it is True without an interval.
     """
 
     first: str
@@ -87,7 +88,7 @@ class Difference:
     interval: Interval | None
     rows: int
     metric: str = "macro_f1"
-    includes_zero: bool = True  # follows from the interval, whatever is given
+    includes_zero: bool = True  # always derived from the interval
 
     def __post_init__(self) -> None:
         without_zero = self.interval is not None and not self.interval.low <= 0 <= self.interval.high
@@ -103,9 +104,9 @@ def evaluate(
     config: Config,
     rows_per_second: float | None = None,
 ) -> Evaluation:
-    """Judge `rated` against the expert's `truth`, matched by id; `groups` maps ids to what belongs together.
+    """Evaluate `rated` against the expert's `truth`, matched by id; `groups` maps ids to dependent records.
 
-    Rows absent from `groups` are groups of their own. Raises UsageError where the ids do not match.
+    Records absent from `groups` form groups of their own. Raises UsageError if the ids do not match.
     """
     rater = match_rows(truth, rated, scale, groups)
     statistics = [MACRO_F1, KAPPA]
@@ -148,7 +149,7 @@ def compare(
     groups: Mapping[str, Hashable],
     config: Config,
 ) -> tuple[Difference, ...]:
-    """The macro-F1 of `tuned` (name and ratings) less that of each other rater, paired by row and group."""
+    """Macro-F1 of `tuned` (name and ratings) minus that of each other rater, paired by record and group."""
     name, rated = tuned
     first = match_rows(truth, rated, scale, groups)
     differences = []
@@ -162,16 +163,16 @@ def compare(
 def match_rows(
     truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale, groups: Mapping[str, Hashable]
 ) -> Clusters:
-    """Confusion counts by group, from rows matched by id. Raises UsageError where the ids do not match."""
+    """Confusion counts by group, from records matched by id. Raises UsageError if the ids do not match."""
     if not truth:
-        raise UsageError("no rows to judge: the test part is empty; give more rated rows or raise test_share")
+        raise UsageError("no records to evaluate: the test part is empty; give more rated records or raise test_share")
     label_of = {each.id: scale.labels.index(each.label) for each in rated}
     expected = {row.id for row in truth}
     if len(expected) != len(truth) or len(label_of) != len(rated) or expected != label_of.keys():
         stray = sorted(expected ^ label_of.keys())
         raise UsageError(
-            f"{len(truth)} expert rows and {len(rated)} rated rows do not match by id"
-            f"{f' (first: {stray[0]})' if stray else ' (an id occurs twice)'}; rate the same rows again"
+            f"{len(truth)} expert-rated and {len(rated)} model-rated records do not match by id"
+            f"{f' (first: {stray[0]})' if stray else ' (an id occurs twice)'}; rate the same records again"
         )
     return clusters(
         [scale.values.index(row.value) for row in truth],
@@ -182,13 +183,13 @@ def match_rows(
 
 
 def accuracy(rater: Clusters, confidence: float) -> Estimate:
-    """Share of the rows that are rated as the expert did."""
+    """Share of records with the expert's label."""
     counts_GTP = rater.counts_GTP
     return wilson_clustered(counts_GTP.trace(axis1=1, axis2=2), counts_GTP.sum(axis=(1, 2)), confidence)
 
 
 def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[ClassResult, ...]:
-    """Each label against the rest."""
+    """Evaluate each label against the rest."""
     f1_K = metrics.f1(rater.total_TP)
     total_G = rater.counts_GTP.sum(axis=(1, 2))
     results = []
@@ -215,7 +216,7 @@ def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[C
 def _log_loss(
     labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
 ) -> Estimate:
-    """The mean over the rows; rows of one group are not counted as independent."""
+    """Mean over the records, clustered by group."""
     sums: dict[Hashable, list[float]] = {}
     for group, loss in zip(groups, metrics.log_loss(labels, shares).tolist(), strict=True):
         sums.setdefault(group, []).append(loss)
@@ -229,7 +230,7 @@ def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float
 
 
 def valid_json(answer: str, scale: RatingScale) -> bool:
-    """Whether the answer is nothing but one JSON object whose "rating" is a label of the scale, letter for letter."""
+    """Check that the answer is a single JSON object whose "rating" is exactly a label of the scale."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):

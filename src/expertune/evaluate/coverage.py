@@ -1,4 +1,4 @@
-"""Whether the conformal sets hold the true label as often as they promise: on test rows, which taught them nothing."""
+"""Coverage of the conformal prediction sets on the test records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..stats.intervals import Estimate, wilson_clustered
 
 @dataclass(frozen=True)
 class LabelCoverage:
-    """`covered` is the share of the label's rows whose set holds it; without `exact` a plain threshold stands there."""
+    """Share of a label's records whose set contains it; without `exact` the threshold is not a conformal one."""
 
     label: str
     covered: Estimate
@@ -26,7 +26,7 @@ class LabelCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`single` is the share of the rows whose set is one label, `empty` of those where nothing fits."""
+    """Coverage over all records; `single` and `empty` are the shares of sets with one label and with none."""
 
     nominal: float
     covered: Estimate
@@ -44,7 +44,7 @@ def conformal_coverage(
     groups: Mapping[str, Hashable],
     confidence: float,
 ) -> Coverage:
-    """The sets of `rated`, matched to the expert's `truth` by id; there must be at least one row."""
+    """Coverage of the sets of `rated`, matched to the expert's `truth` by id; at least one record is required."""
     by_id = {each.id: each for each in rated}
     sets = [conformal.labels_for(by_id[row.id].probabilities) for row in truth]
     number = {group: at for at, group in enumerate(dict.fromkeys(groups.get(row.id, ("row", row.id)) for row in truth))}

@@ -1,4 +1,4 @@
-"""The finished file on the rows that nothing has seen: beside its base, TF-IDF and the majority class."""
+"""Evaluate a product on the test records, together with its base, TF-IDF and the majority class."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .verdict import Verdict, verdict
 
 @dataclass(frozen=True)
 class Judgement:
-    """All raters on the test rows, the judged product first, and the sentence about it.
+    """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata` and `coverage` (of its conformal sets, None where it has none) are about the product alone.
+    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone.
     """
 
     verdict: Verdict
@@ -38,20 +38,20 @@ def judge(
     name: str,
     product: Pass,
     base: Pass,
-    prepared: Dataset,
+    dataset: Dataset,
     config: Config,
     *,
-    beside: Mapping[str, Pass] | None = None,
+    others: Mapping[str, Pass] | None = None,
     conformal: Conformal | None = None,
 ) -> Judgement:
-    """`name` is what the product is called in the report ("tuned", "few-shot").
+    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name.
 
-    `beside` holds other products that rated the test rows, by their names; `conformal` the thresholds of this one.
+    `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds.
     """
-    split, scale = prepared.split, prepared.scale
+    split, scale = dataset.split, dataset.scale
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
         name: (product.rated, product.rows_per_second),
-        **{other: (found.rated, found.rows_per_second) for other, found in (beside or {}).items()},
+        **{other: (each.rated, each.rows_per_second) for other, each in (others or {}).items()},
         "base": (base.rated, base.rows_per_second),
         "TF-IDF": (tfidf(split.train, split.test, scale, config.seed), None),
         "majority": (majority(split.train, split.test, scale), None),
@@ -60,16 +60,16 @@ def judge(
         rater: evaluate(rater, split.test, rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
     }
-    others: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
-    differences = compare((name, product.rated), others, split.test, scale, split.groups, config)
+    rivals: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
+    differences = compare((name, product.rated), rivals, split.test, scale, split.groups, config)
     product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
-    facts = (split.test, product.rated, scale, split.groups)
+    on_test = (split.test, product.rated, scale, split.groups)
     return Judgement(
         verdict(product_, base_, tfidf_, majority_, differences),
         tuple(evaluations.values()),
         tuple(differences),
-        subgroups_of(*facts, config.subgroups, config.confidence_level),
-        conformal_coverage(conformal, *facts, config.confidence_level) if conformal else None,
+        subgroups_of(*on_test, config.subgroups, config.confidence_level),
+        conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
     )
 
 
@@ -82,12 +82,12 @@ def rate_shown(
     *,
     generate: bool = False,
 ) -> Pass:
-    """Rate the rows with a served model, with progress under `title`."""
-    with progress.stage(title, total=len(examples), unit="rows") as stage:
+    """Rate the examples with a served model, with progress under `title`."""
+    with progress.stage(title, total=len(examples), unit="records") as stage:
         return rate_pass(engine, examples, scale, generate=generate, on_row=lambda done, total: stage.advance())
 
 
-def dev_macro_f1(rated: Pass, prepared: Dataset, config: Config) -> float:
-    """What a choice looks at: macro-F1 on the dev rows."""
-    found = evaluate("dev", prepared.split.dev, rated.rated, prepared.scale, prepared.split.groups, config)
-    return found.macro_f1.value or 0.0
+def dev_macro_f1(rated: Pass, dataset: Dataset, config: Config) -> float:
+    """Macro-F1 on the validation records, the criterion of every choice."""
+    evaluation = evaluate("dev", dataset.split.dev, rated.rated, dataset.scale, dataset.split.groups, config)
+    return evaluation.macro_f1.value or 0.0

@@ -1,8 +1,8 @@
-"""What a rating is worth where the condition is rarer, or commoner, than in the test rows.
+"""Predictive values (PPV, NPV) by prevalence.
 
-By Bayes from sensitivity and specificity, which are taken to stay as they are. The intervals are those of Mercaldo, Lau
-and Zhou (Statistics in Medicine 2007, 26: 2170): the delta method on the logit scale, with half a z squared added to
-the hits and misses of both shares, so that there is an interval at 0 and at 1 too.
+Computed by Bayes' theorem from sensitivity and specificity, which are assumed constant. Intervals as in Mercaldo, Lau
+and Zhou (Statistics in Medicine 2007, 26: 2170): the delta method on the logit scale, with z²/2 added to the hits and
+misses of both proportions, so that intervals exist at 0 and 1 too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOWEST, HIGHEST, POINTS = 0.001, 0.5, 28  # of the curve: 0.1 % to 50 %, evenly 
 
 @dataclass(frozen=True)
 class PrevalencePoint:
-    """PPV of a label where its share of the records is `prevalence`, with its interval."""
+    """PPV of a label at a `prevalence`, with its interval."""
 
     prevalence: float
     ppv: float
@@ -30,7 +30,7 @@ class PrevalencePoint:
 
 @dataclass(frozen=True)
 class LabelPrevalence:
-    """PPV and NPV of one label at `prevalence`; `in_test` is its share of the test records."""
+    """PPV and NPV of one label at `prevalence`; `in_test` is its prevalence in the test records."""
 
     label: str
     in_test: float
@@ -42,7 +42,7 @@ class LabelPrevalence:
 
 @dataclass(frozen=True)
 class PrevalenceTable:
-    """Predictive values of one rater; `stated` is the prevalence asked for, 0 for each label's share of the records."""
+    """Predictive values of one rater; `stated` is the requested prevalence, 0 for each label's in the test records."""
 
     stated: float
     rater: str
@@ -52,7 +52,7 @@ class PrevalenceTable:
 def predictive_values(
     sensitivity: Estimate, specificity: Estimate, prevalence: float, confidence: float
 ) -> tuple[Estimate, Estimate]:
-    """PPV and NPV at a `prevalence` between 0 and 1 (neither of them); undefined where one of the two shares is."""
+    """PPV and NPV at 0 < `prevalence` < 1; undefined if sensitivity or specificity is."""
     if sensitivity.value is None or specificity.value is None:
         return Estimate(None, None, 0), Estimate(None, None, 0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -70,7 +70,7 @@ def predictive_values(
 
 
 def _added(share: Estimate, z: float) -> tuple[float, float]:
-    """The share with z²/2 hits and misses added (Agresti and Coull 1998), and its number of rows then."""
+    """Proportion with z²/2 hits and misses added (Agresti and Coull 1998), and its sample size."""
     n = share.effective_n or share.n
     return ((share.value or 0.0) * n + z * z / 2) / (n + z * z), n + z * z
 
@@ -80,31 +80,31 @@ def _estimate(right: float, wrong: float, logit: float, reach: float, rows: int,
         return Estimate(None, None, rows)
     value = right / (right + wrong)
     low, high = (0.5 + 0.5 * math.tanh(x / 2) for x in (logit - reach, logit + reach))
-    # the added rows move the middle: at 0 or 1 the figure itself may lie outside
+    # the added counts shift the centre, so at 0 or 1 the value itself may be outside the interval
     return Estimate(value, Interval(min(low, value), max(high, value), "delta, logit scale", confidence), rows)
 
 
 def at_prevalence(evaluation: Evaluation, stated: float | None) -> PrevalenceTable:
-    """Predictive values of a rater; without `stated` at each label's share of the test records."""
+    """Predictive values of a rater; without `stated` at each label's prevalence in the test records."""
     labels = tuple(_label(evaluation, each, stated) for each in evaluation.per_class)
     return PrevalenceTable(stated or 0.0, evaluation.name, labels)
 
 
-def _label(evaluation: Evaluation, found: ClassResult, stated: float | None) -> LabelPrevalence:
+def _label(evaluation: Evaluation, result: ClassResult, stated: float | None) -> LabelPrevalence:
     interval = evaluation.accuracy.interval
     confidence = interval.confidence if interval else 0.95
-    share = found.support / evaluation.rows
+    share = result.support / evaluation.rows
     at = stated or share
     undefined = Estimate(None, None, 0)
-    shares = (found.sensitivity, found.specificity)
+    shares = (result.sensitivity, result.specificity)
     ppv, npv = predictive_values(*shares, at, confidence) if 0 < at < 1 else (undefined, undefined)
-    return LabelPrevalence(found.label, share, at, ppv, npv, _curve(found, confidence))
+    return LabelPrevalence(result.label, share, at, ppv, npv, _curve(result, confidence))
 
 
-def _curve(found: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
+def _curve(result: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
     points = []
     for at in _steps():
-        ppv, _ = predictive_values(found.sensitivity, found.specificity, at, confidence)
+        ppv, _ = predictive_values(result.sensitivity, result.specificity, at, confidence)
         if ppv.value is not None and ppv.interval is not None:
             points.append(PrevalencePoint(at, ppv.value, ppv.interval.low, ppv.interval.high))
     return tuple(points)

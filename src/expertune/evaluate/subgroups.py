@@ -1,8 +1,8 @@
-"""How the ratings do in each part of the population: age bands, sex, any column with few values.
+"""Subgroup performance: by age band, sex, or any column with few values.
 
-A stratum of fewer than 20 rows is hidden, and in the others each figure that would stand on fewer: it says nothing.
-Where fewer than 20 rows of a column are hidden, the next smallest stratum is hidden too: what is shown, taken from the
-whole, must not give away the few.
+Subgroups of fewer than 20 records are suppressed, as is each figure based on fewer. If fewer than 20 records of a
+column are suppressed, the next smallest subgroup is too (complementary suppression): otherwise the suppressed counts
+would follow from the total.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..stats.intervals import Estimate
 from .compare import ClassResult, accuracy, match_rows, per_class
 
 FEWEST = 20
-MOST_VALUES, LONGEST_VALUE = 12, 40  # a column with more, or longer ones, holds texts or ids
+MOST_VALUES, LONGEST_VALUE = 12, 40  # a column with more or longer values contains texts or ids
 USUAL = ("Age", "Sex")
 NOT_GIVEN = "not given"
 BANDS = ((1, "under 1"), (5, "1–4"), (18, "5–17"), (45, "18–44"), (65, "45–64"), (131, "65 and over"))  # years below
@@ -36,7 +36,7 @@ _AGE = re.compile(
 
 @dataclass(frozen=True)
 class SubgroupClass:
-    """One label against the rest in one stratum; a figure is None where it would be about fewer than 20 rows."""
+    """One label against the rest in one subgroup; a figure based on fewer than 20 records is None."""
 
     label: str
     sensitivity: Estimate | None
@@ -47,7 +47,7 @@ class SubgroupClass:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """`hidden` says why there are no figures, not even the number of rows: too few, or they would give others away."""
+    """One subgroup; `hidden` says why all figures are suppressed: too few records, or complementary suppression."""
 
     name: str
     hidden: Literal["few", "complement"] | None
@@ -58,7 +58,7 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class SubgroupColumn:
-    """`note` says why a column has no strata."""
+    """Subgroups of one column; `note` says why there are none."""
 
     column: str
     strata: tuple[Subgroup, ...] = ()
@@ -73,16 +73,16 @@ def subgroups_of(
     columns: Sequence[str],
     confidence: float,
 ) -> tuple[SubgroupColumn, ...]:
-    """One rater's figures by these columns; by age and sex, where present, if there are none."""
+    """Evaluate one rater by these columns; without any, by age and sex where present."""
     there = columns_of(truth)
-    found = []
+    results = []
     for name in columns or [name for name in USUAL if folded(name) in there]:
         column = there.get(folded(name))
         if column is None:
-            found.append(SubgroupColumn(name, note="the rating file has no such column"))
+            results.append(SubgroupColumn(name, note="the dataset has no such column"))
         else:
-            found.append(_column(column, truth, rated, scale, groups, confidence))
-    return tuple(found)
+            results.append(_column(column, truth, rated, scale, groups, confidence))
+    return tuple(results)
 
 
 def _column(
@@ -116,7 +116,7 @@ def _column(
 
 
 def hide(sizes: Mapping[str, int]) -> dict[str, Literal["few", "complement"]]:
-    """The strata of one column, by their number of rows, that may not be shown, and why."""
+    """Choose the subgroups of one column to suppress, by their number of records, with the reason."""
     hidden: dict[str, Literal["few", "complement"]] = {name: "few" for name, size in sizes.items() if size < FEWEST}
     for name in sorted(sizes.keys() - hidden.keys(), key=lambda name: (sizes[name], name)):
         if not 0 < sum(sizes[other] for other in hidden) < FEWEST:
@@ -126,7 +126,7 @@ def hide(sizes: Mapping[str, int]) -> dict[str, Literal["few", "complement"]]:
 
 
 def _unnamed(strata: Sequence[Subgroup]) -> list[Subgroup]:
-    """A value that few rows have may say who they are (or be a misplaced text): such values are counted, not named."""
+    """Count rare values instead of naming them: they may identify a person, or be misplaced text."""
     rare = [each for each in strata if each.hidden == "few" and each.name != NOT_GIVEN]
     kept = [each for each in strata if each not in rare]
     if rare:
@@ -147,17 +147,17 @@ def _stratum(
     return Subgroup(name, None, len(truth), accuracy(rater, confidence), classes)
 
 
-def _class(found: ClassResult) -> SubgroupClass:
+def _class(result: ClassResult) -> SubgroupClass:
     def enough(estimate: Estimate) -> Estimate | None:
         return estimate if estimate.n >= FEWEST else None
 
     return SubgroupClass(
-        found.label, enough(found.sensitivity), enough(found.specificity), enough(found.ppv), enough(found.npv)
+        result.label, enough(result.sensitivity), enough(result.specificity), enough(result.ppv), enough(result.npv)
     )
 
 
 def _are_ages(column: str, cells: Sequence[str]) -> bool:
-    """A column of ages, and not of bands: a word of its name begins with "age", and most cells read as ages."""
+    """Check for a column of ages: a word of its name begins with "age", and most cells parse as ages."""
     if not re.search(r"(?<![a-z])age", column.casefold()):
         return False
     filled = [cell for cell in cells if not is_blank_text(cell)]
@@ -165,7 +165,7 @@ def _are_ages(column: str, cells: Sequence[str]) -> bool:
 
 
 def age_band(cell: str) -> str | None:
-    """The band of an age such as "34", "34Y", "6 months", "90+"; None for what is none. A bare number is in years."""
+    """Band of an age such as "34", "34Y", "6 months", "90+"; None if it is not an age. A bare number is in years."""
     match = _AGE.fullmatch(cell.strip())
     if match is None:
         return None
@@ -176,7 +176,7 @@ def age_band(cell: str) -> str | None:
 
 
 def _values(cells: Sequence[str]) -> list[str]:
-    """Each cell's value; spellings that differ in case or spaces are one, under the commonest."""
+    """Value of each cell; spellings that differ in case or spaces are merged under the most common one."""
     spelt: dict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
         spelt[" ".join(cell.casefold().split())][" ".join(cell.split())] += 1

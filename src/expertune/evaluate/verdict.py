@@ -37,20 +37,20 @@ def verdict(
 
     Raises UsageError where one is missing.
     """
-    found = {each.second: each for each in differences if each.first == tuned.name}
+    by_rival = {each.second: each for each in differences if each.first == tuned.name}
     rivals = {
         "the base model": base,
         "a word-count classifier (TF-IDF)": tfidf,
         "always choosing the most common label": majority,
     }
-    missing = [each.name for each in rivals.values() if each.name not in found]
+    missing = [each.name for each in rivals.values() if each.name not in by_rival]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
-    clauses = [_clause(called, found[each.name]) for called, each in rivals.items()]
+    clauses = [_clause(called, by_rival[each.name]) for called, each in rivals.items()]
     figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, base, tfidf, majority))
     subject = _CALLED.get(tuned.name, f"{tuned.name} model")
     line = f"The {subject} {_join(clauses)} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
-    return Verdict(line, outcome(found[base.name]), outcome(found[tfidf.name]), outcome(found[majority.name]))
+    return Verdict(line, outcome(by_rival[base.name]), outcome(by_rival[tfidf.name]), outcome(by_rival[majority.name]))
 
 
 def outcome(difference: Difference) -> Outcome:

@@ -57,11 +57,15 @@ class MergedModel:
 
 
 def merge(
-    target: MergeTarget, config: Config, adapter_pass: Pass, write_and_score: Callable[[Sequence[TypeChoice]], Pass]
+    target: MergeTarget,
+    config: Config,
+    adapter_pass: Pass,
+    write_and_score: Callable[[Sequence[TypeChoice], int], Pass],
 ) -> MergedModel:
     """Find types with which the merged file agrees with base + adapter; leaves the best file at `target.path`.
 
-    `write_and_score` writes the file with the given types (`write_merged`) and returns its predictions on the dev rows.
+    `write_and_score` gets the types and the number of the attempt (from 1), writes the file with these types
+    (`write_merged`) and returns its predictions on the validation rows.
     Raises TrainingFailedError if the adapter changes nothing, OutputError if the file cannot be written.
     """
     if not target.update.names():
@@ -72,14 +76,14 @@ def merge(
     )
     attempts: list[MergedModel] = []
     while choices is not None:
-        judged = write_and_score(choices)
+        judged = write_and_score(choices, len(attempts) + 1)
         found = agreement(adapter_pass, judged, config)
         attempts.append(MergedModel(target.path, tuple(choices), found, (), judged))
         choices = None if found.passed or config.export_type != "auto" else _upgrade(target, choices)
 
     best = _best(attempts)
     if best is not attempts[-1]:  # larger types did not help, so the difference is not due to rounding of weights
-        judged = write_and_score(best.choices)
+        judged = write_and_score(best.choices, len(attempts) + 1)
         best = replace(best, judged=judged, agreement=agreement(adapter_pass, judged, config))
     return replace(best, rounds=tuple(each.agreement for each in attempts))
 

@@ -58,7 +58,7 @@ class TensorInfo:
 class GGUFFile:
     """A GGUF mapped for reading. Raises ModelFileError where `path` is missing, no GGUF, truncated or damaged.
 
-    Arrays of `blocks` look into the map: they stay valid after `close`, which then only drops our own reference.
+    Arrays of `blocks` are views into the map: they stay valid after `close`, which then only drops our own reference.
     """
 
     def __init__(self, path: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""What the blocks of a decoder share while they process one pack.
+"""Data that the blocks of a decoder share while they process one pack.
 
 Axes: T token · N wanted place · D model width · L layer · P per-layer embedding · K kernel element · O output.
 """

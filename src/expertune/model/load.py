@@ -126,7 +126,7 @@ def _precision(file: GGUFFile, device: torch.device) -> str:
     if multiplies_bf16() is False:
         return "fp32"  # without bf16 instructions the timing would only take long
     shape = file.tensors["blk.0.ffn_up.weight"].shape if "blk.0.ffn_up.weight" in file.tensors else (1024, 1024)
-    some = (min(shape[0], 2048), min(shape[-1], 2048))  # large enough to tell, small enough to be quick
+    some = (min(shape[0], 2048), min(shape[-1], 2048))  # large enough to compare, small enough to be quick
     gain = _layer_seconds(torch.float32, some) / _layer_seconds(torch.bfloat16, some)
     return "bf16" if gain > WORTH_BF16 else "fp32"
 

@@ -102,7 +102,7 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights are kept: compute dtype, device, threads for dequantising, shared buffer (None: float copies)."""
+    """Settings of the weights: compute dtype, device, threads for dequantising, shared buffer (None: float copies)."""
 
     dtype: torch.dtype
     device: torch.device

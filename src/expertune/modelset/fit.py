@@ -45,7 +45,7 @@ class ModelSet:
 
     @property
     def name(self) -> str:
-        """What its rater is called in a report."""
+        """Name of its rater in a report."""
         return WORDS if self.config.rater == TFIDF else FEW_SHOT
 
 
@@ -144,19 +144,19 @@ def _prompt_facts(searched: PromptSearchResult, *, base: bool) -> dict[str, obje
     }
 
 
-# --- test rows ---
+# --- test records ---
 
 
 def predict_test(
     made: ModelSet, prepared: Dataset, progress: Progress, members: Sequence[CandidateModel]
 ) -> dict[str, Pass]:
-    """The test rows by the set's rater, under its name; and by its best language model as "few-shot".
+    """Rate the test records with the set's rater, under its name, and with its best language model as "few-shot".
 
     Raises EngineError.
     """
     best = next(member for member in members if member.name == made.best)
     examples = [prompted(made.config, example, best.name) for example in prepared.examples["test"]]
-    few_shot = _rate_test(best, examples, prepared, progress, f"Model set, test rows, {Path(best.name).name}")
+    few_shot = _rate_test(best, examples, prepared, progress, f"Model set: test records, {Path(best.name).name}")
     if made.name == FEW_SHOT or made.config.tfidf is None:
         return {FEW_SHOT: few_shot}
     start, test = time.perf_counter(), prepared.split.test

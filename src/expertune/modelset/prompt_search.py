@@ -48,7 +48,7 @@ class PromptSearchResult:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What every step of the building needs. `deadline` is in the seconds of `clock`."""
+    """Inputs shared by all steps of the search. `deadline` is in the seconds of `clock`."""
 
     path: Path
     prepared: Dataset
@@ -101,7 +101,7 @@ def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, le
     dev, scale = context.prepared.examples["dev"], context.prepared.scale
     true = [scale.values.index(example.value) for example in dev]
     tried, order = _candidates(context, member, engine), _fair_order(true, context.config.seed)
-    with context.progress.stage(f"Model set, ways to ask {Path(member.name).name}", unit="rows") as stage:
+    with context.progress.stage(f"Model set: trying prompts for {Path(member.name).name}", unit="records") as stage:
 
         def rate(candidate: PromptCandidate, rows: Sequence[int]) -> list[Shares]:
             examples = [prompted(candidate.config, dev[row], member.name) for row in rows]

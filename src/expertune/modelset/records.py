@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-TFIDF = "TF-IDF"  # the name of the member that is no language model
+TFIDF = "TF-IDF"  # name of the member that is not a language model
 
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -50,7 +50,7 @@ class RatingLabel(StrictRecord):
 
 
 class Decoding(StrictRecord):
-    """How to ask: greedily, no prompt cut in silence. In a request `truncate` stands beside Ollama's options."""
+    """Greedy decoding; prompts are never truncated silently. In a request `truncate` is next to Ollama's options."""
 
     temperature: Annotated[float, Field(ge=0, le=0)]
     seed: Annotated[int, Field(ge=0)]
@@ -93,7 +93,7 @@ class MemberCalibration(StrictRecord):
 
 
 class ValidationAgreement(StrictRecord):
-    """With the expert on `rows` dev rows, calibrated by cross-validation; null where it is undefined."""
+    """Agreement with the expert on `rows` validation records, calibrated by cross-validation; null if undefined."""
 
     rows: Annotated[int, Field(ge=1)]
     accuracy: Share | None
@@ -178,7 +178,7 @@ class Rule(StrictRecord):
 
 
 class TrialRecord(StrictRecord):
-    """A way to ask that was tried on `rows` dev rows, with uncalibrated figures; `fault` says why it was given up."""
+    """Prompt recipe tried on `rows` validation records, with uncalibrated figures; `fault` says why it was given up."""
 
     model: Text
     candidate: Text

@@ -1,4 +1,4 @@
-"""Which way to ask a model is best: successive halving over dev rows (Jamieson and Talwalkar 2016), within a time.
+"""Search the best prompt by successive halving over validation rows (Jamieson and Talwalkar 2016), within a time.
 
 Each round rates more rows with fewer candidates. What was best so far is there at any moment; when the time is over the
 search just ends. Nothing here knows what a candidate is.

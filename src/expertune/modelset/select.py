@@ -84,7 +84,7 @@ def longest_shown(pool: Sequence[Rating]) -> int:
 
 
 def _allot(available: Sequence[int], shots: int) -> list[int]:
-    """How many of each label: one each in turn, the most frequent first, until `shots` are given or none is left."""
+    """Number of examples of each label: one each in turn, the most frequent first, until `shots` or none is left."""
     counts = [0] * len(available)
     while sum(counts) < min(shots, sum(available)):
         open_labels = [at for at, rows in enumerate(available) if counts[at] < rows]

@@ -59,7 +59,7 @@ def select_rater(
         (name for name in shares if name != TFIDF),
         key=lambda name: (agreements[name].macro_f1 or 0.0, -agreements[name].log_loss),
     )
-    rater, reason = best, f"{best} is the language model that agrees best with {len(truth)} dev rows"
+    rater, reason = best, f"{best} is the language model that agrees best with {len(truth)} validation records"
     if TFIDF in shares:
         first, second = (rated_rows(truth, calibrated_NK[name], scale) for name in (TFIDF, best))
         gain = compare((TFIDF, first), {best: second}, truth, scale, groups, config)[0]
@@ -109,9 +109,9 @@ def _cross_calibrated(share_NK: Floats, true_N: Indices, fold_N: Indices, seed: 
     calibrated_NK = share_NK.copy()
     for fold in np.unique(fold_N):
         out_N, in_N = fold_N == fold, fold_N != fold
-        found = fit_calibration(share_NK[in_N], true_N[in_N], seed=seed)
-        if found is not None:
-            calibrated_NK[out_N] = [found.apply(row) for row in share_NK[out_N]]
+        calibration = fit_calibration(share_NK[in_N], true_N[in_N], seed=seed)
+        if calibration is not None:
+            calibrated_NK[out_N] = [calibration.apply(row) for row in share_NK[out_N]]
     return calibrated_NK
 
 

@@ -16,7 +16,7 @@ _ABSTAINING = "unable to determine"
 
 
 def definition(scale: RatingScale, value: int) -> str:
-    """What a value means, by its label's synonyms or its place on an ordinal scale; "" where only the expert knows."""
+    """Meaning of a value, by its label's synonyms or its place on an ordinal scale; "" if only the expert knows."""
     for synonym, meaning in _MEANINGS.items():
         if scale.synonyms.get(synonym) == value:
             return meaning
@@ -55,7 +55,7 @@ def _label_line(scale: RatingScale, value: int) -> str:
 
 
 def _guidance(scale: RatingScale) -> list[str]:
-    """How the labels relate: their order, and when to abstain."""
+    """Relation of the labels: their order, and when to abstain."""
     guidance = []
     if scale.ordinal:
         lowest, highest = scale.label_of(min(scale.values)), scale.label_of(max(scale.values))

@@ -17,7 +17,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from .records import ContextSummary, LabelTerms, Term
 
-PRIOR = 100.0  # rows' worth of belief that a label uses a term as all rows do
+PRIOR = 100.0  # prior, in rows, that a label uses a term as all rows do
 FEWEST_ROWS, FEWEST_GROUPS = 3, 2  # a term of one patient's records alone may be a name
 COMMON = 0.25  # a term of more than this share of the rows is a word of the language, or of the form
 CERTAIN = 1.96  # standard deviations above 0

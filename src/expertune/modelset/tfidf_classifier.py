@@ -22,7 +22,7 @@ from .records import TFIDF, TermTable, TfidfTables
 
 MOST_TERMS = 2000  # words and pairs, and as many letter groups: about 100 kB for three labels
 FEWEST_ROWS = 10
-ROWS_FOR_SHARED = 50  # from here on a term must stand in two rows: what stands in one tells little, but of one patient
+ROWS_FOR_SHARED = 50  # from here on a term must occur in two rows: a term of one row may identify a patient
 
 Floats = NDArray[np.float64]
 Vectorizer = Callable[..., Any]

@@ -21,7 +21,7 @@ MOST_ROWS = 3000  # whose out-of-fold probabilities are looked at: seconds, what
 class TrainingSignals:
     """`summary` and `tfidf` become the parts of these names; None where the rows did not give them.
 
-    `boundaries` are rows that TF-IDF can hardly tell, one for each pair of labels, the commonest confused first.
+    `boundaries` are rows that TF-IDF can hardly classify, one for each pair of labels, the most often confused first.
     """
 
     summary: ContextSummary | None

@@ -47,15 +47,15 @@ class Scorer(Protocol):
     def score(self, record: str) -> Prediction: ...
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        """What follows the beginning of an answer that gives `label`, up to where the model says why."""
+        """Continuation of an answer that gives `label`, up to the beginning of the rationale."""
         ...
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the records were scored, one line each."""
+        """Remarks for the user on how the records were scored, one line each."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What served the model, for the record of a session."""
+        """The engine that served the model, for the record of a session."""
         ...
 
 

@@ -128,7 +128,7 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
 
 
 def _check_file(file: Path, judged: str) -> None:
-    """The metadata's figures speak of one file only."""
+    """Check that the file is the one that the metadata's figures are about."""
     try:
         found = sha256(file)
     except OSError as error:

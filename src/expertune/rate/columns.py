@@ -32,7 +32,7 @@ FAILED, SEVERAL, NONE, LOW, NOVEL, DISAGREE = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which columns to write, and how."""
+    """Columns to write, and their settings."""
 
     scale: RatingScale
     trust: Uncertainty
@@ -54,7 +54,7 @@ class Wanted:
         }
 
     def shares(self, probabilities: Sequence[float]) -> Sequence[float]:
-        """What is written for the model's own probabilities: calibrated, where that is wanted and was learnt."""
+        """Probabilities to write: calibrated if requested and fitted, else the model's own."""
         if not self.calibrated or self.trust.calibration is None:
             return probabilities
         return self.trust.calibration.apply(probabilities)
@@ -85,7 +85,7 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
         CONFIDENCE: round(shares[best], 6),
         **{share_column(label): round(share, 6) for label, share in zip(scale.labels, shares, strict=True)},
         SET: None if fitting is None else BETWEEN.join(fitting),
-        # a reviewed row needs no second look
+        # a reviewed row needs no second review
         REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),
     }
     if wanted.votes:

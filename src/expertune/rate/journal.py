@@ -72,7 +72,7 @@ def record_hash(prompt: str) -> bytes:
 class Journal:
     """Safe for many threads of one process; a second process is refused. A context manager.
 
-    Raises UsageError for a file that is no journal or in use, OutputError where it cannot be written.
+    Raises UsageError for a file that is not a journal or is in use, OutputError where it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which rated rows a person should look at and why, the most useful first; and a sample of those that seem sure.
+"""Queue rated rows for human review, the most useful first, each with its reasons; add a sample of the confident ones.
 
 The sample is what shows whether "sure" can be believed: the other rows are the hard ones, and their error rate says
 nothing of the rest.
@@ -31,7 +31,7 @@ SAMPLE = 0.02
 
 @dataclass(frozen=True)
 class Queue:
-    """How many of `rows` are to be reviewed, and how many for each reason (a row may have several)."""
+    """Number of `rows` to review, and of each reason (a row may have several)."""
 
     rows: int
     queued: int
@@ -39,7 +39,7 @@ class Queue:
 
 
 def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int = 42) -> Queue:
-    """Write the rows to look at as CSV, with empty columns for the reviewer; mode 0600.
+    """Write the rows to review as CSV, with empty columns for the reviewer; mode 0600.
 
     `sample` is the share of the rows without any reason that is drawn too. Raises DatasetError for a file that
     `expertune rate` did not write, UsageError and OutputError.
@@ -74,15 +74,15 @@ def _reasons(records: RecordFile) -> list[tuple[int, list[str]]]:
 def reasons_of(cells: Mapping[str, Any]) -> list[str]:
     """The reasons that the runner wrote, and disagreement where several models rated."""
     text = as_text(cells.get(REASONS)).strip()
-    told = text.split(BETWEEN) if text else []
+    reasons = text.split(BETWEEN) if text else []
     differ = as_text(cells.get(DISAGREEMENT)).strip().casefold()
-    return [*told, *([DISAGREE] if differ not in ("", "0", "false", "no") and DISAGREE not in told else [])]
+    return [*reasons, *([DISAGREE] if differ not in ("", "0", "false", "no") and DISAGREE not in reasons else [])]
 
 
 def _sample(records: RecordFile, queued: set[int], share: float, seed: int) -> list[int]:
-    """Numbers of rows that nothing speaks against, drawn at random."""
+    """Row numbers of a random sample of rows without a reason for review."""
     if not 0 <= share <= 1:
-        raise UsageError(f"--sample: {share} is no share; give a number from 0 to 1")
+        raise UsageError(f"--sample: {share} is not between 0 and 1")
     sure = [record.row for batch in records.batches(BATCH) for record in batch if record.row not in queued]
     return random.Random(seed).sample(sure, math.ceil(share * len(sure)))
 
@@ -92,10 +92,10 @@ def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]
     rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
     for batch in records.batches(BATCH):
         for record in batch:
-            told = reasons.get(record.row)
-            if told:
-                cells = {**record.cells, REASONS: BETWEEN.join(told)}
-                key = (FAILED not in told, SAMPLED in told, -len(told), _confidence(record.cells), record.row)
+            own = reasons.get(record.row)
+            if own:
+                cells = {**record.cells, REASONS: BETWEEN.join(own)}
+                key = (FAILED not in own, SAMPLED in own, -len(own), _confidence(record.cells), record.row)
                 rows.append((key, cells))
     return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
 

@@ -41,7 +41,7 @@ def checked_output(path: Path, source: Path) -> Path:
 def open_output(path: Path, records: RecordFile, added: Mapping[str, type]) -> Iterator[Writer]:
     """A writer for rows that hold the input's columns and the `added` ones; `path` appears when the block ends well.
 
-    Until then the rows lie in a hidden file beside it, which the next run writes anew. Raises OutputError.
+    Until then the rows are in a hidden file in the same folder, which the next run overwrites. Raises OutputError.
     """
     part = path.with_name(f".{path.name}.part")
     try:

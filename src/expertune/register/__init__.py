@@ -1,1 +1,1 @@
-"""A finished file becomes a model in Ollama: only if it passed, only whole, and proven in the server itself."""
+"""Register a tuned model with Ollama after the quality gate, and verify it in the server."""

@@ -1,4 +1,4 @@
-"""What Ollama is told of the new model: everything that the base has, since a file brings none of it along."""
+"""The request that creates the new model in Ollama with its base's serving configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..engine.locate import Located
 from ..engine.ollama.model import OllamaModel
 
 TAG = "unproven"
-# what a tuned file changes, or what says nothing of how it is served
+# keys that tuning changes, or that do not affect serving
 OWN_KEYS = (
     "general.file_type",
     "general.quantization_version",
@@ -24,10 +24,10 @@ SAME_SHOWN = ("template", "requires", "messages", "capabilities")  # of /api/sho
 
 @dataclass(frozen=True)
 class ServingConfig:
-    """What a model in Ollama has beside its weights: its base's, where the base is a model of this server.
+    """Template, parameters, renderer and licence of a model in Ollama, taken from its base if this server has it.
 
-    `shown` is /api/show of the base. `system` is the text under which the file was tuned, None where its template has
-    no place for one.
+    `shown` is /api/show of the base. `system` is the system prompt of the training, None if the template has no system
+    role.
     """
 
     base: Located | None
@@ -35,31 +35,31 @@ class ServingConfig:
     system: str | None
 
 
-def create_request(name: str, file_name: str, digest: str, dress: ServingConfig) -> dict[str, Any]:
-    """The body of /api/create. No `from`: it would win over `files`, and an absent one would be pulled.
+def create_request(name: str, file_name: str, digest: str, serving: ServingConfig) -> dict[str, Any]:
+    """Build the body of /api/create. Without `from`, which would override `files` and pull a missing model.
 
-    `template` is the base's template LAYER: a text that is only the file's own Jinja could not be read by Ollama here.
+    `template` is the base's template layer; Ollama cannot read the file's own Jinja template here.
     """
-    base = dress.base
+    base = serving.base
     texts = {name: getattr(base, name) for name in SAME_FIELDS} if base is not None else {}
     texts["parameters"] = dict(texts.get("parameters") or {})
-    kept = {key: dress.shown[key] for key in ("requires", "messages") if dress.shown.get(key)}
-    given = {key: value for key, value in {**texts, "system": dress.system}.items() if value}
+    kept = {key: serving.shown[key] for key in ("requires", "messages") if serving.shown.get(key)}
+    given = {key: value for key, value in {**texts, "system": serving.system}.items() if value}
     return {"model": name, "files": {file_name: digest}, **given, **kept}
 
 
-def differences(made: OllamaModel, shown: Mapping[str, Any], dress: ServingConfig) -> list[str]:
-    """Fields in which the new model is not what it should be: its base, but for the system text."""
-    found = ["system"] if dress.system is not None and made.system != dress.system else []
-    base = dress.base
+def differences(created: OllamaModel, shown: Mapping[str, Any], serving: ServingConfig) -> list[str]:
+    """Fields in which the new model differs from its base, except for the system prompt, which must be its own."""
+    wrong = ["system"] if serving.system is not None and created.system != serving.system else []
+    base = serving.base
     if base is None:
-        return found
-    found += [name for name in SAME_FIELDS if getattr(made, name) != getattr(base, name)]
-    found += [name for name in SAME_SHOWN if (shown.get(name) or None) != (dress.shown.get(name) or None)]
-    if shown["details"].get("family") != dress.shown["details"].get("family"):
-        found.append("details.family")
-    ours, theirs = (_served(each.get("model_info") or {}) for each in (shown, dress.shown))
-    return sorted({*found, *(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))})
+        return wrong
+    wrong += [name for name in SAME_FIELDS if getattr(created, name) != getattr(base, name)]
+    wrong += [name for name in SAME_SHOWN if (shown.get(name) or None) != (serving.shown.get(name) or None)]
+    if shown["details"].get("family") != serving.shown["details"].get("family"):
+        wrong.append("details.family")
+    new, old = (_served(each.get("model_info") or {}) for each in (shown, serving.shown))
+    return sorted({*wrong, *(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))})
 
 
 def _served(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,6 +67,6 @@ def _served(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unproven(name: str) -> str:
-    """The name under which a model stands until it is proven."""
+    """Temporary name of a model until it is verified."""
     head, colon, tag = name.rpartition(":")
     return f"{head}:{tag}-{TAG}" if colon and "/" not in tag else f"{name}:{TAG}"

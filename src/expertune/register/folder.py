@@ -1,4 +1,4 @@
-"""Register the tuned file of a finished run with Ollama; the outcome goes into the run's record."""
+"""Register the tuned model of a run with Ollama, and write the outcome to the run's record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("expertune")
 
 @dataclass(frozen=True)
 class RegistrationTarget:
-    """The name that a tuned file is to have in Ollama, and what the user allows for it."""
+    """Requested name in Ollama, and the user's permissions."""
 
     name: str
     replace: bool = False
@@ -33,7 +33,7 @@ class RegistrationTarget:
     allow_remote: bool = False
 
     def command(self, folder: Path, *, override: str = "", moved: bool = False) -> str:
-        """The command that registers the file of `folder`; `moved`: its records are not where the run read them."""
+        """The command that registers the file of `folder`; `moved` adds --input, since the dataset is not there."""
         chosen = [f"--{name.replace('_', '-')}" for name in ("replace", "force", "allow_remote") if getattr(self, name)]
         flags = [*chosen, *([override] if override and override not in chosen else [])]
         rows = ["--input", "FILE"] if moved else []
@@ -41,12 +41,12 @@ class RegistrationTarget:
 
 
 def check_target(target: RegistrationTarget, model: str, config: Config) -> None:
-    """Refuse a name that nothing could be registered under: before hours of work, not after them.
+    """Refuse an unusable name before hours of work.
 
     Raises UsageError, RegistrationError or EngineError.
     """
     if config.approach == "model-set":
-        raise UsageError("register: a model set cannot be registered; leave the name out, or take another approach")
+        raise UsageError("register: a model set cannot be registered; leave out the name, or choose another approach")
     with OllamaServer(allow_remote=target.allow_remote) as server:
         if not Path(model).is_file():
             refuse_base(target.name, model)
@@ -54,26 +54,26 @@ def check_target(target: RegistrationTarget, model: str, config: Config) -> None
 
 
 def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dataset:
-    """The records of a finished run, split as then; `data` in place of the path that the run remembers.
+    """Load the dataset of a finished run with the same split; `data` replaces the path in the run's record.
 
-    Raises UsageError where these are not the records of the run, DatasetError where they cannot be read.
+    Raises UsageError if these are not the records of the run, DatasetError if they cannot be read.
     """
     kept = outputs.read_config(folder / outputs.TRAINING_CONFIG)
     source = data if data is not None else Path(str(kept["run"].get("input")))
     if isinstance(source, Path) and not source.is_file():
-        raise UsageError(f"{source}: the rows that the run was judged on are not there; name them with --input")
+        raise UsageError(f"{source}: the run's dataset is not there; give its path with --input")
     dataset = load_dataset(source, record.rating_mapping, record.processing_info.target_topics, record.config)
     if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
-        raise UsageError(f"{dataset.source}: not the rows that this run was made from; name them with --input")
+        raise UsageError(f"{dataset.source}: not the dataset of this run; give its path with --input")
     return dataset
 
 
 def register_result(
     target: RegistrationTarget | None, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
 ) -> RunRecord:
-    """Register what a run has just made, where that was asked for; the record says whether, and how to go on.
+    """Register the product of a run if requested; a refusal is recorded with the command to continue with.
 
-    Raises Interrupted, which carries the record's dump.
+    Raises Interrupted, which holds the record's dump.
     """
     if target is None:
         return record
@@ -92,7 +92,7 @@ def register_result(
 def register_again(
     target: RegistrationTarget, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
 ) -> Registration:
-    """Register the file of a finished run; the record is rewritten, also where it was refused.
+    """Register the tuned model of a finished run; the record is updated, also after a refusal.
 
     Raises RegistrationError, Interrupted on Ctrl-C, and what the server's requests raise.
     """
@@ -110,7 +110,7 @@ def register_again(
 def register_folder(
     target: RegistrationTarget, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
 ) -> Registration:
-    """The tuned file of `folder` as a model in Ollama. Raises RegistrationError for whatever went wrong."""
+    """Register the tuned model of `folder`; unexpected errors become RegistrationError."""
     try:
         with OllamaServer(allow_remote=target.allow_remote) as server:
             candidate = _candidate(server, folder, record, dataset)
@@ -139,30 +139,32 @@ def _refusal(
 
 def _stopped(refused: RunRecord) -> Interrupted:
     command = refused.registration.command if refused.registration else ""
-    stopped = Interrupted(f"stopped; Ollama is as it was and the tuned file is whole: go on with {command}")
+    stopped = Interrupted(
+        f"stopped; Ollama's models are unchanged and the tuned file is complete; continue with {command}"
+    )
     stopped.metadata = refused.to_dict()
     return stopped
 
 
 def _refuse_model_set(target: RegistrationTarget, record: RunRecord, folder: Path) -> Registration:
-    """A model set is not a file that Ollama could serve."""
-    reason = "the run made a model set, and only a tuned file can be registered"
+    """The refusal for a model set, which is not a file that Ollama can serve."""
+    reason = "the run made a model set, and only a tuned model can be registered"
     if record.fallback_reason is None:
-        reason += " (--approach tune keeps to it)"
+        reason += " (--approach tune always tunes)"
     log.warning("not registered as %s: %s", target.name, reason)
     command = shlex.join(["expertune", "rate", "FILE", "--with", str(folder)])
     return Registration(name=target.name, registered=False, reason=reason, command=command)
 
 
 def _write(record: RunRecord, registration: Registration, folder: Path) -> RunRecord:
-    """The record with the outcome, also on disk. A refusal does not hide an earlier success: that model is there."""
+    """Update the record, also on disk. A refusal does not replace an earlier success, whose model still exists."""
     before = record.registration
     if not registration.registered and before is not None and before.registered:
         return record
     changed = record.model_copy(update={"registration": registration})
     try:
         changed.write(folder)
-    except OutputError as error:  # the disk is full: the caller's record still says it
+    except OutputError as error:  # full disk: the returned record still has the outcome
         log.error("%s", error)
     return changed
 
@@ -184,11 +186,11 @@ def _candidate(server: OllamaServer, folder: Path, record: RunRecord, dataset: D
 
 
 def _base(server: OllamaServer, model: str, record: RunRecord) -> Located:
-    """The base as this server holds it now. Raises RegistrationError where it is another file than was tuned."""
-    found = locate(model, server)
-    if sha256(found.path) != record.provenance.hashes["base"]:
+    """Locate the base in this server. Raises RegistrationError if it is not the file that was tuned."""
+    located = locate(model, server)
+    if sha256(located.path) != record.provenance.hashes["base"]:
         raise RegistrationError(
             f"{model}: in Ollama this is no longer the file that was tuned; tune again, so that the new model is "
             "compared with its own base"
         )
-    return found
+    return located

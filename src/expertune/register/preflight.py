@@ -1,7 +1,8 @@
-"""Check before anything is uploaded whether a run's file may be registered."""
+"""Quality gate, checked before anything is uploaded."""
 
 from __future__ import annotations
 
+from ..config import Config
 from ..errors import RegistrationError
 from ..export.summary import ExportSummary
 from ..record import RunRecord
@@ -10,32 +11,31 @@ from ..record import RunRecord
 def gate_failures(record: RunRecord) -> list[str]:
     """Reasons not to register a run's file, one line each; --force overrides them.
 
-    Raises RegistrationError where there is no tuned file at all.
+    Raises RegistrationError if the run made no tuned model.
     """
     if record.fine_tuning_info is None:
         raise RegistrationError(
             f"nothing to register: this run made no tuned model ({record.fallback_reason}); "
-            "rate with its model set instead"
+            "use its model set with expertune rate instead"
         )
-    found, verdict = [], record.evaluation.verdict
+    failures, verdict = [], record.evaluation.verdict
     if record.export is not None and not record.export.agreement_passed:
-        found.append(_disagreement(record.export, record))
+        failures.append(disagreement(record.export, record.config))
     if verdict.base == "not better":
-        found.append("the tuned model is not better than its base on the held-out rows")
+        failures.append("the tuned model is not better than its base on the test records")
     if verdict.majority == "not better":
-        found.append("the tuned model is not better than always guessing the commonest class")
-    return found
+        failures.append("the tuned model is not better than always choosing the most common label")
+    return failures
 
 
-def _disagreement(export: ExportSummary, record: RunRecord) -> str:
-    """How the file differs from what was trained: in labels, else in their probabilities."""
-    config = record.config
+def disagreement(export: ExportSummary, config: Config) -> str:
+    """Describe how the saved file differs from the trained model: in labels, else in probabilities."""
     if export.agreement < config.min_label_agreement:
         return (
-            f"the file agrees with what was trained on only {export.agreement:.1%} of {export.agreement_rows} "
-            "dev rows, which is below the gate"
+            f"the saved file gives the trained model's label for only {export.agreement:.1%} of "
+            f"{export.agreement_rows} validation records (at least {config.min_label_agreement:.1%} required)"
         )
     return (
-        f"the file's probabilities are {export.probability_gap:.3f} from those of what was trained on average over "
-        f"{export.agreement_rows} dev rows, which is above the {config.max_probability_gap:g} of the gate"
+        f"the saved file's probabilities differ from the trained model's by {export.probability_gap:.3f} on average "
+        f"over {export.agreement_rows} validation records (limit {config.max_probability_gap:g})"
     )

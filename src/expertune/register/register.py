@@ -1,4 +1,4 @@
-"""Registration: upload, create under a name of its own, prove, and only then give the model its name."""
+"""Registration with Ollama: upload, create under a temporary name, verify, then copy to the final name."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from .verify_prompts import check_renders, check_rows, check_tokens, probes
 
 log = logging.getLogger("expertune")
 
-SAMPLE = 24  # held-out rows that the registered model rates once more
+SAMPLE = 24  # test records that the registered model rates again
 ROOM = 64  # tokens of an answer
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished file and all that it has to be held to.
+    """Tuned file to register, and the facts that the registered model is verified against.
 
-    `base` is None where the base is no model of this server; `prompts_by_server` says that the server wrote the prompts
-    that the file was tuned on. `context` is the tokens that one request may hold, `rows` are held-out ones.
+    `base` is None if this server does not have the base; `prompts_by_server` is True if the server rendered the
+    training prompts. `context` is the token limit of one request, `rows` are test records.
     """
 
     file: Path
@@ -64,11 +64,11 @@ def register(
     replace: bool = False,
     force: bool = False,
 ) -> Registration:
-    """Make `name` in Ollama from the candidate's file. Whatever goes wrong, `name` is as it was before.
+    """Create `name` in Ollama from the candidate's file. After any error `name` is unchanged.
 
-    Raises RegistrationError (the gate, a name in use, a difference), EngineError, OutputError and UsageError.
+    Raises RegistrationError (gate failed, name in use, verification failed), EngineError, OutputError and UsageError.
     """
-    overridden = tuple(_objections(candidate, force=force))
+    overridden = tuple(_gate(candidate, force=force))
     taken = _check_name(server, name, candidate, replace=replace)
     digest = sha256(candidate.file)
     _check_file(candidate, digest)
@@ -78,12 +78,12 @@ def register(
         LlamaCppEngine(
             candidate.file, context=candidate.context, threads=candidate.threads, renderer=reference
         ) as by_file,
-        _removed_at_the_end(server, temporary),
+        _deleted_at_the_end(server, temporary),
     ):
         rows = _sample(by_file, candidate)
-        dress = _dress(server, candidate, folds_system=by_file.folds_system)
-        _make(server, temporary, candidate.file, digest, dress, progress)
-        served, kept = _check_model(server, temporary, candidate.file, digest, dress)
+        serving = _serving_config(server, candidate, folds_system=by_file.folds_system)
+        _create(server, temporary, candidate.file, digest, serving, progress)
+        served, kept = _check_model(server, temporary, candidate.file, digest, serving)
         with OllamaEngine(
             server,
             temporary,
@@ -112,93 +112,96 @@ def register(
 
 
 def _reference(server: OllamaServer, candidate: Candidate) -> OllamaRenderer | None:
-    """What the rows were rendered by in training: this server for the base, else the file's own template."""
+    """Renderer of the training prompts: this server for the base; None for the file's own template."""
     if candidate.base is None or not candidate.prompts_by_server:
         return None
     return OllamaRenderer(server, candidate.base_name, context=candidate.context)
 
 
-def _objections(candidate: Candidate, *, force: bool) -> list[str]:
-    found = gate_failures(candidate.record)
-    if found and not force:
-        raise RegistrationError(f"{'; '.join(found)}; --force registers it all the same", override="--force")
-    return found
+def _gate(candidate: Candidate, *, force: bool) -> list[str]:
+    """Gate failures that `force` overrides. Raises RegistrationError for any without it."""
+    failures = gate_failures(candidate.record)
+    if failures and not force:
+        raise RegistrationError(f"{'; '.join(failures)}; --force registers it anyway", override="--force")
+    return failures
 
 
 def _check_name(server: OllamaServer, name: str, candidate: Candidate, *, replace: bool) -> bool:
-    """Whether the name is in use. Raises RegistrationError where that forbids to take it."""
+    """Check if the name is in use. Raises RegistrationError if it may not be replaced, or is the base's."""
     if candidate.base is not None:
         refuse_base(name, candidate.base_name)
     return refuse_taken(server, name, replace=replace)
 
 
 def refuse_base(name: str, base_name: str) -> None:
-    """Raises RegistrationError where both name the same model in Ollama."""
+    """Raise RegistrationError if both names are the same model in Ollama."""
     if full_name(name) == full_name(base_name):
         raise RegistrationError(f"{name}: is the base itself; choose another name for the tuned model")
 
 
 def refuse_taken(server: OllamaServer, name: str, *, replace: bool) -> bool:
-    """Whether the name is in use. Raises RegistrationError where it may not be replaced, UsageError for no name."""
+    """Check if the name is in use. Raises RegistrationError if it may not be replaced, UsageError if it is invalid."""
     parts_of(name)
     taken = server.holds(name)
     if taken and not replace:
-        raise RegistrationError(f"{name}: in use in Ollama; choose another name, or replace that model with --replace")
+        raise RegistrationError(
+            f"{name}: in use in Ollama; choose another name, or overwrite that model with --replace"
+        )
     return taken
 
 
 def _check_file(candidate: Candidate, digest: str) -> None:
-    judged = candidate.record.provenance.hashes.get(candidate.file.name)
-    if digest != judged:
+    evaluated = candidate.record.provenance.hashes.get(candidate.file.name)
+    if digest != evaluated:
         raise RegistrationError(
-            f"{candidate.file}: not the file that was judged (its sha256 differs from fine_tuning_metadata.json); "
+            f"{candidate.file}: not the file that was evaluated (its sha256 differs from fine_tuning_metadata.json); "
             "tune again"
         )
 
 
 @contextlib.contextmanager
-def _removed_at_the_end(server: OllamaServer, temporary: str) -> Iterator[None]:
-    """The temporary name goes, however the block ends; also one that a killed run has left."""
+def _deleted_at_the_end(server: OllamaServer, temporary: str) -> Iterator[None]:
+    """Delete the temporary model when the block ends, and one that a killed run has left before it begins."""
     server.delete(temporary)
     try:
         yield
     finally:
-        with contextlib.suppress(ExpertuneError):  # must not hide why the block ended
+        with contextlib.suppress(ExpertuneError):  # must not mask the error that ended the block
             server.delete(temporary)
 
 
-def _dress(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> ServingConfig:
-    """A template without a system role takes the text from the user's message, so that the model brings none along."""
+def _serving_config(server: OllamaServer, candidate: Candidate, *, folds_system: bool) -> ServingConfig:
+    """The base's serving configuration; without a system prompt if the template folds it into the user message."""
     shown = server.show(candidate.base_name) if candidate.base is not None else {}
     return ServingConfig(candidate.base, shown, None if folds_system else candidate.system)
 
 
-def _make(
-    server: OllamaServer, temporary: str, file: Path, digest: str, dress: ServingConfig, progress: Progress
+def _create(
+    server: OllamaServer, temporary: str, file: Path, digest: str, serving: ServingConfig, progress: Progress
 ) -> None:
     blocks = -(-file.stat().st_size // UPLOAD_BLOCK)
     with progress.stage("Uploading to Ollama", total=blocks, unit="MiB") as stage:
         server.upload(file, f"sha256:{digest}", lambda count: stage.advance())
     with progress.stage("Creating the model in Ollama") as stage:
-        for line in server.stream("/api/create", create_request(temporary, file.name, f"sha256:{digest}", dress)):
+        for line in server.stream("/api/create", create_request(temporary, file.name, f"sha256:{digest}", serving)):
             log.info("ollama: %s", line.get("status"))
             stage.advance()
 
 
 def _check_model(
-    server: OllamaServer, temporary: str, file: Path, digest: str, dress: ServingConfig
+    server: OllamaServer, temporary: str, file: Path, digest: str, serving: ServingConfig
 ) -> tuple[str, str]:
-    """Which blob is served, and how its bytes compare.
+    """Digest of the served blob, and how its bytes compare with the file.
 
-    Raises RegistrationError where the model is not the file in its base's dress.
+    Raises RegistrationError if weights or serving configuration differ.
     """
     shown = server.show(temporary)
-    made = model.shown(temporary, shown)
-    served = model.served_digest(made)
+    created = model.shown(temporary, shown)
+    served = model.served_digest(created)
     if served is None:
         raise RegistrationError("Ollama does not say which file the new model is; nothing was registered")
     kept = check_bytes(served, _blob(server, temporary), file, digest)
-    if wrong := differences(made, shown, dress):
+    if wrong := differences(created, shown, serving):
         raise RegistrationError(
             f"in Ollama the new model differs from its base in {', '.join(wrong)}; nothing was registered"
         )
@@ -206,7 +209,7 @@ def _check_model(
 
 
 def _blob(server: OllamaServer, model: str) -> Path | None:
-    """The file that the server serves, None where it is not on this disk or may not be read."""
+    """The file that the server serves; None if it is not on this disk or not readable."""
     try:
         return locate(model, server).path
     except FineTuningNotSupportedError:
@@ -214,45 +217,45 @@ def _blob(server: OllamaServer, model: str) -> Path | None:
 
 
 def _sample(by_file: LlamaCppEngine, candidate: Candidate) -> list[Example]:
-    """Held-out rows that the context has room for, a few of each label. Raises RegistrationError for none."""
+    """Test records that fit the context, a few of each label. Raises RegistrationError if none does."""
     rows = [
         row
         for row in sample(candidate.rows, SAMPLE)
         if by_file.count_tokens(by_file.render(row.messages)) + ROOM <= by_file.context
     ]
     if not rows:
-        raise RegistrationError("no held-out row fits into the context, so the model cannot be proven in Ollama")
+        raise RegistrationError("no test record fits into the context, so the model cannot be verified in Ollama")
     return rows
 
 
 def _check_prompts(
     by_server: OllamaEngine, by_file: LlamaCppEngine, candidate: Candidate, rows: list[Example], progress: Progress
 ) -> int:
-    """How many prompts are the same, in text and in tokens. Raises RegistrationError."""
-    talks = probes(candidate.system)
-    with_system = {name: talk for name, talk in talks.items() if talk[0]["role"] == "system"}
-    asked = [(row.id, row.messages) for row in rows]
-    with progress.stage("Comparing prompts", total=len(talks) + len(rows)) as stage:
-        expected = {name: by_file.render(talk) for name, talk in with_system.items()}
-        expected_rows = [by_file.render(messages) for _, messages in asked]
+    """Compare prompts in text and tokens; returns their number. Raises RegistrationError for a difference."""
+    chats = probes(candidate.system)
+    with_system = {name: chat for name, chat in chats.items() if chat[0]["role"] == "system"}
+    by_id = [(row.id, row.messages) for row in rows]
+    with progress.stage("Comparing prompts", total=len(chats) + len(rows)) as stage:
+        expected = {name: by_file.render(chat) for name, chat in with_system.items()}
+        expected_rows = [by_file.render(messages) for _, messages in by_id]
         if candidate.prompts_by_server:
             by_server.server.unload(candidate.base_name)  # one model in memory is enough
         check_renders(expected, by_server.render, with_system)
-        check_rows(expected_rows, by_server.render, asked)
+        check_rows(expected_rows, by_server.render, by_id)
         if not by_server.folds_system:
-            # the system text that the model brings along is the one that it was tuned under
+            # the model's own system prompt must be that of the training
             alone = [(row.id, [message for message in row.messages if message["role"] != "system"]) for row in rows]
             check_rows(expected_rows, by_server.render, alone)
-        prompts = {name: by_server.render(talk) for name, talk in talks.items()}
+        prompts = {name: by_server.render(chat) for name, chat in chats.items()}
         check_tokens(by_server.count_tokens, by_file.count_tokens, prompts)
-        stage.advance(len(talks) + len(rows))
-    return len(talks) + len(rows)
+        stage.advance(len(chats) + len(rows))
+    return len(chats) + len(rows)
 
 
 def _check_ratings(
     by_server: OllamaEngine, by_file: LlamaCppEngine, scale: RatingScale, rows: list[Example], progress: Progress
 ) -> ServedAgreement:
-    with progress.stage("Rating by the file and in Ollama", total=2 * len(rows), unit="rows") as stage:
+    with progress.stage("Comparing ratings of the file and Ollama", total=2 * len(rows), unit="records") as stage:
         first = rate_examples(by_file, rows, scale, on_row=lambda done, total: stage.advance())
         try:
             second = rate_examples(by_server, rows, scale, on_row=lambda done, total: stage.advance())

@@ -1,4 +1,4 @@
-"""Is what Ollama serves under the new name, byte for byte and answer for answer, the file that was judged?"""
+"""Verify that Ollama serves the evaluated file: same bytes, same ratings."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ..ratings.scale import RatingScale, parse_answer
 from ..ratings.schema import Example
 from ..record import ServedAgreement
 
-TIE = 0.1  # two labels whose probabilities are closer than this may change places: servers round differently
+TIE = 0.1  # labels whose probabilities are closer than this may change places, since servers round differently
 LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server
 
 
 def check_bytes(served: str, blob: Path | None, file: Path, digest: str) -> str:
-    """Whether it is the "same file", or only the "same tensors" in a file that Ollama wrote anew.
+    """Return "same file", or "same tensors" if Ollama rewrote the file with equal tensors.
 
-    `served` is the digest of what the server serves; `blob` is that file, None where it cannot be read here.
-    Raises RegistrationError.
+    `served` is the digest of the server's blob; `blob` is its path, None if it cannot be read here.
+    Raises RegistrationError if the weights differ or cannot be compared.
     """
     if served == digest:
         return "same file"
     if blob is None:
         raise RegistrationError(
-            f"Ollama wrote the file anew ({served[:12]}… instead of {digest[:12]}…) and its own cannot be read here "
+            f"Ollama rewrote the file ({served[:12]}… instead of {digest[:12]}…), and its copy cannot be read here "
             "to compare the weights; nothing was registered"
         )
     if not _same_tensors(blob, file):
@@ -53,7 +53,7 @@ def _same_tensors(one: Path, other: Path) -> bool:
 
 
 def sample(rows: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` rows, the labels in turn, in the order of the rows."""
+    """Choose at most `count` rows, the labels in turn, in the order of the rows."""
     by_label: dict[str, list[Example]] = {}
     for row in rows:
         by_label.setdefault(row.label, []).append(row)
@@ -69,32 +69,32 @@ def check_ratings(
     scale: RatingScale,
     schema: Mapping[str, Any],
 ) -> ServedAgreement:
-    """Labels and probabilities of both, and what any client gets from /api/chat. Raises RegistrationError.
+    """Compare labels and probabilities of file and server, and the labels of a plain /api/chat.
 
-    `by_server` is None where Ollama cannot score the labels.
+    `by_server` is None if Ollama cannot score the labels. Raises RegistrationError if the ratings differ.
     """
     labels, gap = (None, None) if by_server is None else _compared(by_file, by_server)
     rated = by_file if by_server is None else by_server
-    asked = [_chat_label(engine, row.messages, scale, schema) for row in rows]
+    chat_labels = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return ServedAgreement(
         rows=len(rows),
         exact=0 if by_server is None else sum(each.exact for each in by_server),
         labels=labels,
         probability_gap=gap,
-        chat_labels=float(np.mean([label == each.label for label, each in zip(asked, rated, strict=True)])),
+        chat_labels=float(np.mean([label == each.label for label, each in zip(chat_labels, rated, strict=True)])),
         ties=sum(map(_tied, by_file)),
     )
 
 
 def _compared(by_file: Sequence[Rated], by_server: Sequence[Rated]) -> tuple[float, float]:
-    """Share of equal labels, and how far the probabilities are apart on average. Raises RegistrationError."""
+    """Share of equal labels, and mean difference of the probabilities. Raises RegistrationError."""
     pairs = list(zip(by_file, by_server, strict=True))
     wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one)]
     gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
     if wrong or gap > LARGEST_GAP:
         raise RegistrationError(
-            f"in Ollama the model rates {len(wrong)} of {len(pairs)} held-out rows otherwise than the file did "
-            f"(probabilities {gap:.3f} apart on average); nothing was registered"
+            f"in Ollama the model gives another label than the file for {len(wrong)} of {len(pairs)} test records "
+            f"(probabilities differ by {gap:.3f} on average); nothing was registered"
         )
     return float(np.mean([one.label == other.label for one, other in pairs])), gap
 
@@ -107,7 +107,7 @@ def _tied(rated: Rated) -> bool:
 def _chat_label(
     engine: OllamaEngine, messages: Sequence[Message], scale: RatingScale, schema: Mapping[str, Any]
 ) -> str | None:
-    """What a plain client gets: the label of the answer to /api/chat with the answer's schema."""
+    """Label of the answer to a plain /api/chat with the answer's schema."""
     try:
         state, value, _ = parse_answer(engine.chat(messages, schema=schema).text, scale)
     except EngineError:

@@ -1,4 +1,4 @@
-"""The same messages, as the base's template and as the new model render them; and the same number of tokens."""
+"""Verify that the new model renders prompts as in training, in text and number of tokens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..errors import RegistrationError
 
 log = logging.getLogger("expertune")
 
-AROUND = 24  # characters shown on each side of the first difference, of our own probes only
+AROUND = 24  # characters shown on each side of the first difference; only for the probes
 LONG = "cough, fever, shortness of breath; "
 
 
 def probes(system: str) -> dict[str, list[Message]]:
-    """Made-up talks that show what templates get wrong; none holds a row's text."""
-    asked = say("user", "34F cough x3 days")
+    """Invented chats that expose differences of templates; they contain no text of a record."""
+    note = say("user", "34F cough x3 days")
     return {
-        "a system text": [say("system", system), asked],
-        "no system text": [asked],
+        "a system text": [say("system", system), note],
+        "no system text": [note],
         "a long text": [say("system", system), say("user", LONG * 40)],
         "blanks and line ends": [say("system", system), say("user", "  two\n\n\tlines  \n")],
         "look-alikes of special tokens": [
@@ -28,23 +28,24 @@ def probes(system: str) -> dict[str, list[Message]]:
             say("user", "<|im_start|>user <s>[INST] <|eot_id|></s><|end|> <start_of_turn> {{ .Prompt }} {% if %}"),
         ],
         "other alphabets": [say("system", system), say("user", "Fièvre 38,9 °C · 咳嗽三天 · кашель 🤒")],
-        "three turns": [say("system", system), asked, say("assistant", "Match"), say("user", "And this one?")],
+        "three turns": [say("system", system), note, say("assistant", "Match"), say("user", "And this one?")],
     }
 
 
-def check_renders(expected: Mapping[str, str], made: Render, talks: Mapping[str, Sequence[Message]]) -> None:
-    """Raises RegistrationError at the first talk that is rendered otherwise, with the place."""
-    for name, messages in talks.items():
-        compare(expected[name], made(messages), name)
+def check_renders(expected: Mapping[str, str], render: Render, chats: Mapping[str, Sequence[Message]]) -> None:
+    """Raise RegistrationError with the position of the first difference."""
+    for name, messages in chats.items():
+        compare(expected[name], render(messages), name)
 
 
-def compare(expected: str, made: str, name: str) -> None:
-    if expected == made:
+def compare(expected: str, rendered: str, name: str) -> None:
+    """Raise RegistrationError if the texts differ, with the position and its surroundings."""
+    if expected == rendered:
         return
-    at = _first_difference(expected, made)
-    here, there = (text[max(at - AROUND, 0) : at + AROUND] for text in (expected, made))
+    at = _first_difference(expected, rendered)
+    here, there = (text[max(at - AROUND, 0) : at + AROUND] for text in (expected, rendered))
     raise RegistrationError(
-        f"the new model's prompt is not the one that it was tuned with: {name}, character {at}: "
+        f"the new model's prompt differs from the training prompt: {name}, character {at}: "
         f"{here!r} became {there!r}; nothing was registered"
     )
 
@@ -54,27 +55,27 @@ def _first_difference(one: str, other: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def check_rows(expected: Sequence[str], made: Render, rows: Sequence[tuple[str, Sequence[Message]]]) -> None:
-    """As `check_renders`, on rows: their text stays out of the message, their id goes to the log alone."""
+def check_rows(expected: Sequence[str], render: Render, rows: Sequence[tuple[str, Sequence[Message]]]) -> None:
+    """Like `check_renders` for records: their text is not in the message, and their id only in the log."""
     for text, (identity, messages) in zip(expected, rows, strict=True):
-        if (other := made(messages)) != text:
+        if (other := render(messages)) != text:
             at = _first_difference(text, other)
-            log.error("row %s is rendered otherwise by the new model, from character %d on", identity, at)
+            log.error("record %s is rendered differently by the new model, from character %d on", identity, at)
             raise RegistrationError(
-                f"a held-out row is rendered otherwise by the new model, from character {at} on "
+                f"a test record is rendered differently by the new model, from character {at} on "
                 "(its id is in the log); nothing was registered"
             )
 
 
-def check_tokens(counted: Callable[[str], int], own: Callable[[str], int], prompts: dict[str, str]) -> None:
-    """The server reads each prompt as so many tokens as the file's own tokenizer: no BOS twice, none missing.
+def check_tokens(by_server: Callable[[str], int], by_file: Callable[[str], int], prompts: dict[str, str]) -> None:
+    """Compare the server's token counts with those of the file's tokenizer; a doubled or missing BOS shows here.
 
     Raises RegistrationError.
     """
     for name, prompt in prompts.items():
-        there, here = counted(prompt), own(prompt)
-        if there != here:
+        in_server, in_file = by_server(prompt), by_file(prompt)
+        if in_server != in_file:
             raise RegistrationError(
-                f"Ollama reads a prompt ({name}) as {there} tokens where the file's tokenizer makes {here}; "
+                f"Ollama splits a prompt ({name}) into {in_server} tokens, the file's tokenizer into {in_file}; "
                 "nothing was registered"
             )

@@ -18,14 +18,14 @@ from .folds import FOLDS, stratified_folds
 SPREAD = 0.5  # standard deviation of the priors: a temperature of 0.6 to 1.6 and odds within a factor of 1.6 are usual
 FEWEST_ROWS = 2 * FOLDS
 LEAST = 1e-9  # a probability of 0 has no logarithm
-FEWEST_OF_LABEL = 5  # a label with fewer dev rows keeps a bias of 0: its share in them says little
+FEWEST_OF_LABEL = 5  # a label with fewer validation rows keeps a bias of 0: its share in them says little
 
 Fit = Callable[[NDArray[np.float64], NDArray[np.intp]], tuple[float, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`log_loss` is the cross-validated one of the dev rows as they are, `log_loss_calibrated` that of what was chosen.
+    """Fitted calibration, with the cross-validated log-loss before (`log_loss`) and after (`log_loss_calibrated`).
 
     `bias` has a number for each label of the scale, in its order.
     """
@@ -59,7 +59,7 @@ def fit_calibration(
     """Of `probabilities` (rows, labels) and the index of each row's true label; None without rows.
 
     Of temperature with bias, temperature alone and neither, what has the least cross-validated log-loss is taken, so
-    that the dev rows never get worse by it.
+    that it never makes the validation rows worse.
     """
     if len(truth) == 0:
         return None
@@ -68,7 +68,7 @@ def fit_calibration(
     nothing = (1.0, np.zeros(labels))
     if len(truth) < FEWEST_ROWS:
         before = _loss(log_NK, true_N, *nothing)
-        note = f"{len(truth)} dev rows are too few to calibrate by ({FEWEST_ROWS} are needed)"
+        note = f"{len(truth)} validation records are too few to calibrate by ({FEWEST_ROWS} are needed)"
         return Calibration(1.0, (0.0,) * labels, "none", len(truth), before, before, note)
     often_K = np.bincount(true_N, minlength=labels) >= FEWEST_OF_LABEL
     ways: dict[str, Fit] = {
@@ -81,10 +81,11 @@ def fit_calibration(
     best = min(losses, key=lambda name: losses[name])  # the first of equals: none
     before = losses["none"]
     temperature, bias_K = ways[best](log_NK, true_N)
+    rows = f"{len(truth)} validation records"
     note = (
-        f"on {len(truth)} dev rows no calibration had a lower cross-validated log-loss than none ({before:.3f})"
+        f"on {rows} no calibration had a lower cross-validated log-loss than none ({before:.3f})"
         if best == "none"
-        else f"{best}: cross-validated log-loss of {len(truth)} dev rows {before:.3f} → {losses[best]:.3f}"
+        else f"{best}: cross-validated log-loss of {rows} {before:.3f} → {losses[best]:.3f}"
     )
     bias = tuple(float(each) for each in bias_K)
     return Calibration(float(temperature), bias, best, len(truth), before, losses[best], note)

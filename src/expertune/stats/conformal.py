@@ -16,7 +16,7 @@ COVERAGE = 0.9
 
 @dataclass(frozen=True)
 class Conformal:
-    """`thresholds`, `rows` (dev rows of the label) and `exact` are in the order of `labels`.
+    """`thresholds`, `rows` (validation rows of the label) and `exact` are in the order of `labels`.
 
     Where `exact` is False the label had too few rows, and its threshold is a plain one: 1 - coverage.
     """
@@ -35,7 +35,7 @@ class Conformal:
     def notes(self) -> list[str]:
         """A line for each label whose coverage is not assured."""
         return [
-            f'"{label}": {rows} dev rows are too few for a coverage of {self.coverage:.0%} '
+            f'"{label}": {rows} validation records are too few for a coverage of {self.coverage:.0%} '
             f"({fewest_rows(self.coverage)} are needed); a plain threshold of {threshold:.2f} is used"
             for label, rows, threshold, exact in zip(self.labels, self.rows, self.thresholds, self.exact, strict=True)
             if not exact
@@ -54,7 +54,7 @@ def fit_conformal(
     *,
     coverage: float = COVERAGE,
 ) -> Conformal:
-    """Thresholds from dev rows: `probabilities` (rows, labels) and the index of each row's true label."""
+    """Thresholds from validation rows: `probabilities` (rows, labels) and the index of each row's true label."""
     thresholds, counts, exact = [], [], []
     for k in range(len(labels)):
         own = sorted(row[k] for row, true in zip(probabilities, truth, strict=True) if true == k)

@@ -1,4 +1,4 @@
-"""How good ratings are.
+"""Agreement metrics of ratings.
 
 Every figure comes from a confusion matrix, so one formula serves an estimate and its resamples.
 

@@ -1,4 +1,4 @@
-"""How unlike the training rows a record is: the share of its own letter groups that none of them had.
+"""Out-of-distribution score of a record: the share of its character groups that no training row has.
 
 Groups of five bytes of the folded text, hashed into a bit field (a Bloom filter with one hash; Bloom 1970). What more
 than half of the training rows hold is the template and counts for nothing. Only bits are kept, never a text.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 GROUP = 5  # bytes
 LEAST_BITS, MOST_BITS = 12, 18  # powers of two: 512 bytes to 32 KiB
 BITS_PER_GROUP = 8  # of the field for each distinct group: one unseen group in eight seems seen
-FLAGGED = 0.02  # share of rows like the dev rows that may be called novel
+FLAGGED = 0.02  # share of rows like the validation rows that may be called novel
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, multiplicative hashing)
 
 
@@ -53,7 +53,7 @@ class NoveltyDetector:
 
 
 def fit_novelty_detector(train: Sequence[str], dev: Sequence[str]) -> NoveltyDetector | None:
-    """None without training or dev rows."""
+    """None without training or validation rows."""
     if not train or not dev:
         return None
     bits = _size(train)

@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 is right eight times in ten."""
+"""Reliability curve: a probability of 0.8 should be right eight times in ten."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _peak_rate(history: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _rise(history: Sequence[Mapping[str, Any]]) -> str:
-    """Which loss rose and how far; empty where none did. The first look at the validation records is the base's."""
+    """The loss that rose, and how far; empty if none did. The first validation is the base's."""
     validation = [float(event["loss"]) for event in history if event["kind"] == "dev"]
     steps = [event for event in history if event["kind"] == "step"]
     if steps:

@@ -18,7 +18,7 @@ NAME = "training.pt"
 
 @dataclass(frozen=True)
 class CheckpointPlace:
-    """Where and for which run the training state is saved; with `resume` training continues from what is there."""
+    """Folder and run of the saved training state; with `resume` training continues from it."""
 
     folder: Path
     run_id: str

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """How the adapter was trained. `best_step` is the one whose state was kept; `precision` is the compute dtype."""
+    """Summary of the training. `best_step` is the step whose state was kept; `precision` is the compute dtype."""
 
     approach: str
     family: str

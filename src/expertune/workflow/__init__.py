@@ -1,1 +1,1 @@
-"""One run: from the ratings to the registered model."""
+"""The stages of a run, from the ratings to the registered model."""

@@ -1,4 +1,4 @@
-"""Tokenize the dataset with the engine that serves the model, and let the base rate validation and test records."""
+"""Tokenize the dataset with the engine that serves the model, and rate validation and test records with the base."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .workspace import Workspace
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
-    """The dataset as token rows. Raises DatasetError for records that are too long."""
+    """Encode the dataset as token rows. Raises DatasetError for records that are too long."""
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
@@ -31,16 +31,16 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         if base.renderer is not None:
             check_tokens_with_ollama(base.renderer, engine, dataset)
 
-        def rate(part: str) -> Pass:
-            return rate_shown(ws.progress, engine, dataset.examples[part], dataset.scale, f"Base, {part} rows")
+        def rate(part: str, records: str) -> Pass:
+            return rate_shown(ws.progress, engine, dataset.examples[part], dataset.scale, f"Base model: {records}")
 
         return EncodedDataset(
             dataset=dataset,
             rows=rows,
             candidates=candidates(engine, first, dataset.scale),
             context=engine.context,
-            dev=ws.once("base-dev", plan.run_id, lambda: rate("dev")),
-            test=ws.once("base-test", plan.run_id, lambda: rate("test")),
+            dev=ws.once("base-dev", plan.run_id, lambda: rate("dev", "validation records")),
+            test=ws.once("base-test", plan.run_id, lambda: rate("test", "test records")),
             notes=tuple(engine.notes),
             folds_system=engine.folds_system,
             plan=plan,
@@ -50,31 +50,33 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
 def _token_rows(
     engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
 ) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
-    """Token rows by part, and the dataset without the records that are too long."""
+    """Token rows by part, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     examples = [example for part in dataset.examples.values() for example in part]
-    with ws.progress.stage("Tokenising", total=len(examples), unit="rows") as stage:
+    with ws.progress.stage("Tokenising", total=len(examples), unit="records") as stage:
         rows = encode(engine, examples, dataset.scale, token_weights(config), on_row=stage.advance)
     limit = min(config.max_tokens, engine.context)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
     kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
     empty = [part for part, left in kept.examples.items() if not left]
     if empty:
-        raise TrainingFailedError(f"no rows are left in {' and '.join(empty)}; give more rows or raise --max-tokens")
+        raise TrainingFailedError(
+            f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
+        )
     by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
     return by_part, kept
 
 
 def check_tokens_with_ollama(renderer: OllamaRenderer, engine: LlamaCppEngine, dataset: Dataset) -> None:
-    """Compare Ollama's token count with the file's; then the model leaves the server's memory to the training.
+    """Compare Ollama's token count with the file's, then unload the model there to free memory for the training.
 
-    Raises FineTuningNotSupportedError where they differ.
+    Raises FineTuningNotSupportedError if they differ.
     """
     prompt = engine.render(dataset.examples["train"][0].messages)
-    there, here = renderer.count_tokens(prompt), engine.count_tokens(prompt)
-    if there != here:
+    in_ollama, in_file = renderer.count_tokens(prompt), engine.count_tokens(prompt)
+    if in_ollama != in_file:
         raise FineTuningNotSupportedError(
-            f"{renderer.model}: Ollama reads a prompt as {there} tokens where the file's own tokenizer makes {here}; "
-            "a tuned file would be served other tokens than it was tuned on"
+            f"{renderer.model}: Ollama splits a prompt into {in_ollama} tokens, the file's own tokenizer into "
+            f"{in_file}; a tuned model would get other tokens in Ollama than in training"
         )
     renderer.server.unload(renderer.model)

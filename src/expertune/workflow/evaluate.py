@@ -1,4 +1,4 @@
-"""Evaluate what was chosen on the test records, once, next to everything else that can rate them."""
+"""Evaluate the chosen product on the test records, once, together with the raters that it is compared with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TUNED = "tuned"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The chosen product on the test records. `judgement` and `uncertainty` are None where nothing could rate them."""
+    """Evaluation of the chosen product; `judgement` and `uncertainty` are None if nothing could rate the records."""
 
     judgement: Judgement | None
     uncertainty: Uncertainty | None
@@ -32,7 +32,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class _Rated:
-    """The product's name and passes, and the other products on the test records."""
+    """Name and passes of the product, and passes of the other products over the test records."""
 
     name: str
     dev: Sequence[Rated]
@@ -45,11 +45,11 @@ class _Rated:
 def evaluate(
     choice: ApproachChoice, tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, ws: Workspace
 ) -> Evaluated:
-    """Rate the test records with every product, and compare them. Raises EngineError for a tuned file only."""
+    """Rate the test records with every product and compare them. Raises EngineError for a tuned model only."""
     with ws.stage("judge"):
         if choice.approach == TUNE and isinstance(tuned, Tuned):
             return _judged(_rate_tuned(tuned, model_set, basis, ws), basis)
-        assert model_set is not None  # choose() names one that is there
+        assert model_set is not None  # choose() names an existing one
         if model_set.dev is None:
             return Evaluated(None, None, unjudged=model_set.unjudged or "")
         try:
@@ -69,43 +69,43 @@ def _judged(rated: _Rated, basis: Basis) -> Evaluated:
         rated.base_test,
         dataset,
         config,
-        beside=rated.others,
+        others=rated.others,
         conformal=uncertainty.conformal,
     )
     return Evaluated(judgement, uncertainty, rated.notes)
 
 
 def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Workspace) -> _Rated:
-    """The tuned file first; a model set that cannot rate a record must not end the run."""
+    """Rate with the tuned model, then with the model set, whose failure must not end the run."""
     test, others, notes = _tuned_test(tuned, ws), {}, ()
     if model_set is not None and model_set.dev is not None:
         try:
             others = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
         except EngineError as error:
-            notes = (f"the model set was not judged on the test rows: {error}",)
+            notes = (f"the model set was not evaluated on the test records: {error}",)
     return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
 
 
 def _rate_model_set(
     model_set: ModelSet, dev: Sequence[Rated], tuned: Tuned | NotTuned, basis: Basis, ws: Workspace
 ) -> _Rated:
-    """The model set first; beside it a tuned file that it was chosen over."""
-    mine = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
+    """Rate with the model set, and with the tuned model that it was chosen over, if any."""
+    by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
     passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
     base = basis.base_test or _base_test(basis, ws)
-    others = {name: found for name, found in passes.items() if name != model_set.name}
-    return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **mine})
+    others = {name: each for name, each in passes.items() if name != model_set.name}
+    return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **by_tuned})
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
-    """The test records by the finished file, with its free answers."""
+    """Pass of the saved file over the test records, with its free-text answers."""
     encoded = tuned.encoded
     plan, dataset = encoded.plan, encoded.dataset
 
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
-            return rate_shown(ws.progress, engine, examples, scale, "Finished file, test rows", generate=True)
+            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", generate=True)
 
     return ws.once("tuned-test", plan.run_id, rate)
 
@@ -115,4 +115,5 @@ def _base_test(basis: Basis, ws: Workspace) -> Pass:
     if base.open is None:
         raise EngineError(f"{base.name}: its file is not on this machine")
     with contextlib.closing(base.open()) as engine:
-        return rate_shown(ws.progress, engine, basis.dataset.examples["test"], basis.dataset.scale, "Base, test rows")
+        examples, scale = basis.dataset.examples["test"], basis.dataset.scale
+        return rate_shown(ws.progress, engine, examples, scale, "Base model: test records")

@@ -1,4 +1,4 @@
-"""Find the model that is to be tuned, and those that a model set may prompt."""
+"""Find the base model to tune, and the models that a model set may prompt."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ log = logging.getLogger("expertune")
 def find_models(request: RunRequest, ws: Workspace) -> Models:
     """Locate the base, in the running Ollama or on disk, and the further models of `config.models`.
 
-    Raises UsageError for a path that leads nowhere and ModelFileError for a damaged file. A name that no local file
-    belongs to is NotTuned: a model set can be made for it.
+    Raises UsageError for a path that does not exist and ModelFileError for a damaged file. A model without a local
+    file gives NotTuned: a model set can be made for it.
     """
     name, config = request.model, request.config
     needs_server = bool(config.models) or not Path(name).expanduser().exists()
@@ -41,24 +41,25 @@ def find_models(request: RunRequest, ws: Workspace) -> Models:
 
 def _find_base(name: str, server: OllamaServer | None, config: Config) -> Base | NotTuned:
     try:
-        found = locate(name, server)
+        located = locate(name, server)
     except FineTuningNotSupportedError as error:
         return NotTuned(error)
     except UsageError as error:
         if name.endswith(".gguf") or Path(name).exists() or os.sep in name:
             raise
         return NotTuned(FineTuningNotSupportedError(str(error)))
-    with GGUFFile(found.path):  # a damaged file is refused before any work
-        digest = sha256(found.path)
-    asked = server is not None and found.server is not None
-    renderer = OllamaRenderer(server, name, context=config.max_tokens + ANSWER_ROOM) if asked and server else None
-    base = Base(name, found, digest, renderer)
-    log.info("base %s (%s), sha256 %s, prompts by %s", found.path, found.source, digest, base.prompts_by)
+    with GGUFFile(located.path):  # a damaged file is refused before any work
+        digest = sha256(located.path)
+    rendering_server = server if located.server is not None else None
+    context = config.max_tokens + ANSWER_ROOM
+    renderer = OllamaRenderer(rendering_server, name, context=context) if rendering_server else None
+    base = Base(name, located, digest, renderer)
+    log.info("base %s (%s), sha256 %s, prompts by %s", located.path, located.source, digest, base.prompts_by)
     return base
 
 
 def _candidate(name: str, base: Base | NotTuned, server: OllamaServer | None, config: Config) -> CandidateModel:
-    """The base as a model set prompts it: by its file, else by the server that has it."""
+    """The base as a candidate of the model set: served from its file, else by the server that has it."""
     if isinstance(base, Base):
         path, renderer, threads = base.path, base.renderer, config.threads
         return CandidateModel(

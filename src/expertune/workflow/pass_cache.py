@@ -1,4 +1,4 @@
-"""Finished passes of a model over records, kept on disk for a resumed run."""
+"""Cache finished passes of a model over records on disk, for a resumed run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..predict.score import Pass, Rated
 
 
 def cached_pass(path: Path, run_id: str, make: Callable[[], Pass], *, resume: bool) -> Pass:
-    """The pass of this very run (settings, base, records) at `path` when resuming; else made, and written there."""
+    """Read the pass at `path` when resuming the run `run_id`; otherwise compute it and write it there."""
     kept = _read(path, run_id) if resume else None
     if kept is not None:
         return kept
-    made = make()
-    write_json(path, {"run": run_id, **asdict(made)})
-    return made
+    computed = make()
+    write_json(path, {"run": run_id, **asdict(computed)})
+    return computed
 
 
 def _read(path: Path, run_id: str) -> Pass | None:
-    """None where the file is absent, of another run or of another version."""
+    """Read a pass; None if the file is missing, or of another run or version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("run") != run_id:

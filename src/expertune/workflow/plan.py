@@ -1,4 +1,4 @@
-"""Settle the settings of a training: nothing is left open, and a resumed run takes them from the first one."""
+"""Resolve the automatic settings of the training; a resumed run takes them from the first run."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ..renamed_settings import current_settings
 from .state import Base, Models, NotTuned, RunRequest, TrainingPlan, run_identity
 from .workspace import Workspace
 
-OPEN = {
+AUTOMATIC = {
     "device": AUTO,
     "compute_dtype": AUTO,
     "threads": None,
     "learning_rate": AUTO,
     "epochs": AUTO,
-}  # left to the run
-Made = TypeVar("Made")
+}  # values that mean: chosen by the run
+Result = TypeVar("Result")
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
     """Resolve device, dtype, threads, learning rate and epochs, and write the training's inputs to the folder.
 
-    NotTuned where no tuning was asked for, where there are too few records, or where the model cannot be tuned.
-    Raises UsageError where checkpoints in the folder belong to another run.
+    NotTuned if no tuning was requested, there are too few records, or the model cannot be tuned.
+    Raises UsageError if checkpoints in the folder belong to another run.
     """
     if request.fallback and len(dataset.ratings) < FEW_ROWS:
-        reason = f"{len(dataset.ratings)} usable rows are too few to tune on (at least {FEW_ROWS})"
+        reason = f"{len(dataset.ratings)} usable records are too few to tune on (at least {FEW_ROWS})"
         return NotTuned(FineTuningNotSupportedError(reason))
     if request.config.approach == "model-set":
         return NotTuned()
@@ -44,8 +44,8 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
     return as_value(lambda: _plan(dataset, base, request, ws))
 
 
-def as_value(stage: Callable[[], Made]) -> Made | NotTuned:
-    """The stage's result, or why there is none."""
+def as_value(stage: Callable[[], Result]) -> Result | NotTuned:
+    """Run the stage; an error that leads to the fallback becomes NotTuned."""
     try:
         return stage()
     except (FineTuningNotSupportedError, TrainingFailedError) as error:
@@ -67,13 +67,13 @@ def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> T
 
 
 def _resolved(base: Base, request: RunRequest, ws: Workspace) -> Config:
-    """The settings of the run that is resumed, where they differ from ours only in what it had to choose."""
+    """Settings of the resumed run if they agree with the given ones, else the given ones with automatic values set."""
     from ..model.arch import read_config
     from ..model.load import resolve
     from ..train.recipe import with_recipe
 
     with GGUFFile(base.path) as file:
-        read_config(file)  # a family that cannot be tuned is refused here
+        read_config(file)  # refuses architectures that cannot be tuned
         return _first_settings(request.config, ws) or with_recipe(file, resolve(file, request.config))
 
 
@@ -82,5 +82,5 @@ def _first_settings(config: Config, ws: Workspace) -> Config | None:
     if not ws.resume or not path.exists():
         return None
     first = make_config(current_settings(outputs.read_config(path)["settings"], warn=False))
-    given = {name: value for name, value in as_dict(config).items() if OPEN.get(name) != value}
+    given = {name: value for name, value in as_dict(config).items() if AUTOMATIC.get(name) != value}
     return first if given.items() <= as_dict(first).items() else None

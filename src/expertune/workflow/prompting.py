@@ -1,4 +1,4 @@
-"""Build the model set of a run: how to prompt the models, chosen on validation records."""
+"""Fit the model set of a run: how to prompt the models, chosen on validation records."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger("expertune")
 
 
 def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> ModelSet | None:
-    """The model set, None where only a tuned file was asked for, or where none could be made beside one.
+    """Fit the model set; None if only a tuned model was requested, or if none could be made in addition to one.
 
-    Raises ModelSetConfigError and OutputError where there is no tuned file to keep.
+    Raises ModelSetConfigError if there is no tuned model either, and OutputError.
     """
     if isinstance(tuned, Tuned) and basis.config.approach == TUNE:
         return None
@@ -27,5 +27,5 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):
             raise
-        log.warning("no model set: %s", error)  # nothing that goes wrong with it takes the tuned file away
+        log.warning("no model set: %s", error)  # the tuned model is kept
         return None

@@ -38,7 +38,7 @@ def write_results(
     basis: Basis,
     ws: Workspace,
 ) -> RunRecord:
-    """Put the chosen product in place, write record and report, remove the checkpoints. Raises OutputError."""
+    """Write product, record and report to the output folder, and remove the checkpoints. Raises OutputError."""
     kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
     place_product(kept, basis, ws)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
@@ -49,7 +49,7 @@ def write_results(
 
 
 def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
-    """The tuned file under its name, or no tuned file of an earlier run next to the model set."""
+    """Move the tuned file into place; for a model set retire the tuned files of an earlier run."""
     if kept is None:
         outputs.retire(ws.folder, outputs.TUNED_FILES)
         return
@@ -103,9 +103,9 @@ def _record(
 
 
 def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evaluated: Evaluated) -> str:
-    """The verdict, after why there is a model set instead of a tuned file."""
-    judged = evaluated.judgement
-    verdict = judged.verdict.line if judged else f"The model set has not been judged: {evaluated.unjudged}."
+    """The verdict, preceded by the reason if there is a model set instead of a tuned model."""
+    judgement = evaluated.judgement
+    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
     if kept:
         return verdict
     return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"

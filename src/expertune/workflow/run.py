@@ -1,4 +1,4 @@
-"""One run, from the ratings to the registered model: the table of contents of the product."""
+"""The stages of a run in order, from the ratings to the registered model."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Announce = Callable[[RunRecord], None]
 
 
 def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce) -> RunRecord:
-    """Tune the model of `request` on `dataset`, or fall back to a model set; judge, write, and register what was asked.
+    """Tune the model of `request` on `dataset`, or fall back to a model set; then evaluate, write and register.
 
-    Each stage takes frozen records and returns one; `NotTuned` is a value that passes through. `announce` gets the
-    record once the result is written, before it is registered. Raises as FineTuner.process_dataset.
+    Each stage takes frozen records and returns one; `NotTuned` is a value that passes through. `announce` is called
+    with the record when the results are written, before registration. Raises as FineTuner.process_dataset.
     """
-    models = find_models(request, ws)  # the base file, and what a model set may prompt
+    models = find_models(request, ws)  # the base file, and the models that a model set may prompt
     plan = plan_training(dataset, models, request, ws)  # TrainingPlan | NotTuned
     encoded = encode_dataset(plan, ws)  # EncodedDataset | NotTuned: token rows, the base's predictions
-    tuned = tune(encoded, ws)  # Tuned | NotTuned: adapter and finished file
+    tuned = tune(encoded, ws)  # Tuned | NotTuned: adapter and merged file
     require_tuned_or_fallback(tuned, request, ws)
     basis = basis_of(dataset, request, models, plan, encoded)
     model_set = fit_model_set(tuned, basis, ws)  # ModelSet | None
-    choice = choose(tuned, model_set, basis)  # by validation records only
+    choice = choose(tuned, model_set, basis)  # on validation records only
     evaluated = evaluate(choice, tuned, model_set, basis, ws)  # test records, once
     record = write_results(request, choice, tuned, model_set, evaluated, basis, ws)
     announce(record)

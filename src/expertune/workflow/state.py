@@ -1,4 +1,4 @@
-"""The records that the stages of a run hand to each other. No torch here."""
+"""Records passed between the stages of a run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..train.summary import TrainingSummary
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the user asked for. `config` holds the settings as given."""
+    """The user's request. `config` holds the settings as given."""
 
     model: str
     config: Config
@@ -37,7 +37,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class NotTuned:
-    """There is no tuned model, and why. `error` is None where none was asked for (--approach model-set)."""
+    """Reason for not having a tuned model. `error` is None if none was requested (--approach model-set)."""
 
     error: FineTuningNotSupportedError | TrainingFailedError | None = None
 
@@ -48,7 +48,7 @@ class NotTuned:
 
 @dataclass(frozen=True)
 class Base:
-    """The base file, how Ollama serves it, and who renders its prompts (None: the file's own template)."""
+    """The base file, its serving configuration, and the renderer of its prompts (None: the file's own template)."""
 
     name: str
     located: Located
@@ -66,7 +66,7 @@ class Base:
     def open(
         self, *, context: int, threads: int | None, file: Path | None = None, adapter: Path | None = None
     ) -> LlamaCppEngine:
-        """llama.cpp on the base, or on another `file` of this run, with prompts as the base's server renders them."""
+        """Load the base, or another `file` of this run, with llama.cpp; prompts are rendered as for the base."""
         return LlamaCppEngine(
             file or self.path, adapter=adapter, context=context, threads=threads, renderer=self.renderer
         )
@@ -74,7 +74,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Models:
-    """What there is to tune or to prompt. `candidates` are the models of a model set, the base first."""
+    """The base to tune, and the `candidates` for a model set, the base first."""
 
     base: Base | NotTuned
     candidates: tuple[CandidateModel, ...]
@@ -82,7 +82,7 @@ class Models:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What is to be trained: settings with nothing left open. Plans with the same `run_id` make the same adapter."""
+    """Inputs of the training, with all settings resolved. Plans with the same `run_id` make the same adapter."""
 
     dataset: Dataset
     base: Base
@@ -92,7 +92,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """The dataset as the base's engine tokenizes it, without records that are too long, and the base's predictions."""
+    """Dataset tokenized by the base's engine, without records that are too long, and the base's predictions."""
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
@@ -107,7 +107,7 @@ class EncodedDataset:
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished model file that beats its base on the validation records."""
+    """Merged model file that is better than its base on the validation records."""
 
     file: Path
     dev: Pass
@@ -119,7 +119,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a model set and the evaluation stand on: the dataset and settings as far as the tuning came."""
+    """Dataset and settings for model set and evaluation: the latest that the tuning stages produced."""
 
     dataset: Dataset
     config: Config
@@ -138,15 +138,15 @@ def basis_of(
     plan: TrainingPlan | NotTuned,
     encoded: EncodedDataset | NotTuned,
 ) -> Basis:
-    """The latest of each: the encoded dataset where there is one, the plan's settings where there is a plan."""
-    found = Basis(dataset, request.config, models)
+    """Take the encoded dataset and the plan's settings where they exist, else those of the request."""
+    basis = Basis(dataset, request.config, models)
     if isinstance(plan, TrainingPlan):
-        found = replace(found, config=plan.config)
-    return found if isinstance(encoded, NotTuned) else replace(found, dataset=encoded.dataset, base_test=encoded.test)
+        basis = replace(basis, config=plan.config)
+    return basis if isinstance(encoded, NotTuned) else replace(basis, dataset=encoded.dataset, base_test=encoded.test)
 
 
 def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
-    """Hash of all that decides an adapter."""
+    """Hash of everything that determines the adapter."""
     facts = {
         "base": base.sha256,
         "rows": dataset.input_sha256,

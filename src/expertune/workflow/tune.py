@@ -1,4 +1,4 @@
-"""Tune the base on the training records: train the adapter, merge it into a finished file, require a gain."""
+"""Tune the base on the training records: train the adapter, merge it into the base, require a gain in macro-F1."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ log = logging.getLogger("expertune")
 
 MEGABYTE = 1_000_000
 
-MEGABYTE = 1_000_000
-
 
 @dataclass(frozen=True)
 class _Trained:
-    """The adapter as matrices, and how it came about."""
+    """The trained adapter as matrices, and the record of its training."""
 
     update: WeightUpdate
     threads: int
@@ -44,23 +42,23 @@ class _Trained:
 
 
 def tune(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Tuned | NotTuned:
-    """A finished file that beats its base on the validation records. Raises Interrupted."""
+    """Train and merge; NotTuned if the file is not better than its base on validation records. Raises Interrupted."""
     return encoded if isinstance(encoded, NotTuned) else as_value(lambda: _tune(encoded, ws))
 
 
 def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: Workspace) -> None:
-    """Raise why there is no tuned model where no model set may take its place."""
+    """Raise the error of a failed tuning unless a model set may replace the tuned model."""
     if isinstance(tuned, Tuned) or tuned.error is None:
         return
     failed = isinstance(tuned.error, TrainingFailedError)
     if not failed and ws.resume and any(ws.checkpoints.rglob("*.pt")):
-        raise FineTuningNotSupportedError(  # a model set would end the run, and remove what it has trained
-            f"{tuned.error}; the stopped training is kept: --resume goes on once this is mended, and the command "
-            "without it makes a model set"
+        raise FineTuningNotSupportedError(  # a model set would end the run and delete the checkpoints
+            f"{tuned.error}; the stopped training is kept: --resume continues it once this is fixed, and the command "
+            "without --resume makes a model set"
         )
     if not request.fallback:
         if failed:
-            outputs.remove_checkpoints(ws.folder)  # with these settings it would fail again
+            outputs.remove_checkpoints(ws.folder)  # the same settings would fail again
         raise tuned.error
     log.warning("falling back to the model set: %s", tuned.error)
 
@@ -83,8 +81,8 @@ def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
 
 
 def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: Callable[[], bool]) -> _Trained:
-    """Train, and write the adapter. The float copies of the base are freed before the engine loads the file."""
-    from ..model.load import load, place  # torch loads only where a model is tuned
+    """Train and write the adapter. Float copies of the base are freed before the engine loads the file."""
+    from ..model.load import load, place  # imports torch, which only tuning needs
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
@@ -107,7 +105,7 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
     result = trainer.result
     if result.best_step == 0:
         raise TrainingFailedError(
-            f"training gained nothing on the {len(encoded.rows['dev'])} dev rows over the base "
+            f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "
             f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
     lora = tunable.lora
@@ -133,27 +131,32 @@ def _provenance(encoded: EncodedDataset) -> dict[str, str]:
     }
 
 
-def _write_and_rate(encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> Pass:
-    """Write the merged file with these types, and let it rate the validation records."""
+def _write_and_rate(
+    encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice], attempt: int
+) -> Pass:
+    """Write the merged file with these types and rate the validation records with it."""
     total = merged_bytes(target.base, choices) // MEGABYTE
     with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
-    return _rate_dev(encoded, ws, "Finished file, dev rows", file=target.path)
+    number = f" (attempt {attempt})" if attempt > 1 else ""
+    return _rate_dev(encoded, ws, f"Checking the saved file{number}", file=target.path)
 
 
 def _rate_adapter(encoded: EncodedDataset, trained: _Trained, ws: Workspace) -> Pass:
-    """The validation records by base and adapter. Raises TrainingFailedError where it diverged too far to be served."""
+    """Rate the validation records with base and adapter. Raises TrainingFailedError if the adapter has diverged."""
     adapter = ws.folder / outputs.ADAPTER
     try:
         return ws.once(
             "adapter-dev",
             encoded.plan.run_id,
-            lambda: _rate_dev(encoded, ws, "Adapter, dev rows", adapter=adapter),
+            lambda: _rate_dev(encoded, ws, "Trained adapter: validation records", adapter=adapter),
         )
     except EngineError as error:
         if not rate_too_high(trained.history):
             raise
-        raise TrainingFailedError(f"what was trained cannot be served ({error}); {advice(trained.history)}") from error
+        raise TrainingFailedError(
+            f"the trained adapter cannot be served ({error}); {advice(trained.history)}"
+        ) from error
 
 
 def _rate_dev(
@@ -166,12 +169,12 @@ def _rate_dev(
 
 
 def _require_gain_over_base(tuned: Tuned) -> None:
-    """The finished file must beat its base on the validation records; test records play no part in any choice."""
+    """Raise TrainingFailedError unless the file is better than its base on the validation records."""
     encoded = tuned.encoded
-    ours, base = (dev_macro_f1(each, encoded.dataset, encoded.plan.config) for each in (tuned.dev, encoded.dev))
-    log.info("dev macro-F1: file %.4f, base %.4f", ours, base)
-    if ours <= base:
+    file, base = (dev_macro_f1(each, encoded.dataset, encoded.plan.config) for each in (tuned.dev, encoded.dev))
+    log.info("validation macro-F1: file %.4f, base %.4f", file, base)
+    if file <= base:
         raise TrainingFailedError(
-            f"the finished file is not better than its base on the {len(tuned.dev.rated)} dev rows "
-            f"(macro-F1 {ours:.3f} against {base:.3f}); {advice(tuned.history)}"
+            f"the tuned model is not better than its base on the {len(tuned.dev.rated)} validation records "
+            f"(macro-F1 {file:.3f} against {base:.3f}); {advice(tuned.history)}"
         )

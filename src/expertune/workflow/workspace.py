@@ -1,4 +1,4 @@
-"""The output folder of one run: its log, progress, clock, finished passes and servers to close."""
+"""Output folder of one run: log, progress, timings, cached passes and servers to close."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pass_cache import cached_pass
 
 @dataclass(frozen=True)
 class Workspace:
-    """What the stages of a run share. `seconds` holds the wall time of each stage so far."""
+    """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far."""
 
     folder: Path
     progress: Progress
@@ -31,7 +31,7 @@ class Workspace:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes to the stage's."""
+        """Add the wall time of the block to that of the stage."""
         start = time.perf_counter()
         try:
             yield
@@ -39,13 +39,13 @@ class Workspace:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:
-        """The pass called `name`: from disk where a resumed run has finished it, else made and kept."""
+        """The pass called `name`: read from disk in a resumed run, else computed and kept."""
         return cached_pass(self.checkpoints / f"{name}.json", run_id, make, resume=self.resume)
 
 
 @contextmanager
 def open_workspace(folder: Path, *, resume: bool, quiet: bool, debug: bool) -> Iterator[Workspace]:
-    """The folder of a run with its log and events open; servers that the stages open are closed at the end."""
+    """Open log and event file of a run's folder; at the end close them, and the servers that the stages opened."""
     with (
         log_file(folder / outputs.LOG, debug=debug),
         Progress(quiet=quiet, events=folder / outputs.EVENTS) as progress,

@@ -21,13 +21,13 @@ KNOWN: tuple[tuple[str, type[ExpertuneError], str], ...] = (
     (
         "running the model: unexpected eof",
         Unavailable,
-        "the model's process ended in the middle of an answer; look at Ollama's log",
+        "the model's process ended in the middle of an answer; see Ollama's log",
     ),
-    ("runner process", Unavailable, "the model's process ended; look at Ollama's log"),
+    ("runner process", Unavailable, "the model's process ended; see Ollama's log"),
     (
         "llama-server process has terminated",
         Unavailable,
-        "Ollama cannot load the model ({text}); look at its log, free memory or lower --max-tokens",
+        "Ollama cannot load the model ({text}); see its log, free memory or lower --max-tokens",
     ),
     ("requires more system memory", EngineError, "{text}; close other programs or choose a smaller model"),
     ("no space left on device", OutputError, "the disk of the Ollama server is full; free space and run again"),
@@ -73,7 +73,7 @@ def explained(text: str, what: str, status: int = 0) -> ExpertuneError:
     if status == 503:
         return Unavailable(f"{what}: Ollama is not ready ({short}); try again")
     kind = Unavailable if "error was encountered while running the model" in said else EngineError
-    return kind(f"{what}: Ollama refused ({short or f'status {status}'}); look at its log")
+    return kind(f"{what}: Ollama refused ({short or f'status {status}'}); see its log")
 
 
 def _inner(text: str) -> str:

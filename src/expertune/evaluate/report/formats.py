@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...files import size_text
+from ...progress import duration_text
 
 UNDEFINED = "–"
 
@@ -54,14 +55,8 @@ def size(value: Any) -> str:
 
 
 def duration(value: Any) -> str:
-    """Format seconds: 12.5 s, 12 min 9 s, 2 h 5 min."""
-    if not isinstance(value, (int, float)):
-        return UNDEFINED
-    if value < 59.95:
-        return f"{value:.1f} s"
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+    """Format seconds: 4.2 s, 12 min 9 s, 2 h 5 min."""
+    return duration_text(value) if isinstance(value, (int, float)) else UNDEFINED
 
 
 def facts(section: Any, before: str = "") -> Iterator[tuple[str, str]]:

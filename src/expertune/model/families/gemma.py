@@ -16,5 +16,5 @@ def model_config(file: GGUFFile) -> ModelConfig:
 
 
 def with_gelu_and_scaled_embeddings(base: ModelConfig) -> ModelConfig:
-    """What all Gemma models have in common."""
+    """Settings common to all Gemma models."""
     return replace(base, activation="gelu", embedding_scale=math.sqrt(base.width))

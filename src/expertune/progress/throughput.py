@@ -1,23 +1,23 @@
-"""How fast work goes and how long it will take, from what was measured last; and how both are written."""
+"""Recent throughput and time left, and the text of both."""
 
 from __future__ import annotations
 
 from collections import deque
 
-from .train.events import DevEvent, Event
+from ..train.events import DevEvent, Event
 
-PACE_ENTRIES = 20
-PACE_SECONDS = 0.2  # shorter entries are joined: a burst of finished requests is not a speed
+ENTRIES = 20
+SHORTEST = 0.2  # seconds; shorter entries are joined, since a burst of finished requests is not a speed
 
 
 class Throughput:
-    """The recent speed: amounts over the seconds that they took, of the last `PACE_ENTRIES` entries."""
+    """Moving average: amounts over the seconds that they took, of the last `ENTRIES` entries."""
 
     def __init__(self) -> None:
-        self._entries: deque[tuple[float, float]] = deque(maxlen=PACE_ENTRIES)
+        self._entries: deque[tuple[float, float]] = deque(maxlen=ENTRIES)
 
     def add(self, amount: float, seconds: float) -> None:
-        if self._entries and self._entries[-1][1] < PACE_SECONDS:
+        if self._entries and self._entries[-1][1] < SHORTEST:
             before, lasted = self._entries.pop()
             amount, seconds = amount + before, seconds + lasted
         self._entries.append((amount, seconds))
@@ -30,7 +30,7 @@ class Throughput:
 
 
 class RunThroughput:
-    """Tokens per second and time left, from the seconds that each step and each look at the dev rows took."""
+    """Tokens per second and time left, from the seconds that each step and each validation took."""
 
     def __init__(self) -> None:
         self.tokens, self._steps = Throughput(), Throughput()
@@ -45,12 +45,13 @@ class RunThroughput:
         self._seen += 1
 
     def seconds_left(self, steps: int) -> float | None:
-        """For so many more steps, with the looks at the dev rows as often as up to now."""
+        """Estimate the time of `steps` more steps, with validations as frequent as so far."""
         rate = self._steps.rate
         return steps * (1 / rate + self._dev_seconds / self._seen) if rate else None
 
 
 def speed_text(rate: float | None, unit: str) -> str:
+    """Format a rate: 1,234 tokens/s, 3.4 records/s, 4.0 s each; empty before anything was measured."""
     if not rate:
         return ""
     if rate < 1:
@@ -58,12 +59,18 @@ def speed_text(rate: float | None, unit: str) -> str:
     return f"{rate:,.{0 if rate >= 100 else 1}f} {unit}".rstrip() + "/s"
 
 
-def time_text(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Format seconds: 4.2 s, 42 s, 12 min 9 s, 2 h 5 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{seconds} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 
 
-def dev_text(event: DevEvent) -> str:
+def validation_text(event: DevEvent) -> str:
+    """Format the figures of one validation."""
     best = " (best so far)" if event.best else ""
-    return f"dev loss {event.loss:.3f}, macro F1 {event.macro_f1:.3f}, accuracy {event.accuracy:.3f}{best}"
+    return f"validation loss {event.loss:.3f}, macro-F1 {event.macro_f1:.3f}, accuracy {event.accuracy:.3f}{best}"

@@ -1,11 +1,11 @@
-"""Long work made visible: bars on a terminal, a line now and then elsewhere, and every training event in a file.
+"""Progress display: bars on a terminal, occasional lines elsewhere, and every training event in a file.
 
     with Progress(events=folder / "train_events.jsonl") as progress:
         with progress.stage("Training", total=steps):
             for event in train(...):
                 progress.show(event)
 
-All of it goes to stderr, so stdout stays for results. Nothing here sees the text of a row.
+All of it goes to stderr, so stdout stays for results. No text of a record comes here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import OutputError
-from .pace import RunThroughput, Throughput, dev_text, speed_text, time_text
-from .train.events import DevEvent, Event, StepEvent
+from ..errors import OutputError
+from ..train.events import DevEvent, Event, StepEvent
+from .throughput import RunThroughput, Throughput, duration_text, speed_text, validation_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ LINE_SECONDS = (5.0, 60.0)  # between two plain lines: at first, and in work of 
 
 
 class Stage:
-    """One piece of long work. `total` is None where nobody knows it; `advance` may be called from several threads."""
+    """One piece of long work. `total` is None if unknown; `advance` may be called from several threads."""
 
     def __init__(self, name: str, total: int | None, done: int, unit: str, display: Lines | Bars, clock: Clock) -> None:
         self.name, self.total, self.done, self.unit = name, total, done, unit
@@ -43,23 +43,23 @@ class Stage:
         self.seconds_left: float | None = None
         self.note = ""
         self.started = self._last = clock()
-        self._pace, self._display, self._clock, self._lock = Throughput(), display, clock, threading.Lock()
+        self._throughput, self._display, self._clock, self._lock = Throughput(), display, clock, threading.Lock()
 
     def advance(self, n: int = 1, *, note: str = "") -> None:
-        """Report `n` more units; `note` is a short text of numbers, never of a row."""
+        """Report `n` more units; `note` is a short text of numbers, never text of a record."""
         with self._lock:
             now = self._clock()
-            self._pace.add(n, now - self._last)
+            self._throughput.add(n, now - self._last)
             self._last, self.done, self.note = now, self.done + n, note or self.note
-            self.rate = rate = self._pace.rate
+            self.rate = rate = self._throughput.rate
             self.seconds_left = max(0, self.total - self.done) / rate if rate and self.total is not None else None
             self._display.update(self)
 
-    def follow(self, event: StepEvent, pace: RunThroughput) -> None:
-        """Take the state of a training step."""
+    def follow(self, event: StepEvent, throughput: RunThroughput) -> None:
+        """Show the state after a training step."""
         with self._lock:
             self.done, self.total, self.unit = event.step, event.steps, "tokens"
-            self.rate, self.seconds_left = pace.tokens.rate, pace.seconds_left(event.steps - event.step)
+            self.rate, self.seconds_left = throughput.tokens.rate, throughput.seconds_left(event.steps - event.step)
             self.note = f"loss {event.loss:.3f}"
             self._display.update(self)
 
@@ -72,18 +72,18 @@ class Stage:
         return self._clock() - self.started
 
     def status(self) -> str:
-        """Count, share, rate, time left and note: `12/100 (12%), 1,234 tokens/s, 0:42 left, loss 0.412`."""
+        """Count, share, rate, time left and note: `12/100 (12%), 1,234 tokens/s, 42 s left, loss 0.412`."""
         share = f"{self.count} ({self.done / self.total:.0%})" if self.total else self.count
         parts = [share, speed_text(self.rate, self.unit), self.note]
         if self.seconds_left is not None:
-            parts.insert(2, f"{time_text(self.seconds_left)} left")
+            parts.insert(2, f"{duration_text(self.seconds_left)} left")
         return ", ".join(part for part in parts if part)
 
 
 class Lines:
-    """For files and pipes: a line at every tenth of the work and where the last one is some seconds old.
+    """Plain lines for files and pipes: at every tenth of the work, and where the last line is some seconds old.
 
-    Without a stream nothing is shown: quiet, or a windowed Python that has no stderr.
+    Shows nothing without a stream: quiet, or a windowed Python that has no stderr.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -104,7 +104,7 @@ class Lines:
 
     def say(self, line: str) -> None:
         if self._stream is not None:
-            with contextlib.suppress(OSError, ValueError):  # a reader that went away must not end hours of work
+            with contextlib.suppress(OSError, ValueError):  # a closed pipe must not end hours of work
                 print(line, file=self._stream, flush=True)
 
     def close(self, stage: Stage, ending: str) -> None:
@@ -117,7 +117,7 @@ def _tenths(stage: Stage) -> int:
 
 
 class Bars:
-    """For a terminal: live bars while at least one stage is open."""
+    """Live bars on a terminal, while at least one stage is open."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -153,7 +153,7 @@ def _live_bars(console: Console) -> Any:
     from rich.progress import Progress as Live
 
     name, status = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[status]}"))
-    # stdout is the results' way: rich must not draw it into stderr
+    # results go to stdout; rich must not redirect it to stderr
     return Live(
         SpinnerColumn("line"),
         name,
@@ -166,14 +166,14 @@ def _live_bars(console: Console) -> Any:
 
 
 class EventLog:
-    """Training events as JSON lines, appended: a resumed run goes on in the same file. Numbers only."""
+    """Append training events to a file as JSON lines, numbers only; a resumed run continues the same file."""
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
         self._handle: int | None = None
 
     def write(self, event: Event) -> None:
-        """Raises OutputError where the file cannot be written."""
+        """Append one event. Raises OutputError where the file cannot be written."""
         kind = "dev" if isinstance(event, DevEvent) else "step"
         record = {"event": kind} | {name: _plain(value) for name, value in dataclasses.asdict(event).items()}
         try:
@@ -198,10 +198,9 @@ def _plain(value: float | None) -> float | None:
 
 
 class Progress:
-    """The display of one run; `events` is the file that gets every training event.
+    """Progress display of one run; `events` is the file that every training event is appended to.
 
-    `console` is a rich Console to draw on (one that is shared with a log keeps both readable); else stderr is used,
-    with bars where it is a terminal and lines where it is not.
+    `console` is a rich Console to draw on; without one, stderr gets bars if it is a terminal and lines if not.
     """
 
     def __init__(
@@ -217,7 +216,7 @@ class Progress:
         self._clock = clock
         self._open: list[Stage] = []
         self._training = contextlib.ExitStack()  # the stage of events that come outside any stage
-        self._pace = RunThroughput()
+        self._throughput = RunThroughput()
 
     def __enter__(self) -> Progress:
         return self
@@ -229,7 +228,7 @@ class Progress:
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
-        """`done` is what an earlier run has finished; `unit` names what is counted ("rows")."""
+        """Open a stage. `done` units were finished by an earlier run; `unit` names what is counted ("records")."""
         self._training.close()
         stage = Stage(name, total, done, unit, self._display, self._clock)
         self._display.open(stage)
@@ -240,19 +239,19 @@ class Progress:
             ending = "done, {} in {}"
         finally:
             self._open.remove(stage)
-            self._display.close(stage, ending.format(stage.count, time_text(stage.seconds)))
+            self._display.close(stage, ending.format(stage.count, duration_text(stage.seconds)))
 
     def show(self, event: Event) -> None:
-        """Show a training event in the innermost open stage (or in one of its own) and append it to the file."""
+        """Show a training event in the innermost open stage (else in a new one) and append it to the file."""
         if self._log is not None:
             self._log.write(event)
-        self._pace.add(event)
+        self._throughput.add(event)
         if not self._open:
             self._training.enter_context(self.stage("Training", total=event.steps))
         if isinstance(event, DevEvent):
-            self._display.say(f"{self._open[-1].name}: step {event.step:,}, {dev_text(event)}")
+            self._display.say(f"{self._open[-1].name}: step {event.step:,}, {validation_text(event)}")
         else:
-            self._open[-1].follow(event, self._pace)
+            self._open[-1].follow(event, self._throughput)
 
 
 def _choose_display(quiet: bool, console: Console | None) -> Lines | Bars:
