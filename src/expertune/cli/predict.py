@@ -53,13 +53,7 @@ def rate(
 
     target = output or new.with_name(f"{new.stem}_rated{new.suffix}")
     product = load_product(with_)
-    options = {
-        "slots": slots,
-        "threads": threads or None,
-        "context": context,
-        "allow_remote": allow_remote,
-        "votes": votes,
-    }
+    options = {"slots": slots, "context": context, "allow_remote": allow_remote, "votes": votes}
     with Progress() as progress, serve(product, engine, model=model, threads=threads or None, **options) as served:
         tally = rate_file(
             new,
