@@ -361,7 +361,7 @@ def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path
     assert by_validation(as_nearly, all_, many, CONFIG).approach == "tune"  # higher, by chance perhaps
     assert by_validation(as_all, None, many, CONFIG).reason.endswith("no model set could be made")
     unjudged = replace(all_, dev=None, unjudged="no time")
-    assert by_validation(as_half, unjudged, many, CONFIG).reason.endswith("could not be judged: no time")
+    assert by_validation(as_half, unjudged, many, CONFIG).reason.endswith("could not be evaluated: no time")
 
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:

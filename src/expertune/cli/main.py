@@ -300,12 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail(None, arguments, EXIT_INTERRUPTED, "error: stopped")
     except Exception as error:
-        _fail(
-            error,
-            arguments,
-            1,
-            f"error: unexpected {type(error).__name__}; run again with --debug and report what it shows",
-        )
+        kind = type(error).__name__
+        _fail(error, arguments, EXIT_FAILED, f"error: unexpected {kind}; run again with --debug and report the output")
 
 
 def _fail(error: Exception | None, arguments: list[str], code: int, line: str) -> None:
