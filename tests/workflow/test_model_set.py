@@ -24,6 +24,7 @@ from expertune.errors import EngineError, UsageError
 from expertune.evaluate.judgement import Judgement
 from expertune.fine_tuner import FineTuner
 from expertune.modelset import config as modelset
+from expertune.modelset.choose import by_validation
 from expertune.modelset.fit import ModelSet, fit_model_set
 from expertune.modelset.members import CandidateModel, further_members
 from expertune.modelset.select_raters import rated_rows, select_rater
@@ -31,7 +32,7 @@ from expertune.predict.score import Pass
 from expertune.progress import Progress
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.record import ApproachChoice
-from expertune.workflow.choose import by_validation, choose
+from expertune.workflow.choose import choose
 from expertune.workflow.evaluate import evaluate
 from expertune.workflow.state import Basis, Models, NotTuned
 from expertune.workflow.workspace import Workspace

@@ -15,13 +15,12 @@ import tiny
 from expertune.config import make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.locate import Located
-from expertune.engine.ollama.render import OllamaRenderer
+from expertune.engine.ollama.render import OllamaRenderer, check_tokens
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import FineTuningNotSupportedError
 from expertune.fine_tuner import FineTuner
 from expertune.outputs import write_modelfile
 from expertune.ratings.dataset import load_dataset
-from expertune.workflow.encode import check_tokens_with_ollama
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 
@@ -67,7 +66,7 @@ def test_a_server_that_reads_other_tokens_is_not_tuned_for(tmp_path: Path, monke
                 LlamaCppEngine(ours, context=1024, threads=1, renderer=renderer) as engine,
                 pytest.raises(FineTuningNotSupportedError, match=r"splits a prompt into \d+ tokens, .* \d+;"),
             ):
-                check_tokens_with_ollama(renderer, engine, prepared)
+                check_tokens(renderer, engine, prepared.examples["train"][0].messages)
 
 
 def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +77,7 @@ def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, mon
         with OllamaServer() as server:
             renderer = OllamaRenderer(server, "base", context=1024)
             with LlamaCppEngine(path, context=1024, threads=1, renderer=renderer) as engine:
-                check_tokens_with_ollama(renderer, engine, prepared)
+                check_tokens(renderer, engine, prepared.examples["train"][0].messages)
             assert server.ask("GET", "/api/ps")["models"] == []
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..engine.base import Engine
+from ..engine.base_model import Base
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
 from ..engine.ollama.engine import OllamaEngine
@@ -49,3 +50,12 @@ def _found(name: str, server: OllamaServer | None, threads: int | None) -> Candi
         sha256(located.path),
         lambda: LlamaCppEngine(located.path, context=LARGEST_CONTEXT, threads=threads, renderer=renderer),
     )
+
+
+def base_member(name: str, base: Base | None, server: OllamaServer | None, threads: int | None) -> CandidateModel:
+    """The base as a candidate of the model set: served from its file, else by the server that has it."""
+    if base is not None:
+        return CandidateModel(name, base.sha256, lambda: base.open(context=LARGEST_CONTEXT, threads=threads))
+    if server is not None and server.holds(name):
+        return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
+    return CandidateModel(name, None, None)

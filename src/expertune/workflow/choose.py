@@ -1,21 +1,35 @@
-"""Choose between tuned model and model set on the validation records, before any test record is rated."""
+"""Fit the model set, and choose between it and the tuned model, on validation records only."""
 
 from __future__ import annotations
 
 import logging
 
-from ..config import Config
-from ..evaluate.compare import compare, evaluate
+from ..errors import ModelSetConfigError
+from ..modelset.choose import MODEL_SET, TUNE, by_validation
 from ..modelset.fit import ModelSet
-from ..modelset.select_raters import proven
-from ..predict.score import Pass
-from ..ratings.dataset import Dataset
-from ..record import ApproachChoice, ValidationComparison
+from ..modelset.fit import fit_model_set as fit
+from ..record import ApproachChoice
 from .state import Basis, NotTuned, Tuned
+from .workspace import Workspace
 
 log = logging.getLogger("expertune")
 
-TUNE, MODEL_SET = "tune", "model-set"
+
+def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> ModelSet | None:
+    """Fit the model set; None if only a tuned model was requested, or if none could be made in addition to one.
+
+    Raises ModelSetConfigError if there is no tuned model either, and OutputError.
+    """
+    if isinstance(tuned, Tuned) and basis.config.approach == TUNE:
+        return None
+    try:
+        with ws.stage("model set"):
+            return fit(ws.folder, basis.dataset, basis.config, ws.progress, basis.models.candidates)
+    except ModelSetConfigError as error:
+        if isinstance(tuned, NotTuned):
+            raise
+        log.warning("no model set: %s", error)  # the tuned model is kept
+        return None
 
 
 def choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -> ApproachChoice:
@@ -35,36 +49,3 @@ def _choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -
     if basis.config.approach == TUNE:
         return ApproachChoice(approach=TUNE, reason="--approach tune")
     return by_validation(tuned.dev, model_set, basis.dataset, basis.config)
-
-
-def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, config: Config) -> ApproachChoice:
-    """Compare the model set with `tuned`, the tuned model's pass over the validation records."""
-    if model_set is None:
-        return ApproachChoice(approach=TUNE, reason="only the tuned model is available: no model set could be made")
-    if model_set.dev is None:
-        why = f"only the tuned model is available: the model set could not be evaluated: {model_set.unjudged}"
-        return ApproachChoice(approach=TUNE, reason=why)
-    both = {each.id for each in model_set.dev} & {each.id for each in tuned.rated}
-    truth = [row for row in dataset.split.dev if row.id in both]
-    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.rated, model_set.dev))
-    context = (dataset.scale, dataset.split.groups, config)
-    difference = compare(("model set", theirs), {"tuned": ours}, truth, *context)[0]
-    figures = {
-        name: evaluate(name, truth, side, *context).macro_f1 for name, side in (("model set", theirs), ("tuned", ours))
-    }
-    interval = difference.interval
-    line = (
-        f"on {len(truth)} validation records macro-F1 {figures['model set'].value or 0:.3f} "
-        f"(model set, {model_set.name}) against {figures['tuned'].value or 0:.3f} (tuned), "
-        f"difference {difference.value:+.3f}"
-        f"{f' [{interval.low:+.3f} to {interval.high:+.3f}]' if interval else ''}"
-    )
-    dev = ValidationComparison(
-        rows=len(truth),
-        macro_f1=figures,
-        difference=difference,
-        set_rates_by=model_set.config.rule.model_dump(mode="json"),
-    )
-    if proven(difference):
-        return ApproachChoice(approach=MODEL_SET, reason=f"the model set is better: {line}", dev=dev)
-    return ApproachChoice(approach=TUNE, reason=f"the model set is not proven better: {line}", dev=dev)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..engine.llama_cpp.engine import LlamaCppEngine
-from ..engine.ollama.render import OllamaRenderer
-from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..engine.ollama.render import check_tokens
+from ..errors import TrainingFailedError
 from ..evaluate.judgement import rate_shown
 from ..predict.score import Pass
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..train.encode import Row, candidates, check_lengths, encode, token_weights
-from .plan import as_value
-from .state import EncodedDataset, NotTuned, TrainingPlan
+from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
 
@@ -29,7 +28,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         rows, dataset = _token_rows(engine, plan, ws)
         first = dataset.examples["train"][0]
         if base.renderer is not None:
-            check_tokens_with_ollama(base.renderer, engine, dataset)
+            check_tokens(base.renderer, engine, first.messages)
 
         def rate(part: str, records: str) -> Pass:
             return rate_shown(ws.progress, engine, dataset.examples[part], dataset.scale, f"Base model: {records}")
@@ -65,18 +64,3 @@ def _token_rows(
         )
     by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
     return by_part, kept
-
-
-def check_tokens_with_ollama(renderer: OllamaRenderer, engine: LlamaCppEngine, dataset: Dataset) -> None:
-    """Compare Ollama's token count with the file's, then unload the model there to free memory for the training.
-
-    Raises FineTuningNotSupportedError if they differ.
-    """
-    prompt = engine.render(dataset.examples["train"][0].messages)
-    in_ollama, in_file = renderer.count_tokens(prompt), engine.count_tokens(prompt)
-    if in_ollama != in_file:
-        raise FineTuningNotSupportedError(
-            f"{renderer.model}: Ollama splits a prompt into {in_ollama} tokens, the file's own tokenizer into "
-            f"{in_file}; a tuned model would get other tokens in Ollama than in training"
-        )
-    renderer.server.unload(renderer.model)

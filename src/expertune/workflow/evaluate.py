@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from ..errors import EngineError
 from ..evaluate.judgement import Judgement, judge, rate_shown
+from ..modelset.choose import TUNE
 from ..modelset.fit import ModelSet, predict_test
 from ..predict.score import Pass, Rated
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
-from .choose import TUNE
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
 

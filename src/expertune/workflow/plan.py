@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 from .. import outputs
 from ..config import AUTO, Config, as_dict, make_config
-from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..engine.base_model import Base
+from ..errors import FineTuningNotSupportedError
 from ..files import write_text
 from ..gguf.read import GGUFFile
 from ..ratings.audit import FEW_ROWS
 from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
 from ..renamed_settings import current_settings
-from .state import Base, Models, NotTuned, RunRequest, TrainingPlan, run_identity
+from .state import Models, NotTuned, RunRequest, TrainingPlan, as_value, run_identity
 from .workspace import Workspace
 
 AUTOMATIC = {
@@ -42,14 +42,6 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
         return models.base
     base = models.base
     return as_value(lambda: _plan(dataset, base, request, ws))
-
-
-def as_value(stage: Callable[[], Result]) -> Result | NotTuned:
-    """Run the stage; an error that leads to the fallback becomes NotTuned."""
-    try:
-        return stage()
-    except (FineTuningNotSupportedError, TrainingFailedError) as error:
-        return NotTuned(error)
 
 
 def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> TrainingPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .. import outputs
 from ..config import as_dict
 from ..evaluate.report import write_report
+from ..modelset.choose import TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
 from ..record import (
@@ -21,7 +22,6 @@ from ..record import (
     SplitCounts,
 )
 from ..report_record import ReportRecord
-from .choose import TUNE
 from .evaluate import Evaluated
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace

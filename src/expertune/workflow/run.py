@@ -7,12 +7,11 @@ from collections.abc import Callable
 from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
-from .choose import choose
+from .choose import choose, fit_model_set
 from .encode import encode_dataset
 from .evaluate import evaluate
 from .find_base import find_models
 from .plan import plan_training
-from .prompting import fit_model_set
 from .record import write_results
 from .state import RunRequest, basis_of
 from .tune import require_tuned_or_fallback, tune

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import Config, as_dict
-from ..engine.llama_cpp.engine import LlamaCppEngine
-from ..engine.locate import Located
-from ..engine.ollama.render import OllamaRenderer
+from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..export.summary import ExportSummary
 from ..modelset.members import CandidateModel
@@ -21,6 +19,8 @@ from ..ratings.dataset import Dataset
 from ..register.folder import RegistrationTarget
 from ..train.encode import Candidates, Row
 from ..train.summary import TrainingSummary
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,12 @@ class NotTuned:
         return str(self.error) if self.error else None
 
 
-@dataclass(frozen=True)
-class Base:
-    """The base file, its serving configuration, and the renderer of its prompts (None: the file's own template)."""
-
-    name: str
-    located: Located
-    sha256: str
-    renderer: OllamaRenderer | None = None
-
-    @property
-    def path(self) -> Path:
-        return self.located.path
-
-    @property
-    def prompts_by(self) -> str:
-        return f"Ollama {self.renderer.server.version_text}" if self.renderer else "the file's own template"
-
-    def open(
-        self, *, context: int, threads: int | None, file: Path | None = None, adapter: Path | None = None
-    ) -> LlamaCppEngine:
-        """Load the base, or another `file` of this run, with llama.cpp; prompts are rendered as for the base."""
-        return LlamaCppEngine(
-            file or self.path, adapter=adapter, context=context, threads=threads, renderer=self.renderer
-        )
+def as_value(stage: Callable[[], Result]) -> Result | NotTuned:
+    """Run the stage; an error that leads to the fallback becomes NotTuned."""
+    try:
+        return stage()
+    except (FineTuningNotSupportedError, TrainingFailedError) as error:
+        return NotTuned(error)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from ..predict.score import Pass
 from ..train.advice import advice, rate_too_high
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
-from .plan import as_value
-from .state import EncodedDataset, NotTuned, RunRequest, Tuned
+from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
 
 log = logging.getLogger("expertune")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from .. import outputs
 from ..log import log_file
+from ..predict.pass_cache import cached_pass
 from ..predict.score import Pass
 from ..progress import Progress
-from .pass_cache import cached_pass
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from ...errors import EngineError
-from ..base import Message
+from ...errors import EngineError, FineTuningNotSupportedError
+from ..base import Engine, Message
 from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, shows_system
 from .server import OllamaServer
 
@@ -116,3 +116,18 @@ def refuse_cloud(model: str, shown: Mapping[str, Any]) -> None:
             f"{model}: runs in Ollama's cloud and patient text would leave this machine; "
             "choose a model that `ollama pull` brings here"
         )
+
+
+def check_tokens(renderer: OllamaRenderer, engine: Engine, messages: Sequence[Message]) -> None:
+    """Compare Ollama's token count with the file's, then unload the model there to free memory for the training.
+
+    Raises FineTuningNotSupportedError if they differ.
+    """
+    prompt = engine.render(messages)
+    in_ollama, in_file = renderer.count_tokens(prompt), engine.count_tokens(prompt)
+    if in_ollama != in_file:
+        raise FineTuningNotSupportedError(
+            f"{renderer.model}: Ollama splits a prompt into {in_ollama} tokens, the file's own tokenizer into "
+            f"{in_file}; a tuned model would get other tokens in Ollama than in training"
+        )
+    renderer.server.unload(renderer.model)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..files import write_json
-from ..predict.score import Pass, Rated
+from .score import Pass, Rated
 
 
 def cached_pass(path: Path, run_id: str, make: Callable[[], Pass], *, resume: bool) -> Pass:
