@@ -6,12 +6,16 @@ Figures that are not finite are null in the files. A folder of version 0.1.0, wh
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from .config import Config, make_config
 from .errors import UsageError
@@ -91,6 +95,11 @@ class ApproachChoice(Section):
     approach: Literal["tune", "model-set"]
     reason: str
     dev: ValidationComparison | None = None
+
+    @field_validator("dev", mode="before")
+    @classmethod
+    def _empty_as_none(cls, dev: Any) -> Any:
+        return None if dev == {} else dev  # as version 0.1.0 wrote it
 
 
 class EvaluationRecord(Section):
@@ -251,12 +260,36 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
-    """`content` of a JSON file as a record. Raises UsageError that names the first part that does not fit."""
+    """`content` of a JSON file as a record. Raises UsageError that names the first part that does not fit.
+
+    A figure that is null in the file is not a number in the record.
+    """
     try:
-        return kind.model_validate(content)
+        try:
+            return kind.model_validate(content)
+        except ValidationError as error:
+            if not _all_nulls(error):
+                raise
+            return kind.model_validate(_with_nan(content, [each["loc"] for each in error.errors()]))
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
         raise UsageError(
             f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
             "or run expertune tune again"
         ) from None
+
+
+def _all_nulls(error: ValidationError) -> bool:
+    return all(each["type"] == "float_type" and each["input"] is None for each in error.errors())
+
+
+def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of `content` with nan in these places; those that name no place in it are passed over."""
+    changed = copy.deepcopy(content)
+    for *above, last in places:
+        part = changed
+        with contextlib.suppress(LookupError, TypeError):
+            for key in above:
+                part = part[key]
+            part[last] = math.nan
+    return changed

@@ -196,7 +196,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write a finished run's report.html and plots again, also for another prevalence."""
-    from ..evaluate.report import rewrite_report
+    from ..report import rewrite_report
 
     rewrite_report(folder, prevalence)
     typer.echo(f"{folder / 'report.html'}: written, and the plots beside it")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .. import outputs
 from ..config import as_dict
-from ..evaluate.report import write_report
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
 from ..record import (
@@ -20,6 +19,7 @@ from ..record import (
     RunRecord,
     SplitCounts,
 )
+from ..report import write_report
 from ..report_record import ReportRecord
 from .choose import TUNE
 from .evaluate import Evaluated
@@ -42,7 +42,7 @@ def write_results(
     kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
     place_product(kept, basis, ws)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
-    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()).to_dict())
+    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
