@@ -35,14 +35,14 @@ class RunFacts(Section):
     rows: dict[str, int]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Step:
-    kind: Literal["step"] = "step"
+    kind: Literal["step"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Dev:
-    kind: Literal["dev"] = "dev"
+    kind: Literal["dev"]
 
 
 @dataclass(frozen=True)

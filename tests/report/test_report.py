@@ -86,11 +86,11 @@ def shown(estimate: Estimate | Difference | None, digits: int) -> str:
 
 
 def step(at: int, loss: float) -> StepRecord:
-    return StepRecord(at, 30, at / 30, loss, 1e-4, 0.5, 9, 0.1)
+    return StepRecord("step", at, 30, at / 30, loss, 1e-4, 0.5, 9, 0.1)
 
 
 def dev(at: int, loss: float, macro_f1: float, best: bool = False) -> DevRecord:
-    return DevRecord(at, 30, loss, loss, None, macro_f1, 0.5, best, 0.1)
+    return DevRecord("dev", at, 30, loss, loss, None, macro_f1, 0.5, best, 0.1)
 
 
 def least_report(**parts: Any) -> ReportRecord:
