@@ -265,12 +265,7 @@ def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
     A figure that is null in the file is not a number in the record.
     """
     try:
-        try:
-            return kind.model_validate(content)
-        except ValidationError as error:
-            if not _all_nulls(error):
-                raise
-            return kind.model_validate(_with_nan(content, [each["loc"] for each in error.errors()]))
+        return _validate(kind, content)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
         raise UsageError(
@@ -279,8 +274,14 @@ def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
         ) from None
 
 
-def _all_nulls(error: ValidationError) -> bool:
-    return all(each["type"] == "float_type" and each["input"] is None for each in error.errors())
+def _validate(kind: type[Sound], content: Any) -> Sound:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors()
+        if any(each["type"] != "float_type" or each["input"] is not None for each in faults):
+            raise
+        return kind.model_validate(_with_nan(content, [each["loc"] for each in faults]))
 
 
 def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
