@@ -6,7 +6,11 @@ Values that are not finite are null in the files. Folders of version 0.1.0, whos
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -94,8 +98,8 @@ class ApproachChoice(Section):
 
     @field_validator("dev", mode="before")
     @classmethod
-    def _none_for_an_empty_part(cls, value: Any) -> Any:
-        return value or None  # 0.1.0 wrote {} where there was nothing to compare
+    def _empty_as_none(cls, dev: Any) -> Any:
+        return None if dev == {} else dev  # as version 0.1.0 wrote it
 
 
 class EvaluationRecord(Section):
@@ -256,12 +260,37 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
-    """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field."""
+    """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field.
+
+    A figure that is null in the file is NaN in the record.
+    """
     try:
-        return kind.model_validate(content)
+        return _validate(kind, content)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
         raise UsageError(
             f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
             "or run expertune tune again"
         ) from None
+
+
+def _validate(kind: type[Sound], content: Any) -> Sound:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors()
+        if any(each["type"] != "float_type" or each["input"] is not None for each in faults):
+            raise
+        return kind.model_validate(_with_nan(content, [each["loc"] for each in faults]))
+
+
+def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of `content` with nan in these places; those that name no place in it are passed over."""
+    changed = copy.deepcopy(content)
+    for *above, last in places:
+        part = changed
+        with contextlib.suppress(LookupError, TypeError):
+            for key in above:
+                part = part[key]
+            part[last] = math.nan
+    return changed

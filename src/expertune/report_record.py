@@ -6,8 +6,9 @@ The package ships the JSON Schemas of both records; `python -m expertune.report_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .export.summary import ExportSummary
 from .files import write_json
@@ -21,6 +22,7 @@ from .record import (
     Section,
     SettingValue,
 )
+from .train.events import DevEvent, StepEvent
 
 
 class RunFacts(Section):
@@ -33,11 +35,37 @@ class RunFacts(Section):
     rows: dict[str, int]
 
 
+@dataclass(frozen=True)
+class _Step:
+    kind: Literal["step"]
+
+
+@dataclass(frozen=True)
+class _Dev:
+    kind: Literal["dev"]
+
+
+@dataclass(frozen=True)
+class StepRecord(StepEvent, _Step):
+    """A step of the training, with its kind as the first key."""
+
+
+@dataclass(frozen=True)
+class DevRecord(DevEvent, _Dev):
+    """An evaluation on the validation records, with its kind as the first key."""
+
+
 class Curves(Section):
     """Training events: every step, and every evaluation on the validation records."""
 
-    steps: tuple[dict[str, Any], ...]
-    dev: tuple[dict[str, Any], ...]
+    steps: tuple[StepRecord, ...]
+    dev: tuple[DevRecord, ...]
+
+    @classmethod
+    def of(cls, history: Sequence[Mapping[str, Any]]) -> Curves:
+        """Sort the events of a training by their kind."""
+        steps, dev = ([event for event in history if event["kind"] == kind] for kind in ("step", "dev"))
+        return cls.model_validate({"steps": steps, "dev": dev})
 
 
 class ReportRecord(EvaluationRecord):
@@ -57,7 +85,6 @@ class ReportRecord(EvaluationRecord):
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
         """Build from a run's record; `history` holds the events of its training."""
         info, counts = run.processing_info, run.split
-        steps, dev = (tuple(dict(event) for event in history if event["kind"] == kind) for kind in ("step", "dev"))
         return cls(
             **dict(run.evaluation),
             version=VERSION,
@@ -72,7 +99,7 @@ class ReportRecord(EvaluationRecord):
             provenance=run.provenance,
             config=run.settings,
             timings=run.timings,
-            curves=Curves(steps=steps, dev=dev) if history else None,
+            curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,
         )

@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluate.samples import SCALE, rated, truth
-from expertune.evaluate.report import render_html
-from expertune.evaluate.subgroups import FEWEST, subgroups_of
+from expertune.evaluate.subgroups import FEWEST, SubgroupColumn, subgroups_of
+from expertune.evaluate.verdict import Verdict
+from expertune.record import AuditRecord, Provenance
+from expertune.report import render_html
+from expertune.report_record import ReportRecord, RunFacts
 
 VALUES = ("F", "M", "X", "", "Jane Doe")
 AGES = ("3 months", "4", "12Y", "30", "50", "80", "", "old")
@@ -40,14 +43,28 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
 
 
+def report(strata: tuple[SubgroupColumn, ...]) -> ReportRecord:
+    """A report of these subgroups alone."""
+    return ReportRecord(
+        verdict=Verdict("-"),
+        run=RunFacts(topics="", model="", created="", seed=1, rows={}),
+        strata=strata,
+        audit=AuditRecord(rows=0, by_label={}, findings=()),
+        provenance=Provenance(hashes={}, versions={}),
+        config={},
+        timings={},
+    )
+
+
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(populations())
 def test_fewer_than_twenty_rows_show_no_figure(drawn: tuple[list[dict[str, str]], list[int], list[int]]) -> None:
     cells, expert, model = drawn
     rows = [replace(row, extra=each) for row, each in zip(truth(expert), cells, strict=True)]
-    columns = [asdict(each) for each in subgroups_of(rows, rated(model), SCALE, {}, (), 0.95)]
-    page = render_html({"verdict": {"line": "-"}, "run": {}, "evaluations": [], "strata": columns})
+    strata = tuple(subgroups_of(rows, rated(model), SCALE, {}, (), 0.95))
+    columns = [asdict(each) for each in strata]
+    page = render_html(report(strata))
     assert {column["column"] for column in columns} == {"Age", "Sex"}
     for column in columns:
         shown = [each for each in column["strata"] if not each["hidden"]]

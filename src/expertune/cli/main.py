@@ -200,7 +200,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Rewrite report.html and the plots of a finished run, for example for another prevalence."""
-    from ..evaluate.report import rewrite_report
+    from ..report import rewrite_report
 
     rewrite_report(folder, prevalence)
     typer.echo(f"{folder / 'report.html'}: written, with the plots in the same folder")

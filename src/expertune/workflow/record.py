@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .. import outputs
 from ..config import as_dict
-from ..evaluate.report import write_report
 from ..modelset.choose import TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
@@ -21,6 +20,7 @@ from ..record import (
     RunRecord,
     SplitCounts,
 )
+from ..report import write_report
 from ..report_record import ReportRecord
 from .evaluate import Evaluated
 from .state import Basis, NotTuned, RunRequest, Tuned
@@ -42,7 +42,7 @@ def write_results(
     kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
     place_product(kept, basis, ws)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
-    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()).to_dict())
+    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record

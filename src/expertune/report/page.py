@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ...errors import UsageError
-from .formats import duration, facts, number, percent, plain, size, span
+from ..evaluate.compare import Difference
+from ..report_record import ReportRecord
+from .formats import duration, facts, number, percent, size, span
 from .plots import Plot, draw_plots, svg
 
 if TYPE_CHECKING:
@@ -25,19 +26,12 @@ RIVALS = ("base", "TF-IDF", "majority")  # names of the raters that the verdict 
 READINGS = ("worse", "no clear difference", "better")
 
 
-def render_html(report: Mapping[str, Any], plots: Mapping[str, Plot] | None = None) -> str:
-    """Render the page as one string; draws the plots unless they are given.
-
-    Raises UsageError where a required section is missing.
-    """
-    missing = [key for key in ("verdict", "run") if key not in report]
-    if missing:
-        raise UsageError(f"report: {' and '.join(missing)} missing; write the report from a finished run")
-    sound = plain(report)
-    drawn = draw_plots(sound) if plots is None else plots
+def render_html(report: ReportRecord, plots: Mapping[str, Plot] | None = None) -> str:
+    """Render the page as one string; draws the plots unless they are given."""
+    drawn = draw_plots(report) if plots is None else plots
     pictures = {name: svg(name, plot) for name, plot in drawn.items()}
     template = _environment().get_template("report.html.j2")
-    return template.render(report=sound, plots=pictures, tone=tone(sound.get("differences")))
+    return template.render(report=report, dump=report.to_dict(), plots=pictures, tone=tone(report.differences))
 
 
 def _environment() -> Environment:
@@ -48,7 +42,7 @@ def _environment() -> Environment:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,  # most sections may be missing
+        undefined=jinja2.StrictUndefined,  # a field that the record lacks is an error
     )
     pages.filters.update(number=number, percent=percent, span=span, size=size, duration=duration, reading=reading)
     pages.filters["facts"] = lambda section: list(facts(section))
@@ -56,14 +50,14 @@ def _environment() -> Environment:
     return pages
 
 
-def reading(difference: Mapping[str, Any]) -> str:
-    """Read a Difference's mapping as one of READINGS: "better" and "worse" need an interval without 0."""
-    if difference["includes_zero"]:
+def reading(difference: Difference) -> str:
+    """Read a difference as one of READINGS: "better" and "worse" need an interval without 0."""
+    if difference.includes_zero:
         return "no clear difference"
-    return "better" if difference["value"] > 0 else "worse"
+    return "better" if difference.value > 0 else "worse"
 
 
-def tone(differences: Any) -> str:
+def tone(differences: Sequence[Difference]) -> str:
     """Choose the verdict's colour (a CSS class): that of the worst reading against the three rivals."""
-    found = {reading(each) for each in differences or () if each["second"] in RIVALS}
+    found = {reading(each) for each in differences if each.second in RIVALS}
     return next((each.replace(" ", "-") for each in READINGS if each in found), "")

@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from ...files import atomic
+from ..evaluate.compare import Evaluation
+from ..evaluate.coverage import Coverage
+from ..evaluate.prevalence import PrevalenceTable
+from ..files import atomic
+from ..report_record import DevRecord, ReportRecord
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -54,22 +58,22 @@ class Plot:
     words: str
 
 
-def draw_plots(report: Mapping[str, Any]) -> dict[str, Plot]:
+def draw_plots(report: ReportRecord) -> dict[str, Plot]:
     """Draw what the report has figures for, by name.
 
     `calibration` is the judged artefact's; the other raters have `calibration_2` and so on, in their order.
     """
-    raters = report.get("evaluations") or []
-    curves = report.get("curves") or {}
-    steps, dev = curves.get("steps") or [], curves.get("dev") or []
+    raters = report.evaluations
+    steps, dev = (report.curves.steps, report.curves.dev) if report.curves else ((), ())
+    train_loss, dev_loss = ([(each.step, each.loss) for each in events] for events in (steps, dev))
     with _style():
         drawn = {
             "confusion": _confusion(raters[0]) if raters else None,
             **{"calibration" + (f"_{at}" if at > 1 else ""): _calibration(each) for at, each in enumerate(raters, 1)},
-            "coverage": _coverage(report.get("conformal") or {}),
-            "loss": _loss(_points(steps, "loss"), _points(dev, "loss")),
+            "coverage": _coverage(report.conformal) if report.conformal else None,
+            "loss": _loss(_finite(train_loss), _finite(dev_loss)),
             "dev": _dev(dev),
-            "ppv_by_prevalence": _prevalence((report.get("prevalence") or {}).get("labels") or []),
+            "ppv_by_prevalence": _prevalence(report.prevalence) if report.prevalence else None,
         }
     return {name: plot for name, plot in drawn.items() if plot}
 
@@ -146,67 +150,67 @@ def _legend(figure: Figure, columns: int) -> None:
     figure.legend(loc="outside upper center", ncols=columns, handlelength=1.2)
 
 
-def _confusion(rater: Mapping[str, Any]) -> Plot:
-    count = len(rater["labels"])
+def _confusion(rater: Evaluation) -> Plot:
+    count = len(rater.labels)
     figure, axes = _axes(max(_SIZE[1], 2 + 0.45 * count))
-    shares = [[records / (sum(line) or 1) for records in line] for line in rater["confusion"]]
+    shares = [[records / (sum(line) or 1) for records in line] for line in rater.confusion]
     axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1, aspect="auto")
-    for row, line in enumerate(rater["confusion"]):
+    for row, line in enumerate(rater.confusion):
         for column, records in enumerate(line):
             ink = "white" if shares[row][column] > 0.6 else INK
             axes.text(column, row, str(records), ha="center", va="center", color=ink)
-    axes.set_yticks(range(count), [_name(label) for label in rater["labels"]])
+    axes.set_yticks(range(count), [_name(label) for label in rater.labels])
     if count <= 3:
-        axes.set_xticks(range(count), [_name(label, 12) for label in rater["labels"]])
+        axes.set_xticks(range(count), [_name(label, 12) for label in rater.labels])
     else:  # slanted, so that they do not meet
-        names = [_name(label, lines=1) for label in rater["labels"]]
+        names = [_name(label, lines=1) for label in rater.labels]
         axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set(xlabel=f"predicted ({rater['name']})", ylabel="expert")
+    axes.set(xlabel=f"predicted ({rater.name})", ylabel="expert")
     axes.spines[:].set_visible(False)
-    return Plot(figure, f"Confusion matrix of {rater['name']}: {rater['rows']} records, expert by predicted label.")
+    return Plot(figure, f"Confusion matrix of {rater.name}: {rater.rows} records, expert by predicted label.")
 
 
-def _calibration(rater: Mapping[str, Any]) -> Plot | None:
-    filled = [each for each in rater["calibration"]["bins"] if each["accuracy"]["n"]]
+def _calibration(rater: Evaluation) -> Plot | None:
+    filled = [each for each in rater.calibration.bins if each.accuracy.n]
     if not filled:
         return None
     figure, axes = _axes()
     axes.plot([0, 1], [0, 1], ":", color=SOFT)
-    most = max(each["accuracy"]["n"] for each in filled)
+    most = max(each.accuracy.n for each in filled)
     for each in filled:
-        x, y, n, interval = each["confidence"], *(each["accuracy"][key] for key in ("value", "n", "interval"))
+        x, y, n, interval = each.confidence, each.accuracy.value, each.accuracy.n, each.accuracy.interval
         if interval:
-            axes.plot([x, x], [interval["low"], interval["high"]], color=ACCENT, alpha=0.6)
+            axes.plot([x, x], [interval.low, interval.high], color=ACCENT, alpha=0.6)
         axes.plot(x, y, "o", color=ACCENT, markersize=4 + 6 * math.sqrt(n / most))
         axes.annotate(str(n), (x, y), (6, 4), textcoords="offset points", color=SOFT, fontsize=9, annotation_clip=False)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (numbers: records)", ylabel="share correct")
-    said = ", ".join(f"{x['confidence']:.2f} → {x['accuracy']['value']:.2f} (n = {x['accuracy']['n']})" for x in filled)
-    return Plot(figure, f"Calibration of {rater['name']}: mean confidence → share correct, by bin: {said}.")
+    said = ", ".join(f"{x.confidence:.2f} → {x.accuracy.value:.2f} (n = {x.accuracy.n})" for x in filled)
+    return Plot(figure, f"Calibration of {rater.name}: mean confidence → share correct, by bin: {said}.")
 
 
-def _coverage(found: Mapping[str, Any]) -> Plot | None:
-    lines = [each for each in found.get("labels") or () if each["covered"]["value"] is not None]
+def _coverage(found: Coverage) -> Plot | None:
+    lines = [each for each in found.labels if each.covered.value is not None]
     if not lines:
         return None
     figure, axes = _axes(1.2 + 0.6 * len(lines))
     for at, each in enumerate(lines):
-        interval = each["covered"]["interval"]
+        interval = each.covered.interval
         if interval:
-            axes.plot([interval["low"], interval["high"]], [at, at], color=ACCENT)
-        axes.plot(each["covered"]["value"], at, "o", color=ACCENT)
-    axes.axvline(found["nominal"], color=SECOND, label=f"nominal: {found['nominal']:.2f}")
-    axes.set_yticks(range(len(lines)), [f"{_name(each['label'])}\nn = {each['covered']['n']}" for each in lines])
+            axes.plot([interval.low, interval.high], [at, at], color=ACCENT)
+        axes.plot(each.covered.value, at, "o", color=ACCENT)
+    axes.axvline(found.nominal, color=SECOND, label=f"nominal: {found.nominal:.2f}")
+    axes.set_yticks(range(len(lines)), [f"{_name(each.label)}\nn = {each.covered.n}" for each in lines])
     axes.set(xlim=(0, 1.02), ylim=(len(lines) - 0.5, -0.5), xlabel="sets that contain the expert’s label")
     _legend(figure, 1)
-    said = ", ".join(f"{each['label']} {each['covered']['value']:.2f} (n = {each['covered']['n']})" for each in lines)
-    return Plot(figure, f"Conformal coverage by label, nominal {found['nominal']:.2f}: {said}.")
+    said = ", ".join(f"{each.label} {each.covered.value:.2f} (n = {each.covered.n})" for each in lines)
+    return Plot(figure, f"Conformal coverage by label, nominal {found.nominal:.2f}: {said}.")
 
 
 Points = Sequence[tuple[float, float]]
 
 
-def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Points:
-    return [(row["step"], row[key]) for row in rows if row.get("step") is not None and row.get(key) is not None]
+def _finite(points: Points) -> Points:
+    return [(x, y) for x, y in points if math.isfinite(y)]
 
 
 def _smooth(points: Points) -> Points:
@@ -234,13 +238,13 @@ def _loss(train: Points, dev: Points) -> Plot | None:
     return Plot(figure, f"Loss by step: {said}.")
 
 
-def _dev(dev: Sequence[Mapping[str, Any]]) -> Plot | None:
-    points = _points(dev, "macro_f1")
+def _dev(dev: Sequence[DevRecord]) -> Plot | None:
+    points = _finite([(each.step, each.macro_f1) for each in dev])
     if not points:
         return None
     figure, axes = _axes()
     axes.plot(*zip(*points, strict=True), "o-", color=SECOND)
-    kept = _points([each for each in dev if each.get("best")], "macro_f1")[-1:]
+    kept = _finite([(each.step, each.macro_f1) for each in dev if each.best])[-1:]
     for x, y in kept:
         axes.plot(x, y, "o", markersize=13, markerfacecolor="none", color=SECOND)
     axes.set(xlabel="step (ring: the checkpoint kept)", ylabel="macro-F1, validation", ylim=(0, 1.02))
@@ -249,24 +253,23 @@ def _dev(dev: Sequence[Mapping[str, Any]]) -> Plot | None:
     return Plot(figure, f"Macro-F1 on the validation records: {said}.")
 
 
-def _prevalence(labels: Sequence[Mapping[str, Any]]) -> Plot | None:
-    drawn = [pair for pair in zip(LABEL_COLOURS, labels, strict=False) if pair[1]["curve"]]
+def _prevalence(table: PrevalenceTable) -> Plot | None:
+    drawn = [(colour, each) for colour, each in zip(LABEL_COLOURS, table.labels, strict=False) if each.curve]
     if not drawn:
         return None
     # one row of names, or two columns of them, for which the figure grows
-    columns = len(drawn) if sum(5 + len(each["label"]) for _, each in drawn) <= 50 else 2
+    columns = len(drawn) if sum(5 + len(each.label) for _, each in drawn) <= 50 else 2
     figure, axes = _axes(_SIZE[1] + (0 if columns == len(drawn) else 0.4 * math.ceil(len(drawn) / 2)))
     for colour, each in drawn:
-        x, low, ppv, high = ([point[key] for point in each["curve"]] for key in ("prevalence", "low", "ppv", "high"))
+        x = [point.prevalence for point in each.curve]
+        low, high = [point.low for point in each.curve], [point.high for point in each.curve]
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.plot(x, ppv, color=colour, label=_name(each["label"]))
-        if each["ppv"]["value"] is not None and x[0] <= each["prevalence"] <= x[-1]:
-            axes.plot(each["prevalence"], each["ppv"]["value"], "o", color=colour)
+        axes.plot(x, [point.ppv for point in each.curve], color=colour, label=_name(each.label))
+        if each.ppv.value is not None and x[0] <= each.prevalence <= x[-1]:
+            axes.plot(each.prevalence, each.ppv.value, "o", color=colour)
     axes.set(xscale="log", ylim=(0, 1.02), xlabel="prevalence of the label", ylabel="PPV")
     axes.set_xticks(list(PREVALENCES), list(PREVALENCES.values()))
     axes.minorticks_off()
     _legend(figure, columns)
-    said = ", ".join(
-        f"{each['label']} {each['curve'][0]['ppv']:.2f} to {each['curve'][-1]['ppv']:.2f}" for _, each in drawn
-    )
+    said = ", ".join(f"{each.label} {each.curve[0].ppv:.2f} to {each.curve[-1].ppv:.2f}" for _, each in drawn)
     return Plot(figure, f"PPV by prevalence, from 0.1 % to 50 %: {said}.")

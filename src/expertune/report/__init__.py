@@ -1,0 +1,65 @@
+"""Report of a run: report.json, report.html and plots/*.png, the same figures for programs and for people.
+
+All are made from one report_record.ReportRecord; no file holds the text of a record. The verdict comes first on the
+page, and of the raters the judged artefact, then its base and the others. Sections that the record has nothing for are
+left out. Facts without a place of their own are shown as they are, nested ones with a dotted name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import UsageError
+from ..evaluate.prevalence import at_prevalence
+from ..files import write_json, write_text
+from ..record import parse
+from ..report_record import ReportRecord
+from .page import render_html
+from .plots import Plot, draw_plots, write_plots
+
+__all__ = ["render_html", "rewrite_report", "write_report"]
+
+
+def write_report(folder: Path, report: ReportRecord) -> None:
+    """Write report.json, report.html and the plots into `folder`, each complete or not at all.
+
+    Figures that are not finite become null. Raises OutputError where the folder cannot be written.
+    """
+    _write(folder, report, *_render(report))
+
+
+def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
+    """Write the report of a finished run again from its report.json, at another `prevalence` where one is given.
+
+    Raises UsageError where the folder has no report.json or it cannot be read, OutputError as write_report.
+    """
+    path = Path(folder) / "report.json"
+    remedy = "give the output folder of a finished run"
+    if prevalence is not None and not 0 <= prevalence < 1:
+        raise UsageError(f"--prevalence: {prevalence:g} is not a share (0 or more, below 1)")
+    try:
+        report = parse(ReportRecord, json.loads(path.read_text(encoding="utf-8")), path)
+        if prevalence is not None and report.evaluations:
+            table = at_prevalence(report.evaluations[0], prevalence)
+            report = report.model_copy(update={"prevalence": table})
+        page, plots = _render(report)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # no JSON, or parts that contradict each other
+        raise UsageError(f"{path}: not the report of a run ({type(error).__name__}); {remedy}") from None
+    _write(folder, report, page, plots)
+
+
+def _render(report: ReportRecord) -> tuple[str, dict[str, Plot]]:
+    plots = draw_plots(report)
+    return render_html(report, plots), plots
+
+
+def _write(folder: Path, report: ReportRecord, page: str, plots: Mapping[str, Plot]) -> None:
+    write_json(Path(folder) / "report.json", report.to_dict())
+    write_text(Path(folder) / "report.html", page)
+    write_plots(Path(folder), plots)
