@@ -44,7 +44,10 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
 def test_figures_that_are_not_finite_are_null() -> None:
     record = run_record(timings={"read": math.nan, "train": math.inf, "judge": 1.5})
     assert record.to_dict()["timings"] == {"read": None, "train": None, "judge": 1.5}
-    assert "NaN" not in json.dumps(ReportRecord.of_run(record, [{"kind": "step", "loss": math.nan}]).to_dict())
+    step = {"kind": "step", "step": 1, "steps": 2, "epoch": 0.5, "loss": math.nan, "learning_rate": 1e-3}
+    history = [step | {"gradient_norm": 1.0, "tokens": 9, "seconds": 0.1}]
+    (shown,) = ReportRecord.of_run(record, history).to_dict()["curves"]["steps"]
+    assert shown["loss"] is None and shown["tokens"] == 9
 
 
 def test_parts_that_say_what_was_made_are_absent_where_it_was_not() -> None:
