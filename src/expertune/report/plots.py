@@ -178,7 +178,8 @@ def _calibration(rater: Evaluation) -> Plot | None:
     axes.plot([0, 1], [0, 1], ":", color=SOFT)
     most = max(each.accuracy.n for each in filled)
     for each in filled:
-        x, y, n, interval = each.confidence, each.accuracy.value, each.accuracy.n, each.accuracy.interval
+        x, y = each.confidence or 0.0, each.accuracy.value or 0.0
+        n, interval = each.accuracy.n, each.accuracy.interval
         if interval:
             axes.plot([x, x], [interval.low, interval.high], color=ACCENT, alpha=0.6)
         axes.plot(x, y, "o", color=ACCENT, markersize=4 + 6 * math.sqrt(n / most))
@@ -197,7 +198,7 @@ def _coverage(found: Coverage) -> Plot | None:
         interval = each.covered.interval
         if interval:
             axes.plot([interval.low, interval.high], [at, at], color=ACCENT)
-        axes.plot(each.covered.value, at, "o", color=ACCENT)
+        axes.plot(each.covered.value or 0.0, at, "o", color=ACCENT)
     axes.axvline(found.nominal, color=SECOND, label=f"nominal: {found.nominal:.2f}")
     axes.set_yticks(range(len(lines)), [f"{_name(each.label)}\nn = {each.covered.n}" for each in lines])
     axes.set(xlim=(0, 1.02), ylim=(len(lines) - 0.5, -0.5), xlabel="sets that contain the expert’s label")
