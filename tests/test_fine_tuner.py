@@ -40,7 +40,7 @@ QUICK: dict[str, Any] = {
     "class_weight": "none",
     "bootstrap_resamples": 200,
     "compute_dtype": "fp32",
-    "approach": "tune",  # tests/pipeline/test_model_set.py has the other two
+    "approach": "tune",  # tests/workflow/test_model_set.py has the other two
 }
 TUNED_FILES = {
     "fine_tuned_adapter.gguf",
