@@ -67,7 +67,7 @@ def load(folder: Path, run: str) -> Checkpoint | None:
 def check_owner(folder: Path, run: str) -> None:
     """Raise UsageError, as `load` does, if a checkpoint below `folder` does not belong to `run`."""
     for path in sorted(folder.rglob(NAME)):
-        if not _read(path)[0].startswith(run):
+        if _read(path)[0] != run:
             raise _of_another_run(path)
 
 
