@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ class CsvWriter:
         self._csv.writerow(self._columns)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._csv.writerows([_cell_text(row.get(column)) for column in self._columns] for row in rows)
+        self._csv.writerows([self._cell(row.get(column)) for column in self._columns] for row in rows)
         # a broken character of the input stays readable as its code
         self._file.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
         self._text.seek(0)
@@ -90,6 +91,12 @@ class CsvWriter:
 
     def close(self) -> None:
         self.write(())
+
+    @staticmethod
+    def _cell(value: Any) -> str:
+        """Python's csv module writes a NUL from 3.11 on; before, its code stands for it."""
+        text = _cell_text(value)
+        return text if sys.version_info >= (3, 11) else text.replace("\0", "\\x00")
 
 
 class JsonlWriter:
