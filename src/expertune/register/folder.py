@@ -79,14 +79,7 @@ def register_result(
         return record
     if record.fine_tuning_info is None:
         return _write(record, _refuse_model_set(target, record, folder), folder)
-    try:
-        registration = register_folder(target, record, dataset, folder, progress)
-    except (ExpertuneError, KeyboardInterrupt) as error:
-        refused = _write(record, _refusal(target, error, folder, moved=_moved(dataset)), folder)
-        if isinstance(error, KeyboardInterrupt):
-            raise _stopped(refused) from None
-        return refused
-    return _write(record, registration, folder)
+    return _attempt(target, record, dataset, folder, progress)[0]
 
 
 def register_again(
@@ -96,15 +89,25 @@ def register_again(
 
     Raises RegistrationError, Interrupted on Ctrl-C, and what the server's requests raise.
     """
+    _, outcome = _attempt(target, record, dataset, folder, progress)
+    if isinstance(outcome, ExpertuneError):
+        raise outcome
+    return outcome
+
+
+def _attempt(
+    target: RegistrationTarget, record: RunRecord, dataset: Dataset, folder: Path, progress: Progress
+) -> tuple[RunRecord, Registration | ExpertuneError]:
+    """The record with the outcome, also on disk, and the registration or why there is none. Raises Interrupted."""
     try:
         registration = register_folder(target, record, dataset, folder, progress)
     except (ExpertuneError, KeyboardInterrupt) as error:
-        refused = _write(record, _refusal(target, error, folder, moved=_moved(dataset)), folder)
+        refusal = _refusal(target, error, folder, moved=not Path(dataset.source).is_file())
+        refused = _write(record, refusal, folder)
         if isinstance(error, KeyboardInterrupt):
-            raise _stopped(refused) from None
-        raise
-    _write(record, registration, folder)
-    return registration
+            raise _stopped(refused, refusal) from None
+        return refused, error
+    return _write(record, registration, folder), registration
 
 
 def register_folder(
@@ -124,10 +127,6 @@ def register_folder(
         raise RegistrationError(reason) from error
 
 
-def _moved(dataset: Dataset) -> bool:
-    return not Path(dataset.source).is_file()
-
-
 def _refusal(
     target: RegistrationTarget, error: ExpertuneError | KeyboardInterrupt, folder: Path, *, moved: bool
 ) -> Registration:
@@ -137,10 +136,10 @@ def _refusal(
     return Registration(name=target.name, registered=False, reason=reason, command=command)
 
 
-def _stopped(refused: RunRecord) -> Interrupted:
-    command = refused.registration.command if refused.registration else ""
+def _stopped(refused: RunRecord, refusal: Registration) -> Interrupted:
+    """The command is the refusal's: `refused` may still hold an earlier success, which has none."""
     stopped = Interrupted(
-        f"stopped; Ollama's models are unchanged and the tuned file is complete; continue with {command}"
+        f"stopped; Ollama's models are unchanged and the tuned file is complete; continue with {refusal.command}"
     )
     stopped.metadata = refused.to_dict()
     return stopped

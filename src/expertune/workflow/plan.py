@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from .. import outputs
 from ..config import AUTO, Config, as_dict, make_config
 from ..engine.base_model import Base
@@ -24,7 +22,6 @@ AUTOMATIC = {
     "learning_rate": AUTO,
     "epochs": AUTO,
 }  # values that mean: chosen by the run
-Result = TypeVar("Result")
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
