@@ -163,6 +163,18 @@ def test_what_may_be_auto_is_auto_or_a_number_in_range(name: str) -> None:
         make_config({"rank": "auto"})
 
 
+def test_layers_are_a_number_or_one_of_two_words() -> None:
+    assert [make_config({"layers": each}).layers for each in ("auto", "all", "10", 10)] == ["auto", "all", 10, 10]
+    for wrong, message in (
+        ("most", "layers: 'most' is neither a number nor auto or all"),
+        (0, r"layers: 0 is out of range \(from 1 on\)"),
+        (2.5, "layers: 2.5 is not a whole number"),
+        (True, "layers: True is not a number"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_config({"layers": wrong})
+
+
 def test_a_configuration_does_not_change() -> None:
     config = Config()
     with pytest.raises(ValueError, match="frozen"):

@@ -255,7 +255,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def probe(path: Path, shape: RowShape) -> TrainingThroughput:
         asked.append(path)
-        return TrainingThroughput(100.0, 250.0, "cpu", "fp32", 1, "cached", False)
+        return TrainingThroughput(100.0, 250.0, 0.0, "cpu", "fp32", 1, "cached", False)
 
     monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
     return asked

@@ -56,6 +56,9 @@ class Config(BaseModel):
     target_modules: Literal["all", "attention", "feed-forward"] = Field(
         default="all", description="Linear layers that get a LoRA adapter."
     )
+    layers: Annotated[int, Field(ge=1)] | Literal["auto", "all"] = Field(
+        default=AUTO, description="Top transformer blocks that get an adapter, a number or all; auto is two thirds."
+    )
 
     # training
     epochs: Annotated[float, Field(ge=0.01, le=1000)] | Literal["auto"] = Field(
@@ -174,7 +177,7 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; `auto`: may also be "auto"."""
+    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; a word may replace the number."""
 
     name: str
     kind: type
@@ -183,7 +186,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
-    auto: bool = False
+    words: tuple[str, ...] = ()
 
     def reach(self) -> str:
         """The range in words, "" where there is none."""
@@ -248,7 +251,8 @@ def _message(error: ValidationError) -> str:
         return f"{name}: {value!r} is neither true nor false"
     if setting.kind is tuple:
         return f"{name}: {value!r} is not a list of names"
-    return f"{name}: {value!r} is {'neither a number nor auto' if setting.auto else 'not a number'}"
+    words = " or ".join(setting.words)
+    return f"{name}: {value!r} is {f'neither a number nor {words}' if words else 'not a number'}"
 
 
 def _is_number(value: Any) -> bool:
@@ -267,17 +271,17 @@ def _nearest(name: str) -> str:
 
 
 def _setting(name: str, field: FieldInfo) -> Setting:
-    """Read a field's kind and range from its annotation: `T`, `T | None`, `Literal[…]` or `T in a range | "auto"`."""
+    """Read a field's kind and range from its annotation: `T`, `T | None`, `Literal[…]` or `T in a range | words`."""
     low, high = _range(field.metadata)
     parts = [part for part in _alternatives(field.annotation) if part is not type(None)]
     choices = tuple(get_args(parts[0])) if get_origin(parts[0]) is Literal else None
-    auto = len(parts) == 2
+    words = get_args(parts[1]) if len(parts) == 2 else ()
     kind: Any = parts[0]
     if get_origin(kind) is Annotated:
         kind, inner = get_args(kind)
         low, high = _range(inner.metadata)
     kind = str if choices else get_origin(kind) or kind
-    return Setting(name, kind, field.default, field.description or "", low, high, choices, auto)
+    return Setting(name, kind, field.default, field.description or "", low, high, choices, words)
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:

@@ -51,6 +51,21 @@ def test_adapter_parameters_equal_those_of_the_loaded_model(tmp_path: Path, name
         assert adapter_numbers(file, built.model_config, CONFIG.rank) == built.lora.values_P.numel()
 
 
+def test_fewer_adapted_blocks_take_less(tmp_path: Path):
+    with GGUFFile(tiny.make(tmp_path / "a.gguf", layers=6)) as file:
+        config = Config(threads=1, compute_dtype="fp32", layers=2)
+        built = load(file, config, place(file, config))
+        assert adapter_numbers(file, built.model_config, CONFIG.rank, first=4) == built.lora.values_P.numel()
+        whole, upper = (
+            estimate_memory(
+                file, built.model_config, SHAPE, item=4, rank=16, batch=4, at_once=512, cached=True, recomputed=False,
+                first=first,
+            )
+            for first in (0, 4)
+        )  # fmt: skip
+        assert upper.adapter == pytest.approx(whole.adapter / 3) and upper.working < whole.working
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_base_is_all_but_the_embeddings_that_are_read_row_by_row(tmp_path: Path, tied: bool):
     with GGUFFile(tiny.make(tmp_path / "a.gguf", tied=tied)) as file:

@@ -20,7 +20,7 @@ from expertune.model.memory import RowShape
 from expertune.ratings.dataset import load_dataset
 
 SHORT = RowShape(prompt=24, answer=8, longest=40, shared=6)
-RATE = TrainingThroughput(100.0, 200.0, "cpu", "fp32", 1, "cached", False)
+RATE = TrainingThroughput(100.0, 200.0, 0.0, "cpu", "fp32", 1, "cached", False)
 
 
 def test_blocks_are_carried_over_by_their_work():
@@ -55,9 +55,12 @@ def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return [each / 2 for each in steps], steps
 
     monkeypatch.setattr(probes, "_seconds", seconds)
-    rate = probe(tiny.make(tmp_path / "a.gguf", layers=12), SHORT, Config(threads=1, compute_dtype="fp32"))
-    assert rate.tokens_per_second == pytest.approx(4 * 32 / 0.14)
-    assert rate.look_tokens_per_second == pytest.approx(4 * 32 / 0.07)
+    path = tiny.make(tmp_path / "a.gguf", layers=12)
+    for layers, steps, trunk in (("all", 0.14, 0.0), (9, 0.11, 0.015)):
+        rate = probe(path, SHORT, Config(threads=1, compute_dtype="fp32", layers=layers))
+        assert rate.tokens_per_second == pytest.approx(4 * 32 / steps)
+        assert rate.look_tokens_per_second == pytest.approx(4 * 32 / (steps / 2))
+        assert rate.trunk_seconds_per_token == pytest.approx(trunk / (4 * 32))
     assert (rate.device, rate.precision, rate.threads, rate.recomputed) == ("cpu", "fp32", 1, False)
 
 
@@ -94,6 +97,8 @@ def test_seconds_are_tokens_over_the_rate():
     assert REFERENCE_PLAN.seconds(RATE) == 1000 * 250 / 100
     plan = Plan("", RowShape(90, 10, 120), rows=70, epochs=3.0, dev_rows=10, validations=7)
     assert plan.seconds(RATE) == 3 * 70 * 100 / 100 + 7 * 10 * 100 / 200
+    with_trunk = replace(RATE, trunk_seconds_per_token=0.01)
+    assert plan.seconds(with_trunk) == plan.seconds(RATE) + (70 + 10) * 100 * 0.01
 
 
 @pytest.mark.slow

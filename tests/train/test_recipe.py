@@ -8,7 +8,7 @@ import pytest
 
 from expertune.config import Config
 from expertune.gguf.read import GGUFFile
-from expertune.train.recipe import learning_rate, with_recipe
+from expertune.train.recipe import layers, learning_rate, with_recipe
 
 BASE = Path(__file__).parents[2] / "examples/base.gguf"
 
@@ -29,3 +29,8 @@ def test_auto_becomes_a_number_and_what_was_given_stays() -> None:
         given = with_recipe(file, Config(learning_rate=1e-4, epochs=3.0))  # the seed's own values
         assert (given.learning_rate, given.epochs) == (1e-4, 3.0)
         assert with_recipe(file, auto) == auto
+        assert [with_recipe(file, Config(layers=each)).layers for each in ("all", 3)] == ["all", 3]
+
+
+def test_two_thirds_of_the_blocks_get_an_adapter():
+    assert [layers(blocks) for blocks in (1, 2, 3, 18, 30, 32)] == [1, 2, 2, 12, 20, 22]

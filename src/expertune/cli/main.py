@@ -42,7 +42,7 @@ def _setting_parameters() -> list[inspect.Parameter]:
 
 
 def _parameter(name: str, setting: Setting, *, hidden: bool) -> inspect.Parameter:
-    kind: Any = str if setting.auto or setting.kind is tuple else setting.kind
+    kind: Any = str if setting.words or setting.kind is tuple else setting.kind
     if setting.choices:
         choices = (*setting.choices, *RENAMED_VALUES.get(setting.name, ())) if hidden else setting.choices
         kind = Literal[choices]

@@ -17,6 +17,8 @@ from ..machine import free_memory, multiplies_bf16
 from ..model.arch import read_config
 from ..model.config import ModelConfig
 from ..model.memory import TOKENS_AT_ONCE, MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute
+from ..model.target_modules import first_adapted
+from ..train.recipe import with_recipe
 
 REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # default rows of an estimate
 
@@ -25,11 +27,13 @@ REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # default rows of an e
 class TrainingThroughput:
     """Measured throughput of a model on this machine, in training steps and in validation (`look_tokens_per_second`).
 
+    `trunk_seconds_per_token` is the time in the blocks without an adapter, once for each record.
     `precision` is "bf16" or "fp32", `base_memory` "cached" or "packed"; the other fields also say how it was computed.
     """
 
     tokens_per_second: float
     look_tokens_per_second: float
+    trunk_seconds_per_token: float
     device: str
     precision: str
     threads: int
@@ -90,7 +94,8 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
         item = 2 if rate.precision == "bf16" else 4
         return ResourceEstimate(shape, _needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
     item, free = 2 if multiplies_bf16() else 4, free_memory()
-    cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free)
+    first = first_adapted(spec, with_recipe(file, Config()).layers)
+    cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free, first=first)
     needed = _needed(file, spec, shape, item, cached, recomputed)
     if needed.peak > free:
         needed = _needed(file, spec, shape, item, False, True)
@@ -105,7 +110,7 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
 def _needed(
     file: GGUFFile, spec: ModelConfig, shape: RowShape, item: int, cached: bool, recomputed: bool, device: str = "cpu"
 ) -> MemoryEstimate:
-    config = Config()
+    config = with_recipe(file, Config())
     return estimate_memory(
         file,
         spec,
@@ -116,6 +121,7 @@ def _needed(
         at_once=TOKENS_AT_ONCE[device],
         cached=cached,
         recomputed=recomputed,
+        first=first_adapted(spec, config.layers),
     )
 
 

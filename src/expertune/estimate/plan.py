@@ -47,10 +47,11 @@ class Plan:
         return f"{self.name}{self.rows:,} rows of about {tokens} tokens, {times}"
 
     def seconds(self, rate: TrainingThroughput) -> float:
-        """Training time without early stopping."""
+        """Training time without early stopping, with the pass through the blocks without an adapter."""
         tokens = self.epochs * self.rows * self.shape.row
         dev_tokens = self.validations * self.dev_rows * self.shape.row
-        return tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second
+        trunk = (self.rows + self.dev_rows) * self.shape.row * rate.trunk_seconds_per_token
+        return tokens / rate.tokens_per_second + dev_tokens / rate.look_tokens_per_second + trunk
 
 
 REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)

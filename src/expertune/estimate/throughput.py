@@ -20,6 +20,7 @@ from ..model.arch import read_config
 from ..model.config import LayerConfig, ModelConfig
 from ..model.load import Tunable, load, place
 from ..model.memory import TOKENS_AT_ONCE, RowShape, matrices
+from ..model.target_modules import first_adapted
 from ..train.encode import Candidates, Row
 from ..train.evaluate import evaluate
 from ..train.loop import Trainer, TrainingData
@@ -43,14 +44,17 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         work = [_work(file, spec, index, shape) for index in range(len(spec.layers))]
         rows = shape.pack_rows(config.batch_size, TOKENS_AT_ONCE[placement.device.type])
         config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
+        first = first_adapted(spec, config.layers)
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
         validations, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
     tokens = rows * shape.row
+    each = _seconds_per_work(few, validations, work)
     facts = placement.describe()
     return TrainingThroughput(
-        tokens_per_second=tokens / carried_over(few, steps, work),
-        look_tokens_per_second=tokens / carried_over(few, validations, work),
+        tokens_per_second=tokens / carried_over(few, steps, work, first),
+        look_tokens_per_second=tokens / carried_over(few, validations, work, first),
+        trunk_seconds_per_token=each * sum(work[:first]) / tokens,
         device=placement.device.type,
         precision="bf16" if facts["precision"] == "bfloat16" else "fp32",
         threads=placement.threads,
@@ -72,15 +76,19 @@ def whole_blocks(layers: Sequence[LayerConfig], work: Sequence[float]) -> int:
     return len(layers)
 
 
-def carried_over(blocks: Sequence[int], seconds: Sequence[float], work: Sequence[float]) -> float:
-    """Extrapolate to the seconds with all blocks from those with the first few, the fewest first.
+def carried_over(blocks: Sequence[int], seconds: Sequence[float], work: Sequence[float], first: int = 0) -> float:
+    """Extrapolate to the seconds with all blocks from `first` on from those with a few blocks, the fewest first.
 
     The last block computes little more than the wanted positions, so `n` blocks are n − 1 whole ones and an end.
     """
+    return seconds[0] + _seconds_per_work(blocks, seconds, work) * sum(work[blocks[0] - 1 + first : len(work) - 1])
+
+
+def _seconds_per_work(blocks: Sequence[int], seconds: Sequence[float], work: Sequence[float]) -> float:
+    """Seconds of a whole block per multiplication of one token in it; 0 if there is only one block."""
     if len(blocks) == 1:
-        return seconds[0]
-    each = max(0.0, seconds[-1] - seconds[0]) / sum(work[blocks[0] - 1 : blocks[-1] - 1])
-    return seconds[0] + each * sum(work[blocks[0] - 1 : len(work) - 1])
+        return 0.0
+    return max(0.0, seconds[-1] - seconds[0]) / sum(work[blocks[0] - 1 : blocks[-1] - 1])
 
 
 def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> float:

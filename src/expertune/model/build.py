@@ -24,13 +24,16 @@ from .target_modules import MIXER, adapted_names, present
 from .weights import Embedding, ExpertWeights, FrozenWeight, Storage
 
 
-def adapted_layers(file: GGUFFile, config: ModelConfig, targets: str) -> list[LoraLayer]:
-    """List the linear layers that get an adapter."""
-    return [LoraLayer(name, *file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, config, targets)]
+def adapted_layers(file: GGUFFile, config: ModelConfig, targets: str, first: int = 0) -> list[LoraLayer]:
+    """List the linear layers that get an adapter: those of the blocks from `first` on."""
+    names = adapted_names(file, config, targets, first)
+    return [LoraLayer(name, *file.tensors[f"{name}.weight"].shape) for name in names]
 
 
-def build(file: GGUFFile, config: ModelConfig, lora: LoraWeights, storage: Storage, *, recompute: bool) -> Decoder:
-    """Build the decoder, with adapters on the layers of `lora`."""
+def build(
+    file: GGUFFile, config: ModelConfig, lora: LoraWeights, storage: Storage, *, first_adapted: int, recompute: bool
+) -> Decoder:
+    """Build the decoder, with adapters on the layers of `lora`; `first_adapted` is the lowest block with one."""
     builder = _Builder(file, config, lora, storage)
     head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
     return Decoder(
@@ -42,6 +45,7 @@ def build(file: GGUFFile, config: ModelConfig, lora: LoraWeights, storage: Stora
         head=LMHead(FrozenWeight(file, [head], storage), config.logit_scale, config.logit_softcap),
         dtype=storage.dtype,
         device=storage.device,
+        first_adapted=first_adapted,
         recompute=recompute,
     )
 

@@ -18,6 +18,7 @@ from .config import Heads, LayerConfig, ModelConfig, Rope
 from .forward_context import ForwardContext, Pack, places_before
 from .lm_head import LMHead
 from .norm import Norm
+from .target_modules import trunk_blocks
 from .weights import Embedding, FrozenWeight
 
 
@@ -51,25 +52,36 @@ class Decoder:
         head: LMHead,
         dtype: torch.dtype,
         device: torch.device,
+        first_adapted: int,
         recompute: bool,
     ) -> None:
         self.config, self.dtype, self.device = config, dtype, device
         self.head = head
         self.recompute = recompute
+        self.trunk_blocks, self._first_adapted = trunk_blocks(config, first_adapted), first_adapted
         self._embedding, self._per_layer_embeddings = embedding, per_layer_embeddings
         self._blocks, self._norm = tuple(blocks), norm
         self._anchor = torch.zeros((), device=device, requires_grad=True)
 
-    def hidden(self, pack: Pack, places_N: torch.Tensor) -> torch.Tensor:
+    def trunk(self, pack: Pack) -> torch.Tensor:
+        """Residual stream after the lowest `trunk_blocks` blocks, float32 (T, D); no adapter changes it."""
+        x_TD = self._embed(pack)
+        if self.trunk_blocks:
+            with torch.no_grad():  # `_anchor` would make autograd run through them
+                context = self._context(pack)
+                for block in self._blocks[: self.trunk_blocks]:
+                    x_TD = block.forward(x_TD, context)
+        return x_TD
+
+    def hidden(self, pack: Pack, places_N: torch.Tensor, start_TD: torch.Tensor | None = None) -> torch.Tensor:
         """Hidden states before the output norm at `places_N` of the pack, float32 (N, D).
 
-        The last block computes keys and values for all tokens, everything else at these places only.
+        The last block computes keys and values for all tokens, everything else at these places only. `start_TD` is the
+        result of `trunk` if it is known.
         """
-        x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
-        if self.config.embedding_scale != 1.0:
-            x_TD.mul_(self.config.embedding_scale)
+        x_TD = self.trunk(pack) if start_TD is None else start_TD.to(self.device)
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
-        whole = self._context(pack, x_TD)
+        whole = self._context(pack)
         # rounded up: the CPU's matrix library prepares itself for each new size; the added places are never read
         rounded_N = torch.cat([wanted_N, wanted_N.new_zeros(-len(wanted_N) % 32)])
         last = replace(
@@ -78,12 +90,13 @@ class Decoder:
             wanted_N=rounded_N.to(self.device),
             count=len(rounded_N),
         )
-        for block in self._blocks:
+        for index, block in enumerate(self._blocks[self.trunk_blocks :], self.trunk_blocks):
             context = last if block is self._blocks[-1] else whole
-            if self.recompute and torch.is_grad_enabled():
-                x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
-            else:
-                x_TD = block.forward(x_TD, context)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self._first_adapted):
+                if self.recompute and torch.is_grad_enabled():
+                    x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
+                else:
+                    x_TD = block.forward(x_TD, context)
         return x_TD[order_N.to(self.device)]
 
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
@@ -94,7 +107,12 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return self.head.logits(self.last_norm(x_ND))
 
-    def _context(self, pack: Pack, x_TD: torch.Tensor) -> ForwardContext:
+    def _embed(self, pack: Pack) -> torch.Tensor:
+        """Scaled token embeddings, float32 (T, D)."""
+        x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
+        return x_TD if self.config.embedding_scale == 1.0 else x_TD.mul_(self.config.embedding_scale)
+
+    def _context(self, pack: Pack) -> ForwardContext:
         """Make what all blocks share; `shared_kv` is empty at first."""
         layers, own = self.config.layers, self._per_layer_embeddings
         back = max(layer.conv_kernel for layer in layers) - 1
@@ -106,11 +124,11 @@ class Decoder:
             rotations={
                 rope: self._rotation(rope, pack.positions_T) for rope in {layer.rope for layer in layers} if rope
             },
-            before_TK=places_before(pack.segments, len(x_TD), max(0, back)).to(self.device),
-            per_layer_TLP=None if own is None else own.of(pack.tokens_T, x_TD, self.dtype),
+            before_TK=places_before(pack.segments, len(pack.tokens_T), max(0, back)).to(self.device),
+            per_layer_TLP=None if own is None else own.of(pack.tokens_T, self._embed(pack), self.dtype),
             shared_kv_layers=frozenset(layer.kv_shared_with for layer in layers),
             wanted_N=None,
-            count=len(x_TD),
+            count=len(pack.tokens_T),
         )
 
     def _query_blocks(

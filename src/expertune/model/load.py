@@ -18,6 +18,7 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .lora import LoraWeights
 from .memory import fits_cached, must_recompute
+from .target_modules import first_adapted
 from .weights import Scratch, Storage
 
 # Least speed-up of the matrix multiplications that makes bf16 pay: everything between them only loses (docs/LOG.md)
@@ -83,15 +84,17 @@ def load(
 ) -> Tunable:
     """Build the decoder over the file's blocks. `row_tokens`: longest row, to decide on recomputing activations.
 
-    With `blocks` only the first so many blocks are built, all else as for the whole model: to measure their speed.
+    With `blocks` only the first so many are built, each with an adapter, all else as for the whole model: to measure
+    their speed.
     Raises FineTuningNotSupportedError for an unsupported architecture, ModelFileError for missing or malformed tensors.
     """
     model_config = read_config(file)
-    recompute = must_recompute(model_config, row_tokens, placement.dtype.itemsize, free_memory(placement.device))
+    free, first = free_memory(placement.device), first_adapted(model_config, config.layers)
+    recompute = must_recompute(model_config, row_tokens, placement.dtype.itemsize, free, first=first)
     if blocks is not None:
-        model_config = replace(model_config, layers=model_config.layers[:blocks])
+        model_config, first = replace(model_config, layers=model_config.layers[:blocks]), 0
     lora = LoraWeights(
-        adapted_layers(file, model_config, config.target_modules),
+        adapted_layers(file, model_config, config.target_modules, first),
         rank=config.rank,
         alpha=config.alpha,
         seed=config.seed,
@@ -100,7 +103,7 @@ def load(
     )
     scratch = None if placement.cached else Scratch()
     storage = Storage(placement.dtype, placement.device, placement.threads, scratch)
-    decoder = build(file, model_config, lora, storage, recompute=recompute)
+    decoder = build(file, model_config, lora, storage, first_adapted=first, recompute=recompute)
     if placement.cached:
         file.release()
     return Tunable(model_config, decoder, lora, placement)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..gguf.read import GGUFFile, TensorInfo
 from .config import LayerConfig, ModelConfig
@@ -78,12 +78,17 @@ def estimate_memory(
     at_once: int,
     cached: bool,
     recomputed: bool,
+    first: int = 0,
 ) -> MemoryEstimate:
-    """Estimate training with numbers of `item` bytes and batches of `batch` rows in packs of about `at_once` tokens."""
+    """Estimate training with numbers of `item` bytes and batches of `batch` rows in packs of about `at_once` tokens.
+
+    The blocks from `first` on have an adapter and keep activations.
+    """
     packed = sum(info.nbytes for info in _kept(file))
-    numbers = adapter_numbers(file, config, rank)
+    numbers = adapter_numbers(file, config, rank, first)
+    trained = replace(config, layers=config.layers[first:])
     working = SLACK * max(
-        _step_bytes(config, shape, item, batch, at_once, recomputed), _evaluation_bytes(config, shape, item)
+        _step_bytes(trained, shape, item, batch, at_once, recomputed), _evaluation_bytes(config, shape, item)
     )
     return MemoryEstimate(
         base=weights_bytes(file, item) if cached else packed + _scratch(file, item),
@@ -101,9 +106,10 @@ def fits_cached(file: GGUFFile, item: int, free: int) -> bool:
     return weights_bytes(file, item) < free // 2
 
 
-def must_recompute(config: ModelConfig, row_tokens: int, item: int, free: int) -> bool:
-    """Activations are kept if they fit in a quarter of the free memory; otherwise each block recomputes them."""
-    return row_tokens * _kept_by_all(config, item) > free // 4
+def must_recompute(config: ModelConfig, row_tokens: int, item: int, free: int, *, first: int = 0) -> bool:
+    """Activations of the blocks from `first` on are kept if they fit in a quarter of the free memory; otherwise each
+    block recomputes them."""
+    return row_tokens * sum(_kept_by(config, layer, item) for layer in config.layers[first:]) > free // 4
 
 
 def weights_bytes(file: GGUFFile, item: int) -> int:
@@ -111,9 +117,9 @@ def weights_bytes(file: GGUFFile, item: int) -> int:
     return item * sum(math.prod(info.shape) for info in _kept(file))
 
 
-def adapter_numbers(file: GGUFFile, config: ModelConfig, rank: int) -> int:
-    """Number of parameters of an adapter on every linear layer."""
-    return sum(rank * sum(file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, config, "all"))
+def adapter_numbers(file: GGUFFile, config: ModelConfig, rank: int, first: int = 0) -> int:
+    """Number of parameters of an adapter on every linear layer of the blocks from `first` on."""
+    return sum(rank * sum(file.tensors[f"{name}.weight"].shape) for name in adapted_names(file, config, "all", first))
 
 
 def matrices(file: GGUFFile, index: int) -> Iterable[TensorInfo]:
@@ -141,8 +147,9 @@ def _scratch(file: GGUFFile, item: int) -> int:
 
 def _step_bytes(config: ModelConfig, shape: RowShape, item: int, batch: int, at_once: int, recomputed: bool) -> int:
     rows = shape.pack_rows(batch, at_once)
-    widest, stream = max(_kept_by(config, layer, item) for layer in config.layers), 4 * config.width
-    kept = len(config.layers) * stream + widest if recomputed else _kept_by_all(config, item)
+    kept_by, stream = [_kept_by(config, layer, item) for layer in config.layers], 4 * config.width
+    widest = max(kept_by)
+    kept = len(config.layers) * stream + widest if recomputed else sum(kept_by)
     # during a block's backward pass: gradients of its kept activations, and its recomputed norms
     tokens = shape.largest_pack(rows, at_once)
     return tokens * (kept + widest + 4 * stream) + _scores(config, shape, item) + _logits(config, rows * shape.answer)
@@ -153,10 +160,6 @@ def _evaluation_bytes(config: ModelConfig, shape: RowShape, item: int) -> int:
     tokens = DEV_ROWS * (shape.row - shape.shared + LABEL_TOKENS) + shape.shared
     width = max(_kept_by(config, layer, item) for layer in config.layers) + 4 * 4 * config.width
     return tokens * width + _scores(config, shape, item) + _logits(config, DEV_ROWS * (shape.answer + LABEL_TOKENS))
-
-
-def _kept_by_all(config: ModelConfig, item: int) -> int:
-    return sum(_kept_by(config, layer, item) for layer in config.layers)
 
 
 def _kept_by(config: ModelConfig, layer: LayerConfig, item: int) -> int:

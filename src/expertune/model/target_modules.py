@@ -16,11 +16,25 @@ FEED_FORWARD = (("ffn_gate", "ffn_up"), ("ffn_down",), ("ffn_gate_shexp", "ffn_u
 TARGETS = {"all": (*MIXER, *FEED_FORWARD), "attention": MIXER, "feed-forward": FEED_FORWARD}
 
 
-def adapted_names(file: GGUFFile, config: ModelConfig, targets: str) -> list[str]:
-    """Names without ".weight"; layers with the same input are adjacent, as FusedLinear requires."""
+def first_adapted(config: ModelConfig, layers: int | str) -> int:
+    """Index of the lowest block with an adapter, if the top `layers` have one; "all" and an unresolved "auto" are 0."""
+    return max(0, len(config.layers) - layers) if isinstance(layers, int) else 0
+
+
+def trunk_blocks(config: ModelConfig, first: int) -> int:
+    """Number of blocks whose result the blocks from `first` on need only as the residual stream.
+
+    A block that reuses the keys and values of a lower one (Gemma's shared K/V) keeps that one out of the trunk.
+    """
+    reused = [layer.kv_shared_with for layer in config.layers[first:] if layer.kv_shared_with is not None]
+    return min([first, *reused])
+
+
+def adapted_names(file: GGUFFile, config: ModelConfig, targets: str, first: int = 0) -> list[str]:
+    """Names without ".weight", from block `first` on; layers with the same input are adjacent, as FusedLinear needs."""
     return [
         f"blk.{index}.{name}"
-        for index, layer in enumerate(config.layers)
+        for index, layer in enumerate(config.layers[first:], first)
         for names in TARGETS[targets]
         for name in present(file, index, layer, names)
     ]

@@ -82,13 +82,18 @@ def shared_beginning(rows: Sequence[Row]) -> int:
 
 
 def training_batch(
-    rows: Sequence[Row], class_weights: Sequence[float], adjustment: Sequence[LabelOffsets] = ()
+    rows: Sequence[Row],
+    class_weights: Sequence[float],
+    adjustment: Sequence[LabelOffsets] = (),
+    *,
+    shared: int | None = None,
 ) -> Batch:
     """Pack rows with a target at each answer token, weighted by token and class.
 
-    `adjustment`: for each label, the offsets of the logits in its answer (see `class_balance`).
+    `adjustment`: for each label, the offsets of the logits in its answer (see `class_balance`). `shared`: length of the
+    prefix that is computed once, if not that of these rows.
     """
-    packer, shared = _Packer(), shared_beginning(rows)
+    packer, shared = _Packer(), shared_beginning(rows) if shared is None else shared
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     places, targets, weights = [], [], []
     for row in rows:

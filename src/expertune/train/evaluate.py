@@ -12,9 +12,10 @@ import torch
 
 from ..model.load import Tunable
 from ..stats.metrics import confusion, macro_f1
-from .batches import dev_batch, groups_of
+from .batches import DevBatch, dev_batch, groups_of
 from .encode import Candidates, Row
 from .loss import log_probabilities
+from .trunk import Trunk
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,23 @@ class _Sums:
     scores_RK: torch.Tensor
 
 
-def evaluate(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int) -> DevEvaluation:
-    """Score every row's own answer and every label in one pass over its prompt."""
-    order = sorted(range(len(rows)), key=lambda index: rows[index].length)
-    parts = [_score(tunable, group, candidates) for group in groups_of(rows, order, batch_size)]
+def dev_batches(rows: Sequence[Row], candidates: Candidates, batch_size: int) -> list[DevBatch]:
+    """Packs of the rows in the order of their length."""
+    order = _by_length(rows)
+    return [dev_batch(group, candidates) for group in groups_of(rows, order, batch_size)]
+
+
+def _by_length(rows: Sequence[Row]) -> list[int]:
+    return sorted(range(len(rows)), key=lambda index: rows[index].length)
+
+
+def evaluate(
+    tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int, trunk: Trunk | None = None
+) -> DevEvaluation:
+    """Score every row's own answer and every label in one pass over its prompt; `trunk` holds the packs' lower part."""
+    parts = [_score(tunable, made, candidates, trunk) for made in dev_batches(rows, candidates, batch_size)]
     scores_RK = torch.empty(len(rows), len(candidates.own))
-    scores_RK[order] = torch.cat([part.scores_RK for part in parts])
+    scores_RK[_by_length(rows)] = torch.cat([part.scores_RK for part in parts])
     log_RK = torch.log_softmax(scores_RK, dim=-1)
     truth = [row.label for row in rows]
     predicted = log_RK.argmax(-1).tolist()
@@ -67,10 +79,9 @@ def evaluate(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, b
 
 
 @torch.no_grad()
-def _score(tunable: Tunable, rows: Sequence[Row], candidates: Candidates) -> _Sums:
-    made = dev_batch(rows, candidates)
-    batch, device = made.batch, tunable.placement.device
-    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
+def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trunk | None) -> _Sums:
+    batch, rows, device = made.batch, made.rows, tunable.placement.device
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N, trunk and trunk.start(batch.pack))
     log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()
     log_C = torch.zeros(len(made.continuations)).index_add_(0, made.continuation_N, log_N)
     scores_RK, rationales = torch.empty(len(rows), len(candidates.own)), []

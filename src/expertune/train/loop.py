@@ -18,16 +18,18 @@ import torch
 
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
+from ..model.forward_context import Pack
 from ..model.load import Tunable
-from ..model.memory import TOKENS_AT_ONCE
+from ..model.memory import DEV_ROWS, TOKENS_AT_ONCE
 from . import checkpoint
-from .batches import Batch, epoch_order, groups_of, micro_batches, training_batch
+from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import balance
 from .encode import Candidates, Row
-from .evaluate import DevEvaluation, evaluate
+from .evaluate import DevEvaluation, dev_batches, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
+from .trunk import Trunk, make_trunk
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Trainer:
         self._checkpoints, self._should_stop = checkpoints, should_stop
         self._peak = float(config.learning_rate)
         self._balance = balance(config, data.candidates, data.train)
+        self._shared = shared_beginning(data.train)
+        self._trunk: Trunk | None = None
         batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_in_epoch = math.ceil(batches / config.gradient_accumulation_steps)
         self.steps = max(1, math.ceil(float(config.epochs) * self.steps_in_epoch))
@@ -87,6 +91,28 @@ class Trainer:
         self.last_evaluation: DevEvaluation | None = None
         if checkpoints is not None and checkpoints.resume:
             self._resume(checkpoint.load(checkpoints.folder, checkpoints.run_id))
+
+    @property
+    def trunk_rows(self) -> int:
+        """Number of rows that `read_trunk` reads; 0 if no block is below the adapted ones, or if all steps are done."""
+        useful = self._checkpoints is not None and self._tunable.decoder.trunk_blocks > 0 and not self._done
+        return len(self._data.train) + len(self._data.dev) if useful else 0
+
+    def read_trunk(self, advance: Callable[[int], object] = lambda rows: None) -> None:
+        """Compute the blocks below the adapted ones once for all rows; without it each step computes them again."""
+        if self.trunk_rows and self._checkpoints is not None:
+            self._trunk = make_trunk(self._tunable, self._packs(), self._checkpoints, advance)
+
+    def _packs(self) -> list[tuple[Pack, int]]:
+        """Packs with all the segments that training and evaluation compute, each with its number of rows."""
+        every = groups_of(self._data.train, range(len(self._data.train)), self._dev_batch_size)
+        train = [(training_batch(rows, self._balance.weights, shared=self._shared).pack, len(rows)) for rows in every]
+        dev = dev_batches(self._data.dev, self._data.candidates, self._dev_batch_size)
+        return train + [(each.batch.pack, len(each.rows)) for each in dev]
+
+    @property
+    def _dev_batch_size(self) -> int:
+        return max(DEV_ROWS, self._config.batch_size)
 
     @property
     def step(self) -> int:
@@ -130,6 +156,8 @@ class Trainer:
         self._done = True
         self._save()
         self._tunable.lora.load(self._best_P)
+        if self._trunk is not None:
+            self._trunk.remove()
 
     def one_step(self) -> StepEvent:
         """One optimiser step without an evaluation. Raises TrainingFailedError if the loss is NaN or infinite."""
@@ -166,7 +194,7 @@ class Trainer:
 
     def _backward(self, batch: Batch, weight: float) -> float:
         device, decoder = self._tunable.placement.device, self._tunable.decoder
-        hidden_ND = decoder.hidden(batch.pack, batch.places_N)
+        hidden_ND = decoder.hidden(batch.pack, batch.places_N, self._trunk and self._trunk.start(batch.pack))
         targets_N, weights_N = batch.targets_N.to(device), batch.weights_N.to(device)
         loss = weighted_loss(decoder, hidden_ND, targets_N, weights_N, batch.offsets) / weight
         loss.backward()
@@ -180,7 +208,7 @@ class Trainer:
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
         return [
-            training_batch(part, self._balance.weights, self._balance.offsets)
+            training_batch(part, self._balance.weights, self._balance.offsets, shared=self._shared)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
             for part in micro_batches(group, limit)
         ]
@@ -198,8 +226,13 @@ class Trainer:
 
     def _evaluate(self) -> DevEvent:
         start = time.perf_counter()
-        batch_size = max(8, self._config.batch_size)
-        found = evaluate(self._tunable, self._data.dev, self._data.candidates, batch_size=batch_size)
+        found = evaluate(
+            self._tunable,
+            self._data.dev,
+            self._data.candidates,
+            batch_size=self._dev_batch_size,
+            trunk=self._trunk,
+        )
         self.last_evaluation = found
         score = (found.macro_f1, -found.loss)
         best = score > self._best_score

@@ -1,9 +1,12 @@
-"""Resolve "auto": learning rate and epochs by the model's size (docs/decisions/0011)."""
+"""Resolve "auto": learning rate, epochs and adapted blocks by the model's size (docs/decisions/0011, 0014)."""
 
 from __future__ import annotations
 
+import math
+
 from ..config import AUTO, Config, with_changes
 from ..gguf.read import GGUFFile
+from ..model.arch import read_config
 from ..model.hparams import Keys
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
@@ -24,9 +27,15 @@ def epochs(width: int) -> float:
     return 3.0
 
 
+def layers(blocks: int) -> int:
+    """Blocks with an adapter in a model of so many: two thirds; one third learnt too little (docs/decisions/0014)."""
+    return math.ceil(2 * blocks / 3)
+
+
 def with_recipe(file: GGUFFile, config: Config) -> Config:
     """Replace "auto" in the training settings by numbers."""
     width = Keys(file).count("embedding_length")
     rate = learning_rate(width) if config.learning_rate == AUTO else config.learning_rate
     passes = epochs(width) if config.epochs == AUTO else config.epochs
-    return with_changes(config, learning_rate=rate, epochs=passes)
+    top = layers(len(read_config(file).layers)) if config.layers == AUTO else config.layers
+    return with_changes(config, learning_rate=rate, epochs=passes, layers=top)

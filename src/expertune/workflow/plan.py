@@ -21,11 +21,12 @@ AUTOMATIC = {
     "threads": None,
     "learning_rate": AUTO,
     "epochs": AUTO,
+    "layers": AUTO,
 }  # values that mean: chosen by the run
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
-    """Resolve device, dtype, threads, learning rate and epochs, and write the training's inputs to the folder.
+    """Resolve device, dtype, threads, learning rate, epochs and layers, and write the training's inputs to the folder.
 
     NotTuned if no tuning was requested, there are too few records, or the model cannot be tuned.
     Raises UsageError if checkpoints in the folder belong to another run.

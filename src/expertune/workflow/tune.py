@@ -98,6 +98,10 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
     )
+    if trainer.trunk_rows:
+        title = "Reading the records once through the layers that stay as they are"
+        with ws.progress.stage(title, total=trainer.trunk_rows, unit="records") as stage:
+            trainer.read_trunk(stage.advance)
     with ws.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
         for event in trainer.run():
             ws.progress.show(event)

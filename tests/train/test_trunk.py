@@ -1,0 +1,181 @@
+"""Trunk cache: the upper blocks train as with the whole decoder, on every family; the file, and resuming with it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+import families
+import tiny
+from expertune.config import Config
+from expertune.errors import Interrupted
+from expertune.gguf.read import GGUFFile
+from expertune.model.load import Placement, Tunable, load
+from expertune.train.batches import training_batch
+from expertune.train.checkpoint import CheckpointPlace
+from expertune.train.encode import Row
+from expertune.train.loop import Trainer, TrainingData
+from expertune.train.loss import weighted_loss
+from expertune.train.trunk import NAME, make_trunk
+from test_loop import CANDIDATES, CONFIG, learnable_rows
+
+CPU = torch.device("cpu")
+# The packs of the trunk differ from those of a step, so sums run in another order: float32 rounding, relative to the
+# largest gradient. Mixtures may also send a token on the edge to another expert; none does here.
+ROUNDING = 1e-4
+
+
+def open_tunable(path: Path, layers: int | str, dtype: torch.dtype = torch.float32) -> Tunable:
+    config = Config(**{**vars(CONFIG), "layers": layers})
+    return load(GGUFFile(path), config, Placement(CPU, dtype, True, 1))
+
+
+def rows_sharing(count: int, seed: int, beginning: int = 8) -> list[Row]:
+    start = tuple(range(50, 50 + beginning))
+    return [Row(row.id, row.label, start + row.prompt, row.answer, row.weights) for row in learnable_rows(count, seed)]
+
+
+def gradients(tunable: Tunable, rows: list[Row], start_TD: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    batch = training_batch(rows, (1.0,) * 3, shared=8)
+    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N, start_TD)
+    weighted_loss(tunable.decoder, hidden_ND, batch.targets_N, batch.weights_N).backward()
+    lora = tunable.lora
+    return {layer.name: torch.cat([p(layer.name, lora.gradients_P).flatten() for p in (lora.a, lora.b)])
+            for layer in lora.layers}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp_path: Path, name: str) -> None:
+    path = families.make(tmp_path / "a.gguf", families.FAMILIES[name])
+    upper, whole = open_tunable(path, 1), open_tunable(path, "all")
+    assert 0 < len(upper.lora.layers) < len(whole.lora.layers)
+    draw = torch.Generator().manual_seed(1)
+    upper.lora.values_P.add_(0.02 * torch.randn(upper.lora.values_P.shape, generator=draw))
+    for layer in upper.lora.layers:
+        for part in ("a", "b"):
+            getattr(whole.lora, part)(layer.name, whole.lora.values_P).copy_(
+                getattr(upper.lora, part)(layer.name, upper.lora.values_P)
+            )
+    for tunable in (upper, whole):
+        tunable.lora.refresh()
+    rows = rows_sharing(7, 0)
+    packs = [(training_batch(rows, (1.0,) * 3, shared=8).pack, 7)]
+    trunk = make_trunk(upper, packs, CheckpointPlace(tmp_path, "run"), lambda rows: None)
+    assert trunk is not None
+    some = [rows[5], rows[2], rows[3]]
+    start_TD = trunk.start(training_batch(some, (1.0,) * 3, shared=8).pack)
+    expected = gradients(whole, some)
+    largest = max(float(each.abs().max()) for each in expected.values())
+    for with_cache in (True, False):
+        upper.lora.gradients_P.zero_()
+        found = gradients(upper, some, start_TD if with_cache else None)
+        for layer, values in found.items():
+            torch.testing.assert_close(values, expected[layer], rtol=0, atol=ROUNDING * largest)
+
+
+def test_blocks_whose_keys_and_values_are_reused_are_not_in_the_trunk(tmp_path: Path) -> None:
+    path = families.make(tmp_path / "a.gguf", families.FAMILIES["gemma4 small"])
+    tunable = open_tunable(path, 1)
+    reused = tunable.model_config.layers[-1].kv_shared_with
+    assert reused is not None
+    assert tunable.decoder.trunk_blocks == reused < len(tunable.model_config.layers) - 1
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make(tmp_path_factory.mktemp("base") / "tiny.gguf", qtype="Q8_0", layers=3)
+
+
+def trainer_of(
+    tunable: Tunable, folder: Path | None, *, resume: bool = False, stop_at: int = 1000, run_id: str = "run"
+) -> Trainer:
+    data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), CANDIDATES)
+    place = CheckpointPlace(folder, run_id, resume) if folder is not None else None
+    config = Config(**{**vars(CONFIG), "layers": 2})
+    trainer = Trainer(tunable, data, config, checkpoints=place, should_stop=lambda: trainer.step >= stop_at)
+    return trainer
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [event.loss for event in trainer.run()]
+
+
+def test_a_training_with_the_cache_equals_one_without_it(base: Path, tmp_path: Path) -> None:
+    with_cache, without = open_tunable(base, 2), open_tunable(base, 2)
+    trainer = trainer_of(with_cache, tmp_path)
+    seen: list[int] = []
+    assert trainer.trunk_rows == 22 + 9
+    trainer.read_trunk(seen.append)
+    assert sum(seen) == 22 + 9
+    assert stat.S_IMODE((tmp_path / NAME).stat().st_mode) == 0o600
+    assert losses(trainer) == pytest.approx(losses(trainer_of(without, None)), abs=1e-4)
+    torch.testing.assert_close(with_cache.lora.values_P, without.lora.values_P, rtol=1e-3, atol=1e-4)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_the_file_is_in_the_compute_dtype(base: Path, tmp_path: Path) -> None:
+    sizes = []
+    for dtype in (torch.float32, torch.bfloat16):
+        trainer_of(open_tunable(base, 2, dtype), tmp_path).read_trunk()
+        sizes.append((tmp_path / NAME).stat().st_size - 32)
+    assert sizes[0] == 2 * sizes[1]
+
+
+@pytest.mark.parametrize("damage", ["none", "cut", "changed", "missing"])
+def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: Path, damage: str) -> None:
+    whole, first, second = (open_tunable(base, 2) for _ in range(3))
+    unbroken = trainer_of(whole, tmp_path / "whole")
+    unbroken.read_trunk()
+    expected = losses(unbroken)
+    stopped = trainer_of(first, tmp_path / "run", stop_at=7)
+    stopped.read_trunk()
+    with pytest.raises(Interrupted):
+        losses(stopped)
+    path = tmp_path / "run" / NAME
+    made = path.stat().st_ino
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage != "none":
+        path.write_bytes(content[:-5] if damage == "cut" else content[:-1] + b"?")
+    resumed = trainer_of(second, tmp_path / "run", resume=True)
+    resumed.read_trunk()
+    assert path.read_bytes() == content
+    assert (path.stat().st_ino == made) == (damage == "none")
+    losses(resumed)
+    assert [event["loss"] for event in resumed.result.history] == expected
+    assert torch.equal(second.lora.values_P, whole.lora.values_P)
+    assert trainer_of(second, tmp_path / "run", resume=True).trunk_rows == 0  # all steps are done
+
+
+def test_the_file_of_another_run_is_not_used(base: Path, tmp_path: Path) -> None:
+    tunable = open_tunable(base, 2)
+    trainer_of(tunable, tmp_path, run_id="another").read_trunk()
+    made = (tmp_path / NAME).stat().st_ino
+    shutil.copy(tmp_path / NAME, tmp_path / "kept")  # so that its number is not given to the new file
+    trainer_of(tunable, tmp_path, resume=True).read_trunk()
+    assert (tmp_path / NAME).stat().st_ino != made
+
+
+def test_a_full_disk_costs_time_and_not_the_run(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(free=1000))
+    full, without = open_tunable(base, 2), open_tunable(base, 2)
+    trainer = trainer_of(full, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        trainer.read_trunk()
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["no trunk cache"]
+    assert losses(trainer) == losses(trainer_of(without, None))
+
+
+def test_nothing_is_cached_if_every_block_has_an_adapter(base: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(open_tunable(base, "all"), tmp_path)
+    trainer.read_trunk()
+    assert trainer.trunk_rows == 0 and not (tmp_path / NAME).exists()
