@@ -1,6 +1,7 @@
 """Our training steps on a GGUF and a rating file, as one JSON line: the counterpart of peer_trl.py.
 
-    python bench/train_ours.py BASE.gguf formatted_dataset.csv [--steps 10] [--rank 16] [--batch 4] [--max-len 512]
+    python bench/train_ours.py BASE.gguf formatted_dataset.csv [--steps 10] [--rank 16] [--batch 4] [--max-len 512]\
+        [--layers all]
 
 The same rows as the peer: the bare prompt and the JSON answer, no chat template. Tokens are those of the rows
 (no padding anywhere); `computed_tokens` leaves out what the rows of a batch share at their beginning, which is
@@ -16,6 +17,7 @@ START = time.perf_counter()
 import argparse  # noqa: E402
 import json  # noqa: E402
 import resource  # noqa: E402
+import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--weight-cache", default="auto")
     parser.add_argument("--compute-dtype", default="auto")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--layers", default="all")
     parser.add_argument("--profile", action="store_true", help="print where a step's time goes")
     options = parser.parse_args()
 
@@ -39,6 +42,7 @@ def main() -> None:
     from expertune.config import Config
     from expertune.gguf.read import GGUFFile
     from expertune.model.load import load, place
+    from expertune.train.checkpoint import CheckpointPlace
     from expertune.train.encode import Candidates
     from expertune.train.loop import Trainer, TrainingData
 
@@ -50,13 +54,18 @@ def main() -> None:
         weight_cache=options.weight_cache,
         compute_dtype=options.compute_dtype,
         device=options.device,
+        layers=options.layers,
         epochs=3.0,
     )
-    with GGUFFile(options.base) as file:
+    with GGUFFile(options.base) as file, tempfile.TemporaryDirectory() as folder:
         placement = place(file, config)
         tunable = load(file, config, placement, row_tokens=options.max_len)
         loaded = time.perf_counter()
-        trainer = Trainer(tunable, TrainingData(rows, rows[:8], Candidates((), ((5,), (6,)))), config)
+        data = TrainingData(rows, rows[:8], Candidates((), ((5,), (6,))))
+        trainer = Trainer(tunable, data, config, checkpoints=CheckpointPlace(Path(folder), ""))
+        started = time.perf_counter()
+        trainer.read_trunk()
+        trunk_seconds = time.perf_counter() - started
         events = [trainer.one_step() for _ in range(options.steps)]
         if options.profile:
             profile(trainer)
@@ -68,6 +77,7 @@ def main() -> None:
                 "tokenise_s": round(tokenised - START, 2),
                 "import_s": round(imported - tokenised, 2),
                 "load_s": round(loaded - imported, 2),
+                "trunk_s": round(trunk_seconds, 2),
                 "first_step_s": round(events[0].seconds, 2),
                 "steps": len(events),
                 "rows": len(rows),

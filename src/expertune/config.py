@@ -177,7 +177,7 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; a word may replace the number."""
+    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; `words` replace a number."""
 
     name: str
     kind: type

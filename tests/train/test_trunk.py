@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_loop import CANDIDATES, CONFIG, learnable_rows
 
 import families
 import tiny
@@ -22,7 +23,6 @@ from expertune.train.encode import Row
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
-from test_loop import CANDIDATES, CONFIG, learnable_rows
 
 CPU = torch.device("cpu")
 # The packs of the trunk differ from those of a step, so sums run in another order: float32 rounding, relative to the
@@ -65,7 +65,7 @@ def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp
         tunable.lora.refresh()
     rows = rows_sharing(7, 0)
     packs = [(training_batch(rows, (1.0,) * 3, shared=8).pack, 7)]
-    trunk = make_trunk(upper, packs, CheckpointPlace(tmp_path, "run"), lambda rows: None)
+    trunk = make_trunk(upper, lambda: packs, CheckpointPlace(tmp_path, "run"), lambda rows: None)
     assert trunk is not None
     some = [rows[5], rows[2], rows[3]]
     start_TD = trunk.start(training_batch(some, (1.0,) * 3, shared=8).pack)

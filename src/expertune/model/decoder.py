@@ -79,7 +79,7 @@ class Decoder:
         The last block computes keys and values for all tokens, everything else at these places only. `start_TD` is the
         result of `trunk` if it is known.
         """
-        x_TD = self.trunk(pack) if start_TD is None else start_TD.to(self.device)
+        x_TD = self.trunk(pack) if start_TD is None else start_TD.to(self.device).float()
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
         whole = self._context(pack)
         # rounded up: the CPU's matrix library prepares itself for each new size; the added places are never read

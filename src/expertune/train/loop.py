@@ -101,14 +101,14 @@ class Trainer:
     def read_trunk(self, advance: Callable[[int], object] = lambda rows: None) -> None:
         """Compute the blocks below the adapted ones once for all rows; without it each step computes them again."""
         if self.trunk_rows and self._checkpoints is not None:
-            self._trunk = make_trunk(self._tunable, self._packs(), self._checkpoints, advance)
+            self._trunk = make_trunk(self._tunable, self._packs, self._checkpoints, advance)
 
-    def _packs(self) -> list[tuple[Pack, int]]:
+    def _packs(self) -> Iterator[tuple[Pack, int]]:
         """Packs with all the segments that training and evaluation compute, each with its number of rows."""
-        every = groups_of(self._data.train, range(len(self._data.train)), self._dev_batch_size)
-        train = [(training_batch(rows, self._balance.weights, shared=self._shared).pack, len(rows)) for rows in every]
-        dev = dev_batches(self._data.dev, self._data.candidates, self._dev_batch_size)
-        return train + [(each.batch.pack, len(each.rows)) for each in dev]
+        for rows in groups_of(self._data.train, range(len(self._data.train)), self._dev_batch_size):
+            yield training_batch(rows, self._balance.weights, shared=self._shared).pack, len(rows)
+        for made in dev_batches(self._data.dev, self._data.candidates, self._dev_batch_size):
+            yield made.batch.pack, len(made.rows)
 
     @property
     def _dev_batch_size(self) -> int:

@@ -1,7 +1,7 @@
 """Trunk cache: the residual stream that the blocks with adapters start from, computed once and kept on disk.
 
-No block below them has an adapter, so their result depends on the text alone. It is stored for each segment by its text,
-and any pack with the same segments can use it.
+No block below them has an adapter, so their result depends on the text alone. It is stored for each segment by its
+text, and any pack with the same segments can use it.
 
 Axes: T token of a pack · X token of the file · D model width.
 """
@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ log = logging.getLogger("expertune")
 NAME = "trunk.bin"
 DISK_SHARE = 0.5  # of the free space at most; the rest is for checkpoints and the model file
 Places = dict[bytes, slice]  # a segment's text → its tokens in the file
+Packs = Callable[[], Iterable[tuple[Pack, int]]]  # each with its number of rows; made anew, since all at once are large
 
 
 @dataclass
@@ -40,10 +41,10 @@ class Trunk:
     stream_XD: torch.Tensor
 
     def start(self, pack: Pack) -> torch.Tensor:
-        """The result of `Decoder.trunk` for a pack, float32 (T, D) on the CPU; tokens that only fill up are 0."""
-        start_TD = torch.zeros(len(pack.tokens_T), self.stream_XD.shape[1])
+        """The result of `Decoder.trunk` for a pack, (T, D) on the CPU; tokens that only fill up are 0."""
+        start_TD = self.stream_XD.new_zeros(len(pack.tokens_T), self.stream_XD.shape[1])
         for key, tokens in _texts(pack):
-            start_TD[tokens] = self.stream_XD[self.places[key]].float()
+            start_TD[tokens] = self.stream_XD[self.places[key]]
         return start_TD
 
     def remove(self) -> None:
@@ -53,14 +54,14 @@ class Trunk:
 
 
 def make_trunk(
-    tunable: Tunable, packs: Sequence[tuple[Pack, int]], place: CheckpointPlace, advance: Callable[[int], object]
+    tunable: Tunable, packs: Packs, place: CheckpointPlace, advance: Callable[[int], object]
 ) -> Trunk | None:
     """Open the file of this run, or compute it from the packs; `advance` gets the number of rows of each.
 
     None, with a line in the log, if the disk has no room for it.
     """
     path, dtype = place.folder / NAME, tunable.placement.dtype
-    places = _layout([pack for pack, _ in packs])
+    places = _layout(packs)
     shape = (sum(each.stop - each.start for each in places.values()), tunable.model_config.width)
     facts = (place.run_id, str(dtype), *shape, *places)
     owner = hashlib.sha256(repr(facts).encode()).digest()
@@ -81,17 +82,11 @@ def make_trunk(
     return Trunk(path, places, flat.view(shape))
 
 
-def _write(
-    path: Path,
-    tunable: Tunable,
-    packs: Sequence[tuple[Pack, int]],
-    owner: bytes,
-    advance: Callable[[int], object],
-) -> None:
+def _write(path: Path, tunable: Tunable, packs: Packs, owner: bytes, advance: Callable[[int], object]) -> None:
     """Write each segment at its first occurrence, in the order of `_layout`, then the owner."""
     written = set[bytes]()
     with atomic(path) as file, torch.no_grad():
-        for pack, rows in packs:
+        for pack, rows in packs():
             trunk_TD = tunable.decoder.trunk(pack).to(tunable.placement.dtype).cpu()
             for key, tokens in _texts(pack):
                 if key not in written:
@@ -101,10 +96,10 @@ def _write(
         file.write(owner)
 
 
-def _layout(packs: Sequence[Pack]) -> Places:
+def _layout(packs: Packs) -> Places:
     """Places of the segments in the file, each at its first occurrence."""
     places, end = Places(), 0
-    for pack in packs:
+    for pack, _ in packs():
         for key, tokens in _texts(pack):
             if key not in places:
                 places[key] = slice(end, end := end + tokens.stop - tokens.start)
