@@ -153,6 +153,13 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
     assert trainer_of(second, tmp_path / "run", resume=True).trunk_rows == 0  # all steps are done
 
 
+def test_a_stop_leaves_no_part_of_the_file(base: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(open_tunable(base, 2), tmp_path, stop_at=0)
+    with pytest.raises(Interrupted, match="--resume"):
+        trainer.read_trunk()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_file_of_another_run_is_not_used(base: Path, tmp_path: Path) -> None:
     tunable = open_tunable(base, 2)
     trainer_of(tunable, tmp_path, run_id="another").read_trunk()

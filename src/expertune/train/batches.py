@@ -205,6 +205,11 @@ def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
+def by_length(rows: Sequence[Row]) -> list[int]:
+    """Indices of the rows, the shortest first: the order of an evaluation."""
+    return sorted(range(len(rows)), key=lambda index: rows[index].length)
+
+
 def groups_of(rows: Sequence[Row], order: Sequence[int] | np.ndarray, size: int) -> Iterator[list[Row]]:
     """Rows in `order`, `size` at a time; the short last group is kept."""
     for start in range(0, len(order), size):

@@ -12,7 +12,7 @@ import torch
 
 from ..model.load import Tunable
 from ..stats.metrics import confusion, macro_f1
-from .batches import DevBatch, dev_batch, groups_of
+from .batches import DevBatch, by_length, dev_batch, groups_of
 from .encode import Candidates, Row
 from .loss import log_probabilities
 from .trunk import Trunk
@@ -46,23 +46,15 @@ class _Sums:
     scores_RK: torch.Tensor
 
 
-def dev_batches(rows: Sequence[Row], candidates: Candidates, batch_size: int) -> list[DevBatch]:
-    """Packs of the rows in the order of their length."""
-    order = _by_length(rows)
-    return [dev_batch(group, candidates) for group in groups_of(rows, order, batch_size)]
-
-
-def _by_length(rows: Sequence[Row]) -> list[int]:
-    return sorted(range(len(rows)), key=lambda index: rows[index].length)
-
-
 def evaluate(
     tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int, trunk: Trunk | None = None
 ) -> DevEvaluation:
     """Score every row's own answer and every label in one pass over its prompt; `trunk` holds the packs' lower part."""
-    parts = [_score(tunable, made, candidates, trunk) for made in dev_batches(rows, candidates, batch_size)]
+    order = by_length(rows)
+    groups = groups_of(rows, order, batch_size)
+    parts = [_score(tunable, dev_batch(group, candidates), candidates, trunk) for group in groups]
     scores_RK = torch.empty(len(rows), len(candidates.own))
-    scores_RK[_by_length(rows)] = torch.cat([part.scores_RK for part in parts])
+    scores_RK[order] = torch.cat([part.scores_RK for part in parts])
     log_RK = torch.log_softmax(scores_RK, dim=-1)
     truth = [row.label for row in rows]
     predicted = log_RK.argmax(-1).tolist()

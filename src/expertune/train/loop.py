@@ -12,13 +12,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
-from ..model.forward_context import Pack
 from ..model.load import Tunable
 from ..model.memory import DEV_ROWS, TOKENS_AT_ONCE
 from . import checkpoint
@@ -26,10 +26,10 @@ from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginn
 from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import balance
 from .encode import Candidates, Row
-from .evaluate import DevEvaluation, dev_batches, evaluate
+from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
-from .trunk import Trunk, make_trunk
+from .trunk import Trunk, make_trunk, packs_of_all
 
 
 @dataclass(frozen=True)
@@ -99,16 +99,20 @@ class Trainer:
         return len(self._data.train) + len(self._data.dev) if useful else 0
 
     def read_trunk(self, advance: Callable[[int], object] = lambda rows: None) -> None:
-        """Compute the blocks below the adapted ones once for all rows; without it each step computes them again."""
-        if self.trunk_rows and self._checkpoints is not None:
-            self._trunk = make_trunk(self._tunable, self._packs, self._checkpoints, advance)
+        """Compute the blocks below the adapted ones once for all rows; without it each step computes them again.
 
-    def _packs(self) -> Iterator[tuple[Pack, int]]:
-        """Packs with all the segments that training and evaluation compute, each with its number of rows."""
-        for rows in groups_of(self._data.train, range(len(self._data.train)), self._dev_batch_size):
-            yield training_batch(rows, self._balance.weights, shared=self._shared).pack, len(rows)
-        for made in dev_batches(self._data.dev, self._data.candidates, self._dev_batch_size):
-            yield made.batch.pack, len(made.rows)
+        Raises Interrupted after a stop.
+        """
+
+        def go_on(rows: int) -> None:
+            advance(rows)
+            if self._should_stop():
+                raise Interrupted("stopped before the training; run the same command with --resume to continue")
+
+        if self.trunk_rows and self._checkpoints is not None:
+            data, size = self._data, self._dev_batch_size
+            packs = partial(packs_of_all, data.train, data.dev, data.candidates, shared=self._shared, size=size)
+            self._trunk = make_trunk(self._tunable, packs, self._checkpoints, go_on)
 
     @property
     def _dev_batch_size(self) -> int:

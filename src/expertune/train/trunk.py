@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from ..errors import OutputError
 from ..files import atomic, size_text
 from ..model.forward_context import Pack
 from ..model.load import Tunable
+from .batches import by_length, dev_batch, groups_of, training_batch
 from .checkpoint import CheckpointPlace
+from .encode import Candidates, Row
 
 log = logging.getLogger("expertune")
 
@@ -80,6 +82,16 @@ def make_trunk(
             return None
     flat = torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=dtype)
     return Trunk(path, places, flat.view(shape))
+
+
+def packs_of_all(
+    train: Sequence[Row], dev: Sequence[Row], candidates: Candidates, *, shared: int, size: int
+) -> Iterator[tuple[Pack, int]]:
+    """Packs of `size` rows with all segments that training and evaluation compute; each with its number of rows."""
+    for rows in groups_of(train, range(len(train)), size):
+        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared).pack, len(rows)
+    for rows in groups_of(dev, by_length(dev), size):
+        yield dev_batch(rows, candidates).batch.pack, len(rows)
 
 
 def _write(path: Path, tunable: Tunable, packs: Packs, owner: bytes, advance: Callable[[int], object]) -> None:
