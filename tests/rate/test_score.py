@@ -87,12 +87,18 @@ def test_labels_probabilities_and_order() -> None:
 def test_free_answers() -> None:
     said = ['{"rating": "Unknown", "rationale": "a"}', "Rating: 0, Rationale: b", "no idea", ""]
     rows = [example(at, f"33 say {text}") for at, text in enumerate(said)]
-    found = rate_examples(WordEngine(), rows, SCALE, generate=True)
+    found = rate_examples(WordEngine(), rows, SCALE, answered={row.id for row in rows})
     assert [each.answer for each in found] == said
     assert [each.answer_state for each in found] == ["rated", "rated", "unparsable", "unparsable"]
     assert [each.answer_value for each in found] == [-1, 0, None, None]
     assert {each.value for each in found} == {1}  # the label comes from the probabilities alone
-    assert rate_examples(WordEngine(), rows[:1], SCALE, generate=True, max_tokens=5)[0].answer == '{"rat'
+    assert rate_examples(WordEngine(), rows[:1], SCALE, answered={rows[0].id}, max_tokens=5)[0].answer == '{"rat'
+
+
+def test_free_answers_of_a_sample_only() -> None:
+    rows = [example(at, "33 say no") for at in range(4)]
+    found = rate_examples(WordEngine(), rows, SCALE, answered={rows[1].id, rows[2].id})
+    assert [each.answer for each in found] == [None, "no", "no", None]
 
 
 def test_no_rows() -> None:
@@ -153,7 +159,7 @@ def test_with_a_served_model(tmp_path: Path) -> None:
         )
     ]
     with LlamaCppEngine(tiny.make(tmp_path / "model.gguf"), slots=2, threads=1) as engine:
-        timed = rate_pass(engine, rows, SCALE, generate=True)
+        timed = rate_pass(engine, rows, SCALE, answered={row.id for row in rows})
         backwards = rate_examples(engine, rows[::-1], SCALE)[::-1]
         prompts = [engine.render(row.messages) for row in rows]
         openings = [answer_opening(label) for label in SCALE.labels]

@@ -7,8 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from ..config import Config
 from ..errors import UsageError
 from ..predict.score import Rated
@@ -24,6 +22,7 @@ from ..stats.intervals import (
     Statistic,
     bootstrap,
     clusters,
+    group_sums,
     mean_clustered,
     paired,
     wilson,
@@ -217,11 +216,7 @@ def _log_loss(
     labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
 ) -> Estimate:
     """Mean over the records, clustered by group."""
-    sums: dict[Hashable, list[float]] = {}
-    for group, loss in zip(groups, metrics.log_loss(labels, shares).tolist(), strict=True):
-        sums.setdefault(group, []).append(loss)
-    per_group = [np.array([each(losses) for losses in sums.values()], dtype=np.float64) for each in (sum, len)]
-    return mean_clustered(per_group[0], per_group[1], confidence)
+    return mean_clustered(*group_sums(metrics.log_loss(labels, shares), groups), confidence)
 
 
 def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float) -> Estimate | None:

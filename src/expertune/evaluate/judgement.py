@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
@@ -80,14 +80,14 @@ def rate_shown(
     scale: RatingScale,
     title: str,
     *,
-    generate: bool = False,
+    answered: Collection[str] = (),
 ) -> Pass:
-    """Rate the examples with a served model, with progress under `title`."""
+    """Rate the examples with a served model, with progress under `title`; `answered` as in `rate_examples`."""
     with progress.stage(title, total=len(examples), unit="records") as stage:
-        return rate_pass(engine, examples, scale, generate=generate, on_row=lambda done, total: stage.advance())
+        return rate_pass(engine, examples, scale, answered=answered, on_row=lambda done, total: stage.advance())
 
 
-def dev_macro_f1(rated: Pass, dataset: Dataset, config: Config) -> float:
+def dev_macro_f1(rated: Sequence[Rated], dataset: Dataset, config: Config) -> float:
     """Macro-F1 on the validation records, the criterion of every choice."""
-    evaluation = evaluate("dev", dataset.split.dev, rated.rated, dataset.scale, dataset.split.groups, config)
+    evaluation = evaluate("dev", dataset.split.dev, rated, dataset.scale, dataset.split.groups, config)
     return evaluation.macro_f1.value or 0.0

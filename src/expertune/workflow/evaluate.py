@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from .workspace import Workspace
 
 Passes = Mapping[str, Pass]
 TUNED = "tuned"
+ANSWERS = 50  # free-text answers asked for; a word takes as long as a record
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,16 @@ def _rate_model_set(
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
-    """Pass of the saved file over the test records, with its free-text answers."""
+    """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
     plan, dataset = encoded.plan, encoded.dataset
 
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
-            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", generate=True)
+            ids = [example.id for example in examples]
+            sample = frozenset(random.Random(plan.config.seed).sample(ids, min(ANSWERS, len(ids))))
+            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=sample)
 
     return ws.once("tuned-test", plan.run_id, rate)
 
