@@ -27,20 +27,21 @@ MOST_NOISE = 0.1  # mean difference; rounding gave up to 0.03, so from here on o
 class Noise:
     """Difference between two correct readers of one file, llama.cpp and our decoder, on the validation records.
 
-    `mean` and `p95` (95th percentile) are over the records, of the largest difference of a label's probability;
+    `mean`, `p95` and `p99` (percentiles) are over the records, of the largest difference of a label's probability;
     `labels` is the share of records to which the two give different labels, `log_loss` the difference of their mean
     log-losses.
     """
 
     mean: float
     p95: float
+    p99: float
     labels: float
     log_loss: Estimate
 
     @property
     def margin(self) -> float:
-        """Distance of the two largest probabilities above which the label does not depend on the reader."""
-        return 2 * self.p95  # the first may fall by p95 and the second rise by as much
+        """Distance of the two largest probabilities above which 99 % of the labels do not depend on the reader."""
+        return 2 * self.p99  # the first may fall by p99 and the second rise by as much
 
     @property
     def loss_limit(self) -> float:
@@ -122,6 +123,7 @@ def _noise(first_NK: Floats, second_NK: Floats, truth: ValidationTruth, confiden
     return Noise(
         mean=float(gap_N.mean()),
         p95=float(np.quantile(gap_N, 0.95)),
+        p99=float(np.quantile(gap_N, 0.99)),
         labels=float((first_NK.argmax(1) != second_NK.argmax(1)).mean()),
         log_loss=_loss_difference(first_NK, second_NK, truth, confidence),
     )

@@ -90,7 +90,7 @@ def check_ratings(
 
     `by_server` is None if Ollama cannot score the labels. Raises RegistrationError if the ratings differ.
     """
-    labels, gap = (None, None) if by_server is None else _compared(by_file, by_server, tolerance)
+    labels, gap = (None, None) if by_server is None else compared(by_file, by_server, tolerance)
     rated = by_file if by_server is None else by_server
     chat_labels = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return ServedAgreement(
@@ -103,7 +103,7 @@ def check_ratings(
     )
 
 
-def _compared(by_file: Sequence[Rated], by_server: Sequence[Rated], tolerance: Tolerance) -> tuple[float, float]:
+def compared(by_file: Sequence[Rated], by_server: Sequence[Rated], tolerance: Tolerance) -> tuple[float, float]:
     """Share of equal labels, and mean difference of the probabilities. Raises RegistrationError."""
     pairs = list(zip(by_file, by_server, strict=True))
     wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one, tolerance)]

@@ -133,7 +133,7 @@ def group_sums(value_N: Floats, groups: Sequence[Hashable]) -> tuple[Floats, Flo
     """Sum of the values and number of the rows of each group."""
     number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
     group_N = np.array([number[group] for group in groups], dtype=np.intp)
-    return np.bincount(group_N, weights=value_N), np.bincount(group_N).astype(np.float64)
+    return np.bincount(group_N, weights=value_N).astype(np.float64), np.bincount(group_N).astype(np.float64)
 
 
 def _error_of_mean(mean: float, sum_G: Floats, rows_G: Floats) -> float | None:

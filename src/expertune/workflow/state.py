@@ -74,7 +74,8 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """Dataset tokenized by the base's engine, without records that are too long, and the base's pass over the test part."""
+    """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
+    records."""
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
