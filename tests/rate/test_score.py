@@ -15,7 +15,7 @@ import tiny
 from expertune.engine.base import Generation, Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
-from expertune.predict.score import rate_examples, rate_pass, softmax
+from expertune.predict.score import rate_examples, rate_pass, sample_of, softmax
 from expertune.ratings.scale import answer_opening, make_scale
 from expertune.ratings.schema import Example
 
@@ -99,6 +99,14 @@ def test_free_answers_of_a_sample_only() -> None:
     rows = [example(at, "33 say no") for at in range(4)]
     found = rate_examples(WordEngine(), rows, SCALE, answered={rows[1].id, rows[2].id})
     assert [each.answer for each in found] == [None, "no", "no", None]
+
+
+def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_records() -> None:
+    rows = [example(at, "x") for at in range(30)]
+    one, again, other = (sample_of(rows, 10, seed) for seed in (1, 1, 2))
+    assert one == again != other and len({row.id for row in one}) == 10
+    assert [rows.index(row) for row in one] == sorted(rows.index(row) for row in one)
+    assert sample_of(rows, 50, 1) == rows and sample_of([], 50, 1) == []
 
 
 def test_no_rows() -> None:

@@ -443,5 +443,5 @@ def test_ratings_may_differ_by_the_noise_of_the_run_and_no_further() -> None:
     assert compared([near] * 9 + [near], [near] * 9 + [turned], Tolerance.of(noise))[0] == 0.9
     with pytest.raises(RegistrationError, match="another label than the file for 1 of 10"):
         compared([near] * 10, [near] * 9 + [turned], Tolerance.of(None))
-    with pytest.raises(RegistrationError, match="for 0 of 1 .*differ by 0.067"):
+    with pytest.raises(RegistrationError, match=r"for 0 of 1 .*differ by 0\.067"):
         compared([of_file(0.8, 0.1, 0.1)], [of_file(0.7, 0.2, 0.1)], Tolerance.of(noise))

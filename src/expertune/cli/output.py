@@ -43,7 +43,8 @@ def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
         f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
     )
     for each in evaluations:
-        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}")
+        sampled = f"  (on {each.rows} of them)" if each.rows < evaluations[0].rows else ""
+        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}{sampled}")
 
 
 def refusal(registration: Registration) -> str:

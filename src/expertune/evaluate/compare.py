@@ -148,15 +148,27 @@ def compare(
     groups: Mapping[str, Hashable],
     config: Config,
 ) -> tuple[Difference, ...]:
-    """Macro-F1 of `tuned` (name and ratings) minus that of each other rater, paired by record and group."""
+    """Macro-F1 of `tuned` (name and ratings) minus that of each other rater, paired by record and group.
+
+    On the records that the other has rated, which may be a sample of `truth`.
+    """
     name, rated = tuned
-    first = match_rows(truth, rated, scale, groups)
+    match_rows(truth, rated, scale, groups)
     differences = []
     for other, other_rated in others.items():
-        second = match_rows(truth, other_rated, scale, groups)
+        shared = sampled_truth(truth, other_rated)
+        ids = {row.id for row in shared}
+        first = match_rows(shared, [each for each in rated if each.id in ids], scale, groups)
+        second = match_rows(shared, other_rated, scale, groups)
         estimate = paired(first, second, MACRO_F1, config.bootstrap_resamples, config.seed, config.confidence_level)
         differences.append(Difference(name, other, estimate.value or 0.0, estimate.interval, estimate.n))
     return tuple(differences)
+
+
+def sampled_truth(truth: Sequence[Rating], rated: Sequence[Rated]) -> list[Rating]:
+    """The rows of `truth` that were rated."""
+    ids = {each.id for each in rated}
+    return [row for row in truth if row.id in ids]
 
 
 def match_rows(

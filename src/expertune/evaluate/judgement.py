@@ -14,7 +14,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..stats.conformal import Conformal
 from .baselines import majority, tfidf
-from .compare import Difference, Evaluation, compare, evaluate
+from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import Verdict, verdict
@@ -44,7 +44,8 @@ def judge(
     others: Mapping[str, Pass] | None = None,
     conformal: Conformal | None = None,
 ) -> Judgement:
-    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name.
+    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name,
+    each over all test records or a sample of them.
 
     `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds.
     """
@@ -57,7 +58,7 @@ def judge(
         "majority": (majority(split.train, split.test, scale), None),
     }
     evaluations = {
-        rater: evaluate(rater, split.test, rated, scale, split.groups, config, speed)
+        rater: evaluate(rater, sampled_truth(split.test, rated), rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
     }
     rivals: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -174,6 +175,12 @@ class Pass:
     seconds: float
     rows_per_second: float
     prompt_tokens: int
+
+
+def sample_of(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """A random sample of at most `count` examples, in their order."""
+    chosen = random.Random(seed).sample(range(len(examples)), min(count, len(examples)))
+    return [examples[at] for at in sorted(chosen)]
 
 
 def rate_examples(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import EngineError
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import TUNE
-from ..modelset.fit import ModelSet, predict_test
-from ..predict.score import Pass, Rated
+from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
+from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
 from .state import Basis, NotTuned, Tuned
@@ -82,7 +81,8 @@ def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Work
     test, others, notes = _tuned_test(tuned, ws), {}, ()
     if model_set is not None and model_set.dev is not None:
         try:
-            others = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+            candidates, seed = basis.models.candidates, basis.config.seed
+            others = predict_test(model_set, basis.dataset, ws.progress, candidates, seed=seed)
         except EngineError as error:
             notes = (f"the model set was not evaluated on the test records: {error}",)
     return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
@@ -93,7 +93,8 @@ def _rate_model_set(
 ) -> _Rated:
     """Rate with the model set, and with the tuned model that it was chosen over, if any."""
     by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+    seed = None if model_set.name == FEW_SHOT else basis.config.seed
+    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
     base = basis.base_test or _base_test(basis, ws)
     others = {name: each for name, each in passes.items() if name != model_set.name}
     return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **by_tuned})
@@ -107,9 +108,8 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
-            ids = [example.id for example in examples]
-            sample = frozenset(random.Random(plan.config.seed).sample(ids, min(ANSWERS, len(ids))))
-            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=sample)
+            answered = {example.id for example in sample_of(examples, ANSWERS, plan.config.seed)}
+            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
 
     return ws.once("tuned-test", plan.run_id, rate)
 
