@@ -56,8 +56,9 @@ def divided(prepared: Dataset, seed: int) -> set[str]:
 def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], Candidates]:
     examples = [example for part in ("train", "dev") for example in prepared.examples[part]]
     with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
-        rows = encode(engine, examples, prepared.scale, token_weights(config))
-        return [row for row in rows if row.length <= config.max_tokens], candidates(engine, examples[0], prepared.scale)
+        answers = candidates(engine, examples[0], prepared.scale)
+        rows = encode(engine, examples, answers, prepared.scale, token_weights(config))
+        return [row for row in rows if row.length <= config.max_tokens], answers
 
 
 def figures(found: DevEvaluation, truth: list[int], shares_K: np.ndarray) -> dict[str, Any]:

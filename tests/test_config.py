@@ -31,7 +31,7 @@ from expertune.config import (
 from expertune.errors import RenamedSettingWarning, UsageError
 from expertune.fine_tuner import FineTuner
 from expertune.record import read_record
-from expertune.renamed_settings import RENAMED, RENAMED_VALUES, current_settings
+from expertune.renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
 from records import plain_record
 
 SOURCE = Path(main.__file__).parents[1]
@@ -63,7 +63,6 @@ def as_now() -> Config:
         epochs=2.0,
         learning_rate=0.002,
         min_label_agreement=0.98,
-        max_probability_gap=0.03,
         models=("a", "b"),
         model_set_budget_seconds=60.0,
         bootstrap_resamples=500,
@@ -192,6 +191,13 @@ def test_an_old_name_is_accepted_with_a_note(old: str) -> None:
     known = {setting.name: setting for setting in settings()}[RENAMED[old]]
     with pytest.warns(RenamedSettingWarning, match=f"^{old} is now called {known.name};"):
         assert make_config({old: known.default}) == Config()
+
+
+@pytest.mark.parametrize("gone", REMOVED)
+def test_a_removed_setting_is_left_out_with_a_note(gone: str) -> None:
+    with pytest.warns(RenamedSettingWarning, match=f"^{gone} is no longer a setting"):
+        assert make_config({gone: 0.03, "rank": 2}) == Config(rank=2)
+    assert options()[f"--{gone.replace('_', '-')}"].hidden
 
 
 @pytest.mark.parametrize(("name", "old"), [(name, old) for name, values in RENAMED_VALUES.items() for old in values])

@@ -123,13 +123,8 @@ class Config(BaseModel):
         default=0.99,
         ge=0.0,
         le=1.0,
-        description="Minimum fraction of validation records to which the saved file and the adapter give one label.",
-    )
-    max_probability_gap: float = Field(
-        default=0.02,
-        ge=0.0,
-        le=1.0,
-        description="Largest mean difference between the label probabilities of the saved file and of the adapter.",
+        description="Minimum fraction of validation records with a clear label (a margin above the engine's noise) to "
+        "which the saved file and the adapter give one label.",
     )
 
     # model set

@@ -25,12 +25,14 @@ RENAMED = {
     "precision": "compute_dtype",
     "keep_delta": "min_update_retained",
     "agreement": "min_label_agreement",
-    "probability_gap": "max_probability_gap",
     "set_seconds": "model_set_budget_seconds",
     "bootstrap": "bootstrap_resamples",
     "confidence": "confidence_level",
     "strata": "subgroups",
 }
+# Settings without a successor, and why; they are accepted and left out for one version.
+_MEASURED = "the run measures how far two readers of one file differ"
+REMOVED = {"max_probability_gap": _MEASURED, "probability_gap": _MEASURED}
 # Values of version 0.1.0: current setting → old value → current value
 RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "weight_cache": {"packed": "quantized", "cached": "dequantized"},
@@ -46,6 +48,10 @@ def current_settings(values: Mapping[str, Any], *, warn: bool = True) -> dict[st
     """
     current: dict[str, Any] = {}
     for given, value in values.items():
+        if given in REMOVED:
+            if warn:
+                _warn(f"{given} is no longer a setting ({REMOVED[given]}); the next version will not know it")
+            continue
         name = RENAMED.get(given, given)
         if name in current or (name != given and name in values):
             raise UsageError(f"{name}: given twice, also by its old name {_old_name(name)}; leave that out")

@@ -21,7 +21,7 @@ from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.schema import Example
-from expertune.train.encode import TokenWeights, encode
+from expertune.train.encode import TokenWeights, candidates, encode
 from llama import Served
 
 VECTORS = json.loads((talkers.DATA / "chat_template_vectors.json").read_text(encoding="utf-8"))
@@ -141,7 +141,8 @@ def id_of(engine: LlamaCppEngine, text: str) -> int:
 def trained(engine: LlamaCppEngine) -> list[int]:
     """The tokens of a training row."""
     row = Example("r", "train", tuple(TALK[:2]), TARGET, "Match", 1)
-    (encoded,) = encode(engine, [row], make_scale(DEFAULT_MAPPING), TokenWeights(1.0, 1.0))
+    scale = make_scale(DEFAULT_MAPPING)
+    (encoded,) = encode(engine, [row], candidates(engine, row, scale), scale, TokenWeights(1.0, 1.0))
     assert encoded.answer[-1:] == tuple(engine.turn_end()) and len(encoded.weights) == len(encoded.answer)
     return [*encoded.prompt, *encoded.answer]
 

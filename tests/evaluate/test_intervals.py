@@ -15,6 +15,8 @@ from expertune.stats.intervals import (
     bootstrap,
     bootstrap_interval,
     clusters,
+    difference_clustered,
+    group_sums,
     mean_clustered,
     paired,
     resamples,
@@ -41,6 +43,30 @@ def test_wilson_holds_the_share(hits_n: tuple[int, int], confidence: float) -> N
 
 def test_wilson_of_nothing() -> None:
     assert (wilson(0, 0, 0.95).value, wilson(0, 0, 0.95).interval) == (None, None)
+
+
+def test_a_paired_difference_is_students_t_where_every_row_is_its_own_group() -> None:
+    from scipy.stats import ttest_1samp
+
+    difference_N = np.random.default_rng(3).normal(0.1, 1.0, 40)
+    ours = difference_clustered(difference_N, range(40), 0.9)
+    theirs = ttest_1samp(difference_N, 0.0).confidence_interval(0.9)
+    assert ours.interval is not None and ours.value == pytest.approx(difference_N.mean())
+    assert (ours.interval.low, ours.interval.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+    assert difference_clustered(np.full(5, 0.2), range(5), 0.9).interval is None  # nothing varies
+
+
+def test_repeated_rows_in_one_group_do_not_narrow_a_paired_difference() -> None:
+    difference_N = np.random.default_rng(4).normal(0.0, 1.0, 20)
+    once, thrice = (difference_clustered(np.repeat(difference_N, n), np.repeat(np.arange(20), n).tolist(), 0.95)
+                    for n in (1, 3))  # fmt: skip
+    assert once.interval is not None and thrice.interval is not None
+    assert thrice.interval.high == pytest.approx(once.interval.high) and (once.n, thrice.n) == (20, 60)
+
+
+def test_group_sums_by_hand() -> None:
+    sum_G, rows_G = group_sums(np.array([1.0, 2.0, 4.0]), ["b", "a", "b"])
+    assert (sum_G.tolist(), rows_G.tolist()) == ([5.0, 2.0], [2.0, 1.0])
 
 
 def rater(seed: int, rows: int, groups: int, labels: int = 3, right: float = 0.7):

@@ -132,6 +132,17 @@ def test_rows_that_do_not_match() -> None:
         evaluate("a", [], [], SCALE, {}, CONFIG)
 
 
+def test_a_rater_of_a_sample_is_compared_on_its_records() -> None:
+    expert = truth([0, 1, 2] * 20)
+    good, poor = rated([0, 1, 2] * 19 + [0, 0, 0]), rated([0, 0, 1] * 20)
+    whole, sampled = compare(("tuned", good), {"base": poor, "few-shot": poor[9:39]}, expert, SCALE, {}, CONFIG)
+    assert (whole.rows, sampled.rows) == (60, 30)
+    same = [evaluate("x", expert[9:39], rows[9:39], SCALE, {}, CONFIG).macro_f1.value or 0.0 for rows in (good, poor)]
+    assert sampled.value == pytest.approx(same[0] - same[1])
+    with pytest.raises(UsageError, match="do not match by id"):  # the product must have rated every record
+        compare(("tuned", good[1:]), {"base": poor}, expert, SCALE, {}, CONFIG)
+
+
 def test_compare() -> None:
     expert = truth([0, 1, 2] * 20)
     good, poor = rated([0, 1, 2] * 19 + [0, 0, 0]), rated([0, 0, 1] * 20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,14 +13,15 @@ from gguf import GGMLQuantizationType as Type
 import tiny
 from expertune.config import Config
 from expertune.errors import TrainingFailedError
-from expertune.export.merged import MergedModel, MergeTarget, agreement, merge, merged_bytes, write_merged
-from expertune.export.quant_types import TypeChoice, WeightUpdate, choose, ladder_of, measure, upgrade_worst_half
+from expertune.export.agreement import CheckedFile, FileAgreement
+from expertune.export.merged import MergedModel, MergeTarget, merge, merged_bytes, write_merged
+from expertune.export.quant_types import TypeChoice, WeightUpdate, choose, ladder_of, measure, upgrade
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_adapter
 from expertune.model.attention import Segment
 from expertune.model.forward_context import Pack
 from expertune.model.load import Placement, Tunable, load
-from expertune.predict.score import Pass, Rated
+from expertune.predict.score import Pass
 from llama import Served
 
 CONFIG = Config(rank=4, alpha=8.0)
@@ -115,88 +115,70 @@ def test_the_ladder_keeps_to_types_that_fit_the_rows(tmp_path: Path) -> None:
         assert ladder_of(narrow, NAME) == (Type.Q8_0,)
     with GGUFFile(tiny.make(tmp_path / "wide.gguf", qtype="Q4_K")) as wide:
         assert ladder_of(wide, NAME) == (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
+    with GGUFFile(tiny.make(tmp_path / "narrow41.gguf", qtype="Q4_1", width=64)) as narrow:
+        assert ladder_of(narrow, NAME) == (Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
     with GGUFFile(tiny.make(tmp_path / "half.gguf", qtype="F16")) as half:
         assert ladder_of(half, NAME) == (Type.F16, Type.F32)
 
 
-def test_raising_goes_up_one_type_for_the_worst_half_until_the_top(tmp_path: Path) -> None:
+def test_larger_types_for_every_tensor_until_the_top(tmp_path: Path) -> None:
     file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     update = update_of(tunable)
     choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
-    raised = upgrade_worst_half(file, update, choices, threads=1)
-    assert raised is not None
-    changed = {after.name for before, after in zip(choices, raised, strict=True) if after.type != before.type}
-    worst = sorted(choices, key=lambda choice: -choice.noise)[: math.ceil(len(choices) / 2)]
-    assert changed == {choice.name for choice in worst}
-    rounds = 0
-    while raised is not None:
-        choices, raised, rounds = raised, upgrade_worst_half(file, update, raised, threads=1), rounds + 1
-    assert {choice.type for choice in choices} == {Type.Q8_0}
-    assert rounds < 12
+    for kind in (Type.Q5_K, Type.Q6_K, Type.Q8_0):
+        raised = upgrade(file, update, choices, threads=1)
+        assert raised is not None and {choice.type for choice in raised} == {kind}
+        choices = raised
+    assert upgrade(file, update, choices, threads=1) is None
 
 
-def passed(labels: str, certain: float = 0.9) -> Pass:
-    rated = tuple(
-        Rated(str(i), label, ord(label), (certain, 1 - certain) if label == "a" else (1 - certain, certain))
-        for i, label in enumerate(labels)
-    )
-    return Pass(rated, 1.0, float(len(labels)), 10)
+def checked(*, passed: bool) -> CheckedFile:
+    return CheckedFile(Pass((), 1.0, 1.0, 10), (), FileAgreement(1.0, 0.0, 10, passed))
 
 
-def test_agreement_counts_labels_and_probabilities() -> None:
-    assert agreement(passed("aabb"), passed("aabb"), CONFIG).passed
-    one_of_four = agreement(passed("aabb"), passed("abbb"), CONFIG)
-    assert (one_of_four.labels, one_of_four.passed) == (0.75, False)  # the gap of that row is 0.8
-    assert agreement(passed("ab" * 10, 0.505), passed("ab" * 9 + "aa", 0.505), CONFIG).passed  # one near tie may differ
-    assert not agreement(passed("ab" * 100, 0.505), passed("ab" * 97 + "ba" * 3, 0.505), CONFIG).passed
-    assert not agreement(passed("aabb", 0.9), passed("aabb", 0.8), CONFIG).passed
-
-
-def merged_with(tmp_path: Path, answers: list[Pass], config: Config = CONFIG) -> tuple[MergedModel, int]:
+def merged_with(tmp_path: Path, passes: list[bool], config: Config = CONFIG) -> tuple[MergedModel, list[set[Type]]]:
+    """The merged file, and the types of each file that was written."""
     file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
-    target, rounds = target_of(tmp_path, file, tunable), list[Pass]()
+    target, written = target_of(tmp_path, file, tunable), list[set[Type]]()
 
-    def write_and_score(choices: Sequence[TypeChoice], attempt: int) -> Pass:
-        assert attempt == len(rounds) + 1
+    def write(choices: Sequence[TypeChoice]) -> None:
         progress: list[tuple[int, int]] = []
         write_merged(target, choices, progress=lambda done, total: progress.append((done, total)))
         assert progress[-1] == (merged_bytes(file, choices),) * 2
-        rounds.append(answers[min(len(rounds), len(answers) - 1)])
-        return rounds[-1]
+        written.append({choice.type for choice in choices})
 
-    return merge(target, config, passed("aabb" * 50), write_and_score), len(rounds)
-
-
-def test_types_go_up_until_the_file_agrees(tmp_path: Path) -> None:
-    wrong, right = passed("bbbb" * 50), passed("aabb" * 50)
-    merged, served = merged_with(tmp_path, [wrong, wrong, right])
-    assert served == 3
-    assert merged.agreement.passed
-    assert [each.passed for each in merged.rounds] == [False, False, True]
-    assert {choice.type for choice in merged.choices} == {Type.Q5_K}  # half of them in each of two rounds
+    merged = merge(target, config, write, lambda attempt: checked(passed=passes[attempt - 1]))
+    with GGUFFile(merged.path) as found:
+        assert all(found.tensors[choice.name].type == choice.type for choice in merged.choices)
+    return merged, written
 
 
-def test_where_no_type_helps_the_smallest_of_the_best_files_stays(tmp_path: Path) -> None:
-    bad, better = passed("bbbb" * 50), passed("aabb" * 48 + "bbbb" * 2)
-    merged, _ = merged_with(tmp_path, [bad, better, bad, better])
-    assert not merged.agreement.passed
-    assert merged.agreement.labels == max(each.labels for each in merged.rounds)
-    with GGUFFile(merged.path) as file:
-        assert {file.tensors[choice.name].type for choice in merged.choices} == {
-            choice.type for choice in merged.choices
-        }
-        assert Type.Q4_K in {choice.type for choice in merged.choices}
+def test_a_file_that_passes_is_written_once(tmp_path: Path) -> None:
+    merged, written = merged_with(tmp_path, [True])
+    assert (written, len(merged.rounds)) == ([{Type.Q4_K}], 1)
+
+
+def test_a_file_that_does_not_agree_is_written_again_with_larger_types(tmp_path: Path) -> None:
+    merged, written = merged_with(tmp_path, [False, True])
+    assert written == [{Type.Q4_K}, {Type.Q5_K}]
+    assert merged.checked.agreement.passed and [each.passed for each in merged.rounds] == [False, True]
+
+
+def test_where_larger_types_do_not_help_the_smaller_file_stays(tmp_path: Path) -> None:
+    merged, written = merged_with(tmp_path, [False, False])
+    assert written == [{Type.Q4_K}, {Type.Q5_K}, {Type.Q4_K}]
+    assert not merged.checked.agreement.passed and len(merged.rounds) == 2
 
 
 def test_a_forced_type_is_taken_as_it_is(tmp_path: Path) -> None:
-    merged, served = merged_with(tmp_path, [passed("bbbb" * 50)], Config(rank=4, alpha=8.0, export_type="Q6_K"))
-    assert served == 1
-    assert {choice.type for choice in merged.choices} == {Type.Q6_K}
+    _, written = merged_with(tmp_path, [False], Config(rank=4, alpha=8.0, export_type="Q6_K"))
+    assert written == [{Type.Q6_K}]
 
 
 def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path) -> None:
     base = GGUFFile(tiny.make(tmp_path / "base.gguf", qtype="F32"))
     fresh = load(base, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))
+    target = target_of(tmp_path, base, fresh)
     with pytest.raises(TrainingFailedError, match="changed nothing"):
-        merge(target_of(tmp_path, base, fresh), CONFIG, passed("ab"), lambda choices, attempt: passed("ab"))
+        merge(target, CONFIG, lambda choices: write_merged(target, choices), lambda attempt: checked(passed=True))
     assert not (tmp_path / "merged.gguf").exists()

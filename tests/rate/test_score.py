@@ -15,7 +15,7 @@ import tiny
 from expertune.engine.base import Generation, Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
-from expertune.predict.score import rate_examples, rate_pass, softmax
+from expertune.predict.score import rate_examples, rate_pass, sample_of, softmax
 from expertune.ratings.scale import answer_opening, make_scale
 from expertune.ratings.schema import Example
 
@@ -87,12 +87,26 @@ def test_labels_probabilities_and_order() -> None:
 def test_free_answers() -> None:
     said = ['{"rating": "Unknown", "rationale": "a"}', "Rating: 0, Rationale: b", "no idea", ""]
     rows = [example(at, f"33 say {text}") for at, text in enumerate(said)]
-    found = rate_examples(WordEngine(), rows, SCALE, generate=True)
+    found = rate_examples(WordEngine(), rows, SCALE, answered={row.id for row in rows})
     assert [each.answer for each in found] == said
     assert [each.answer_state for each in found] == ["rated", "rated", "unparsable", "unparsable"]
     assert [each.answer_value for each in found] == [-1, 0, None, None]
     assert {each.value for each in found} == {1}  # the label comes from the probabilities alone
-    assert rate_examples(WordEngine(), rows[:1], SCALE, generate=True, max_tokens=5)[0].answer == '{"rat'
+    assert rate_examples(WordEngine(), rows[:1], SCALE, answered={rows[0].id}, max_tokens=5)[0].answer == '{"rat'
+
+
+def test_free_answers_of_a_sample_only() -> None:
+    rows = [example(at, "33 say no") for at in range(4)]
+    found = rate_examples(WordEngine(), rows, SCALE, answered={rows[1].id, rows[2].id})
+    assert [each.answer for each in found] == [None, "no", "no", None]
+
+
+def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_records() -> None:
+    rows = [example(at, "x") for at in range(30)]
+    one, again, other = (sample_of(rows, 10, seed) for seed in (1, 1, 2))
+    assert one == again != other and len({row.id for row in one}) == 10
+    assert [rows.index(row) for row in one] == sorted(rows.index(row) for row in one)
+    assert sample_of(rows, 50, 1) == rows and sample_of([], 50, 1) == []
 
 
 def test_no_rows() -> None:
@@ -153,7 +167,7 @@ def test_with_a_served_model(tmp_path: Path) -> None:
         )
     ]
     with LlamaCppEngine(tiny.make(tmp_path / "model.gguf"), slots=2, threads=1) as engine:
-        timed = rate_pass(engine, rows, SCALE, generate=True)
+        timed = rate_pass(engine, rows, SCALE, answered={row.id for row in rows})
         backwards = rate_examples(engine, rows[::-1], SCALE)[::-1]
         prompts = [engine.render(row.messages) for row in rows]
         openings = [answer_opening(label) for label in SCALE.labels]

@@ -21,6 +21,7 @@ from expertune.errors import EngineError, ExpertuneError, OutputError, Registrat
 from expertune.files import sha256
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_model
+from expertune.predict.score import Rated
 from expertune.progress import Progress
 from expertune.ratings.examples import chat_messages, system_prompt
 from expertune.ratings.scale import answer_opening, answer_text, make_scale
@@ -28,6 +29,7 @@ from expertune.ratings.schema import Example
 from expertune.record import Registration, RunRecord
 from expertune.register import verify_prompts
 from expertune.register.register import Candidate, register
+from expertune.register.verify import Tolerance, compared
 from ollama_contract.create import Layers
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import FOLDING, OTHER, TEMPLATE
@@ -49,6 +51,8 @@ ROWS = tuple(
         zip(VISITS, list(zip(SCALE.labels, SCALE.values, strict=True)) * 2, strict=True)
     )
 )
+
+NOISE = {"mean": 0.02, "p95": 0.05, "p99": 0.08, "labels": 0.06, "log_loss": {"value": 0.0, "interval": None, "n": 50}}
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +245,28 @@ def test_the_base_is_never_replaced(contract: Callable[..., ContractServer], fil
         (
             "export",
             {"agreement_passed": False, "agreement": 1.0, "agreement_rows": 50, "probability_gap": 0.034},
-            "probabilities differ .* by 0.034 on average .*limit 0.02",
+            "probabilities differ .* by 0.034 on average",
+        ),
+        (
+            "export",
+            {"agreement_passed": False, "agreement": 0.9, "agreement_rows": 50, "clear_rows": 40},
+            "90.0% of 40 of 50 validation records with a clear label",
+        ),
+        (
+            "export",
+            {
+                "agreement_passed": False,
+                "agreement_rows": 50,
+                "noise": NOISE,
+                "log_loss_limit": 0.02,
+                "log_loss": {"value": 0.3, "interval": None, "n": 50},
+            },
+            "log-loss on 50 validation records is 0.300 above .*explain 0.020",
+        ),
+        (
+            "export",
+            {"agreement_passed": False, "agreement_rows": 50, "noise": {**NOISE, "mean": 0.2}},
+            "read the saved file differently .*by 0.200",
         ),
         (
             "evaluation",
@@ -402,3 +427,21 @@ def test_the_folder_that_a_test_server_used_is_whole(
     with OllamaServer(server.url) as client:
         client.delete("my-rater")
     assert listing() == before
+
+
+def of_file(*probabilities: float) -> Rated:
+    return Rated.of("r", probabilities, SCALE)
+
+
+def test_ratings_may_differ_by_the_noise_of_the_run_and_no_further() -> None:
+    noise = run_record(export={"noise": NOISE}).export.noise
+    assert noise is not None
+    assert Tolerance.of(None) == Tolerance(0.1, 0.02)
+    assert Tolerance.of(noise) == Tolerance(0.16, 0.04)
+    assert Tolerance.of(replace(noise, mean=0.001, p99=0.002)) == Tolerance(0.1, 0.02)  # never below the present limits
+    near, turned = of_file(0.45, 0.32, 0.23), of_file(0.38, 0.39, 0.23)  # a margin of 0.13
+    assert compared([near] * 9 + [near], [near] * 9 + [turned], Tolerance.of(noise))[0] == 0.9
+    with pytest.raises(RegistrationError, match="another label than the file for 1 of 10"):
+        compared([near] * 10, [near] * 9 + [turned], Tolerance.of(None))
+    with pytest.raises(RegistrationError, match=r"for 0 of 1 .*differ by 0\.067"):
+        compared([of_file(0.8, 0.1, 0.1)], [of_file(0.7, 0.2, 0.1)], Tolerance.of(noise))

@@ -57,8 +57,8 @@ def test_an_encoded_row_weighs_the_deciding_tokens_and_no_other(labels: tuple[st
         for label in labels:
             messages = chat_messages("Cough and fever", scale, "t")
             example = Example(label, "train", messages, answer_text(label, "because"), label, labels.index(label))
-            rows += encode(engine, [example], scale, weights)
-        answers = candidates(engine, example, scale)
+            answers = candidates(engine, example, scale)
+            rows += encode(engine, [example], answers, scale, weights)
     for found in rows:
         heavy = {place for place, weight in enumerate(found.weights) if weight == 20.0}
         rivals = [other for other in rows if other is not found]

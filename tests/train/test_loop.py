@@ -21,6 +21,7 @@ from expertune.train.batches import groups_of, training_batch
 from expertune.train.checkpoint import NAME, CheckpointPlace
 from expertune.train.class_balance import class_weights
 from expertune.train.encode import Candidates, Row
+from expertune.train.evaluate import evaluate
 from expertune.train.events import DevEvent, StepEvent
 from expertune.train.loop import Trainer, TrainingData
 
@@ -106,6 +107,18 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
         assert torch.equal(second.lora.values_P, whole.lora.values_P)
         losses = [[event["loss"] for event in each.result.history] for each in (resumed, unbroken)]
         assert losses[0] == losses[1]
+        for state in ("base_log_RK", "best_log_RK"):
+            assert torch.equal(getattr(resumed.result, state), getattr(unbroken.result, state))
+
+
+def test_the_result_has_the_predictions_of_the_base_and_of_the_best_state(base: Path) -> None:
+    tunable = open_tunable(base)
+    trainer = trainer_of(tunable)
+    list(trainer.run())
+    dev, found = learnable_rows(18, 1), trainer.result
+    assert torch.equal(evaluate(tunable, dev, CANDIDATES, batch_size=8).log_probabilities_RK, found.best_log_RK)
+    fresh = evaluate(open_tunable(base), dev, CANDIDATES, batch_size=8).log_probabilities_RK
+    assert torch.equal(fresh, found.base_log_RK) and not torch.equal(fresh, found.best_log_RK)
 
 
 KILLED = """

@@ -65,8 +65,8 @@ EXAMPLES = [
 def test_the_answer_and_the_end_of_the_turn_are_learnt(tmp_path: Path, template: str, eos: str, ends: tuple[str, ...]):
     base = talkers.make(tmp_path / "base.gguf", template, eos=eos, ends=ends)
     with LlamaCppEngine(base, threads=1) as engine:
-        rows = encode(engine, EXAMPLES, SCALE, TokenWeights(1.0, 1.0))
         ask = candidates(engine, EXAMPLES[0], SCALE)
+        rows = encode(engine, EXAMPLES, ask, SCALE, TokenWeights(1.0, 1.0))
         assert [row.answer[-1:] for row in rows] == [tuple(engine.turn_end())] * 2
     file = GGUFFile(base)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))

@@ -13,7 +13,7 @@ import typer
 
 from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
-from ..renamed_settings import RENAMED, RENAMED_VALUES, current_settings
+from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
 from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
 from .predict import merge_review, rate, review
 
@@ -38,7 +38,8 @@ def _setting_parameters() -> list[inspect.Parameter]:
     file is not overridden."""
     known = {setting.name: setting for setting in settings()}
     current = [_parameter(name, setting, hidden=False) for name, setting in known.items()]
-    return current + [_parameter(old, known[new], hidden=True) for old, new in RENAMED.items()]
+    removed = [_parameter(old, Setting(old, str, None, ""), hidden=True) for old in REMOVED]
+    return current + [_parameter(old, known[new], hidden=True) for old, new in RENAMED.items()] + removed
 
 
 def _parameter(name: str, setting: Setting, *, hidden: bool) -> inspect.Parameter:

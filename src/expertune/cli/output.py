@@ -11,6 +11,7 @@ from ..progress import duration_text
 
 if TYPE_CHECKING:
     from ..evaluate.compare import Evaluation
+    from ..export.summary import ExportSummary
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
@@ -42,7 +43,8 @@ def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
         f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
     )
     for each in evaluations:
-        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}")
+        sampled = f"  (on {each.rows} of them)" if each.rows < evaluations[0].rows else ""
+        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}{sampled}")
 
 
 def refusal(registration: Registration) -> str:
@@ -116,6 +118,21 @@ def _estimate(estimate: Estimate) -> str:
     return f"{estimate.value:6.3f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
+def _compared(export: ExportSummary) -> str:
+    records = f"{export.agreement_rows} validation records"
+    return records if export.clear_rows is None else f"the {export.clear_rows} of {records} with a clear label"
+
+
+def _noise_lines(export: ExportSummary) -> list[str]:
+    """How far two servers may differ on a record; empty for a run before this was measured."""
+    if export.noise is None:
+        return []
+    return [
+        f"Another server of this file may give probabilities that differ by {export.noise.mean:.3f} on average, and "
+        f"another label for {export.noise.labels:.0%} of the records, those near a tie."
+    ]
+
+
 def _training_lines(record: RunRecord) -> list[str]:
     """Size, speed and agreement of the saved file; types, dtype and memory are in the report."""
     from ..register.preflight import disagreement
@@ -126,7 +143,8 @@ def _training_lines(record: RunRecord) -> list[str]:
     lines = [
         f"\nTrained {training.steps} steps; step {training.best_step} was best on the validation records and was kept.",
         f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
-        f"label for {export.agreement:.1%} of {export.agreement_rows} validation records.",
+        f"label for {export.agreement:.1%} of {_compared(export)}.",
+        *_noise_lines(export),
         f"It rates {export.rows_per_second:.1f} records/s, its base {export.base_rows_per_second:.1f}.",
     ]
     if not export.agreement_passed:

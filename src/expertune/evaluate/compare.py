@@ -7,8 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from ..config import Config
 from ..errors import UsageError
 from ..predict.score import Rated
@@ -24,6 +22,7 @@ from ..stats.intervals import (
     Statistic,
     bootstrap,
     clusters,
+    group_sums,
     mean_clustered,
     paired,
     wilson,
@@ -149,15 +148,27 @@ def compare(
     groups: Mapping[str, Hashable],
     config: Config,
 ) -> tuple[Difference, ...]:
-    """Macro-F1 of `tuned` (name and ratings) minus that of each other rater, paired by record and group."""
+    """Macro-F1 of `tuned` (name and ratings) minus that of each other rater, paired by record and group.
+
+    On the records that the other has rated, which may be a sample of `truth`.
+    """
     name, rated = tuned
-    first = match_rows(truth, rated, scale, groups)
+    match_rows(truth, rated, scale, groups)
     differences = []
     for other, other_rated in others.items():
-        second = match_rows(truth, other_rated, scale, groups)
+        shared = sampled_truth(truth, other_rated)
+        ids = {row.id for row in shared}
+        first = match_rows(shared, [each for each in rated if each.id in ids], scale, groups)
+        second = match_rows(shared, other_rated, scale, groups)
         estimate = paired(first, second, MACRO_F1, config.bootstrap_resamples, config.seed, config.confidence_level)
         differences.append(Difference(name, other, estimate.value or 0.0, estimate.interval, estimate.n))
     return tuple(differences)
+
+
+def sampled_truth(truth: Sequence[Rating], rated: Sequence[Rated]) -> list[Rating]:
+    """The rows of `truth` that were rated."""
+    ids = {each.id for each in rated}
+    return [row for row in truth if row.id in ids]
 
 
 def match_rows(
@@ -217,11 +228,7 @@ def _log_loss(
     labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
 ) -> Estimate:
     """Mean over the records, clustered by group."""
-    sums: dict[Hashable, list[float]] = {}
-    for group, loss in zip(groups, metrics.log_loss(labels, shares).tolist(), strict=True):
-        sums.setdefault(group, []).append(loss)
-    per_group = [np.array([each(losses) for losses in sums.values()], dtype=np.float64) for each in (sum, len)]
-    return mean_clustered(per_group[0], per_group[1], confidence)
+    return mean_clustered(*group_sums(metrics.log_loss(labels, shares), groups), confidence)
 
 
 def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float) -> Estimate | None:

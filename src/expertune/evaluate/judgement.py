@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
@@ -14,7 +14,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..stats.conformal import Conformal
 from .baselines import majority, tfidf
-from .compare import Difference, Evaluation, compare, evaluate
+from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import Verdict, verdict
@@ -44,7 +44,8 @@ def judge(
     others: Mapping[str, Pass] | None = None,
     conformal: Conformal | None = None,
 ) -> Judgement:
-    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name.
+    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name,
+    each over all test records or a sample of them.
 
     `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds.
     """
@@ -57,7 +58,7 @@ def judge(
         "majority": (majority(split.train, split.test, scale), None),
     }
     evaluations = {
-        rater: evaluate(rater, split.test, rated, scale, split.groups, config, speed)
+        rater: evaluate(rater, sampled_truth(split.test, rated), rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
     }
     rivals: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
@@ -80,14 +81,14 @@ def rate_shown(
     scale: RatingScale,
     title: str,
     *,
-    generate: bool = False,
+    answered: Collection[str] = (),
 ) -> Pass:
-    """Rate the examples with a served model, with progress under `title`."""
+    """Rate the examples with a served model, with progress under `title`; `answered` as in `rate_examples`."""
     with progress.stage(title, total=len(examples), unit="records") as stage:
-        return rate_pass(engine, examples, scale, generate=generate, on_row=lambda done, total: stage.advance())
+        return rate_pass(engine, examples, scale, answered=answered, on_row=lambda done, total: stage.advance())
 
 
-def dev_macro_f1(rated: Pass, dataset: Dataset, config: Config) -> float:
+def dev_macro_f1(rated: Sequence[Rated], dataset: Dataset, config: Config) -> float:
     """Macro-F1 on the validation records, the criterion of every choice."""
-    evaluation = evaluate("dev", dataset.split.dev, rated.rated, dataset.scale, dataset.split.groups, config)
+    evaluation = evaluate("dev", dataset.split.dev, rated, dataset.scale, dataset.split.groups, config)
     return evaluation.macro_f1.value or 0.0

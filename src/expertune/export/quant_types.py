@@ -19,6 +19,7 @@ from ..gguf.read import GGUFFile
 
 # smallest first; K-quants come before Q8_0 because llama.cpp runs them faster on a CPU
 LADDER = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.F16, Type.F32)
+NARROW_LADDER = (Type.Q5_0, Type.Q5_1, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
 SAMPLE_ROWS = 128  # rows measured per tensor; the share varies little between rows
 
 
@@ -64,20 +65,17 @@ def choose(file: GGUFFile, update: WeightUpdate, *, wanted: str, keep: float, th
     return choices
 
 
-def upgrade_worst_half(
+def upgrade(
     file: GGUFFile, update: WeightUpdate, choices: Sequence[TypeChoice], *, threads: int
 ) -> list[TypeChoice] | None:
-    """Take the next larger type for the half of the tensors with the most noise; None if all have the largest."""
-    open_choices = [choice for choice in choices if _next_type(file, choice) is not None]
-    if not open_choices:
+    """Take the next larger type for every tensor; None if all have the largest."""
+    kinds = [_next_type(file, choice) for choice in choices]
+    if not any(kinds):
         return None
-    worst = sorted(open_choices, key=lambda choice: -choice.noise)[: -(-len(open_choices) // 2)]
-    names = {choice.name for choice in worst}
-    upgraded = []
-    for choice in choices:
-        kind = _next_type(file, choice) if choice.name in names else None
-        upgraded.append(choice if kind is None else measure(file, update, choice.name, kind, threads=threads))
-    return upgraded
+    return [
+        choice if kind is None else measure(file, update, choice.name, kind, threads=threads)
+        for choice, kind in zip(choices, kinds, strict=True)
+    ]
 
 
 def measure(file: GGUFFile, update: WeightUpdate, name: str, kind: Type, *, threads: int) -> TypeChoice:
@@ -102,7 +100,8 @@ def ladder_of(file: GGUFFile, name: str) -> tuple[Type, ...]:
     """
     info = file.tensors[name]
     width, own = info.shape[-1], quants.bytes_per_row(info.type, info.shape[-1])
-    reach = LADDER if info.type in quants.FLOATS else LADDER[: LADDER.index(Type.Q8_0) + 1]
+    ladder = LADDER if quants.row_fits(Type.Q4_K, width) else NARROW_LADDER
+    reach = ladder if info.type in quants.FLOATS else ladder[: ladder.index(Type.Q8_0) + 1]
     larger = [
         kind
         for kind in reach

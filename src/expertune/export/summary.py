@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from ..gguf.read import GGUFFile
 from ..predict.score import Pass
-from .merged import FileAgreement, MergedModel, tensor_bytes
+from ..stats.intervals import Estimate
+from .agreement import FileAgreement, Noise
+from .merged import MergedModel, tensor_bytes
 from .quant_types import TypeChoice
 
 
@@ -23,7 +25,10 @@ class TypeShare:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """The written file, against the adapter (`agreement…`) and its base. `rounds` are the attempts at its types."""
+    """The written file, against the adapter and its base. `rounds` are the attempts at its types.
+
+    `agreement` to `log_loss_limit` are the `labels` to `log_loss_limit` of the last file's FileAgreement.
+    """
 
     types: tuple[TypeShare, ...]
     base_types: dict[str, int]
@@ -38,10 +43,15 @@ class ExportSummary:
     base_rows_per_second: float
     prompt_tokens_per_second: float | None = None
     base_prompt_tokens_per_second: float | None = None
+    clear_rows: int | None = None
+    log_loss: Estimate | None = None
+    log_loss_limit: float | None = None
+    noise: Noise | None = None
 
 
-def summarize_export(file: GGUFFile, merged: MergedModel, base_dev: Pass) -> ExportSummary:
-    """The figures of a merged file; `base_dev` is the base's pass over the validation records."""
+def summarize_export(file: GGUFFile, merged: MergedModel, by_base: Pass) -> ExportSummary:
+    """The figures of a merged file; `by_base` is a pass of the base, for its speed."""
+    served, agreement = merged.checked.served, merged.checked.agreement
     by_type: dict[str, list[TypeChoice]] = {}
     for choice in merged.choices:
         by_type.setdefault(choice.type.name, []).append(choice)
@@ -50,15 +60,19 @@ def summarize_export(file: GGUFFile, merged: MergedModel, base_dev: Pass) -> Exp
         base_types=dict(sorted(Counter(choice.base_type.name for choice in merged.choices).items())),
         bytes=merged.path.stat().st_size,
         base_bytes=file.path.stat().st_size,
-        agreement=merged.agreement.labels,
-        probability_gap=merged.agreement.probability_gap,
-        agreement_passed=merged.agreement.passed,
-        agreement_rows=merged.agreement.rows,
+        agreement=agreement.labels,
+        probability_gap=agreement.probability_gap,
+        agreement_passed=agreement.passed,
+        agreement_rows=agreement.rows,
         rounds=merged.rounds,
-        rows_per_second=merged.judged.rows_per_second,
-        base_rows_per_second=base_dev.rows_per_second,
-        prompt_tokens_per_second=merged.judged.prompt_tokens / merged.judged.seconds,
-        base_prompt_tokens_per_second=base_dev.prompt_tokens / base_dev.seconds,
+        rows_per_second=served.rows_per_second,
+        base_rows_per_second=by_base.rows_per_second,
+        prompt_tokens_per_second=served.prompt_tokens / served.seconds,
+        base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds,
+        clear_rows=agreement.clear_rows,
+        log_loss=agreement.log_loss,
+        log_loss_limit=agreement.log_loss_limit,
+        noise=agreement.noise,
     )
 
 

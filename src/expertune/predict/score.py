@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -176,24 +177,32 @@ class Pass:
     prompt_tokens: int
 
 
+def sample_of(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """A random sample of at most `count` examples, in their order."""
+    chosen = random.Random(seed).sample(range(len(examples)), min(count, len(examples)))
+    return [examples[at] for at in sorted(chosen)]
+
+
 def rate_examples(
     engine: Engine,
     examples: Sequence[Example],
     scale: RatingScale,
     *,
-    generate: bool = False,
+    answered: Collection[str] = (),
     max_tokens: int = 160,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Rated]:
     """Predict the label of every example, in the order given, `engine.slots` at a time.
 
-    With `generate` each row also gets a greedy answer of at most `max_tokens` without a grammar: what the model
-    writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
+    Each record whose id is in `answered` also gets a greedy answer of at most `max_tokens` without a grammar: what the
+    model writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
     pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
     try:
-        futures = [pool.submit(_rate, engine, example, scale, generate, max_tokens) for example in examples]
+        futures = [
+            pool.submit(_rate, engine, example, scale, example.id in answered, max_tokens) for example in examples
+        ]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             if on_row is not None:
@@ -208,12 +217,12 @@ def rate_pass(
     examples: Sequence[Example],
     scale: RatingScale,
     *,
-    generate: bool = False,
+    answered: Collection[str] = (),
     on_row: Callable[[int, int], None] | None = None,
 ) -> Pass:
     """`rate_examples`, timed; the prompts' tokens are counted after the clock has stopped."""
     start = time.perf_counter()
-    rated = rate_examples(engine, examples, scale, generate=generate, on_row=on_row)
+    rated = rate_examples(engine, examples, scale, answered=answered, on_row=on_row)
     seconds = time.perf_counter() - start
     tokens = sum(engine.count_tokens(engine.render(example.messages)) for example in examples)
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)

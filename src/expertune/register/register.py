@@ -26,7 +26,7 @@ from ..ratings.schema import Example
 from ..record import Registration, RunRecord, ServedAgreement
 from .create import ServingConfig, create_request, differences, unproven
 from .preflight import gate_failures
-from .verify import check_bytes, check_ratings, sample
+from .verify import Tolerance, check_bytes, check_ratings, sample
 from .verify_prompts import check_renders, check_rows, check_tokens, probes
 
 log = logging.getLogger("expertune")
@@ -93,7 +93,7 @@ def register(
             fallback=False,  # the file must not be compared with itself
         ) as by_server:
             prompts = _check_prompts(by_server, by_file, candidate, rows, progress)
-            agreement = _check_ratings(by_server, by_file, candidate.scale, rows, progress)
+            agreement = _check_ratings(by_server, by_file, candidate, rows, progress)
         server.copy(temporary, name)
     log.info("registered %s with Ollama %s, sha256 %s", name, server.version_text, digest)
     return Registration(
@@ -253,8 +253,10 @@ def _check_prompts(
 
 
 def _check_ratings(
-    by_server: OllamaEngine, by_file: LlamaCppEngine, scale: RatingScale, rows: list[Example], progress: Progress
+    by_server: OllamaEngine, by_file: LlamaCppEngine, candidate: Candidate, rows: list[Example], progress: Progress
 ) -> ServedAgreement:
+    scale, export = candidate.scale, candidate.record.export
+    tolerance = Tolerance.of(export.noise if export else None)
     with progress.stage("Comparing ratings of the file and Ollama", total=2 * len(rows), unit="records") as stage:
         first = rate_examples(by_file, rows, scale, on_row=lambda done, total: stage.advance())
         try:
@@ -262,4 +264,4 @@ def _check_ratings(
         except PartOfCharacterError:
             second = None
             stage.advance(len(rows))
-        return check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)))
+        return check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)), tolerance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from ..engine.base import Message
 from ..engine.ollama.engine import OllamaEngine
 from ..errors import EngineError, RegistrationError
+from ..export.agreement import Noise
 from ..gguf.read import GGUFFile
 from ..predict.score import Rated
 from ..ratings.scale import RatingScale, parse_answer
@@ -20,6 +22,20 @@ from ..record import ServedAgreement
 
 TIE = 0.1  # labels whose probabilities are closer than this may change places, since servers round differently
 LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server
+FACTOR = 2  # both servers round (√2 of the noise), and the sample is small
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Differences between file and server that rounding explains: of a clear margin, and of the mean probability."""
+
+    tie: float = TIE
+    gap: float = LARGEST_GAP
+
+    @classmethod
+    def of(cls, noise: Noise | None) -> Tolerance:
+        """From the noise that the run measured, if it did."""
+        return cls() if noise is None else cls(max(TIE, noise.margin), max(LARGEST_GAP, FACTOR * noise.mean))
 
 
 def check_bytes(served: str, blob: Path | None, file: Path, digest: str) -> str:
@@ -68,12 +84,13 @@ def check_ratings(
     by_server: Sequence[Rated] | None,
     scale: RatingScale,
     schema: Mapping[str, Any],
+    tolerance: Tolerance,
 ) -> ServedAgreement:
     """Compare labels and probabilities of file and server, and the labels of a plain /api/chat.
 
     `by_server` is None if Ollama cannot score the labels. Raises RegistrationError if the ratings differ.
     """
-    labels, gap = (None, None) if by_server is None else _compared(by_file, by_server)
+    labels, gap = (None, None) if by_server is None else compared(by_file, by_server, tolerance)
     rated = by_file if by_server is None else by_server
     chat_labels = [_chat_label(engine, row.messages, scale, schema) for row in rows]
     return ServedAgreement(
@@ -82,16 +99,16 @@ def check_ratings(
         labels=labels,
         probability_gap=gap,
         chat_labels=float(np.mean([label == each.label for label, each in zip(chat_labels, rated, strict=True)])),
-        ties=sum(map(_tied, by_file)),
+        ties=sum(_tied(each, tolerance) for each in by_file),
     )
 
 
-def _compared(by_file: Sequence[Rated], by_server: Sequence[Rated]) -> tuple[float, float]:
+def compared(by_file: Sequence[Rated], by_server: Sequence[Rated], tolerance: Tolerance) -> tuple[float, float]:
     """Share of equal labels, and mean difference of the probabilities. Raises RegistrationError."""
     pairs = list(zip(by_file, by_server, strict=True))
-    wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one)]
+    wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one, tolerance)]
     gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
-    if wrong or gap > LARGEST_GAP:
+    if wrong or gap > tolerance.gap:
         raise RegistrationError(
             f"in Ollama the model gives another label than the file for {len(wrong)} of {len(pairs)} test records "
             f"(probabilities differ by {gap:.3f} on average); nothing was registered"
@@ -99,9 +116,9 @@ def _compared(by_file: Sequence[Rated], by_server: Sequence[Rated]) -> tuple[flo
     return float(np.mean([one.label == other.label for one, other in pairs])), gap
 
 
-def _tied(rated: Rated) -> bool:
+def _tied(rated: Rated, tolerance: Tolerance) -> bool:
     best, second = sorted(rated.probabilities, reverse=True)[:2]
-    return best - second < TIE
+    return best - second < tolerance.tie
 
 
 def _chat_label(

@@ -19,6 +19,9 @@ EXPORT_SHOWN = (
     "base_bytes",
     "agreement",
     "probability_gap",
+    "log_loss",
+    "log_loss_limit",
+    "noise",
     "rows_per_second",
     "base_rows_per_second",
 )

@@ -107,12 +107,41 @@ def mean_clustered(sum_G: Floats, rows_G: Floats, confidence: float) -> Estimate
     if n == 0:
         return Estimate(None, None, 0)
     mean = float(sum_G.sum()) / n
-    apart_G = sum_G - mean * rows_G
-    if groups < 2 or mean <= 0 or np.abs(apart_G).max() < 1e-12:
+    error = _error_of_mean(mean, sum_G, rows_G)
+    if error is None or mean <= 0:
         return Estimate(mean, None, n)
-    error = math.sqrt(groups / (groups - 1) * float(np.square(apart_G).sum())) / n
     reach = math.exp(float(t.ppf((1 + confidence) / 2, groups - 1)) * error / mean)
     return Estimate(mean, Interval(mean / reach, mean * reach, f"t on the log scale, {groups} groups", confidence), n)
+
+
+def difference_clustered(difference_N: Floats, groups: Sequence[Hashable], confidence: float) -> Estimate:
+    """The mean of differences of either sign, paired by row; as `mean_clustered`, but on the plain scale."""
+    from scipy.stats import t
+
+    sum_G, rows_G = group_sums(difference_N, groups)
+    mean = float(np.mean(difference_N))
+    error = _error_of_mean(mean, sum_G, rows_G)
+    if error is None:
+        return Estimate(mean, None, len(difference_N))
+    reach = float(t.ppf((1 + confidence) / 2, len(rows_G) - 1)) * error
+    return Estimate(
+        mean, Interval(mean - reach, mean + reach, f"paired t, {len(rows_G)} groups", confidence), len(difference_N)
+    )
+
+
+def group_sums(value_N: Floats, groups: Sequence[Hashable]) -> tuple[Floats, Floats]:
+    """Sum of the values and number of the rows of each group."""
+    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    group_N = np.array([number[group] for group in groups], dtype=np.intp)
+    return np.bincount(group_N, weights=value_N).astype(np.float64), np.bincount(group_N).astype(np.float64)
+
+
+def _error_of_mean(mean: float, sum_G: Floats, rows_G: Floats) -> float | None:
+    """Linearised standard error of a mean over rows in groups; None where nothing varies or there is one group."""
+    groups, apart_G = len(rows_G), sum_G - mean * rows_G
+    if groups < 2 or np.abs(apart_G).max() < 1e-12:
+        return None
+    return math.sqrt(groups / (groups - 1) * float(np.square(apart_G).sum())) / float(rows_G.sum())
 
 
 @dataclass(frozen=True)

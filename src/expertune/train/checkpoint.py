@@ -27,7 +27,8 @@ class CheckpointPlace:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next step depends on. Tensors are flat float32 on the CPU; P parameter of the adapter."""
+    """Everything that the next step and the result depend on. Tensors are float32 on the CPU; P parameter of the
+    adapter, R dev row, K label."""
 
     step: int
     values_P: torch.Tensor
@@ -39,6 +40,8 @@ class Checkpoint:
     evaluations_without_gain: int
     history: tuple[Mapping[str, Any], ...]
     done: bool
+    base_log_RK: torch.Tensor
+    best_log_RK: torch.Tensor
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:

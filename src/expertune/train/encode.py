@@ -98,14 +98,17 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
 def encode(
     engine: Engine,
     examples: Sequence[Example],
+    answers: Candidates,
     scale: RatingScale,
     weights: TokenWeights,
     *,
     on_row: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Tokenise all examples. Raises TrainingFailedError with the row's id if an answer has no target token."""
+    """Tokenise all examples; `answers` are the labels' `candidates`.
+
+    Raises TrainingFailedError with the row's id if an answer has no target token.
+    """
     end, rows = tuple(engine.turn_end()), []
-    answers = candidates(engine, examples[0], scale) if examples else Candidates((), ())
     for example in examples:
         rows.append(_encode_row(engine, example, scale, answers, end, weights))
         on_row()

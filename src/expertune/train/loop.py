@@ -34,7 +34,10 @@ from .trunk import Trunk, make_trunk, packs_of_all
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The best state on the dev rows. `history` contains the events as plain mappings."""
+    """The best state on the dev rows. `history` contains the events as plain mappings.
+
+    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
+    """
 
     steps: int
     best_step: int
@@ -42,6 +45,8 @@ class TrainingResult:
     loss: float
     base_macro_f1: float
     history: tuple[dict[str, Any], ...]
+    base_log_RK: torch.Tensor
+    best_log_RK: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Trainer:
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
+        self._base_log_RK = self._best_log_RK = torch.empty(0, len(data.candidates.own))
         self._history: list[dict[str, Any]] = []
         self.last_evaluation: DevEvaluation | None = None
         if checkpoints is not None and checkpoints.resume:
@@ -134,6 +140,8 @@ class Trainer:
             -self._best_score[1],
             evaluations[0]["macro_f1"],
             tuple(self._history),
+            self._base_log_RK,
+            self._best_log_RK,
         )
 
     def run(self) -> Iterator[Event]:
@@ -240,8 +248,10 @@ class Trainer:
         self.last_evaluation = found
         score = (found.macro_f1, -found.loss)
         best = score > self._best_score
+        if not self._history:
+            self._base_log_RK = found.log_probabilities_RK
         if best:
-            self._best_score, self._best_step = score, self._step
+            self._best_score, self._best_step, self._best_log_RK = score, self._step, found.log_probabilities_RK
             self._best_P.copy_(self._tunable.lora.values_P)
         self._without_gain = 0 if best else self._without_gain + 1
         event = DevEvent(
@@ -276,6 +286,8 @@ class Trainer:
                 self._without_gain,
                 tuple(self._history),
                 self._done,
+                self._base_log_RK,
+                self._best_log_RK,
             ),
             self._checkpoints.run_id,
         )
@@ -293,6 +305,7 @@ class Trainer:
         }
         self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.evaluations_without_gain
         self._best_score, self._done = saved.best_score, saved.done
+        self._base_log_RK, self._best_log_RK = saved.base_log_RK, saved.best_log_RK
         self._history = [dict(event) for event in saved.history]
         if saved.done:
             lora.load(saved.best_P)

@@ -1,4 +1,4 @@
-"""Tokenize the dataset with the engine that serves the model, and rate validation and test records with the base."""
+"""Tokenize the dataset with the engine that serves the model, and rate the test records with the base."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..evaluate.judgement import rate_shown
-from ..predict.score import Pass
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
-from ..train.encode import Row, candidates, check_lengths, encode, token_weights
+from ..train.encode import Candidates, Row, candidates, check_lengths, encode, token_weights
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
@@ -25,21 +24,21 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     config, base = plan.config, plan.base
     opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
     with ws.stage("read"), opened as engine:
-        rows, dataset = _token_rows(engine, plan, ws)
-        first = dataset.examples["train"][0]
+        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
+        rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
-            check_tokens(base.renderer, engine, first.messages)
-
-        def rate(part: str, records: str) -> Pass:
-            return rate_shown(ws.progress, engine, dataset.examples[part], dataset.scale, f"Base model: {records}")
-
+            check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
+        test = dataset.examples["test"]
         return EncodedDataset(
             dataset=dataset,
             rows=rows,
-            candidates=candidates(engine, first, dataset.scale),
+            candidates=answers,
             context=engine.context,
-            dev=ws.once("base-dev", plan.run_id, lambda: rate("dev", "validation records")),
-            test=ws.once("base-test", plan.run_id, lambda: rate("test", "test records")),
+            test=ws.once(
+                "base-test",
+                plan.run_id,
+                lambda: rate_shown(ws.progress, engine, test, dataset.scale, "Base model: test records"),
+            ),
             notes=tuple(engine.notes),
             folds_system=engine.folds_system,
             plan=plan,
@@ -47,13 +46,13 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
 
 
 def _token_rows(
-    engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
+    engine: LlamaCppEngine, answers: Candidates, plan: TrainingPlan, ws: Workspace
 ) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
     """Token rows by part, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     examples = [example for part in dataset.examples.values() for example in part]
     with ws.progress.stage("Tokenising", total=len(examples), unit="records") as stage:
-        rows = encode(engine, examples, dataset.scale, token_weights(config), on_row=stage.advance)
+        rows = encode(engine, examples, answers, dataset.scale, token_weights(config), on_row=stage.advance)
     limit = min(config.max_tokens, engine.context)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
     kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ..errors import EngineError
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import TUNE
-from ..modelset.fit import ModelSet, predict_test
-from ..predict.score import Pass, Rated
+from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
+from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
 from .state import Basis, NotTuned, Tuned
@@ -18,6 +18,7 @@ from .workspace import Workspace
 
 Passes = Mapping[str, Pass]
 TUNED = "tuned"
+ANSWERS = 50  # free-text answers asked for; a word takes as long as a record
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Work
     test, others, notes = _tuned_test(tuned, ws), {}, ()
     if model_set is not None and model_set.dev is not None:
         try:
-            others = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+            candidates, seed = basis.models.candidates, basis.config.seed
+            others = predict_test(model_set, basis.dataset, ws.progress, candidates, seed=seed)
         except EngineError as error:
             notes = (f"the model set was not evaluated on the test records: {error}",)
     return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
@@ -91,21 +93,23 @@ def _rate_model_set(
 ) -> _Rated:
     """Rate with the model set, and with the tuned model that it was chosen over, if any."""
     by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates)
+    seed = None if model_set.name == FEW_SHOT else basis.config.seed
+    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
     base = basis.base_test or _base_test(basis, ws)
     others = {name: each for name, each in passes.items() if name != model_set.name}
     return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **by_tuned})
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
-    """Pass of the saved file over the test records, with its free-text answers."""
+    """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
     plan, dataset = encoded.plan, encoded.dataset
 
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
-            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", generate=True)
+            answered = {example.id for example in sample_of(examples, ANSWERS, plan.config.seed)}
+            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
 
     return ws.once("tuned-test", plan.run_id, rate)
 

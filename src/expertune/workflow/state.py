@@ -74,13 +74,13 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """Dataset tokenized by the base's engine, without records that are too long, and the base's predictions."""
+    """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
+    records."""
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
     candidates: Candidates
     context: int
-    dev: Pass
     test: Pass
     notes: tuple[str, ...]
     folds_system: bool

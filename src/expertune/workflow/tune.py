@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
 from ..evaluate.judgement import dev_macro_f1, rate_shown
+from ..export.agreement import CheckedFile, ValidationTruth, check
 from ..export.merged import MergeTarget, merge, merged_bytes, write_merged
 from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
-from ..predict.score import Pass
+from ..predict.score import Rated
 from ..train.advice import advice, rate_too_high
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("expertune")
 
@@ -32,12 +37,17 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class _Trained:
-    """The trained adapter as matrices, and the record of its training."""
+    """The trained adapter as matrices, and the record of its training.
+
+    `base_dev` and `adapter_dev` are the validation records by our decoder, without and with the adapter.
+    """
 
     update: WeightUpdate
     threads: int
     summary: TrainingSummary
     history: tuple[dict[str, Any], ...]
+    base_dev: tuple[Rated, ...]
+    adapter_dev: tuple[Rated, ...]
 
 
 def tune(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Tuned | NotTuned:
@@ -67,16 +77,16 @@ def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
     with GGUFFile(plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
             trained = _train(file, encoded, ws, should_stop)
-        with ws.stage("export"):
-            adapter_dev = _rate_adapter(encoded, trained, ws)
+        with ws.stage("export"), _served_or_diverged(trained):
             target = MergeTarget(
                 ws.checkpoints / outputs.MODEL, file, trained.update, _provenance(encoded), trained.threads
             )
-            merged = merge(target, plan.config, adapter_dev, partial(_write_and_rate, encoded, target, ws))
-            export = summarize_export(file, merged, encoded.dev)
-    tuned = Tuned(merged.path, merged.judged, trained.summary, export, trained.history, encoded)
-    _require_gain_over_base(tuned)
-    return tuned
+            merged = merge(
+                target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
+            )
+            export = summarize_export(file, merged, encoded.test)
+    _require_gain_over_base(merged.checked.reread, trained, encoded)
+    return Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded)
 
 
 def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: Callable[[], bool]) -> _Trained:
@@ -120,7 +130,22 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
         metadata=_provenance(encoded),
     )
     summary = summarize_training(config, result, tunable, load_seconds)
-    return _Trained(WeightUpdate(lora.pairs(), lora.scale), placement.threads, summary, result.history)
+    return _Trained(
+        WeightUpdate(lora.pairs(), lora.scale),
+        placement.threads,
+        summary,
+        result.history,
+        _rated(result.base_log_RK, encoded),
+        _rated(result.best_log_RK, encoded),
+    )
+
+
+def _rated(log_RK: torch.Tensor, encoded: EncodedDataset) -> tuple[Rated, ...]:
+    """The validation records with the label probabilities of our decoder."""
+    examples, scale = encoded.dataset.examples["dev"], encoded.dataset.scale
+    return tuple(
+        Rated.of(example.id, shares, scale) for example, shares in zip(examples, log_RK.exp().tolist(), strict=True)
+    )
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
@@ -134,50 +159,62 @@ def _provenance(encoded: EncodedDataset) -> dict[str, str]:
     }
 
 
-def _write_and_rate(
-    encoded: EncodedDataset, target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice], attempt: int
-) -> Pass:
-    """Write the merged file with these types and rate the validation records with it."""
-    total = merged_bytes(target.base, choices) // MEGABYTE
-    with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
-        write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
-    number = f" (attempt {attempt})" if attempt > 1 else ""
-    return _rate_dev(encoded, ws, f"Checking the saved file{number}", file=target.path)
-
-
-def _rate_adapter(encoded: EncodedDataset, trained: _Trained, ws: Workspace) -> Pass:
-    """Rate the validation records with base and adapter. Raises TrainingFailedError if the adapter has diverged."""
-    adapter = ws.folder / outputs.ADAPTER
+@contextmanager
+def _served_or_diverged(trained: _Trained) -> Iterator[None]:
+    """Raise TrainingFailedError for an adapter that has diverged: without probabilities, or none that can be served."""
+    if any(math.isnan(each.probabilities[0]) for each in trained.adapter_dev):
+        raise TrainingFailedError(f"the trained adapter gives no probabilities; {advice(trained.history)}")
     try:
-        return ws.once(
-            "adapter-dev",
-            encoded.plan.run_id,
-            lambda: _rate_dev(encoded, ws, "Trained adapter: validation records", adapter=adapter),
-        )
+        yield
     except EngineError as error:
         if not rate_too_high(trained.history):
             raise
-        raise TrainingFailedError(
-            f"the trained adapter cannot be served ({error}); {advice(trained.history)}"
-        ) from error
+        raise TrainingFailedError(f"the tuned file cannot be served ({error}); {advice(trained.history)}") from error
 
 
-def _rate_dev(
-    encoded: EncodedDataset, ws: Workspace, title: str, *, file: Path | None = None, adapter: Path | None = None
-) -> Pass:
+def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
+    """Write the merged file with these types."""
+    total = merged_bytes(target.base, choices) // MEGABYTE
+    with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
+        write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
+
+
+def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: Workspace, attempt: int) -> CheckedFile:
+    """Rate the validation records with the merged file, by llama.cpp and by our decoder; compare with the adapter."""
     plan, dataset = encoded.plan, encoded.dataset
-    opened = plan.base.open(context=encoded.context, threads=plan.config.threads, file=file, adapter=adapter)
-    with opened as engine:
-        return rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
+    title = "Checking the saved file" + (" (attempt 2, with larger types)" if attempt > 1 else "")
+    with plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine:
+        served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
+    with ws.progress.stage("Measuring how far two readers of this file differ"):
+        reread = _reread(encoded, target)
+    truth = ValidationTruth(
+        [row.label for row in encoded.rows["dev"]],
+        [dataset.split.groups.get(row.id, ("row", row.id)) for row in encoded.rows["dev"]],
+    )
+    checked = check(trained.adapter_dev, served, reread, truth, plan.config)
+    log.info("attempt %d: %s", attempt, checked.agreement)
+    return checked
 
 
-def _require_gain_over_base(tuned: Tuned) -> None:
-    """Raise TrainingFailedError unless the file is better than its base on the validation records."""
-    encoded = tuned.encoded
-    file, base = (dev_macro_f1(each, encoded.dataset, encoded.plan.config) for each in (tuned.dev, encoded.dev))
+def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
+    """The validation records by the merged file in our decoder; its adapter is fresh and changes nothing."""
+    from ..model.load import load, place
+    from ..train.evaluate import evaluate
+
+    config = encoded.plan.config
+    with GGUFFile(target.path) as file:
+        tunable = load(file, config, place(file, config))
+        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=max(8, config.batch_size))
+    return _rated(found.log_probabilities_RK, encoded)
+
+
+def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:
+    """Raise TrainingFailedError unless the file is better than its base on the validation records, by one reader."""
+    dataset, config = encoded.dataset, encoded.plan.config
+    file, base = (dev_macro_f1(each, dataset, config) for each in (by_file, trained.base_dev))
     log.info("validation macro-F1: file %.4f, base %.4f", file, base)
     if file <= base:
         raise TrainingFailedError(
-            f"the tuned model is not better than its base on the {len(tuned.dev.rated)} validation records "
-            f"(macro-F1 {file:.3f} against {base:.3f}); {advice(tuned.history)}"
+            f"the tuned model is not better than its base on the {len(by_file)} validation records "
+            f"(macro-F1 {file:.3f} against {base:.3f}); {advice(trained.history)}"
         )
