@@ -29,7 +29,7 @@ from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_adapter
 from expertune.model.load import Tunable, load, place
 from expertune.ratings.dataset import Dataset, load_dataset
-from expertune.train.encode import Candidates, Row, candidates, encode, token_weights
+from expertune.train.encode import Candidates, Row, candidates, encode
 from expertune.train.evaluate import DevEvaluation
 from expertune.train.events import DevEvent
 from expertune.train.loop import Trainer, TrainingData
@@ -57,7 +57,7 @@ def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], 
     examples = [example for part in ("train", "dev") for example in prepared.examples[part]]
     with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
         answers = candidates(engine, examples[0], prepared.scale)
-        rows = encode(engine, examples, answers, prepared.scale, token_weights(config))
+        rows = encode(engine, examples, prepared.scale, rationale_weight=config.rationale_weight)
         return [row for row in rows if row.length <= config.max_tokens], answers
 
 

@@ -90,10 +90,16 @@ class Config(BaseModel):
         default=20.0,
         ge=1.0,
         le=1e4,
-        description="Loss weight of the token that distinguishes the labels; other tokens have 1.",
+        description="Loss weight of the choice among the labels; a token of the answer has 1.",
+    )
+    soft_label_weight: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="Weight of the cross-validated predictions of readout and TF-IDF in the labels to learn.",
     )
     rationale_weight: float = Field(default=1.0, ge=0.0, le=1.0, description="Loss weight of the rationale's tokens.")
-    evals_per_epoch: int = Field(default=2, ge=1, le=20, description="Validation-set evaluations per epoch.")
+    evals_per_epoch: int = Field(default=1, ge=1, le=20, description="Validation-set evaluations per epoch.")
     early_stopping_patience: int = Field(
         default=4, ge=1, le=1000, description="Validation evaluations without improvement after which training stops."
     )

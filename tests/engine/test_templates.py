@@ -21,7 +21,7 @@ from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.next_tokens import NextTokens
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.schema import Example
-from expertune.train.encode import TokenWeights, candidates, encode
+from expertune.train.encode import encode
 from llama import Served
 
 VECTORS = json.loads((talkers.DATA / "chat_template_vectors.json").read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def trained(engine: LlamaCppEngine) -> list[int]:
     """The tokens of a training row."""
     row = Example("r", "train", tuple(TALK[:2]), TARGET, "Match", 1)
     scale = make_scale(DEFAULT_MAPPING)
-    (encoded,) = encode(engine, [row], candidates(engine, row, scale), scale, TokenWeights(1.0, 1.0))
+    (encoded,) = encode(engine, [row], scale)
     assert encoded.answer[-1:] == tuple(engine.turn_end()) and len(encoded.weights) == len(encoded.answer)
     return [*encoded.prompt, *encoded.answer]
 

@@ -1,4 +1,4 @@
-"""Loss weights of the tokens that distinguish labels, and logit adjustment by label frequency."""
+"""The loss among the labels where they part: its places, targets and class prior."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, load_scale
 from expertune.ratings.schema import Example
 from expertune.train.batches import training_batch
-from expertune.train.class_balance import logit_adjustment
-from expertune.train.encode import Candidates, Row, TokenWeights, candidates, encode
+from expertune.train.class_balance import balance
+from expertune.train.encode import Candidates, Row, candidates, encode
 from expertune.train.evaluate import evaluate
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import log_probabilities, weighted_loss
@@ -49,51 +49,63 @@ def test_a_label_is_decided_wherever_another_one_goes_another_way() -> None:
 
 
 @pytest.mark.parametrize("labels", [("Match", "Does Not Match", "Unknown"), ("Urgency", "Urgent", "Less urgent")])
-def test_an_encoded_row_weighs_the_deciding_tokens_and_no_other(labels: tuple[str, ...]) -> None:
+def test_labels_part_where_one_answer_goes_another_way(labels: tuple[str, ...]) -> None:
     scale = load_scale({label: value for value, label in enumerate(labels)}, None)
-    weights = TokenWeights(decision=20.0, rationale=0.2)
-    rows = []
     with LlamaCppEngine(BASE, context=512, threads=1) as engine:
-        for label in labels:
-            messages = chat_messages("Cough and fever", scale, "t")
-            example = Example(label, "train", messages, answer_text(label, "because"), label, labels.index(label))
-            answers = candidates(engine, example, scale)
-            rows += encode(engine, [example], answers, scale, weights)
-    for found in rows:
-        heavy = {place for place, weight in enumerate(found.weights) if weight == 20.0}
-        rivals = [other for other in rows if other is not found]
+        messages = chat_messages("Cough and fever", scale, "t")
+        examples = [
+            Example(label, "train", messages, answer_text(label, "because"), label, value)
+            for value, label in enumerate(labels)
+        ]
+        rows = encode(engine, examples, scale, rationale_weight=0.2)
+        answers = candidates(engine, examples[0], scale)
+    found = balance(Config(), answers, rows).decisions
+    for own in rows:
+        rivals = [other for other in rows if other is not own]
         # by definition: where this answer's beginning is another's too, and its next token is not
         expected = {
             place
-            for place in range(len(found.answer))
+            for place in range(len(own.answer))
             if any(
-                other.answer[:place] == found.answer[:place] and other.answer[place] != found.answer[place]
+                other.answer[:place] == own.answer[:place] and other.answer[place] != own.answer[place]
                 for other in rivals
             )
         }
-        assert heavy == expected == set(answers.decisions(found.label))
-        assert set(found.weights) == {20.0, 1.0, 0.2}
-        reason = slice(*found.rationale)
-        assert set(found.weights[reason]) == {0.2} and found.weights.count(0.2) == reason.stop - reason.start
+        assert {each.place for each in found[own.id]} == expected == set(answers.decisions(own.label))
+        assert set(own.weights) == {1.0, 0.2}
+        reason = slice(*own.rationale)
+        assert set(own.weights[reason]) == {0.2} and own.weights.count(0.2) == reason.stop - reason.start
 
 
 def test_offsets_are_the_log_shares_of_the_labels_at_each_fork() -> None:
     rows = [row(f"r{i}", 0) for i in range(6)] + [row("a", 1)] * 2 + [row("b", 2)] * 2
-    found = logit_adjustment(THREE, rows, 0.5)
-    assert {token: value for place, token, value in found[0] if place == 2} == pytest.approx(
-        {41: 0.0, 43: 0.5 * math.log(2 / 8)}
-    )
-    assert {token: value for place, token, value in found[0] if place == 3} == pytest.approx(
-        {42: 0.0, 45: 0.5 * math.log(2 / 6)}
-    )
-    assert {place for place, _, _ in found[1]} == {2}
-    assert logit_adjustment(THREE, rows, 0.0) == []
+    first, second = balance(Config(logit_adjustment=0.5), THREE, rows).decisions["r0"]
+    assert dict(zip(first.tokens, first.offsets, strict=True)) == pytest.approx({41: 0.0, 43: 0.5 * math.log(2 / 8)})
+    assert dict(zip(second.tokens, second.offsets, strict=True)) == pytest.approx({42: 0.0, 45: 0.5 * math.log(2 / 6)})
+    plain = balance(Config(class_weight="none"), THREE, rows).decisions["r0"]
+    assert all(set(each.offsets) == {0.0} for each in plain)
 
 
-def test_loss_and_gradient_with_offsets_are_those_of_shifted_logits(tunable: Tunable) -> None:
+def test_soft_labels_are_shared_out_over_the_forks() -> None:
+    soft = {"a": (0.2, 0.5, 0.3)}
+    config = Config(decision_weight=10, soft_label_weight=0.5)
+    first, second = balance(config, THREE, [row("a", 0), row("b", 1)], soft).decisions["a"]
+    assert dict(zip(first.tokens, first.shares, strict=True)) == pytest.approx({41: 0.75, 43: 0.25})
+    assert dict(zip(second.tokens, second.shares, strict=True)) == pytest.approx({42: 0.6 / 0.75, 45: 0.15 / 0.75})
+    assert (first.weight, second.weight) == pytest.approx((10, 7.5))  # a quarter of the shares parted before
+    (only,) = balance(config, THREE, [row("a", 0), row("b", 1)], soft).decisions["b"]
+    assert dict(zip(only.tokens, only.shares, strict=True)) == {41: 0.0, 43: 1.0}
+
+
+@pytest.mark.parametrize("at_once", [1 << 24, 2048])
+def test_loss_and_gradient_are_those_of_autograd(
+    tunable: Tunable, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("expertune.train.loss.LOGITS_AT_ONCE", at_once)  # the second: a few places at a time
     rows = [row("a", 0), row("b", 1, prompt=(5, 8, 9, 10)), row("c", 2)]
-    batch = training_batch(rows, (1.0, 2.0, 0.5), logit_adjustment(THREE, [*rows, rows[0], rows[0]], 1.0))
-    assert batch.offsets is not None
+    soft = {"a": (0.6, 0.3, 0.1), "c": (0.2, 0.2, 0.6)}
+    found = balance(Config(class_weight="balanced"), THREE, [*rows, rows[0], rows[0]], soft)
+    batch = training_batch(rows, found.weights, found.decisions)
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N).detach()
 
     def gradient(loss_of) -> tuple[float, torch.Tensor]:
@@ -104,20 +116,26 @@ def test_loss_and_gradient_with_offsets_are_those_of_shifted_logits(tunable: Tun
         return float(loss.detach()), own_ND.grad
 
     def plainly(own_ND: torch.Tensor) -> torch.Tensor:
-        shift_NV = torch.zeros(len(batch.places_N), tunable.decoder.head.vocabulary)
-        at = batch.offsets
-        assert at is not None
-        shift_NV[at.rows_M, at.tokens_M] = at.values_M
         logits_NV = tunable.decoder.last_norm(own_ND) @ tunable.decoder.head.weight.matrix().t()
-        each_N = torch.nn.functional.cross_entropy(logits_NV + shift_NV, batch.targets_N, reduction="none")
-        return (each_N * batch.weights_N).sum()
+        each_N = torch.nn.functional.cross_entropy(logits_NV, batch.targets_N, reduction="none")
+        total, start = (each_N * batch.weights_N).sum(), 0
+        for each in rows:
+            for decision in found.decisions[each.id]:
+                among_K = logits_NV[start + decision.place, list(decision.tokens)] + torch.tensor(decision.offsets)
+                log_K = torch.log_softmax(among_K, -1)
+                total = total - decision.weight * (log_K * torch.tensor(decision.shares)).sum()
+            start += len(each.answer)
+        return total
 
     ours, our_slope = gradient(
-        lambda own: weighted_loss(tunable.decoder, own, batch.targets_N, batch.weights_N, batch.offsets)
+        lambda own: weighted_loss(tunable.decoder, own, batch.targets_N, batch.weights_N, batch.decisions)
     )
     theirs, their_slope = gradient(plainly)
     assert ours == pytest.approx(theirs, rel=1e-5)
     torch.testing.assert_close(our_slope, their_slope, rtol=1e-4, atol=1e-5)
+    assert batch.weight == pytest.approx(
+        float(batch.weights_N.sum()) + sum(each.weight for own in rows for each in found.decisions[own.id])
+    )
 
 
 @pytest.mark.slow

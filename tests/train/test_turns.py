@@ -16,7 +16,7 @@ from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, make_scale
 from expertune.ratings.schema import Example
-from expertune.train.encode import Row, TokenWeights, candidates, encode
+from expertune.train.encode import Row, candidates, encode
 from expertune.train.events import StepEvent
 from expertune.train.loop import Trainer, TrainingData
 
@@ -66,7 +66,7 @@ def test_the_answer_and_the_end_of_the_turn_are_learnt(tmp_path: Path, template:
     base = talkers.make(tmp_path / "base.gguf", template, eos=eos, ends=ends)
     with LlamaCppEngine(base, threads=1) as engine:
         ask = candidates(engine, EXAMPLES[0], SCALE)
-        rows = encode(engine, EXAMPLES, ask, SCALE, TokenWeights(1.0, 1.0))
+        rows = encode(engine, EXAMPLES, SCALE)
         assert [row.answer[-1:] for row in rows] == [tuple(engine.turn_end())] * 2
     file = GGUFFile(base)
     tunable = load(file, CONFIG, Placement(torch.device("cpu"), torch.float32, True, 1))

@@ -113,12 +113,12 @@ def _measured(path: Path, shape: RowShape) -> TrainingThroughput:
 
 def _shape(dataset: Dataset, model: Path, config: Config) -> RowShape:
     from ..engine.llama_cpp.engine import LlamaCppEngine
-    from ..train.encode import encode, token_weights
+    from ..train.encode import encode
 
     train = dataset.examples["train"]
     some: list[Example] = [*train[:: max(1, len(train) // SAMPLE)], max(train, key=_characters)]
     with LlamaCppEngine(model, context=config.max_tokens) as engine:
-        return shape_of(encode(engine, some, dataset.scale, token_weights(config)))
+        return shape_of(encode(engine, some, dataset.scale))
 
 
 def _characters(example: Example) -> int:

@@ -5,7 +5,7 @@ Axes: T token of the pack · N target place · M logit offset · C continuation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -14,27 +14,30 @@ import torch
 
 from ..model.attention import Segment
 from ..model.forward_context import Pack
+from .class_balance import Decision
 from .encode import Candidates, Row
 
 ROUND = 32  # tokens
-LabelOffsets = Sequence[tuple[int, int, float]]  # place in the label's answer, token, offset of its logit
+NO_RIVAL = -1e30  # offset of a rival that fills up a row of `Decisions`: its probability is 0
 WORTH_SHARING = 4  # tokens; for a shorter prefix an extra segment costs more than it saves
 
 
 @dataclass(frozen=True)
-class Offsets:
-    """`values_M` are added to the logits of `tokens_M` at the target places `rows_M`."""
+class Decisions:
+    """At the target places `rows_M` labels part: their tokens, logit offsets, target shares, and the loss weight."""
 
     rows_M: torch.Tensor
-    tokens_M: torch.Tensor
-    values_M: torch.Tensor
+    tokens_MK: torch.Tensor
+    offsets_MK: torch.Tensor
+    shares_MK: torch.Tensor
+    weights_M: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
     """A pack with its targets: the hidden state at `places_N` predicts `targets_N` with loss weight `weights_N`.
 
-    `offsets` are added to the logits in training. `tokens` counts the tokens of all rows, the shared prefix in each.
+    `decisions` are left out of evaluations. `tokens` counts the tokens of all rows, the shared prefix in each.
     """
 
     pack: Pack
@@ -42,7 +45,12 @@ class Batch:
     targets_N: torch.Tensor
     weights_N: torch.Tensor
     tokens: int
-    offsets: Offsets | None = None
+    decisions: Decisions | None = None
+
+    @property
+    def weight(self) -> float:
+        """Sum of the loss weights."""
+        return float(self.weights_N.sum()) + (0.0 if self.decisions is None else float(self.decisions.weights_M.sum()))
 
 
 class _Packer:
@@ -84,14 +92,14 @@ def shared_beginning(rows: Sequence[Row]) -> int:
 def training_batch(
     rows: Sequence[Row],
     class_weights: Sequence[float],
-    adjustment: Sequence[LabelOffsets] = (),
+    decisions: Mapping[str, Sequence[Decision]] | None = None,
     *,
     shared: int | None = None,
 ) -> Batch:
     """Pack rows with a target at each answer token, weighted by token and class.
 
-    `adjustment`: for each label, the offsets of the logits in its answer (see `class_balance`). `shared`: length of the
-    prefix that is computed once, if not that of these rows.
+    `decisions`: those of each row, by its id (see `class_balance`). `shared`: length of the prefix that is computed
+    once, if not that of these rows.
     """
     packer, shared = _Packer(), shared_beginning(rows) if shared is None else shared
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
@@ -107,19 +115,25 @@ def training_batch(
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
         sum(row.length for row in rows),
-        _offsets(rows, adjustment) if adjustment else None,
+        _decisions(rows, decisions) if decisions else None,
     )
 
 
-def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets:
+def _decisions(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]]) -> Decisions:
     starts = accumulate((len(row.answer) for row in rows), initial=0)
-    found = [
-        (start + place, token, value)
-        for start, row in zip(starts, rows, strict=False)
-        for place, token, value in adjustment[row.label]
-    ]
-    places, tokens, values = zip(*found, strict=True)
-    return Offsets(torch.tensor(places), torch.tensor(tokens), torch.tensor(values, dtype=torch.float32))
+    found = [(start + each.place, each) for start, row in zip(starts, rows, strict=False) for each in decisions[row.id]]
+    rivals = max(len(each.tokens) for _, each in found)
+
+    def filled(values: Iterable[Sequence[float]], fill: float) -> list[list[float]]:
+        return [[*each, *[fill] * (rivals - len(each))] for each in values]
+
+    return Decisions(
+        torch.tensor([place for place, _ in found]),
+        torch.tensor(filled((each.tokens for _, each in found), 0), dtype=torch.long),
+        torch.tensor(filled((each.offsets for _, each in found), NO_RIVAL)),
+        torch.tensor(filled((each.shares for _, each in found), 0.0)),
+        torch.tensor([each.weight for _, each in found]),
+    )
 
 
 def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:

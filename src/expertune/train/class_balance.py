@@ -1,31 +1,76 @@
-"""Class imbalance: class weights in the loss, and logit adjustment by label frequency during training."""
+"""The label decision of each training row: rival tokens, class prior, and target shares of the labels.
+
+The loss at such a place is a softmax over the rival tokens alone, so that it says nothing about the rest of the
+vocabulary; the language-model loss of the token itself is separate (docs/decisions/0016).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
-from .batches import LabelOffsets
 from .encode import Candidates, Row
+
+SoftLabels = Mapping[str, Sequence[float]]  # row id → a probability for each label, in the scale's order
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A place of a row's answer at which labels part. For each rival token: its logit offset and its target share.
+
+    The shares sum to 1; `weight` is the loss weight.
+    """
+
+    place: int
+    tokens: tuple[int, ...]
+    offsets: tuple[float, ...]
+    shares: tuple[float, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """Rows of each label (at least 1), and the strength of the logit adjustment (Menon et al. 2021, arXiv 2007.07314).
+
+    Trained with strength · log of a label's share added to its logit, a model predicts without it as if all labels were
+    equally frequent (strength 1). The most frequent token of a place gets offset 0.
+    """
+
+    rows: Sequence[int]
+    strength: float
+
+    def offsets(self, rivals: Iterable[Sequence[int]]) -> tuple[float, ...]:
+        """Offset of each rival token, from the labels that take it."""
+        rows = [sum(self.rows[label] for label in labels) for labels in rivals]
+        return tuple(self.strength * math.log(count / max(rows)) for count in rows)
 
 
 @dataclass(frozen=True)
 class Balance:
-    """For each label: the weight of its rows in the loss, and the offsets of the logits where the label is decided."""
+    """Loss weight of each label's rows, and the decisions of each row by its id."""
 
     weights: Sequence[float]
-    offsets: Sequence[LabelOffsets]
+    decisions: Mapping[str, tuple[Decision, ...]]
 
 
-def balance(config: Config, candidates: Candidates, rows: Sequence[Row]) -> Balance:
-    """Class weights and logit adjustment according to the setting `class_weight`."""
+def balance(
+    config: Config, candidates: Candidates, rows: Sequence[Row], soft_labels: SoftLabels | None = None
+) -> Balance:
+    """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight` and
+    `soft_label_weight`."""
+    counts = Counter(row.label for row in rows)
+    weights = class_weights(config.class_weight, rows, len(candidates.own))
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
-    return Balance(
-        class_weights(config.class_weight, rows, len(candidates.own)), logit_adjustment(candidates, rows, strength)
-    )
+    prior = _Prior([max(1, counts[label]) for label in range(len(candidates.own))], strength)
+    decisions = {}
+    for row in rows:
+        shares = _target_shares(row, len(candidates.own), (soft_labels or {}).get(row.id), config.soft_label_weight)
+        weight = config.decision_weight * weights[row.label]
+        decisions[row.id] = tuple(_decisions(candidates, row.label, prior, shares, weight))
+    return Balance(weights, decisions)
 
 
 def class_weights(weighting: str, rows: Sequence[Row], labels: int) -> list[float]:
@@ -36,24 +81,18 @@ def class_weights(weighting: str, rows: Sequence[Row], labels: int) -> list[floa
     return [len(rows) / (len(counts) * counts[label]) if counts[label] else 1.0 for label in range(labels)]
 
 
-def logit_adjustment(candidates: Candidates, rows: Sequence[Row], strength: float) -> list[LabelOffsets]:
-    """Logit adjustment (Menon et al. 2021, arXiv 2007.07314): strength · log share of rows, where a label is decided.
-
-    A model trained with these offsets predicts without them as if all labels were equally frequent (strength 1). The
-    most frequent label at a place gets offset 0, so that labels keep their level relative to the rest of the
-    vocabulary. A label without rows counts as one row. Empty for a strength of 0.
-    """
-    if strength == 0.0:
-        return []
-    counts = Counter(row.label for row in rows)
-    return [_offsets_of(candidates, label, counts, strength) for label in range(len(candidates.own))]
+def _target_shares(row: Row, labels: int, soft: Sequence[float] | None, weight: float) -> list[float]:
+    """The expert's label, mixed with the soft label of another rater where there is one."""
+    hard = [float(label == row.label) for label in range(labels)]
+    return hard if soft is None else [(1 - weight) * a + weight * float(b) for a, b in zip(hard, soft, strict=True)]
 
 
-def _offsets_of(candidates: Candidates, label: int, counts: Counter[int], strength: float) -> LabelOffsets:
-    found: list[tuple[int, int, float]] = []
+def _decisions(
+    candidates: Candidates, label: int, prior: _Prior, shares: Sequence[float], weight: float
+) -> Iterator[Decision]:
     for place in candidates.decisions(label):
         rivals = candidates.rivals(label, place - len(candidates.shared))
-        rows_of = {token: max(1, sum(counts[other] for other in labels)) for token, labels in rivals.items()}
-        most = max(rows_of.values())
-        found += [(place, token, strength * math.log(count / most)) for token, count in rows_of.items()]
-    return found
+        mass = [sum(shares[other] for other in labels) for labels in rivals.values()]
+        here = sum(mass)  # below 1 after a first fork: soft labels also point to labels that parted before
+        found = tuple(each / here for each in mass)
+        yield Decision(place, tuple(rivals), prior.offsets(rivals.values()), found, weight * here)

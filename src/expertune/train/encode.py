@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..config import Config
 from ..engine.base import Engine
 from ..engine.label_scoring import distinguishing
 from ..errors import DatasetError, TrainingFailedError
@@ -30,19 +29,6 @@ class Row:
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.answer)
-
-
-@dataclass(frozen=True)
-class TokenWeights:
-    """Loss weights of a token that distinguishes labels and of a rationale's token; all others have weight 1."""
-
-    decision: float
-    rationale: float
-
-
-def token_weights(config: Config) -> TokenWeights:
-    """Token weights according to the settings."""
-    return TokenWeights(config.decision_weight, config.rationale_weight)
 
 
 @dataclass(frozen=True)
@@ -98,19 +84,18 @@ def _common(sequences: Sequence[Sequence[int]]) -> int:
 def encode(
     engine: Engine,
     examples: Sequence[Example],
-    answers: Candidates,
     scale: RatingScale,
-    weights: TokenWeights,
     *,
+    rationale_weight: float = 1.0,
     on_row: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Tokenise all examples; `answers` are the labels' `candidates`.
+    """Tokenise all examples; a rationale's tokens get the loss weight `rationale_weight`, all others 1.
 
     Raises TrainingFailedError with the row's id if an answer has no target token.
     """
     end, rows = tuple(engine.turn_end()), []
     for example in examples:
-        rows.append(_encode_row(engine, example, scale, answers, end, weights))
+        rows.append(_encode_row(engine, example, scale, end, rationale_weight))
         on_row()
     return rows
 
@@ -119,9 +104,8 @@ def _encode_row(
     engine: Engine,
     example: Example,
     scale: RatingScale,
-    answers: Candidates,
     end: tuple[int, ...],
-    weights: TokenWeights,
+    rationale_weight: float,
 ) -> Row:
     prompt_text = engine.render(example.messages)
     prompt = tuple(engine.tokenize(prompt_text))
@@ -133,9 +117,7 @@ def _encode_row(
         )
     label, start = scale.labels.index(example.label), _common([answer, opening])
     has_text = not example.target.endswith('"rationale": ""}')
-    of_token = [1.0] * start + [weights.rationale if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
-    for place in answers.decisions(label):
-        of_token[place] = weights.decision
+    of_token = [1.0] * start + [rationale_weight if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
     rationale = (start, len(answer)) if has_text else (0, 0)
     return Row(example.id, label, prompt, answer + end, tuple(of_token), rationale)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..model.memory import DEV_ROWS, TOKENS_AT_ONCE
 from . import checkpoint
 from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
-from .class_balance import balance
+from .class_balance import SoftLabels, balance
 from .encode import Candidates, Row
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
@@ -34,7 +34,10 @@ from .trunk import Trunk, make_trunk, packs_of_all
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The best state on the dev rows. `history` contains the events as plain mappings.
+    """The kept state: the last one that was not worse than the one before in both macro-F1 and the labels' log-loss.
+
+    `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
+    mappings.
 
     `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
     """
@@ -51,14 +54,16 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to train on, rows to choose the best state by, and the candidate answers of the labels.
+    """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
 
+    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id.
     Raises TrainingFailedError if a part is empty.
     """
 
     train: Sequence[Row]
     dev: Sequence[Row]
     candidates: Candidates
+    soft_labels: SoftLabels = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
@@ -80,7 +85,7 @@ class Trainer:
         self._tunable, self._data, self._config = tunable, data, config
         self._checkpoints, self._should_stop = checkpoints, should_stop
         self._peak = float(config.learning_rate)
-        self._balance = balance(config, data.candidates, data.train)
+        self._balance = balance(config, data.candidates, data.train, data.soft_labels)
         self._shared = shared_beginning(data.train)
         self._trunk: Trunk | None = None
         batches = math.ceil(len(data.train) / config.batch_size)
@@ -177,7 +182,7 @@ class Trainer:
         lora = self._tunable.lora
         lora.gradients_P.zero_()
         batches = self._batches(self._step)
-        weight = sum(float(batch.weights_N.sum()) for batch in batches)
+        weight = sum(batch.weight for batch in batches)
         loss = sum(self._backward(batch, weight) for batch in batches)
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -208,7 +213,7 @@ class Trainer:
         device, decoder = self._tunable.placement.device, self._tunable.decoder
         hidden_ND = decoder.hidden(batch.pack, batch.places_N, self._trunk and self._trunk.start(batch.pack))
         targets_N, weights_N = batch.targets_N.to(device), batch.weights_N.to(device)
-        loss = weighted_loss(decoder, hidden_ND, targets_N, weights_N, batch.offsets) / weight
+        loss = weighted_loss(decoder, hidden_ND, targets_N, weights_N, batch.decisions) / weight
         loss.backward()
         return float(loss.detach())
 
@@ -220,7 +225,7 @@ class Trainer:
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
         return [
-            training_batch(part, self._balance.weights, self._balance.offsets, shared=self._shared)
+            training_batch(part, self._balance.weights, self._balance.decisions, shared=self._shared)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
             for part in micro_batches(group, limit)
         ]
@@ -246,8 +251,9 @@ class Trainer:
             trunk=self._trunk,
         )
         self.last_evaluation = found
-        score = (found.macro_f1, -found.loss)
-        best = score > self._best_score
+        score = (found.macro_f1, -found.label_loss)
+        # A later state is kept unless it is worse in both: the best of several by one figure of few rows is chance
+        best = any(new > old for new, old in zip(score, self._best_score, strict=True))
         if not self._history:
             self._base_log_RK = found.log_probabilities_RK
         if best:

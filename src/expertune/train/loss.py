@@ -1,6 +1,7 @@
-"""Weighted cross-entropy at the target places only, with the gradient computed in the forward pass.
+"""Weighted cross-entropy at the target places, and over the labels alone where they part; its gradient is computed in
+the forward pass.
 
-Axes: N target place · V vocabulary · D model width · M logit offset.
+Axes: N target place · V vocabulary · D model width · M decision · K rival token.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import torch
 from ..model.decoder import Decoder
 from ..model.lm_head import LMHead
 from ..model.memory import LOGITS_AT_ONCE
-from .batches import Offsets
+from .batches import Decisions
 
 
 class TargetLoss(torch.autograd.Function):
-    """Normalised hidden states (N, D) → sum of weight · −log p(target). Logits exist only for one chunk of places."""
+    """Normalised hidden states (N, D) → sum of weight · −log p(target), and of the decisions' weighted cross-entropy.
+
+    Logits exist only for one chunk of places.
+    """
 
     @staticmethod
     def forward(
@@ -25,7 +29,7 @@ class TargetLoss(torch.autograd.Function):
         head: LMHead,
         targets_N: torch.Tensor,
         weights_N: torch.Tensor,
-        offsets: Offsets | None,
+        decisions: Decisions | None,
     ) -> torch.Tensor:
         head_VD = head.weight.matrix()
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
@@ -35,14 +39,14 @@ class TargetLoss(torch.autograd.Function):
             chunk = slice(start, start + rows)
             logits_NV = head.finish(normed_ND[chunk] @ head_VD.t())
             slope_NV = head.slope(logits_NV)
-            if offsets is not None:
-                _add(offsets, logits_NV, start)
             log_NV = torch.log_softmax(logits_NV, dim=-1)
             places_N1 = targets_N[chunk].unsqueeze(-1)
             total -= (log_NV.gather(-1, places_N1).squeeze(-1) * weights_N[chunk]).sum()
             dlogits_NV = log_NV.exp_()
             dlogits_NV.scatter_add_(-1, places_N1, torch.full_like(places_N1, -1, dtype=torch.float32))
             dlogits_NV.mul_(weights_N[chunk].unsqueeze(-1))
+            if decisions is not None:
+                total += _decide(decisions, logits_NV, start, dlogits_NV)
             if slope_NV is not None:
                 dlogits_NV.mul_(slope_NV)
             dnormed_ND[chunk] = dlogits_NV.to(normed_ND.dtype) @ head_VD
@@ -55,11 +59,23 @@ class TargetLoss(torch.autograd.Function):
         return dnormed_ND * dtotal.to(dnormed_ND.dtype), None, None, None, None
 
 
-def _add(offsets: Offsets, logits_NV: torch.Tensor, start: int) -> None:
-    """Add the offsets of the chunk that begins at place `start`, in place."""
-    inside_M = (offsets.rows_M >= start) & (offsets.rows_M < start + logits_NV.shape[0])
-    where = tuple(each[inside_M].to(logits_NV.device) for each in (offsets.rows_M - start, offsets.tokens_M))
-    logits_NV.index_put_(where, offsets.values_M[inside_M].to(logits_NV.device), accumulate=True)
+def _decide(decisions: Decisions, logits_NV: torch.Tensor, start: int, dlogits_NV: torch.Tensor) -> torch.Tensor:
+    """Loss of the decisions in the chunk that begins at place `start`; adds their gradient to `dlogits_NV`."""
+    inside_M = (decisions.rows_M >= start) & (decisions.rows_M < start + logits_NV.shape[0])
+    places_M1, tokens_MK, offsets_MK, shares_MK, weights_M = (
+        each[inside_M].to(logits_NV.device)
+        for each in (
+            decisions.rows_M.unsqueeze(-1) - start,
+            decisions.tokens_MK,
+            decisions.offsets_MK,
+            decisions.shares_MK,
+            decisions.weights_M,
+        )
+    )
+    where = (places_M1.expand_as(tokens_MK), tokens_MK)
+    log_MK = torch.log_softmax(logits_NV[where] + offsets_MK, dim=-1)
+    dlogits_NV.index_put_(where, (log_MK.exp() - shares_MK) * weights_M.unsqueeze(-1), accumulate=True)
+    return -((log_MK * shares_MK).sum(-1) * weights_M).sum()
 
 
 def weighted_loss(
@@ -67,13 +83,13 @@ def weighted_loss(
     hidden_ND: torch.Tensor,
     targets_N: torch.Tensor,
     weights_N: torch.Tensor,
-    offsets: Offsets | None = None,
+    decisions: Decisions | None = None,
 ) -> torch.Tensor:
     """Sum over the target places of weight · −log p(target), in nats; divide by the step's sum of weights.
 
-    `offsets` are added to the logits first; they are constants without a gradient.
+    `decisions` add the cross-entropy between their target shares and the softmax over the rival tokens alone.
     """
-    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N, offsets)
+    return TargetLoss.apply(decoder.last_norm(hidden_ND), decoder.head, targets_N, weights_N, decisions)
 
 
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from ..errors import TrainingFailedError
 from ..evaluate.judgement import rate_shown
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
-from ..train.encode import Candidates, Row, candidates, check_lengths, encode, token_weights
+from ..train.encode import Row, candidates, check_lengths, encode
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
@@ -25,7 +25,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
     with ws.stage("read"), opened as engine:
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
-        rows, dataset = _token_rows(engine, answers, plan, ws)
+        rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = dataset.examples["test"]
@@ -46,13 +46,13 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
 
 
 def _token_rows(
-    engine: LlamaCppEngine, answers: Candidates, plan: TrainingPlan, ws: Workspace
+    engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
 ) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
     """Token rows by part, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     examples = [example for part in dataset.examples.values() for example in part]
     with ws.progress.stage("Tokenising", total=len(examples), unit="records") as stage:
-        rows = encode(engine, examples, answers, dataset.scale, token_weights(config), on_row=stage.advance)
+        rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
     limit = min(config.max_tokens, engine.context)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
     kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
