@@ -26,8 +26,16 @@ from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
 
 CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
-SETTINGS: dict[str, Any] = {"rank": 4, "alpha": 8.0, "epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "evals_per_epoch": 1,
-            "checkpoint_seconds": 0.0, "class_weight": "none"}  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8.0,
+    "epochs": 3,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "evals_per_epoch": 1,
+    "checkpoint_seconds": 0.0,
+    "class_weight": "none",
+}
 CPU = torch.device("cpu")
 # The packs of the trunk differ from those of a step, so sums run in another order: float32 rounding, relative to the
 # largest gradient. Mixtures may also send a token on the edge to another expert; none does here.
