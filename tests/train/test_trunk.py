@@ -18,7 +18,7 @@ from expertune.config import Config
 from expertune.errors import Interrupted
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
-from expertune.train.batches import training_batch
+from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
 from expertune.train.encode import Candidates, Row
 from expertune.train.loop import Trainer, TrainingData
@@ -102,6 +102,12 @@ def test_blocks_whose_keys_and_values_are_reused_are_not_in_the_trunk(tmp_path: 
     reused = tunable.model_config.layers[-1].kv_shared_with
     assert reused is not None
     assert tunable.decoder.trunk_blocks == reused < len(tunable.model_config.layers) - 1
+
+
+def test_a_batch_is_split_by_the_tokens_that_are_computed() -> None:
+    rows = rows_sharing(4, 0)
+    computed = 8 + sum(row.length - 8 for row in rows)
+    assert [len(micro_batches(rows, limit, 8)) for limit in (computed, computed - 1)] == [1, 2]
 
 
 @pytest.fixture(scope="module")

@@ -122,9 +122,10 @@ def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets
     return Offsets(torch.tensor(places), torch.tensor(tokens), torch.tensor(values, dtype=torch.float32))
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Split a batch evenly into as few parts of about `tokens` tokens as it needs."""
-    parts = min(len(rows), -(-sum(row.length for row in rows) // tokens))
+def micro_batches(rows: Sequence[Row], tokens: int, shared: int = 0) -> list[list[Row]]:
+    """Split a batch evenly into as few parts of about `tokens` tokens as it needs; `shared` tokens are computed once."""
+    computed = shared + sum(row.length - shared for row in rows)
+    parts = min(len(rows), -(-computed // tokens))
     return [list(rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]) for part in range(parts)]
 
 
