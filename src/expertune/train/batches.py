@@ -123,7 +123,7 @@ def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets
 
 
 def micro_batches(rows: Sequence[Row], tokens: int, shared: int = 0) -> list[list[Row]]:
-    """Split a batch evenly into as few parts of about `tokens` tokens as it needs; `shared` tokens are computed once."""
+    """Split a batch evenly into as few parts of about `tokens` computed tokens as it needs; all rows share `shared`."""
     computed = shared + sum(row.length - shared for row in rows)
     parts = min(len(rows), -(-computed // tokens))
     return [list(rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]) for part in range(parts)]
