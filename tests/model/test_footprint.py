@@ -59,7 +59,7 @@ def test_fewer_adapted_blocks_take_less(tmp_path: Path):
         assert adapter_numbers(file, built.model_config, CONFIG.rank, first=4) == built.lora.values_P.numel()
         whole, upper = (
             estimate_memory(
-                file, built.model_config, SHAPE, item=4, rank=16, batch=4, at_once=512, cached=True, recomputed=False,
+                file, built.model_config, SHAPE, item=4, rank=16, batch=16, at_once=4096, cached=True, recomputed=False,
                 first=first,
             )
             for first in (0, 4)

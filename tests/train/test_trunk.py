@@ -99,9 +99,9 @@ def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp
 def test_blocks_whose_keys_and_values_are_reused_are_not_in_the_trunk(tmp_path: Path) -> None:
     path = families.make(tmp_path / "a.gguf", families.FAMILIES["gemma4 small"])
     tunable = open_tunable(path, 1)
-    reused = tunable.model_config.layers[-1].kv_shared_with
-    assert reused is not None
-    assert tunable.decoder.trunk_blocks == reused < len(tunable.model_config.layers) - 1
+    # the last layer reuses those of the fourth; so the fifth runs too, which reuses those of the third
+    assert [layer.kv_shared_with for layer in tunable.model_config.layers] == [None, None, None, None, 2, 3]
+    assert (tunable.decoder.first_adapted, tunable.decoder.trunk_blocks) == (5, 2)
 
 
 def test_a_batch_is_split_by_the_tokens_that_are_computed() -> None:
