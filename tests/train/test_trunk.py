@@ -43,7 +43,7 @@ ROUNDING = 1e-4
 
 
 def open_tunable(path: Path, layers: int | str, dtype: torch.dtype = torch.float32) -> Tunable:
-    config = Config(layers=layers, **SETTINGS)
+    config = Config(**{**SETTINGS, "layers": layers})
     return load(GGUFFile(path), config, Placement(CPU, dtype, True, 1))
 
 
