@@ -162,6 +162,7 @@ class Trainer:
         self._tunable.lora.load(self._best_P)
         if self._trunk is not None:
             self._trunk.remove()
+            self._trunk = None
 
     def one_step(self) -> StepEvent:
         """One optimiser step without an evaluation. Raises TrainingFailedError if the loss is NaN or infinite."""
