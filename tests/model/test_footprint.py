@@ -22,6 +22,7 @@ from expertune.model.memory import (
     estimate_memory,
     fits_cached,
     must_recompute,
+    tokens_at_once,
     weights_bytes,
 )
 
@@ -58,7 +59,7 @@ def test_fewer_adapted_blocks_take_less(tmp_path: Path):
         assert adapter_numbers(file, built.model_config, CONFIG.rank, first=4) == built.lora.values_P.numel()
         whole, upper = (
             estimate_memory(
-                file, built.model_config, SHAPE, item=4, rank=16, batch=4, at_once=512, cached=True, recomputed=False,
+                file, built.model_config, SHAPE, item=4, rank=16, batch=16, at_once=4096, cached=True, recomputed=False,
                 first=first,
             )
             for first in (0, 4)
@@ -102,7 +103,15 @@ def test_packs_are_those_of_the_trainer(row: int, rows: int, pack: int, largest:
     assert shape.largest_pack(pack, 512) == largest
 
 
+def test_packs_are_larger_where_fewer_blocks_keep_activations(tmp_path: Path):
+    with GGUFFile(tiny.make(tmp_path / "a.gguf", layers=6)) as file:
+        config = read_config(file)
+    assert [tokens_at_once("cpu", config, first) for first in (0, 2, 4)] == [512, 768, 1536]
+
+
 def test_a_shared_prefix_is_computed_once():
+    assert RowShape(prompt=190, answer=10, longest=200, shared=60).pack_rows(4, 620) == 4
+    assert RowShape(prompt=190, answer=10, longest=200, shared=60).pack_rows(4, 619) == 2
     assert RowShape(prompt=90, answer=10, longest=100, shared=40).largest_pack(4, 512) == 4 * 60 + 40
 
 

@@ -6,10 +6,11 @@ import logging
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from test_loop import CANDIDATES, CONFIG, learnable_rows
 
 import families
 import tiny
@@ -17,13 +18,24 @@ from expertune.config import Config
 from expertune.errors import Interrupted
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
-from expertune.train.batches import training_batch
+from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
-from expertune.train.encode import Row
+from expertune.train.encode import Candidates, Row
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
 
+CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
+SETTINGS: dict[str, Any] = {
+    "rank": 4,
+    "alpha": 8.0,
+    "epochs": 3,
+    "batch_size": 4,
+    "learning_rate": 3e-3,
+    "evals_per_epoch": 1,
+    "checkpoint_seconds": 0.0,
+    "class_weight": "none",
+}
 CPU = torch.device("cpu")
 # The packs of the trunk differ from those of a step, so sums run in another order: float32 rounding, relative to the
 # largest gradient. Mixtures may also send a token on the edge to another expert; none does here.
@@ -31,13 +43,19 @@ ROUNDING = 1e-4
 
 
 def open_tunable(path: Path, layers: int | str, dtype: torch.dtype = torch.float32) -> Tunable:
-    config = Config(**{**vars(CONFIG), "layers": layers})
+    config = Config(**{**SETTINGS, "layers": layers})
     return load(GGUFFile(path), config, Placement(CPU, dtype, True, 1))
 
 
 def rows_sharing(count: int, seed: int, beginning: int = 8) -> list[Row]:
-    start = tuple(range(50, 50 + beginning))
-    return [Row(row.id, row.label, start + row.prompt, row.answer, row.weights) for row in learnable_rows(count, seed)]
+    """Rows of different lengths with one beginning; the token after it decides the label."""
+    draw, rows = np.random.default_rng(seed), []
+    for index in range(count):
+        label, own = int(draw.integers(0, 3)), draw.integers(200, 400, 9 + index % 5).tolist()
+        answer = (*CANDIDATES.shared, *CANDIDATES.own[label], 9)
+        prompt = (*range(50, 50 + beginning), 100 + label, *own)
+        rows.append(Row(f"r{index}", label, prompt, answer, (1.0,) * len(answer)))
+    return rows
 
 
 def gradients(tunable: Tunable, rows: list[Row], start_TD: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
@@ -81,9 +99,15 @@ def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp
 def test_blocks_whose_keys_and_values_are_reused_are_not_in_the_trunk(tmp_path: Path) -> None:
     path = families.make(tmp_path / "a.gguf", families.FAMILIES["gemma4 small"])
     tunable = open_tunable(path, 1)
-    reused = tunable.model_config.layers[-1].kv_shared_with
-    assert reused is not None
-    assert tunable.decoder.trunk_blocks == reused < len(tunable.model_config.layers) - 1
+    # the last layer reuses those of the fourth; so the fifth runs too, which reuses those of the third
+    assert [layer.kv_shared_with for layer in tunable.model_config.layers] == [None, None, None, None, 2, 3]
+    assert (tunable.decoder.first_adapted, tunable.decoder.trunk_blocks) == (5, 2)
+
+
+def test_a_batch_is_split_by_the_tokens_that_are_computed() -> None:
+    rows = rows_sharing(4, 0)
+    computed = 8 + sum(row.length - 8 for row in rows)
+    assert [len(micro_batches(rows, limit, 8)) for limit in (computed, computed - 1)] == [1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +120,7 @@ def trainer_of(
 ) -> Trainer:
     data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), CANDIDATES)
     place = CheckpointPlace(folder, run_id, resume) if folder is not None else None
-    config = Config(**{**vars(CONFIG), "layers": 2})
+    config = Config(layers=2, **SETTINGS)
     trainer = Trainer(tunable, data, config, checkpoints=place, should_stop=lambda: trainer.step >= stop_at)
     return trainer
 

@@ -16,7 +16,7 @@ from ..gguf.read import GGUFFile
 from ..machine import free_memory, multiplies_bf16
 from ..model.arch import read_config
 from ..model.config import ModelConfig
-from ..model.memory import TOKENS_AT_ONCE, MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute
+from ..model.memory import MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute, tokens_at_once
 from ..model.target_modules import first_adapted
 from ..train.recipe import with_recipe
 
@@ -111,6 +111,7 @@ def _needed(
     file: GGUFFile, spec: ModelConfig, shape: RowShape, item: int, cached: bool, recomputed: bool, device: str = "cpu"
 ) -> MemoryEstimate:
     config = with_recipe(file, Config())
+    first = first_adapted(spec, config.layers)
     return estimate_memory(
         file,
         spec,
@@ -118,10 +119,10 @@ def _needed(
         item=item,
         rank=config.rank,
         batch=config.batch_size,
-        at_once=TOKENS_AT_ONCE[device],
+        at_once=tokens_at_once(device, spec, first),
         cached=cached,
         recomputed=recomputed,
-        first=first_adapted(spec, config.layers),
+        first=first,
     )
 
 

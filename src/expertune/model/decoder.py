@@ -58,7 +58,7 @@ class Decoder:
         self.config, self.dtype, self.device = config, dtype, device
         self.head = head
         self.recompute = recompute
-        self.trunk_blocks, self._first_adapted = trunk_blocks(config, first_adapted), first_adapted
+        self.first_adapted, self.trunk_blocks = first_adapted, trunk_blocks(config, first_adapted)
         self._embedding, self._per_layer_embeddings = embedding, per_layer_embeddings
         self._blocks, self._norm = tuple(blocks), norm
         self._anchor = torch.zeros((), device=device, requires_grad=True)
@@ -92,7 +92,7 @@ class Decoder:
         )
         for index, block in enumerate(self._blocks[self.trunk_blocks :], self.trunk_blocks):
             context = last if block is self._blocks[-1] else whole
-            with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self._first_adapted):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.first_adapted):
                 if self.recompute and torch.is_grad_enabled():
                     x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
                 else:

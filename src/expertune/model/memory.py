@@ -41,11 +41,17 @@ class RowShape:
 
     def pack_rows(self, rows: int, limit: int) -> int:
         """Rows per micro-batch if a batch of `rows` is split evenly into parts of about `limit` tokens."""
-        return math.ceil(rows / min(rows, math.ceil(rows * self.row / limit)))
+        tokens = self.shared + rows * (self.row - self.shared)
+        return math.ceil(rows / min(rows, math.ceil(tokens / limit)))
 
     def largest_pack(self, rows: int, limit: int) -> int:
         """Tokens that the model computes for the largest pack of `rows` rows."""
         return max(self.longest, min(rows * (self.longest - self.shared) + self.shared, limit))
+
+
+def tokens_at_once(device: str, config: ModelConfig, first: int) -> int:
+    """Tokens of a micro-batch: more if only the blocks from `first` on keep activations."""
+    return TOKENS_AT_ONCE[device] * len(config.layers) // (len(config.layers) - first)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ def trunk_blocks(config: ModelConfig, first: int) -> int:
     A block that reuses the keys and values of a lower one (Gemma's shared K/V) keeps that one out of the trunk.
     """
     reused = [layer.kv_shared_with for layer in config.layers[first:] if layer.kv_shared_with is not None]
-    return min([first, *reused])
+    lowest = min([first, *reused])
+    return first if lowest == first else trunk_blocks(config, lowest)
 
 
 def adapted_names(file: GGUFFile, config: ModelConfig, targets: str, first: int = 0) -> list[str]:

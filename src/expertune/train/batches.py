@@ -136,9 +136,10 @@ def _decisions(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]])
     )
 
 
-def micro_batches(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """Split a batch evenly into as few parts of about `tokens` tokens as it needs."""
-    parts = min(len(rows), -(-sum(row.length for row in rows) // tokens))
+def micro_batches(rows: Sequence[Row], tokens: int, shared: int = 0) -> list[list[Row]]:
+    """Split a batch evenly into as few parts of about `tokens` computed tokens as it needs; all rows share `shared`."""
+    computed = shared + sum(row.length - shared for row in rows)
+    parts = min(len(rows), -(-computed // tokens))
     return [list(rows[len(rows) * part // parts : len(rows) * (part + 1) // parts]) for part in range(parts)]
 
 

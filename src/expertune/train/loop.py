@@ -20,7 +20,7 @@ import torch
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
 from ..model.load import Tunable
-from ..model.memory import DEV_ROWS, TOKENS_AT_ONCE
+from ..model.memory import DEV_ROWS, tokens_at_once
 from . import checkpoint
 from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
@@ -175,6 +175,7 @@ class Trainer:
         self._tunable.lora.load(self._best_P)
         if self._trunk is not None:
             self._trunk.remove()
+            self._trunk = None
 
     def one_step(self) -> StepEvent:
         """One optimiser step without an evaluation. Raises TrainingFailedError if the loss is NaN or infinite."""
@@ -223,11 +224,12 @@ class Trainer:
         order = epoch_order(len(self._data.train), seed=self._config.seed, epoch=epoch)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
-        limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
+        decoder, device = self._tunable.decoder, self._tunable.placement.device.type
+        limit = tokens_at_once(device, decoder.config, decoder.first_adapted)
         return [
             training_batch(part, self._balance.weights, self._balance.decisions, shared=self._shared)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
-            for part in micro_batches(group, limit)
+            for part in micro_batches(group, limit, self._shared)
         ]
 
     def _learning_rate(self, step: int) -> float:

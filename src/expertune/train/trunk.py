@@ -102,7 +102,7 @@ def _write(path: Path, tunable: Tunable, packs: Packs, owner: bytes, advance: Ca
             trunk_TD = tunable.decoder.trunk(pack).to(tunable.placement.dtype).cpu()
             for key, tokens in _texts(pack):
                 if key not in written:
-                    file.write(trunk_TD[tokens].contiguous().view(torch.uint8).numpy())
+                    file.write(trunk_TD[tokens].contiguous().view(torch.uint8).numpy().tobytes())
                     written.add(key)
             advance(rows)
         file.write(owner)
