@@ -178,7 +178,7 @@ def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) ->
 def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: Workspace, attempt: int) -> CheckedFile:
     """Rate the validation records with the merged file, by llama.cpp and by our decoder; compare with the adapter."""
     plan, dataset = encoded.plan, encoded.dataset
-    title = "Checking the saved file" + (" (attempt 2, with larger types)" if attempt > 1 else "")
+    title = "Checking the saved file" + (" (attempt 2, with the largest types)" if attempt > 1 else "")
     with plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine:
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.progress.stage("Measuring how far two readers of this file differ"):
