@@ -59,8 +59,8 @@ class WeightUpdate:
 def choose(file: GGUFFile, update: WeightUpdate, *, wanted: str, keep: float, threads: int) -> list[TypeChoice]:
     """Choose a type for each changed tensor: `wanted`, or with "auto" the smallest that preserves `keep` of ΔW.
 
-    With "auto", tensors whose rounding error exceeds ΔW then get their largest type while the file is at most MOST_GROWTH
-    larger than its base: those first whose noise falls most by the byte.
+    With "auto", tensors whose rounding error exceeds ΔW then get their largest type while the file is at most
+    MOST_GROWTH larger than its base: those first whose noise falls most by the byte.
     """
     choices = []
     for name in update.names():
