@@ -20,7 +20,7 @@ from ..gguf.read import GGUFFile
 
 # smallest first; K-quants come before Q8_0 because llama.cpp runs them faster on a CPU
 LADDER = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.F16, Type.F32)
-NARROW_LADDER = (Type.Q5_0, Type.Q5_1, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
+NARROW_LADDER = (Type.Q5_0, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
 MOST_GROWTH = 0.25  # of the base file's size
 SAMPLE_ROWS = 128  # rows measured per tensor; the share varies little between rows
 
