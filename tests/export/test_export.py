@@ -129,10 +129,9 @@ def test_the_largest_type_for_every_tensor(tmp_path: Path) -> None:
     assert largest(file, update, found, threads=1) is None
 
 
-@pytest.mark.parametrize(("qtype", "width"), [("Q4_K", 256), ("Q4_1", 96)])
-def test_a_small_update_gets_larger_types_within_the_size_of_the_file(tmp_path: Path, qtype: str, width: int) -> None:
+def test_a_small_update_gets_larger_types_within_the_size_of_the_file(tmp_path: Path) -> None:
     """Rounding W itself to another grid is an error several times ΔW: the file's size is used up to lower it."""
-    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype=qtype, width=width), size=0.002)
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_1", width=96), size=0.002)
     update = update_of(tunable)
     choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
     kinds = {choice.type for choice in choices}
