@@ -140,8 +140,7 @@ def test_a_small_update_gets_larger_types_within_the_size_of_the_file(tmp_path: 
     grown = (tmp_path / "merged.gguf").stat().st_size / file.path.stat().st_size
     assert 1.1 < grown <= 1.251  # some bytes of metadata
     assert all(choice.kept >= 0.9 for choice in choices)
-    raised = [choice for choice in choices if choice.type == Type.Q8_0]
-    assert max(choice.noise for choice in raised) < min(choice.noise for choice in choices if choice not in raised)
+    assert all("ffn_gate" in choice.name or "ffn_up" in choice.name for choice in choices if choice.type != Type.Q8_0)
 
 
 def checked(*, passed: bool) -> CheckedFile:

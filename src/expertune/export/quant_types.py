@@ -22,6 +22,7 @@ from ..gguf.read import GGUFFile
 LADDER = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.F16, Type.F32)
 NARROW_LADDER = (Type.Q5_0, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
 MOST_GROWTH = 0.25  # of the base file's size
+TOLERANT = ("ffn_gate", "ffn_up")  # their rounding moves the answers least (docs/decisions/0015)
 SAMPLE_ROWS = 128  # rows measured per tensor; the share varies little between rows
 
 
@@ -60,7 +61,7 @@ def choose(file: GGUFFile, update: WeightUpdate, *, wanted: str, keep: float, th
     """Choose a type for each changed tensor: `wanted`, or with "auto" the smallest that preserves `keep` of ΔW.
 
     With "auto", tensors whose rounding error exceeds ΔW then get their largest type while the file is at most
-    MOST_GROWTH larger than its base: those first whose noise falls most by the byte.
+    MOST_GROWTH larger than its base: TOLERANT ones last, else those first whose noise falls most by the byte.
     """
     choices = []
     for name in update.names():
@@ -80,10 +81,11 @@ def _within_size(
     better = [_largest(file, update, choice, threads=threads) for choice in choices if choice.noise > 1]
     added = {each.name: tensor_bytes(file, each) - tensor_bytes(file, found[each.name]) for each in better}
 
-    def gain(each: TypeChoice) -> float:
-        return (found[each.name].noise ** 2 - each.noise**2) / max(1, added[each.name])
+    def order(each: TypeChoice) -> tuple[bool, float]:
+        fall = found[each.name].noise ** 2 - each.noise**2
+        return any(part in each.name for part in TOLERANT), -fall / max(1, added[each.name])
 
-    for each in sorted(better, key=gain, reverse=True):
+    for each in sorted(better, key=order):
         if added[each.name] <= room:
             room -= added[each.name]
             found[each.name] = each
