@@ -113,7 +113,7 @@ def rows() -> list[Row]:
     return [Row(str(at), LABELS[at], prompt, (30, 41), (1.0, 1.0)) for at, prompt in enumerate(prompts)]
 
 
-@pytest.mark.parametrize(("kind", "passes"), [("auto", True), ("Q4_K", False)])
+@pytest.mark.parametrize(("kind", "passes"), [("Q8_0", True), ("Q4_K", False)])
 def test_an_update_that_its_types_cannot_hold_fails_the_gate(tmp_path: Path, kind: str, passes: bool) -> None:
     """The adapter and the merged file by our decoder: an update far below Q4_K's steps is lost in it."""
     candidates = Candidates((30,), ((41,), (42,), (43,)))
@@ -122,7 +122,7 @@ def test_an_update_that_its_types_cannot_hold_fails_the_gate(tmp_path: Path, kin
     config = Config(rank=4, alpha=8.0)
     tunable = load(base, config, cpu)
     draw = torch.Generator().manual_seed(1)
-    tunable.lora.values_P.add_(0.004 * torch.randn(tunable.lora.values_P.shape, generator=draw))
+    tunable.lora.values_P.add_(0.01 * torch.randn(tunable.lora.values_P.shape, generator=draw))
     tunable.lora.refresh()
     by_adapter = evaluate(tunable, rows(), candidates, batch_size=8).log_probabilities_RK.exp().numpy()
     update = WeightUpdate(tunable.lora.pairs(), tunable.lora.scale)

@@ -15,7 +15,7 @@ from expertune.config import Config
 from expertune.errors import TrainingFailedError
 from expertune.export.agreement import CheckedFile, FileAgreement
 from expertune.export.merged import MergedModel, MergeTarget, merge, merged_bytes, write_merged
-from expertune.export.quant_types import TypeChoice, WeightUpdate, choose, ladder_of, measure, upgrade
+from expertune.export.quant_types import TypeChoice, WeightUpdate, choose, ladder_of, largest, measure
 from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_adapter
 from expertune.model.attention import Segment
@@ -116,20 +116,31 @@ def test_the_ladder_keeps_to_types_that_fit_the_rows(tmp_path: Path) -> None:
     with GGUFFile(tiny.make(tmp_path / "wide.gguf", qtype="Q4_K")) as wide:
         assert ladder_of(wide, NAME) == (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
     with GGUFFile(tiny.make(tmp_path / "narrow41.gguf", qtype="Q4_1", width=64)) as narrow:
-        assert ladder_of(narrow, NAME) == (Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
+        assert ladder_of(narrow, NAME) == (Type.Q4_1, Type.Q5_0, Type.Q8_0)
     with GGUFFile(tiny.make(tmp_path / "half.gguf", qtype="F16")) as half:
         assert ladder_of(half, NAME) == (Type.F16, Type.F32)
 
 
-def test_larger_types_for_every_tensor_until_the_top(tmp_path: Path) -> None:
+def test_the_largest_type_for_every_tensor(tmp_path: Path) -> None:
     file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_K"), size=2.0)
     update = update_of(tunable)
+    found = largest(file, update, choose(file, update, wanted="auto", keep=0.9, threads=1), threads=1)
+    assert found is not None and {choice.type for choice in found} == {Type.Q8_0}
+    assert largest(file, update, found, threads=1) is None
+
+
+def test_a_small_update_gets_larger_types_within_the_size_of_the_file(tmp_path: Path) -> None:
+    """Rounding W itself to another grid is an error several times ΔW: the file's size is used up to lower it."""
+    file, tunable = with_random_adapter(tiny.make(tmp_path / "base.gguf", qtype="Q4_1", width=96), size=0.002)
+    update = update_of(tunable)
     choices = choose(file, update, wanted="auto", keep=0.9, threads=1)
-    for kind in (Type.Q5_K, Type.Q6_K, Type.Q8_0):
-        raised = upgrade(file, update, choices, threads=1)
-        assert raised is not None and {choice.type for choice in raised} == {kind}
-        choices = raised
-    assert upgrade(file, update, choices, threads=1) is None
+    kinds = {choice.type for choice in choices}
+    assert Type.Q8_0 in kinds and len(kinds) > 1
+    write_merged(target_of(tmp_path, file, tunable), choices)
+    grown = (tmp_path / "merged.gguf").stat().st_size / file.path.stat().st_size
+    assert 1.1 < grown <= 1.251  # some bytes of metadata
+    assert all(choice.kept >= 0.9 for choice in choices)
+    assert all("ffn_gate" in choice.name or "ffn_up" in choice.name for choice in choices if choice.type != Type.Q8_0)
 
 
 def checked(*, passed: bool) -> CheckedFile:
@@ -160,13 +171,13 @@ def test_a_file_that_passes_is_written_once(tmp_path: Path) -> None:
 
 def test_a_file_that_does_not_agree_is_written_again_with_larger_types(tmp_path: Path) -> None:
     merged, written = merged_with(tmp_path, [False, True])
-    assert written == [{Type.Q4_K}, {Type.Q5_K}]
+    assert written == [{Type.Q4_K}, {Type.Q8_0}]
     assert merged.checked.agreement.passed and [each.passed for each in merged.rounds] == [False, True]
 
 
 def test_where_larger_types_do_not_help_the_smaller_file_stays(tmp_path: Path) -> None:
     merged, written = merged_with(tmp_path, [False, False])
-    assert written == [{Type.Q4_K}, {Type.Q5_K}, {Type.Q4_K}]
+    assert written == [{Type.Q4_K}, {Type.Q8_0}, {Type.Q4_K}]
     assert not merged.checked.agreement.passed and len(merged.rounds) == 2
 
 

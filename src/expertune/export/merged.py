@@ -1,8 +1,8 @@
 """Merge the adapter into the base GGUF and verify that its predictions still match the adapter's.
 
 Types are chosen tensor by tensor (export.quant_types). Then the merged file is served, and its predictions for the
-validation records are compared with those of base + adapter (export.agreement); if they differ, every tensor gets the
-next larger type, once.
+validation records are compared with those of base + adapter (export.agreement); if they differ, every tensor gets its
+largest type, whatever the file's size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..gguf.write import Progress, Replacement, write_model
 from .agreement import CheckedFile, FileAgreement
-from .quant_types import TypeChoice, WeightUpdate, choose, upgrade
+from .quant_types import TypeChoice, WeightUpdate, choose, largest, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def merge(
     write: Callable[[Sequence[TypeChoice]], None],
     check: Callable[[int], CheckedFile],
 ) -> MergedModel:
-    """Write the merged file to `target.path`, once more with larger types if it does not agree with base + adapter.
+    """Write the merged file to `target.path`, again with the largest types if it does not agree with base + adapter.
 
     `write` writes the file with these types (`write_merged`); `check` compares it with the adapter, given the number
     of the attempt (1 or 2). If larger types do not help either, rounding of weights is not the cause, and the file
@@ -66,7 +66,7 @@ def merge(
     first = check(1)
     larger = None
     if config.export_type == "auto" and not first.agreement.passed:
-        larger = upgrade(base, update, choices, threads=threads)
+        larger = largest(base, update, choices, threads=threads)
     if larger is None:
         return MergedModel(target.path, tuple(choices), first, (first.agreement,))
     write(larger)
@@ -90,12 +90,6 @@ def merged_bytes(base: GGUFFile, choices: Sequence[TypeChoice]) -> int:
     """Size of all tensors of the merged file."""
     unchanged = base.tensors.keys() - {choice.name for choice in choices}
     return sum(base.tensors[name].nbytes for name in unchanged) + sum(tensor_bytes(base, each) for each in choices)
-
-
-def tensor_bytes(base: GGUFFile, choice: TypeChoice) -> int:
-    """Size of a changed tensor in its chosen type."""
-    info = base.tensors[choice.name]
-    return info.rows * quants.bytes_per_row(choice.type, info.width)
 
 
 def _merged_tensor(target: MergeTarget, choice: TypeChoice) -> np.ndarray:

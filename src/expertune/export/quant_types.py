@@ -1,7 +1,8 @@
-"""Choose the GGUF type of each changed tensor: the smallest that preserves the LoRA update ΔW.
+"""Choose the GGUF type of each changed tensor: large enough to preserve the LoRA update ΔW, within a size for the file.
 
 The base's weights are on the grid of their own type, so quantising W + ΔW to it again can undo all of ΔW
-(docs/decisions/0005). The loss is therefore measured for each tensor.
+(docs/decisions/0005). The loss is therefore measured for each tensor. The grid of another type rounds W itself, below
+Q8_0 by several times ΔW, so tensors get their largest type as far as the size of the file allows (docs/decisions/0015).
 
 Axes: O output · I input · R rank.
 """
@@ -19,7 +20,9 @@ from ..gguf.read import GGUFFile
 
 # smallest first; K-quants come before Q8_0 because llama.cpp runs them faster on a CPU
 LADDER = (Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0, Type.F16, Type.F32)
-NARROW_LADDER = (Type.Q5_0, Type.Q5_1, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
+NARROW_LADDER = (Type.Q5_0, *LADDER[LADDER.index(Type.Q8_0) :])  # rows too short for K-quants
+MOST_GROWTH = 0.25  # of the base file's size
+TOLERANT = ("ffn_gate", "ffn_up")  # their rounding moves the answers least (docs/decisions/0015)
 SAMPLE_ROWS = 128  # rows measured per tensor; the share varies little between rows
 
 
@@ -55,27 +58,57 @@ class WeightUpdate:
 
 
 def choose(file: GGUFFile, update: WeightUpdate, *, wanted: str, keep: float, threads: int) -> list[TypeChoice]:
-    """Choose a type for each changed tensor: `wanted`, or with "auto" the smallest that preserves `keep` of ΔW."""
+    """Choose a type for each changed tensor: `wanted`, or with "auto" the smallest that preserves `keep` of ΔW.
+
+    With "auto", tensors whose rounding error exceeds ΔW then get their largest type while the file is at most
+    MOST_GROWTH larger than its base: TOLERANT ones last, else those first whose noise falls most by the byte.
+    """
     choices = []
     for name in update.names():
         ladder = ladder_of(file, name) if wanted == "auto" else (_forced(file, name, Type[wanted]),)
         measured = (measure(file, update, name, kind, threads=threads) for kind in ladder)
         choice = next((choice for choice in measured if choice.kept >= keep), None)
         choices.append(choice or measure(file, update, name, ladder[-1], threads=threads))
-    return choices
+    return _within_size(file, update, choices, threads=threads) if wanted == "auto" else choices
 
 
-def upgrade(
+def _within_size(
+    file: GGUFFile, update: WeightUpdate, choices: Sequence[TypeChoice], *, threads: int
+) -> list[TypeChoice]:
+    room = MOST_GROWTH * file.path.stat().st_size
+    room -= sum(tensor_bytes(file, choice) - file.tensors[choice.name].nbytes for choice in choices)
+    found = {choice.name: choice for choice in choices}
+    better = [_largest(file, update, choice, threads=threads) for choice in choices if choice.noise > 1]
+    added = {each.name: tensor_bytes(file, each) - tensor_bytes(file, found[each.name]) for each in better}
+
+    def order(each: TypeChoice) -> tuple[bool, float]:
+        fall = found[each.name].noise ** 2 - each.noise**2
+        return any(part in each.name for part in TOLERANT), -fall / max(1, added[each.name])
+
+    for each in sorted(better, key=order):
+        if added[each.name] <= room:
+            room -= added[each.name]
+            found[each.name] = each
+    return list(found.values())
+
+
+def largest(
     file: GGUFFile, update: WeightUpdate, choices: Sequence[TypeChoice], *, threads: int
 ) -> list[TypeChoice] | None:
-    """Take the next larger type for every tensor; None if all have the largest."""
-    kinds = [_next_type(file, choice) for choice in choices]
-    if not any(kinds):
-        return None
-    return [
-        choice if kind is None else measure(file, update, choice.name, kind, threads=threads)
-        for choice, kind in zip(choices, kinds, strict=True)
-    ]
+    """Take the largest type for every tensor; None if all have it."""
+    found = [_largest(file, update, choice, threads=threads) for choice in choices]
+    return found if found != list(choices) else None
+
+
+def _largest(file: GGUFFile, update: WeightUpdate, choice: TypeChoice, *, threads: int) -> TypeChoice:
+    kind = ladder_of(file, choice.name)[-1]
+    return choice if kind == choice.type else measure(file, update, choice.name, kind, threads=threads)
+
+
+def tensor_bytes(file: GGUFFile, choice: TypeChoice) -> int:
+    """Size of a changed tensor in its chosen type."""
+    info = file.tensors[choice.name]
+    return info.rows * quants.bytes_per_row(choice.type, info.width)
 
 
 def measure(file: GGUFFile, update: WeightUpdate, name: str, kind: Type, *, threads: int) -> TypeChoice:
@@ -116,9 +149,3 @@ def _forced(file: GGUFFile, name: str, kind: Type) -> Type:
     if quants.row_fits(kind, width):
         return kind
     return next(each for each in LADDER[LADDER.index(kind) + 1 :] if quants.row_fits(each, width))
-
-
-def _next_type(file: GGUFFile, choice: TypeChoice) -> Type | None:
-    ladder = ladder_of(file, choice.name)
-    place = ladder.index(choice.type) + 1 if choice.type in ladder else len(ladder)
-    return ladder[place] if place < len(ladder) else None

@@ -9,8 +9,8 @@ from ..gguf.read import GGUFFile
 from ..predict.score import Pass
 from ..stats.intervals import Estimate
 from .agreement import FileAgreement, Noise
-from .merged import MergedModel, tensor_bytes
-from .quant_types import TypeChoice
+from .merged import MergedModel
+from .quant_types import TypeChoice, tensor_bytes
 
 
 @dataclass(frozen=True)

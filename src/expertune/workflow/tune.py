@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
@@ -26,9 +26,6 @@ from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("expertune")
 
@@ -135,17 +132,15 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
         placement.threads,
         summary,
         result.history,
-        _rated(result.base_log_RK, encoded),
-        _rated(result.best_log_RK, encoded),
+        _rated(result.base_log_RK.exp().tolist(), encoded),
+        _rated(result.best_log_RK.exp().tolist(), encoded),
     )
 
 
-def _rated(log_RK: torch.Tensor, encoded: EncodedDataset) -> tuple[Rated, ...]:
+def _rated(share_RK: Sequence[Sequence[float]], encoded: EncodedDataset) -> tuple[Rated, ...]:
     """The validation records with the label probabilities of our decoder."""
     examples, scale = encoded.dataset.examples["dev"], encoded.dataset.scale
-    return tuple(
-        Rated.of(example.id, shares, scale) for example, shares in zip(examples, log_RK.exp().tolist(), strict=True)
-    )
+    return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
@@ -182,7 +177,7 @@ def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) ->
 def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: Workspace, attempt: int) -> CheckedFile:
     """Rate the validation records with the merged file, by llama.cpp and by our decoder; compare with the adapter."""
     plan, dataset = encoded.plan, encoded.dataset
-    title = "Checking the saved file" + (" (attempt 2, with larger types)" if attempt > 1 else "")
+    title = "Checking the saved file" + (" (attempt 2, with the largest types)" if attempt > 1 else "")
     with plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine:
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.progress.stage("Measuring how far two readers of this file differ"):
@@ -205,7 +200,7 @@ def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
         found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=max(8, config.batch_size))
-    return _rated(found.log_probabilities_RK, encoded)
+    return _rated(found.log_probabilities_RK.exp().tolist(), encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:
