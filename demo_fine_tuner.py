@@ -29,8 +29,8 @@ class Demo:
 
 
 def with_smollm2(file: Path) -> Demo:
-    """Shorter than a default run: one validation per epoch, one type for the changed tensors, no model set."""
-    settings = ("--evals-per-epoch", "1", "--export-type", "Q8_0", "--approach", "tune")
+    """Shorter than a default run: one validation per epoch, no model set."""
+    settings = ("--evals-per-epoch", "1", "--approach", "tune")
     return Demo(
         "SmolLM2-135M-Instruct, a real language model, but a very small one (135 million weights)", file, settings
     )

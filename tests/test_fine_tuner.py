@@ -100,7 +100,9 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
     }
     assert metadata["processing_info"]["dataset_size"] == 240
     assert metadata["processing_info"]["model_name"] == str(BASE)
-    assert metadata["export"]["agreement"] == max(each["labels"] for each in metadata["export"]["rounds"])
+    assert metadata["export"]["agreement"] in [each["labels"] for each in metadata["export"]["rounds"]]
+    assert len(metadata["export"]["rounds"]) <= 2 and metadata["export"]["agreement_passed"]
+    assert 0 < metadata["export"]["noise"]["mean"] < 0.1
     assert metadata["export"]["agreement_rows"] == metadata["split"]["dev"]
     assert metadata["export"]["bytes"] == (folder / "fine_tuned_model.gguf").stat().st_size
     assert metadata["fallback_reason"] is None
