@@ -143,7 +143,11 @@ class Config(BaseModel):
         le=86_400.0,
         description="Seconds for building the model set; its evaluation comes on top.",
     )
-    redact: bool = Field(default=False, description="Write the model set without any text from the records.")
+    redact: bool = Field(default=False, description="Write model set and readout without any text from the records.")
+    readout: bool = Field(
+        default=True,
+        description="Also fit a classifier on the base model's hidden states and word counts.",
+    )
 
     # evaluation
     bootstrap_resamples: int = Field(
