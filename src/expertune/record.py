@@ -81,7 +81,7 @@ class ModelSetInfo(Section):
 
 
 class ReadoutInfo(Section):
-    """Present if a readout was fitted: hidden states after `depth` blocks, fused with TF-IDF at `tfidf_weight`.
+    """Present if a readout was fitted: log-probabilities from states after `depth` blocks and from TF-IDF are added.
 
     `out_of_fold` has macro-F1 and log-loss of "states", "TF-IDF" and "fused" on the training records, by
     cross-validation.
@@ -90,6 +90,7 @@ class ReadoutInfo(Section):
     output_file: str
     depth: int
     features: str
+    states_weight: float
     tfidf_weight: float
     out_of_fold: dict[str, dict[str, float]]
 

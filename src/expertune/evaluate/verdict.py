@@ -13,7 +13,7 @@ from .compare import Difference, Evaluation
 Outcome = Literal["better", "unclear", "not better"]
 _CALLED = {  # the product, where "… model" would be wrong
     "TF-IDF set": "word-count classifier (no language model)",
-    "readout": "readout (classifier on the base model's hidden states and word counts)",
+    "readout": "readout of the base model's hidden states and word counts",
 }
 
 

@@ -57,7 +57,7 @@ def with_readout(
     validation part's macro-F1 is mostly chance, while log-loss orders raters alike in all parts (docs/decisions/0013).
     """
     if rival is None:
-        return ApproachChoice(approach=READOUT, reason=f"only the readout could be evaluated: {choice.reason}")
+        return ApproachChoice(approach=READOUT, reason="only the readout could be evaluated")
     name = "tuned" if choice.approach == TUNE else "model set"
     both = {each.id for each in rival} & {each.id for each in readout.rated}
     truth = [row for row in dataset.split.dev if row.id in both]

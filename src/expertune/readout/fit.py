@@ -22,7 +22,9 @@ from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse, pack
 
 INVERSE_REGULARISATION = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # C of scikit-learn, on standardised features
 FEATURES = ("mean", "last", "both")
-TFIDF_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STATES_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TFIDF_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # above 1: balanced TF-IDF is less sure than it could be
+MOST_TERMS = 20_000  # words and pairs, and as many letter groups
 MAX_ITERATIONS = 500
 
 
@@ -37,10 +39,11 @@ class TrainingStates:
 
 @dataclass(frozen=True)
 class Fit:
-    """The classifiers, TF-IDF's weight, figures by name, and each training record's out-of-fold probabilities."""
+    """The classifiers, their weights, figures by name, and each training record's out-of-fold probabilities."""
 
     states: StatesClassifier
     tfidf: Any
+    states_weight: float
     tfidf_weight: float
     figures: Mapping[str, OutOfFold]
     out_of_fold_NK: Floats
@@ -88,25 +91,24 @@ def fit(
     fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)
     label_N = np.asarray([scale.values.index(row.value) for row in train], dtype=np.intp)
     problem = _Problem(label_N, fold_N, len(scale.labels))
-    words_N = out_of_fold(train, scale, groups, seed=seed)  # the same folds
+    words_N = out_of_fold(train, scale, groups, seed=seed, most_terms=MOST_TERMS)  # the same folds
     if not words_N or any(len(set(label_N[fold_N != fold])) < 2 for fold in range(FOLDS)):
         return None
     best = _best_trial(found, problem)
     words_NK = np.asarray(words_N)
-    weights = TFIDF_WEIGHTS if words else (0.0,)
-    weight = min(weights, key=lambda each: problem.log_loss(fuse(best.share_NK, words_NK, each)))
-    fused_NK = fuse(best.share_NK, words_NK, weight)
+    weights = itertools.product(STATES_WEIGHTS, TFIDF_WEIGHTS) if words else [(1.0, 0.0)]
+    chosen = min(
+        (each for each in weights if any(each)), key=lambda each: problem.log_loss(fuse(best.share_NK, words_NK, *each))
+    )
+    fused_NK = fuse(best.share_NK, words_NK, *chosen)
+    figures = {"states": best.share_NK, "TF-IDF": words_NK, "fused": fused_NK}
     return Fit(
         _classifier(best, found, problem, scale),
-        fit_tfidf(train, scale, seed=seed) if weight else None,
-        weight,
-        {name: problem.figures(each) for name, each in _named(best.share_NK, words_NK, fused_NK).items()},
+        fit_tfidf(train, scale, seed=seed, most_terms=MOST_TERMS) if chosen[1] else None,
+        *chosen,
+        {name: problem.figures(each) for name, each in figures.items()},
         fused_NK,
     )
-
-
-def _named(states_NK: Floats, words_NK: Floats, fused_NK: Floats) -> dict[str, Floats]:
-    return {"states": states_NK, "TF-IDF": words_NK, "fused": fused_NK}
 
 
 def _best_trial(found: TrainingStates, problem: _Problem) -> _Trial:
@@ -133,12 +135,18 @@ def _cross_validated(x_NF: Floats, problem: _Problem, c: float) -> Floats:
 
 
 def _regression(x_NF: Floats, label_N: NDArray[np.intp], c: float) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """Labels that occur, and weights and intercepts on the features as they are, before standardisation."""
+    """Labels that occur, and weights and intercepts on the features as they are, before standardisation.
+
+    Records weigh as the square root of scikit-learn's "balanced": nearly the log-loss without weights, nearly the
+    macro-F1 with whole ones (docs/decisions/0013).
+    """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.utils.class_weight import compute_sample_weight
 
     mean_F, deviation_F = x_NF.mean(axis=0), x_NF.std(axis=0) + 1e-6
     model: Any = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3)
-    model.fit((x_NF - mean_F) / deviation_F, label_N)
+    balanced_N = compute_sample_weight("balanced", label_N)
+    model.fit((x_NF - mean_F) / deviation_F, label_N, sample_weight=np.sqrt(balanced_N))
     weight_KF, intercept_K = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
         weight_KF, intercept_K = np.vstack([-weight_KF, weight_KF]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2

@@ -27,6 +27,7 @@ VERSION = 1
 LEAST = 1e-6  # a probability of 0 has no logarithm
 
 Floats = NDArray[np.float64]
+Weight = Annotated[float, Field(ge=0, le=10)]
 
 
 class StatesClassifier(StrictRecord):
@@ -76,8 +77,8 @@ class OutOfFold(StrictRecord):
 class ReadoutRecord(StrictRecord):
     """Everything but the base model that is needed to rate new records.
 
-    `tfidf_weight` is TF-IDF's share in the mean of the log-probabilities. `out_of_fold` has the figures of "states",
-    "TF-IDF" and "fused". `base` is the sha256 of the base's file.
+    Log-probabilities are added with the weights `states_weight` and `tfidf_weight`. `out_of_fold` has the figures of
+    "states", "TF-IDF" and "fused". `base` is the sha256 of the base's file.
     """
 
     version: Literal[1]
@@ -88,7 +89,8 @@ class ReadoutRecord(StrictRecord):
     target_topics: str
     states: StatesClassifier
     tfidf: TfidfTables | None
-    tfidf_weight: Share
+    states_weight: Weight
+    tfidf_weight: Weight
     out_of_fold: dict[str, OutOfFold]
 
     @model_validator(mode="after")
@@ -105,7 +107,9 @@ class ReadoutRecord(StrictRecord):
         labels = list(self.rating_mapping)
         share_NK = self.states.predict(state_NPD, labels)
         if self.tfidf is not None:
-            share_NK = fuse(share_NK, np.asarray(predict_tfidf(self.tfidf, prompts, labels)), self.tfidf_weight)
+            share_NK = fuse(
+                share_NK, np.asarray(predict_tfidf(self.tfidf, prompts, labels)), self.states_weight, self.tfidf_weight
+            )
         return [tuple(map(float, shares)) for shares in share_NK]
 
 
@@ -115,12 +119,12 @@ def features_of(state_NPD: NDArray[np.float32], features: str) -> Floats:
     return state_NPD[:, kept].reshape(len(state_NPD), -1).astype(np.float64)
 
 
-def fuse(states_NK: Floats, words_NK: Floats, weight: float) -> Floats:
-    """Weighted mean of the log-probabilities, as probabilities; `weight` is that of the words."""
+def fuse(states_NK: Floats, words_NK: Floats, states_weight: float, words_weight: float) -> Floats:
+    """Weighted sum of the log-probabilities, as probabilities."""
     from scipy.special import softmax
 
     log_NK = [np.log(np.maximum(share_NK, LEAST)) for share_NK in (states_NK, words_NK)]
-    return softmax((1 - weight) * log_NK[0] + weight * log_NK[1], axis=1)
+    return softmax(states_weight * log_NK[0] + words_weight * log_NK[1], axis=1)
 
 
 def packed(numbers: Any) -> str:

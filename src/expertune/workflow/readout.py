@@ -138,6 +138,7 @@ def _record(encoded: EncodedDataset, made: Fit) -> ReadoutRecord:
         target_topics=dataset.topics,
         states=made.states,
         tfidf=made.tfidf,
+        states_weight=made.states_weight,
         tfidf_weight=made.tfidf_weight,
         out_of_fold=dict(made.figures),
     )

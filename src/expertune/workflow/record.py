@@ -137,6 +137,7 @@ def _readout_info(record: ReadoutRecord) -> ReadoutInfo:
         output_file=outputs.READOUT,
         depth=record.states.depth,
         features=record.states.features,
+        states_weight=record.states_weight,
         tfidf_weight=record.tfidf_weight,
         out_of_fold={
             name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss} for name, each in record.out_of_fold.items()
