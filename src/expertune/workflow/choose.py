@@ -39,12 +39,13 @@ def choose(
     """Prefer the tuned model unless the model set is significantly better on the validation records that both rated.
 
     A tuned model needs no examples in every prompt, and its file is what the user asked for. The readout takes the
-    place of either where its log-loss is lower, unless only tuning was requested (--approach tune).
+    place of either where its log-loss is lower.
     """
     choice = _choose(tuned, model_set, basis)
-    if readout is not None and not (isinstance(tuned, Tuned) and basis.config.approach == TUNE):
-        by_tuned = isinstance(tuned, Tuned) and choice.approach == TUNE
-        rival = tuned.dev.rated if by_tuned else model_set.dev if model_set else None
+    if readout is not None:
+        rival = model_set.dev if model_set else None
+        if isinstance(tuned, Tuned) and choice.approach == TUNE:
+            rival = tuned.dev.rated
         choice = with_readout(choice, rival, readout.dev, basis.dataset, basis.config)
     log.info("choice: %s, %s", choice.approach, choice.reason)
     return choice

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
 from ..files import atomic
+from ..modelset.choose import TUNE
 from ..predict.score import Pass, Rated
 from ..readout.fit import Fit, TrainingStates, fit
 from ..readout.record import VERSION, ReadoutRecord
@@ -48,8 +49,8 @@ class _States:
 
 
 def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
-    """Fit the readout; None if none was requested or it cannot be fitted. Raises OutputError."""
-    if isinstance(encoded, NotTuned) or not encoded.plan.config.readout:
+    """Fit the readout; None if none or only a tuned model was requested, or it cannot be fitted. Raises OutputError."""
+    if isinstance(encoded, NotTuned) or not encoded.plan.config.readout or encoded.plan.config.approach == TUNE:
         return None
     with ws.stage("readout"):
         try:

@@ -151,7 +151,7 @@ def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
         output_file=outputs.MODEL_SET,
         examples=len(model_set.config.few_shot_examples),
         rule=model_set.config.rule.model_dump(mode="json"),
-        judged=evaluated.judgement is not None,
+        judged=evaluated.judgement is not None and model_set.dev is not None,
     )
 
 
