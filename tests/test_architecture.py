@@ -27,7 +27,7 @@ ROWS = (
     ("estimate",),
     ("progress",),
     ("evaluate", "record", "report_record", "report"),
-    ("modelset", "rate", "register"),
+    ("modelset", "readout", "rate", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),
 )

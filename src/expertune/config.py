@@ -57,17 +57,18 @@ class Config(BaseModel):
         default="all", description="Linear layers that get a LoRA adapter."
     )
     layers: Annotated[int, Field(ge=1)] | Literal["auto", "all"] = Field(
-        default=AUTO, description="Top transformer blocks that get an adapter, a number or all; auto is two thirds."
+        default=AUTO,
+        description="Top transformer blocks that get an adapter, a number or all; auto: a third, at least 10.",
     )
 
     # training
     epochs: Annotated[float, Field(ge=0.01, le=1000)] | Literal["auto"] = Field(
-        default=AUTO, description="Passes over the training records; auto chooses by model size."
+        default=AUTO, description="Passes over the training records; auto: 5."
     )
     learning_rate: Annotated[float, Field(ge=1e-7, le=1.0)] | Literal["auto"] = Field(
         default=AUTO, description="Peak learning rate (AdamW, cosine schedule with warmup); auto chooses by model size."
     )
-    batch_size: int = Field(default=4, ge=1, le=1024, description="Records in one forward pass.")
+    batch_size: int = Field(default=8, ge=1, le=1024, description="Records in one forward pass.")
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=1024, description="Forward passes in one optimiser step, weighted by target tokens."
     )
@@ -147,7 +148,11 @@ class Config(BaseModel):
         le=86_400.0,
         description="Seconds for building the model set; its evaluation comes on top.",
     )
-    redact: bool = Field(default=False, description="Write the model set without any text from the records.")
+    redact: bool = Field(default=False, description="Write model set and readout without any text from the records.")
+    readout: bool = Field(
+        default=True,
+        description="Also fit a classifier on the base model's hidden states and word counts.",
+    )
 
     # evaluation
     bootstrap_resamples: int = Field(

@@ -35,7 +35,7 @@ from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "registration")  # callers test for these keys
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration")  # callers test for these keys
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 Sound = TypeVar("Sound", bound="Section")
@@ -80,19 +80,41 @@ class ModelSetInfo(Section):
     judged: bool
 
 
+class ReadoutInfo(Section):
+    """Present if a readout was fitted: log-probabilities from states after `depth` blocks and from TF-IDF are added.
+
+    `out_of_fold` has macro-F1 and log-loss of "states", "TF-IDF" and "fused" on the training records, by
+    cross-validation.
+    """
+
+    output_file: str
+    depth: int
+    features: str
+    states_weight: float
+    tfidf_weight: float
+    out_of_fold: dict[str, dict[str, float]]
+
+
 class ValidationComparison(Section):
-    """Comparison of tuned model and model set on the validation records that both rated."""
+    """Comparison of two products on the validation records that both rated.
+
+    `set_rates_by` is the rule of the model set, if one of them is; `log_loss` is there if it decided.
+    """
 
     rows: int
     macro_f1: dict[str, Estimate]
     difference: Difference
-    set_rates_by: dict[str, Any]
+    set_rates_by: dict[str, Any] = {}
+    log_loss: dict[str, Estimate] = {}
 
 
 class ApproachChoice(Section):
-    """Choice between tuned model and model set, by validation records. `dev` holds the figures behind `reason`."""
+    """Choice between tuned model, readout and model set, by validation records.
 
-    approach: Literal["tune", "model-set"]
+    `dev` holds the figures behind `reason`.
+    """
+
+    approach: Literal["tune", "readout", "model-set"]
     reason: str
     dev: ValidationComparison | None = None
 
@@ -215,6 +237,7 @@ class RunRecord(Section):
     processing_info: ProcessingInfo
     fine_tuning_info: FineTuningInfo | None = None
     model_set_info: ModelSetInfo | None = None
+    readout_info: ReadoutInfo | None = None
     fallback_reason: str | None = None
     choice: ApproachChoice | None = None
     verdict: str

@@ -47,8 +47,9 @@ def _parameter(name: str, setting: Setting, *, hidden: bool) -> inspect.Paramete
     if setting.choices:
         choices = (*setting.choices, *RENAMED_VALUES.get(setting.name, ())) if hidden else setting.choices
         kind = Literal[choices]
+    flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
-        f"--{name.replace('_', '-')}",
+        f"{flag}/--no-{flag[2:]}" if setting.default is True else flag,
         help=_help(setting),
         show_default=False,
         rich_help_panel="Settings",

@@ -37,6 +37,10 @@ def rate(
     threads: Annotated[
         int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
     ] = None,
+    product: Annotated[
+        Literal["tuned", "readout", "model-set"] | None,
+        typer.Option("--product", help="Which product of the run rates. [the recommended one]"),
+    ] = None,
     votes: Annotated[
         bool,
         typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
@@ -44,7 +48,7 @@ def rate(
     allow_remote: AllowRemote = False,
     debug: Debug = False,
 ) -> None:
-    """Rate new records with the tuned model or model set of a finished run."""
+    """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
     from ..rate.runner import rate_file
@@ -52,13 +56,13 @@ def rate(
     from .output import print_tally
 
     target = output or new.with_name(f"{new.stem}_rated{new.suffix}")
-    product = load_product(with_)
+    loaded = load_product(with_, product)
     options = {"slots": slots, "context": context, "allow_remote": allow_remote, "votes": votes}
-    with Progress() as progress, serve(product, engine, model=model, threads=threads or None, **options) as served:
+    with Progress() as progress, serve(loaded, engine, model=model, threads=threads or None, **options) as served:
         tally = rate_file(
             new,
             target,
-            product,
+            loaded,
             served,
             progress.stage,
             rationale=rationale,

@@ -11,7 +11,10 @@ from ..stats.intervals import Interval
 from .compare import Difference, Evaluation
 
 Outcome = Literal["better", "unclear", "not better"]
-_CALLED = {"TF-IDF set": "word-count classifier (no language model)"}  # the product, where "… model" would be wrong
+_CALLED = {  # the product, where "… model" would be wrong
+    "TF-IDF set": "word-count classifier (no language model)",
+    "readout": "readout of the base model's hidden states and word counts",
+}
 
 
 @dataclass(frozen=True)

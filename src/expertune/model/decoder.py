@@ -99,6 +99,19 @@ class Decoder:
                     x_TD = block.forward(x_TD, context)
         return x_TD[order_N.to(self.device)]
 
+    @torch.no_grad()
+    def states(self, pack: Pack, depths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Residual stream of all tokens after so many blocks, float32 (T, D), for each of the ascending `depths`.
+
+        No block above the deepest is computed.
+        """
+        x_TD, context, found = self._embed(pack), self._context(pack), []
+        for depth, block in enumerate(self._blocks[: depths[-1]], start=1):
+            x_TD = block.forward(x_TD, context)
+            if depth in depths:
+                found.append(x_TD)
+        return tuple(found)
+
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Output norm: the input of the output head, in the compute dtype (N, D)."""
         return self._norm.forward(x_ND).to(self.dtype)

@@ -1,16 +1,18 @@
-"""Choose between a tuned model and a model set by their predictions of the validation records."""
+"""Choose between tuned model, readout and model set by their predictions of the validation records."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..config import Config
 from ..evaluate.compare import compare, evaluate
-from ..predict.score import Pass
+from ..predict.score import Pass, Rated
 from ..ratings.dataset import Dataset
 from ..record import ApproachChoice, ValidationComparison
 from .fit import ModelSet
 from .select_raters import proven
 
-TUNE, MODEL_SET = "tune", "model-set"
+TUNE, READOUT, MODEL_SET = "tune", "readout", "model-set"
 
 
 def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, config: Config) -> ApproachChoice:
@@ -44,3 +46,36 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
     if proven(difference):
         return ApproachChoice(approach=MODEL_SET, reason=f"the model set is better: {line}", dev=dev)
     return ApproachChoice(approach=TUNE, reason=f"the model set is not proven better: {line}", dev=dev)
+
+
+def with_readout(
+    choice: ApproachChoice, rival: Sequence[Rated] | None, readout: Pass, dataset: Dataset, config: Config
+) -> ApproachChoice:
+    """Compare the readout with the product chosen so far, whose predictions of the validation records are `rival`.
+
+    The lower log-loss decides, unless the readout's macro-F1 is proven worse: with few records of a rare label one
+    validation part's macro-F1 is mostly chance, while log-loss orders raters alike in all parts (docs/decisions/0013).
+    """
+    if rival is None:
+        return ApproachChoice(approach=READOUT, reason="only the readout could be evaluated")
+    name = "tuned" if choice.approach == TUNE else "model set"
+    both = {each.id for each in rival} & {each.id for each in readout.rated}
+    truth = [row for row in dataset.split.dev if row.id in both]
+    ours, theirs = ([each for each in side if each.id in both] for side in (readout.rated, rival))
+    context = (dataset.scale, dataset.split.groups, config)
+    difference = compare((READOUT, ours), {name: theirs}, truth, *context)[0]
+    figures = {each: evaluate(each, truth, side, *context) for each, side in ((READOUT, ours), (name, theirs))}
+    loss, macro_f1 = (
+        {each: getattr(figure, of) for each, figure in figures.items()} for of in ("log_loss", "macro_f1")
+    )
+    lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
+    worse = difference.value < 0 and not difference.includes_zero
+    shown = ", ".join(
+        f"{each} {loss[each].value or 0:.3f} (macro-F1 {macro_f1[each].value or 0:.3f})" for each in (READOUT, name)
+    )
+    line = f"log-loss on {len(truth)} validation records: {shown}"
+    if not lower or worse:
+        why = "macro-F1 is proven worse" if lower else "log-loss is not lower"
+        return choice.model_copy(update={"reason": f"{choice.reason}; the readout's {why}: {line}"})
+    dev = ValidationComparison(rows=len(truth), macro_f1=macro_f1, difference=difference, log_loss=loss)
+    return ApproachChoice(approach=READOUT, reason=f"the readout is better: {line}", dev=dev)

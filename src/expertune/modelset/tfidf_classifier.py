@@ -29,14 +29,16 @@ Vectorizer = Callable[..., Any]
 VECTORIZERS: tuple[Vectorizer, Vectorizer] = (word_tfidf, letter_tfidf)
 
 
-def fit_tfidf(train: Sequence[Rating], scale: RatingScale, *, seed: int) -> TfidfTables | None:
-    """The classifier's record; None for fewer than ten rows or two labels."""
+def fit_tfidf(
+    train: Sequence[Rating], scale: RatingScale, *, seed: int, most_terms: int = MOST_TERMS
+) -> TfidfTables | None:
+    """The classifier's record, of so many terms of each kind; None for fewer than ten rows or two labels."""
     from sklearn.linear_model import LogisticRegression
 
     if len(train) < FEWEST_ROWS or len({row.value for row in train}) < 2:
         return None
     texts = [row.prompt for row in train]
-    fitted = [_fitted(vectorizer, texts) for vectorizer in VECTORIZERS]
+    fitted = [_fitted(vectorizer, texts, most_terms) for vectorizer in VECTORIZERS]
     features = _features(texts, fitted)
     model: Any = LogisticRegression(class_weight="balanced", max_iter=1000, random_state=seed)
     model.fit(features, [row.value for row in train])
@@ -94,13 +96,19 @@ class TfidfClassifier:
 
 
 def out_of_fold(
-    train: Sequence[Rating], scale: RatingScale, groups: Mapping[str, str], *, seed: int
+    train: Sequence[Rating],
+    scale: RatingScale,
+    groups: Mapping[str, str],
+    *,
+    seed: int,
+    most_terms: int = MOST_TERMS,
 ) -> list[tuple[float, ...]]:
     """Each row's probabilities by a classifier that saw no row of its group; [] where that cannot be learnt."""
     fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)
     found: list[tuple[float, ...]] = [()] * len(train)
     for fold in range(FOLDS):
-        tables = fit_tfidf([row for row, own in zip(train, fold_N, strict=True) if own != fold], scale, seed=seed)
+        rest = [row for row, own in zip(train, fold_N, strict=True) if own != fold]
+        tables = fit_tfidf(rest, scale, seed=seed, most_terms=most_terms)
         if tables is None:
             return []
         places = [int(at) for at in np.flatnonzero(fold_N == fold)]
@@ -110,9 +118,9 @@ def out_of_fold(
     return found
 
 
-def _fitted(vectorizer: Vectorizer, texts: Sequence[str]) -> Any:
+def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> Any:
     for rows in (2, 1) if len(texts) >= ROWS_FOR_SHARED else (1,):
-        made = vectorizer(max_features=MOST_TERMS, min_df=rows)
+        made = vectorizer(max_features=most_terms, min_df=rows)
         try:
             return made.fit(texts)
         except ValueError:  # no term is in two rows, or no text has one

@@ -12,13 +12,16 @@ from typing import Literal
 from ..errors import DatasetError, ModelSetConfigError, UsageError
 from ..files import sha256
 from ..modelset.config import ModelSetConfig, read
-from ..outputs import METADATA, MODEL_SET
+from ..outputs import METADATA, MODEL_SET, READOUT
 from ..predict.score import Messages
 from ..predict.uncertainty import Uncertainty, checked_uncertainty
 from ..ratings.examples import chat_messages, system_prompt
 from ..ratings.scale import RatingScale, answer_opening, make_scale
+from ..readout.record import ReadoutRecord
+from ..readout.record import read as read_readout
 from ..record import RunRecord, read_record
 
+Product = Literal["tuned", "readout", "model-set"]
 ANSWER_ROOM = 192  # tokens of context next to the longest row, for free answers
 
 
@@ -26,15 +29,15 @@ ANSWER_ROOM = 192  # tokens of context next to the longest row, for free answers
 class Artifact:
     """The product of a run, ready to be served.
 
-    `messages` turns a record's prompt into chat messages. `file` is the tuned model, None for a model set; `model_name`
-    is the base. `sha256` is of the file that answers (tuned: `file`, model set: the base), None where the run did not
-    have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if not
-    the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
+    `messages` turns a record's prompt into chat messages. `file` is the tuned model, None for the other products;
+    `model_name` is the base. `sha256` is of the file that answers (tuned: `file`, else the base), None where the run
+    did not have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if
+    not the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
     sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
     than the base model can give an opinion; each member is then asked by its own messages.
     """
 
-    kind: Literal["tuned", "model-set"]
+    kind: Product
     folder: Path
     scale: RatingScale
     messages: Messages
@@ -49,10 +52,13 @@ class Artifact:
     config_id: str
     trust: Uncertainty
     model_set: ModelSetConfig | None = None
+    readout: ReadoutRecord | None = None
 
 
-def load_product(folder: Path) -> Artifact:
-    """The product in the output folder of a finished run.
+def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
+    """The recommended product in the output folder of a finished run, or the `wanted` one.
+
+    Calibration, conformal thresholds and novelty were learnt for the recommended product only.
 
     Raises UsageError for a folder that holds none or a damaged one, and for a model file that is not the judged one.
     """
@@ -61,9 +67,15 @@ def load_product(folder: Path) -> Artifact:
         raise UsageError(f"{folder}: no such folder; give the output folder of a finished run")
     record = read_record(folder) if (folder / METADATA).exists() else None  # a model set also works alone
     try:
-        if record is not None and record.fine_tuning_info is not None:
+        recommended = _recommended(folder, record)
+        kind = wanted or recommended
+        if record is not None and kind != recommended:
+            record = record.model_copy(update={"rating": None})
+        if record is not None and record.fine_tuning_info is not None and kind == "tuned":
             return _tuned(folder, record, record.fine_tuning_info.output_file)
-        if (folder / MODEL_SET).exists():
+        if record is not None and record.readout_info is not None and kind == "readout":
+            return _readout(folder, record)
+        if (folder / MODEL_SET).exists() and kind == "model-set":
             return _model_set(folder, record)
     except (KeyError, TypeError, ValueError, AttributeError, DatasetError) as error:
         raise UsageError(
@@ -71,7 +83,15 @@ def load_product(folder: Path) -> Artifact:
         ) from None
     except ModelSetConfigError as error:
         raise UsageError(str(error)) from None
+    if wanted is not None:
+        raise UsageError(f"{folder}: holds no {wanted} product; leave out --product, or choose another")
     raise UsageError(f"{folder}: holds neither a tuned model nor a model set; give the output folder of a finished run")
+
+
+def _recommended(folder: Path, record: RunRecord | None) -> Product:
+    if record is not None and record.choice is not None and record.choice.approach == "readout":
+        return "readout"
+    return "tuned" if record is not None and record.fine_tuning_info is not None else "model-set"
 
 
 def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
@@ -95,6 +115,29 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         seed=record.seed,
         config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
         trust=checked_uncertainty(record.rating, scale),
+    )
+
+
+def _readout(folder: Path, record: RunRecord) -> Artifact:
+    scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
+    judged = record.provenance.hashes[READOUT]
+    _check_file(folder / READOUT, judged)
+    return Artifact(
+        kind="readout",
+        folder=folder,
+        scale=scale,
+        messages=lambda prompt: chat_messages(prompt, scale, topics),
+        file=None,
+        model_name=record.processing_info.model_name,
+        sha256=record.provenance.hashes["base"],
+        registered=None,
+        served=None,
+        prompts_by_server=record.provenance.prompts_by_server,
+        context=record.config.max_tokens + ANSWER_ROOM,
+        seed=record.seed,
+        config_id=_config_id("readout", scale, system_prompt(scale, topics), [(judged, "")]),
+        trust=checked_uncertainty(record.rating, scale),
+        readout=read_readout(folder / READOUT),
     )
 
 

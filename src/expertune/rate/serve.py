@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ..config import make_config
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
@@ -18,12 +19,15 @@ from ..engine.ollama import model
 from ..engine.ollama.engine import OllamaEngine
 from ..engine.ollama.render import OllamaRenderer
 from ..engine.ollama.server import OllamaServer, running_server
-from ..errors import ExpertuneError, UsageError
+from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
 from ..files import sha256
 from ..modelset.config import ModelSetConfig
 from ..modelset.records import TFIDF
 from ..modelset.tfidf_classifier import TfidfClassifier
 from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
+from ..readout.record import ReadoutRecord
+from ..readout.scorer import ReadoutScorer
+from ..readout.states import BaseStates
 from .artifact import Artifact
 
 Kind = Literal["llama.cpp", "ollama"]
@@ -66,6 +70,8 @@ def serve(
     Raises UsageError where another file than the judged one would answer, or with other prompts than it was tuned
     with; EngineError where it cannot be served.
     """
+    if product.kind == "readout" and kind == "ollama":
+        raise UsageError(f"{product.folder}: Ollama gives no hidden states; leave out --engine, or add --product tuned")
     config = product.model_set
     wanted = [product] if config is None else _members(product, config, votes)
     options = (slots, threads)
@@ -84,12 +90,27 @@ def serve(
             each.model_name: LanguageModelScorer(served.engine, each.messages, product.scale)
             for each, served in zip(wanted, found, strict=True)
         }
-        if config is None:
+        if product.readout is not None:
+            scorer = _readout_scorer(product, product.readout, found[0], threads)
+            yield ServedModel(scorer, found[0].digest, scorer.slots)
+        elif config is None:
             yield ServedModel(scorers[product.model_name], found[0].digest, found[0].workers)
         else:
             digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
             workers = min((served.workers for served in found), default=1)
             yield ServedModel(_voting(config, scorers, product.scale.labels), digest, workers)
+
+
+def _readout_scorer(
+    product: Artifact, readout: ReadoutRecord, served: ServedEngine, threads: int | None
+) -> ReadoutScorer:
+    """The readout on the base's file, which the engine tokenizes for. Raises EngineError."""
+    assert isinstance(served.engine, LlamaCppEngine)
+    try:
+        base = BaseStates(served.engine.model, make_config({"threads": threads}), readout.states.depth)
+    except FineTuningNotSupportedError as error:
+        raise EngineError(str(error)) from None
+    return ReadoutScorer(served.engine, product.messages, product.scale, readout, base)
 
 
 def _open_server(stack: ExitStack, kind: Kind, wanted: list[Artifact], allow_remote: bool) -> OllamaServer | None:
@@ -169,7 +190,7 @@ def _local_file(name: str, server: OllamaServer) -> Path | None:
 
 
 def _needs_server(product: Artifact) -> bool:
-    return product.prompts_by_server or (product.kind == "model-set" and not Path(product.model_name).is_file())
+    return product.prompts_by_server or (product.file is None and not Path(product.model_name).is_file())
 
 
 def _by_llama_cpp(
@@ -186,8 +207,8 @@ def _by_llama_cpp(
         digest = sha256(file)
         if product.sha256 is not None and digest != product.sha256:
             raise UsageError(
-                f"{product.model_name}: no longer the file that the model set was made for (its sha256 differs); "
-                "make the model set anew, or name that file with --model"
+                f"{product.model_name}: no longer the file that the {product.kind.replace('-', ' ')} was made for (its "
+                "sha256 differs); run expertune tune again, or name that file with --model"
             )
     renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
     engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)

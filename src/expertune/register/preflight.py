@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..config import Config
 from ..errors import RegistrationError
 from ..export.summary import ExportSummary
@@ -18,14 +20,25 @@ def gate_failures(record: RunRecord) -> list[str]:
             f"nothing to register: this run made no tuned model ({record.fallback_reason}); "
             "use its model set with expertune rate instead"
         )
-    failures, verdict = [], record.evaluation.verdict
+    failures = []
     if record.export is not None and not record.export.agreement_passed:
         failures.append(disagreement(record.export, record.config))
-    if verdict.base == "not better":
+    if _not_better(record, "base"):
         failures.append("the tuned model is not better than its base on the test records")
-    if verdict.majority == "not better":
+    if _not_better(record, "majority"):
         failures.append("the tuned model is not better than always choosing the most common label")
     return failures
+
+
+def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:
+    """True where the tuned model's macro-F1 on the test records is not above the rival's.
+
+    The verdict is on the tuned model unless the readout was chosen over it.
+    """
+    if record.choice is None or record.choice.approach != "readout":
+        return getattr(record.evaluation.verdict, rival) == "not better"
+    figures = {each.name: each.macro_f1.value or 0.0 for each in record.evaluation.evaluations}
+    return figures.get("tuned", 0.0) <= figures.get(rival, 0.0)
 
 
 def disagreement(export: ExportSummary, config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Resolve "auto": learning rate, epochs and adapted blocks by the model's size (docs/decisions/0011, 0014)."""
+"""Resolve "auto": learning rate, epochs and adapted blocks by the model's size (docs/decisions/0011, 0016)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from ..model.hparams import Keys
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
 # Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). Our measurements on
-# models of width 256 to 640 follow the same formula.
-RATE_AT_2000, EXPONENT = 5e-4, 0.781
+# models of width 256 to 640 follow the same formula at batches of 4; larger batches take its root times more.
+RATE_AT_2000, EXPONENT, BATCH = 5e-4, 0.781, 4
 LOWEST, HIGHEST = 5e-5, 3e-3
+EPOCHS = 5.0  # with soft labels the labels' log-loss no longer rises after the second (docs/decisions/0016)
+LEAST_LAYERS = 10
 
 
-def learning_rate(width: int) -> float:
-    """Peak learning rate for a model of this width, rounded to two digits."""
-    rate = RATE_AT_2000 * (2000 / width) ** EXPONENT
+def learning_rate(width: int, batch: int) -> float:
+    """Peak learning rate for a model of this width at so many records a step, rounded to two digits."""
+    rate = RATE_AT_2000 * (2000 / width) ** EXPONENT * math.sqrt(batch / BATCH)
     return float(f"{min(max(rate, LOWEST), HIGHEST):.1e}")
 
 
-def epochs(width: int) -> float:
-    """Passes over the training records for a model of this width."""
-    return 3.0
-
-
 def layers(blocks: int) -> int:
-    """Blocks with an adapter in a model of so many: two thirds; one third learnt too little (docs/decisions/0014)."""
-    return math.ceil(2 * blocks / 3)
+    """Blocks with an adapter in a model of so many: the top third, but at least ten (docs/decisions/0016)."""
+    return min(blocks, max(LEAST_LAYERS, math.ceil(blocks / 3)))
 
 
 def with_recipe(file: GGUFFile, config: Config) -> Config:
     """Replace "auto" in the training settings by numbers."""
     width = Keys(file).count("embedding_length")
-    rate = learning_rate(width) if config.learning_rate == AUTO else config.learning_rate
-    passes = epochs(width) if config.epochs == AUTO else config.epochs
+    batch = config.batch_size * config.gradient_accumulation_steps
+    rate = learning_rate(width, batch) if config.learning_rate == AUTO else config.learning_rate
+    passes = EPOCHS if config.epochs == AUTO else config.epochs
     top = layers(len(read_config(file).layers)) if config.layers == AUTO else config.layers
     return with_changes(config, learning_rate=rate, epochs=passes, layers=top)

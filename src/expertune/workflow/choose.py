@@ -1,14 +1,15 @@
-"""Fit the model set, and choose between it and the tuned model, on validation records only."""
+"""Fit the model set, and choose between it, the tuned model and the readout, on validation records only."""
 
 from __future__ import annotations
 
 import logging
 
 from ..errors import ModelSetConfigError
-from ..modelset.choose import MODEL_SET, TUNE, by_validation
+from ..modelset.choose import MODEL_SET, TUNE, by_validation, with_readout
 from ..modelset.fit import ModelSet
 from ..modelset.fit import fit_model_set as fit
 from ..record import ApproachChoice
+from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
 
@@ -32,12 +33,20 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
 
 
-def choose(tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis) -> ApproachChoice:
+def choose(
+    tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, readout: Readout | None = None
+) -> ApproachChoice:
     """Prefer the tuned model unless the model set is significantly better on the validation records that both rated.
 
-    A tuned model needs no examples in every prompt, and its file is what the user asked for.
+    A tuned model needs no examples in every prompt, and its file is what the user asked for. The readout takes the
+    place of either where its log-loss is lower.
     """
     choice = _choose(tuned, model_set, basis)
+    if readout is not None:
+        rival = model_set.dev if model_set else None
+        if isinstance(tuned, Tuned) and choice.approach == TUNE:
+            rival = tuned.dev.rated
+        choice = with_readout(choice, rival, readout.dev, basis.dataset, basis.config)
     log.info("choice: %s, %s", choice.approach, choice.reason)
     return choice
 

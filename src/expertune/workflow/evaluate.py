@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import EngineError
 from ..evaluate.judgement import Judgement, judge, rate_shown
-from ..modelset.choose import TUNE
+from ..modelset.choose import READOUT, TUNE
 from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
 from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
+from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
 
@@ -44,17 +45,25 @@ class _Rated:
 
 
 def evaluate(
-    choice: ApproachChoice, tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, ws: Workspace
+    choice: ApproachChoice,
+    tuned: Tuned | NotTuned,
+    model_set: ModelSet | None,
+    basis: Basis,
+    ws: Workspace,
+    readout: Readout | None = None,
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError for a tuned model only."""
     with ws.stage("judge"):
+        if readout is not None and choice.approach == READOUT:
+            return _judged(_rate_readout(readout, tuned, model_set, basis, ws), basis)
         if choice.approach == TUNE and isinstance(tuned, Tuned):
-            return _judged(_rate_tuned(tuned, model_set, basis, ws), basis)
+            return _judged(_with_readout(_rate_tuned(tuned, model_set, basis, ws), readout), basis)
         assert model_set is not None  # choose() names an existing one
         if model_set.dev is None:
             return Evaluated(None, None, unjudged=model_set.unjudged or "")
         try:
-            return _judged(_rate_model_set(model_set, model_set.dev, tuned, basis, ws), basis)
+            rated = _rate_model_set(model_set, model_set.dev, tuned, basis, ws)
+            return _judged(_with_readout(rated, readout), basis)
         except EngineError as error:
             return Evaluated(None, None, unjudged=str(error))
 
@@ -78,14 +87,34 @@ def _judged(rated: _Rated, basis: Basis) -> Evaluated:
 
 def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Workspace) -> _Rated:
     """Rate with the tuned model, then with the model set, whose failure must not end the run."""
-    test, others, notes = _tuned_test(tuned, ws), {}, ()
-    if model_set is not None and model_set.dev is not None:
-        try:
-            candidates, seed = basis.models.candidates, basis.config.seed
-            others = predict_test(model_set, basis.dataset, ws.progress, candidates, seed=seed)
-        except EngineError as error:
-            notes = (f"the model set was not evaluated on the test records: {error}",)
+    test = _tuned_test(tuned, ws)
+    others, notes = _model_set_test(model_set, basis, ws)
     return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
+
+
+def _rate_readout(
+    readout: Readout, tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, ws: Workspace
+) -> _Rated:
+    """Rate with the readout, and with the products that it was chosen over; a model set's failure ends nothing."""
+    by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
+    others, notes = _model_set_test(model_set, basis, ws)
+    base = basis.base_test or _base_test(basis, ws)
+    return _Rated(READOUT, readout.dev.rated, readout.test, base, {**by_tuned, **others}, notes)
+
+
+def _with_readout(rated: _Rated, readout: Readout | None) -> _Rated:
+    return rated if readout is None else replace(rated, others={**rated.others, READOUT: readout.test})
+
+
+def _model_set_test(model_set: ModelSet | None, basis: Basis, ws: Workspace) -> tuple[Passes, tuple[str, ...]]:
+    """Passes of the model set, if there is one that could be evaluated, and a note if it failed."""
+    if model_set is None or model_set.dev is None:
+        return {}, ()
+    try:
+        candidates, seed = basis.models.candidates, basis.config.seed
+        return predict_test(model_set, basis.dataset, ws.progress, candidates, seed=seed), ()
+    except EngineError as error:
+        return {}, (f"the model set was not evaluated on the test records: {error}",)
 
 
 def _rate_model_set(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .. import outputs
 from ..config import as_dict
-from ..modelset.choose import TUNE
+from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
+from ..readout.record import ReadoutRecord
+from ..readout.record import write as write_readout
 from ..record import (
     VERSION,
     ApproachChoice,
@@ -17,16 +19,18 @@ from ..record import (
     ModelSetInfo,
     ProcessingInfo,
     Provenance,
+    ReadoutInfo,
     RunRecord,
     SplitCounts,
 )
 from ..report import write_report
 from ..report_record import ReportRecord
 from .evaluate import Evaluated
+from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
 
-PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET)
+PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET, outputs.READOUT)
 
 
 def write_results(
@@ -37,11 +41,21 @@ def write_results(
     evaluated: Evaluated,
     basis: Basis,
     ws: Workspace,
+    readout: Readout | None = None,
 ) -> RunRecord:
-    """Write product, record and report to the output folder, and remove the checkpoints. Raises OutputError."""
-    kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
+    """Write product, record and report to the output folder, and remove the checkpoints. Raises OutputError.
+
+    A tuned file is kept where the readout rates better: Ollama can serve it.
+    """
+    kept = tuned if isinstance(tuned, Tuned) and choice.approach != MODEL_SET else None
     place_product(kept, basis, ws)
+    if readout is None:
+        outputs.retire(ws.folder, (outputs.READOUT,))
+    else:
+        write_readout(ws.folder / outputs.READOUT, readout.record)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
+    if readout is not None:
+        record = record.model_copy(update={"readout_info": _readout_info(readout.record)})
     write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
@@ -106,13 +120,29 @@ def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evalu
     """The verdict, preceded by the reason if there is a model set instead of a tuned model."""
     judgement = evaluated.judgement
     verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    if kept:
+    if kept and choice.approach == TUNE:
         return verdict
+    if choice.approach == READOUT:
+        served = "; the tuned file is for Ollama" if kept else f"; no tuned model: {why_not}" if why_not else ""
+        return f"Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
     return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
     return FineTuningInfo(approach=kept.training.approach, output_file=outputs.MODEL, adapter_file=outputs.ADAPTER)
+
+
+def _readout_info(record: ReadoutRecord) -> ReadoutInfo:
+    return ReadoutInfo(
+        output_file=outputs.READOUT,
+        depth=record.states.depth,
+        features=record.states.features,
+        states_weight=record.states_weight,
+        tfidf_weight=record.tfidf_weight,
+        out_of_fold={
+            name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss} for name, each in record.out_of_fold.items()
+        },
+    )
 
 
 def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
@@ -121,7 +151,7 @@ def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
         output_file=outputs.MODEL_SET,
         examples=len(model_set.config.few_shot_examples),
         rule=model_set.config.rule.model_dump(mode="json"),
-        judged=evaluated.judgement is not None,
+        judged=evaluated.judgement is not None and model_set.dev is not None,
     )
 
 

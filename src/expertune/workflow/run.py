@@ -12,6 +12,7 @@ from .encode import encode_dataset
 from .evaluate import evaluate
 from .find_base import find_models
 from .plan import plan_training
+from .readout import fit_readout
 from .record import write_results
 from .state import RunRequest, basis_of
 from .tune import require_tuned_or_fallback, tune
@@ -29,12 +30,13 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     models = find_models(request, ws)  # the base file, and the models that a model set may prompt
     plan = plan_training(dataset, models, request, ws)  # TrainingPlan | NotTuned
     encoded = encode_dataset(plan, ws)  # EncodedDataset | NotTuned: token rows, the base's predictions
-    tuned = tune(encoded, ws)  # Tuned | NotTuned: adapter and merged file
+    readout = fit_readout(encoded, ws)  # Readout | None: classifier on the base's hidden states
+    tuned = tune(encoded, readout, ws)  # Tuned | NotTuned: adapter and merged file
     require_tuned_or_fallback(tuned, request, ws)
     basis = basis_of(dataset, request, models, plan, encoded)
     model_set = fit_model_set(tuned, basis, ws)  # ModelSet | None
-    choice = choose(tuned, model_set, basis)  # on validation records only
-    evaluated = evaluate(choice, tuned, model_set, basis, ws)  # test records, once
-    record = write_results(request, choice, tuned, model_set, evaluated, basis, ws)
+    choice = choose(tuned, model_set, basis, readout)  # on validation records only
+    evaluated = evaluate(choice, tuned, model_set, basis, ws, readout)  # test records, once
+    record = write_results(request, choice, tuned, model_set, evaluated, basis, ws, readout)
     announce(record)
     return register_result(request.registration, record, basis.dataset, ws.folder, ws.progress)

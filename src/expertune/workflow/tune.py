@@ -20,10 +20,13 @@ from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
+from ..modelset.tfidf_classifier import out_of_fold
 from ..predict.score import Rated
 from ..train.advice import advice, rate_too_high
+from ..train.class_balance import SoftLabels
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
+from .readout import Readout
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
 
@@ -47,9 +50,9 @@ class _Trained:
     adapter_dev: tuple[Rated, ...]
 
 
-def tune(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Tuned | NotTuned:
+def tune(encoded: EncodedDataset | NotTuned, readout: Readout | None, ws: Workspace) -> Tuned | NotTuned:
     """Train and merge; NotTuned if the file is not better than its base on validation records. Raises Interrupted."""
-    return encoded if isinstance(encoded, NotTuned) else as_value(lambda: _tune(encoded, ws))
+    return encoded if isinstance(encoded, NotTuned) else as_value(lambda: _tune(encoded, readout, ws))
 
 
 def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: Workspace) -> None:
@@ -69,11 +72,11 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
     log.warning("falling back to the model set: %s", tuned.error)
 
 
-def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
+def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
     plan = encoded.plan
     with GGUFFile(plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
-            trained = _train(file, encoded, ws, should_stop)
+            trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
         with ws.stage("export"), _served_or_diverged(trained):
             target = MergeTarget(
                 ws.checkpoints / outputs.MODEL, file, trained.update, _provenance(encoded), trained.threads
@@ -86,7 +89,21 @@ def _tune(encoded: EncodedDataset, ws: Workspace) -> Tuned:
     return Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded)
 
 
-def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: Callable[[], bool]) -> _Trained:
+def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
+    """Out-of-fold probabilities of the training records by the readout, or by TF-IDF where there is none."""
+    dataset, config = encoded.dataset, encoded.plan.config
+    if config.soft_label_weight == 0.0:
+        return {}
+    if readout is not None:
+        return readout.out_of_fold
+    train = dataset.split.train
+    found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
+    return {row.id: shares for row, shares in zip(train, found, strict=False)}
+
+
+def _train(
+    file: GGUFFile, encoded: EncodedDataset, soft: SoftLabels, ws: Workspace, should_stop: Callable[[], bool]
+) -> _Trained:
     """Train and write the adapter. Float copies of the base are freed before the engine loads the file."""
     from ..model.load import load, place  # imports torch, which only tuning needs
     from ..train.checkpoint import CheckpointPlace
@@ -100,7 +117,7 @@ def _train(file: GGUFFile, encoded: EncodedDataset, ws: Workspace, should_stop: 
     load_seconds = round(time.perf_counter() - started, 3)
     trainer = Trainer(
         tunable,
-        TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates),
+        TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates, soft),
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,

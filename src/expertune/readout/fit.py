@@ -1,0 +1,170 @@
+"""Fit the readout: every choice by grouped cross-validation on the training records alone, by log-loss.
+
+Axes: N record · L depth · P pooling (mean, last token) · D model width · F feature · K label.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Rating
+from ..stats import metrics
+from ..stats.folds import FOLDS, group_folds
+from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse, packed
+
+INVERSE_REGULARISATION = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # C of scikit-learn, on standardised features
+FEATURES = ("mean", "last", "both")
+STATES_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TFIDF_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # above 1: balanced TF-IDF is less sure than it could be
+MOST_TERMS = 20_000  # words and pairs, and as many letter groups
+MAX_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class TrainingStates:
+    """Pooled states of the training records after each of `depths` blocks, in the order of the records."""
+
+    states_NLPD: NDArray[np.float32]
+    depths: tuple[int, ...]
+    shared_tokens: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The classifiers, their weights, figures by name, and each training record's out-of-fold probabilities."""
+
+    states: StatesClassifier
+    tfidf: Any
+    states_weight: float
+    tfidf_weight: float
+    figures: Mapping[str, OutOfFold]
+    out_of_fold_NK: Floats
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Indices of the labels and of the folds of the training records, for `labels` labels."""
+
+    label_N: NDArray[np.intp]
+    fold_N: NDArray[np.intp]
+    labels: int
+
+    def log_loss(self, share_NK: Floats) -> float:
+        return float(-np.log(np.maximum(share_NK[np.arange(len(share_NK)), self.label_N], 1e-6)).mean())
+
+    def figures(self, share_NK: Floats) -> OutOfFold:
+        counts = metrics.confusion(self.label_N.tolist(), share_NK.argmax(axis=1).tolist(), self.labels)
+        return OutOfFold(rows=len(share_NK), macro_f1=float(metrics.macro_f1(counts)), log_loss=self.log_loss(share_NK))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One setting of the classifier on states, with its out-of-fold probabilities."""
+
+    layer: int
+    features: str
+    c: float
+    share_NK: Floats
+
+
+def fit(
+    train: Sequence[Rating],
+    found: TrainingStates,
+    scale: RatingScale,
+    groups: Mapping[str, str],
+    *,
+    seed: int,
+    words: bool = True,
+) -> Fit | None:
+    """Fit on the training records; None where too few records or labels are there for cross-validation.
+
+    Without `words` TF-IDF has no part in it.
+    """
+    fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)
+    label_N = np.asarray([scale.values.index(row.value) for row in train], dtype=np.intp)
+    problem = _Problem(label_N, fold_N, len(scale.labels))
+    words_N = out_of_fold(train, scale, groups, seed=seed, most_terms=MOST_TERMS)  # the same folds
+    if not words_N or any(len(set(label_N[fold_N != fold])) < 2 for fold in range(FOLDS)):
+        return None
+    best = _best_trial(found, problem)
+    words_NK = np.asarray(words_N)
+    weights = itertools.product(STATES_WEIGHTS, TFIDF_WEIGHTS) if words else [(1.0, 0.0)]
+    chosen = min(
+        (each for each in weights if any(each)), key=lambda each: problem.log_loss(fuse(best.share_NK, words_NK, *each))
+    )
+    fused_NK = fuse(best.share_NK, words_NK, *chosen)
+    figures = {"states": best.share_NK, "TF-IDF": words_NK, "fused": fused_NK}
+    return Fit(
+        _classifier(best, found, problem, scale),
+        fit_tfidf(train, scale, seed=seed, most_terms=MOST_TERMS) if chosen[1] else None,
+        *chosen,
+        {name: problem.figures(each) for name, each in figures.items()},
+        fused_NK,
+    )
+
+
+def _best_trial(found: TrainingStates, problem: _Problem) -> _Trial:
+    """The depth, features and regularisation with the lowest out-of-fold log-loss."""
+    trials = (
+        _Trial(layer, features, c, _cross_validated(x_NF, problem, c))
+        for layer, features in itertools.product(range(len(found.depths)), FEATURES)
+        for x_NF in (features_of(found.states_NLPD[:, layer], features),)
+        for c in INVERSE_REGULARISATION
+    )
+    return min(trials, key=lambda trial: problem.log_loss(trial.share_NK))
+
+
+def _cross_validated(x_NF: Floats, problem: _Problem, c: float) -> Floats:
+    from scipy.special import softmax
+
+    share_NK = np.zeros((len(x_NF), problem.labels))
+    for fold in range(FOLDS):
+        out_N = problem.fold_N == fold
+        if out_N.any():
+            labels, weight_KF, intercept_K = _regression(x_NF[~out_N], problem.label_N[~out_N], c)
+            share_NK[np.ix_(out_N, labels)] = softmax(x_NF[out_N] @ weight_KF.T + intercept_K, axis=1)
+    return share_NK
+
+
+def _regression(x_NF: Floats, label_N: NDArray[np.intp], c: float) -> tuple[NDArray[np.intp], Floats, Floats]:
+    """Labels that occur, and weights and intercepts on the features as they are, before standardisation.
+
+    Records weigh as the square root of scikit-learn's "balanced": nearly the log-loss without weights, nearly the
+    macro-F1 with whole ones (docs/decisions/0013).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    mean_F, deviation_F = x_NF.mean(axis=0), x_NF.std(axis=0) + 1e-6
+    model: Any = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3)
+    balanced_N = compute_sample_weight("balanced", label_N)
+    model.fit((x_NF - mean_F) / deviation_F, label_N, sample_weight=np.sqrt(balanced_N))
+    weight_KF, intercept_K = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
+        weight_KF, intercept_K = np.vstack([-weight_KF, weight_KF]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2
+    weight_KF = weight_KF / deviation_F
+    return model.classes_, weight_KF, intercept_K - weight_KF @ mean_F
+
+
+def _classifier(best: _Trial, found: TrainingStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
+    x_NF = features_of(found.states_NLPD[:, best.layer], best.features)
+    labels, weight_KF, intercept_K = _regression(x_NF, problem.label_N, best.c)
+    return StatesClassifier.model_validate(
+        {
+            "depth": found.depths[best.layer],
+            "features": best.features,
+            "shared_tokens": found.shared_tokens,
+            "inverse_regularisation": best.c,
+            "labels": tuple(scale.labels[at] for at in labels),
+            "intercepts": tuple(map(float, intercept_K)),
+            "weights": packed(weight_KF),
+        }
+    )

@@ -1,0 +1,154 @@
+"""readout.json, version 1: its record, how it is read and written, and the probabilities that it gives.
+
+Without `--redact` it holds words of the training records in its TF-IDF tables, as model_set_config.json does, so it
+contains patient text (mode 0600). It holds numbers and words, never a pickle: nothing in the file is run.
+
+Axes: N record · F feature · K label.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from ..errors import UsageError
+from ..files import write_json
+from ..modelset.records import Number, Share, StrictRecord, Text, TfidfTables
+from ..modelset.tfidf_classifier import predict_tfidf
+
+VERSION = 1
+LEAST = 1e-6  # a probability of 0 has no logarithm
+
+Floats = NDArray[np.float64]
+Weight = Annotated[float, Field(ge=0, le=10)]
+
+
+class StatesClassifier(StrictRecord):
+    """Logistic regression on pooled hidden states after `depth` blocks.
+
+    `features`: the mean over the prompt's tokens after the first `shared_tokens` ("mean"), the state of its last token
+    ("last"), or both, in this order. `weights` are (labels, features), base64 of little-endian 32-bit floats; `labels`
+    are those of the training records. The features are standardised: that is part of weights and intercepts.
+    """
+
+    depth: Annotated[int, Field(ge=1)]
+    features: Literal["mean", "last", "both"]
+    shared_tokens: Annotated[int, Field(ge=0)]
+    inverse_regularisation: Annotated[float, Field(gt=0)]
+    labels: Annotated[tuple[Text, ...], Field(min_length=2)]
+    intercepts: tuple[Number, ...]
+    weights: str
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> StatesClassifier:
+        try:
+            numbers = len(base64.b64decode(self.weights, validate=True)) // 4
+        except ValueError:
+            numbers = 0
+        if not numbers or numbers % len(self.labels) or len(self.intercepts) != len(self.labels):
+            raise ValueError("the sizes of its tables differ")
+        return self
+
+    def predict(self, state_NPD: NDArray[np.float32], labels: Sequence[str]) -> Floats:
+        """Probabilities of `labels`, (N, K), from [mean, last token] of each record."""
+        from scipy.special import softmax
+
+        weights = np.frombuffer(base64.b64decode(self.weights), dtype="<f4").reshape(len(self.labels), -1)
+        share_NK = softmax(features_of(state_NPD, self.features) @ weights.T + np.asarray(self.intercepts), axis=1)
+        at = {label: place for place, label in enumerate(self.labels)}
+        return np.stack([share_NK[:, at[label]] if label in at else 0 * share_NK[:, 0] for label in labels], axis=1)
+
+
+class OutOfFold(StrictRecord):
+    """Figures on the `rows` training records, each rated by a fit that saw no record of its group."""
+
+    rows: Annotated[int, Field(ge=1)]
+    macro_f1: Share
+    log_loss: Annotated[float, Field(ge=0)]
+
+
+class ReadoutRecord(StrictRecord):
+    """Everything but the base model that is needed to rate new records.
+
+    Log-probabilities are added with the weights `states_weight` and `tfidf_weight`. `out_of_fold` has the figures of
+    "states", "TF-IDF" and "fused". `base` is the sha256 of the base's file.
+    """
+
+    version: Literal[1]
+    base_model: Text
+    base: Text
+    created_at: Text
+    rating_mapping: dict[str, int]
+    target_topics: str
+    states: StatesClassifier
+    tfidf: TfidfTables | None
+    states_weight: Weight
+    tfidf_weight: Weight
+    out_of_fold: dict[str, OutOfFold]
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> ReadoutRecord:
+        known = {*self.states.labels, *(self.tfidf.labels if self.tfidf else ())}
+        if not known <= set(self.rating_mapping):
+            raise ValueError("a label is not in rating_mapping")
+        if (self.tfidf is None) != (self.tfidf_weight == 0):
+            raise ValueError("tfidf_weight is not 0 exactly where there is no TF-IDF")
+        return self
+
+    def predict(self, state_NPD: NDArray[np.float32], prompts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Probabilities of the labels of rating_mapping for records: their pooled states and their texts."""
+        labels = list(self.rating_mapping)
+        share_NK = self.states.predict(state_NPD, labels)
+        if self.tfidf is not None:
+            share_NK = fuse(
+                share_NK, np.asarray(predict_tfidf(self.tfidf, prompts, labels)), self.states_weight, self.tfidf_weight
+            )
+        return [tuple(map(float, shares)) for shares in share_NK]
+
+
+def features_of(state_NPD: NDArray[np.float32], features: str) -> Floats:
+    """The chosen pooled states of each record, (N, F)."""
+    kept = {"mean": slice(0, 1), "last": slice(1, 2), "both": slice(0, 2)}[features]
+    return state_NPD[:, kept].reshape(len(state_NPD), -1).astype(np.float64)
+
+
+def fuse(states_NK: Floats, words_NK: Floats, states_weight: float, words_weight: float) -> Floats:
+    """Weighted sum of the log-probabilities, as probabilities."""
+    from scipy.special import softmax
+
+    log_NK = [np.log(np.maximum(share_NK, LEAST)) for share_NK in (states_NK, words_NK)]
+    return softmax(states_weight * log_NK[0] + words_weight * log_NK[1], axis=1)
+
+
+def packed(numbers: Any) -> str:
+    """Base64 of little-endian 32-bit floats."""
+    return base64.b64encode(np.ascontiguousarray(numbers, dtype="<f4").tobytes()).decode("ascii")
+
+
+def write(path: Path, record: ReadoutRecord) -> None:
+    """Write the file, whole or not at all, mode 0600. Raises OutputError."""
+    write_json(path, record.model_dump(mode="json"))
+
+
+def read(path: Path) -> ReadoutRecord:
+    """Read and validate a file. Raises UsageError: one line with the file's name and no text of a record."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({type(error).__name__}); copy the run's folder") from None
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise UsageError(f"{path}: version {VERSION} is needed; run expertune tune again")
+    try:
+        return ReadoutRecord.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"])) or "its beginning"
+        raise UsageError(f"{path}: damaged (at {place}); copy it again, or run expertune tune again") from None

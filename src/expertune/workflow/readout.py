@@ -1,0 +1,147 @@
+"""Fit the readout on the base's hidden states of the training records, and rate the other parts with it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import outputs
+from ..errors import FineTuningNotSupportedError
+from ..files import atomic
+from ..predict.score import Pass, Rated
+from ..readout.fit import Fit, TrainingStates, fit
+from ..readout.record import VERSION, ReadoutRecord
+from ..readout.states import BaseStates
+from .state import EncodedDataset, NotTuned
+from .workspace import Workspace
+
+log = logging.getLogger("expertune")
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The fitted readout and its passes over validation and test records.
+
+    `out_of_fold`: for each training record's id the fused probabilities of a fit that saw no record of its group.
+    """
+
+    record: ReadoutRecord
+    dev: Pass
+    test: Pass
+    out_of_fold: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class _States:
+    """Pooled states of all records, by part one after the other, and the seconds that they took."""
+
+    states_NLPD: NDArray[np.float32]
+    depths: tuple[int, ...]
+    shared: int
+    seconds: float
+
+
+def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
+    """Fit the readout; None if none was requested or it cannot be fitted. Raises OutputError.
+
+    With --approach tune it is not recommended, but its out-of-fold predictions are the adapter's soft labels.
+    """
+    if isinstance(encoded, NotTuned) or not encoded.plan.config.readout:
+        return None
+    with ws.stage("readout"):
+        try:
+            states = _states(encoded, ws)
+        except FineTuningNotSupportedError as error:
+            log.warning("no readout: %s", error)
+            return None
+        readout = _fitted(encoded, states, ws)
+    if readout is None:
+        log.warning("no readout: too few training records or groups for cross-validation")
+        return None
+    figures = "; ".join(
+        f"{name} {each.macro_f1:.3f} / {each.log_loss:.3f}" for name, each in readout.record.out_of_fold.items()
+    )
+    log.info("readout: out-of-fold macro-F1 / log-loss: %s", figures)
+    return readout
+
+
+def _states(encoded: EncodedDataset, ws: Workspace) -> _States:
+    """States of all records, computed once: a resumed run reads them from the checkpoints."""
+    from ..model.states import shared_tokens  # imports torch
+
+    path, run_id = ws.checkpoints / "states.npz", encoded.plan.run_id
+    if ws.resume and (kept := _read(path, run_id)):
+        return kept
+    prompts = [row.prompt for part in encoded.rows.values() for row in part]
+    shared = shared_tokens([row.prompt for row in encoded.rows["train"]])
+    with ws.progress.stage("Hidden states of the base", total=len(prompts), unit="records") as stage:
+        start = time.perf_counter()
+        base = BaseStates(encoded.plan.base.path, encoded.plan.config)
+        states_NLPD = base.of(prompts, shared, on_prompt=stage.advance)
+    found = _States(states_NLPD, base.depths, shared, time.perf_counter() - start)
+    with atomic(path) as file:
+        numbers = {"states": states_NLPD, "depths": base.depths, "shared": shared, "seconds": found.seconds}
+        np.savez(file, run_id=run_id, **numbers)
+    return found
+
+
+def _read(path: Path, run_id: str) -> _States | None:
+    """The kept states; None if the file is missing or of another run."""
+    try:
+        with np.load(path) as kept:
+            if str(kept["run_id"]) != run_id:
+                return None
+            depths = tuple(map(int, kept["depths"]))
+            return _States(kept["states"], depths, int(kept["shared"]), float(kept["seconds"]))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _fitted(encoded: EncodedDataset, states: _States, ws: Workspace) -> Readout | None:
+    dataset, config = encoded.dataset, encoded.plan.config
+    of_part, at = {}, 0
+    for part, rows in encoded.rows.items():
+        of_part[part] = states.states_NLPD[at : at + len(rows)]
+        at += len(rows)
+    train = dataset.split.train
+    found = TrainingStates(of_part["train"], states.depths, states.shared)
+    with ws.progress.stage("Fitting the readout"):
+        made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
+    if made is None:
+        return None
+    record = _record(encoded, made)
+    layer, each = states.depths.index(record.states.depth), states.seconds / at
+
+    def rate(part: str) -> Pass:
+        examples, rows = dataset.examples[part], encoded.rows[part]
+        texts = [example.messages[-1]["content"] for example in examples]
+        shares = record.predict(of_part[part][:, layer], texts)
+        rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
+        tokens = sum(len(row.prompt) for row in rows)
+        return Pass(tuple(rated), each * len(rows), 1 / each, tokens)
+
+    soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
+    return Readout(record, rate("dev"), rate("test"), soft)
+
+
+def _record(encoded: EncodedDataset, made: Fit) -> ReadoutRecord:
+    dataset, base = encoded.dataset, encoded.plan.base
+    return ReadoutRecord(
+        version=VERSION,
+        base_model=base.name,
+        base=base.sha256,
+        created_at=outputs.now(),
+        rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
+        target_topics=dataset.topics,
+        states=made.states,
+        tfidf=made.tfidf,
+        states_weight=made.states_weight,
+        tfidf_weight=made.tfidf_weight,
+        out_of_fold=dict(made.figures),
+    )

@@ -1,0 +1,272 @@
+"""The readout: what it learns from, its file, when it is recommended, and that it rates as it was judged."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from expertune.config import make_config, with_changes
+from expertune.errors import EngineError, UsageError
+from expertune.evaluate.compare import evaluate
+from expertune.fine_tuner import FineTuner
+from expertune.modelset.choose import with_readout
+from expertune.predict.score import Pass, Rated
+from expertune.rate.artifact import load_product
+from expertune.rate.runner import rate_file
+from expertune.rate.serve import serve
+from expertune.ratings.dataset import Dataset, load_dataset
+from expertune.readout import record as readout_file
+from expertune.readout.fit import Fit, TrainingStates, fit
+from expertune.readout.record import ReadoutRecord
+from expertune.readout.states import depths_of
+from expertune.record import ApproachChoice
+from expertune.register.preflight import gate_failures
+from rate.stub import Counted, read_csv
+from records import run_record
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+TOPIC = "respiratory infections"
+CONFIG = make_config({"bootstrap_resamples": 200})
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return load_dataset(pd.read_csv(ROWS).head(160), {"Match": 1, "Does Not Match": 0, "Unknown": -1}, TOPIC, CONFIG)
+
+
+def states_of(dataset: Dataset, *, known: float) -> TrainingStates:
+    """Noise of two depths; at the second one the last token's state also knows the label, `known` deviations apart."""
+    draw = np.random.default_rng(0)
+    states_NLPD = draw.normal(size=(len(dataset.split.train), 2, 2, 8)).astype(np.float32)
+    for at, row in enumerate(dataset.split.train):
+        states_NLPD[at, 1, 1, row.value] += known
+    return TrainingStates(states_NLPD, (3, 5), 20)
+
+
+def fitted(dataset: Dataset, found: TrainingStates, **how: Any) -> Fit:
+    made = fit(dataset.split.train, found, dataset.scale, dataset.split.groups, seed=1, **how)
+    assert made is not None
+    return made
+
+
+def as_record(made: Fit) -> ReadoutRecord:
+    return ReadoutRecord(
+        version=1,
+        base_model="base.gguf",
+        base="b" * 64,
+        created_at="2026-01-01T00:00:00Z",
+        rating_mapping={"Match": 1, "Does Not Match": 0, "Unknown": -1},
+        target_topics=TOPIC,
+        states=made.states,
+        tfidf=made.tfidf,
+        states_weight=made.states_weight,
+        tfidf_weight=made.tfidf_weight,
+        out_of_fold=dict(made.figures),
+    )
+
+
+# --- fitting ---
+
+
+def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> None:
+    made = fitted(dataset, states_of(dataset, known=6.0))
+    assert made.states.depth == 5 and made.states.features in ("last", "both")
+    assert made.figures["states"].macro_f1 > 0.9 > made.figures["TF-IDF"].macro_f1
+    assert made.figures["fused"].log_loss <= made.figures["states"].log_loss < made.figures["TF-IDF"].log_loss
+    right = [dataset.scale.values[at] for at in made.out_of_fold_NK.argmax(axis=1)]
+    assert np.mean([row.value == each for row, each in zip(dataset.split.train, right, strict=True)]) > 0.9
+    assert made.out_of_fold_NK.sum(axis=1) == pytest.approx(1)
+
+
+def test_states_that_know_nothing_get_no_weight_by_out_of_fold_figures(dataset: Dataset) -> None:
+    made = fitted(dataset, states_of(dataset, known=0.0))
+    assert made.figures["states"].log_loss > made.figures["TF-IDF"].log_loss  # no record judged by a fit that saw it
+    assert made.states_weight < made.tfidf_weight
+
+
+def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:
+    """Each group has a state of its own and one label: whoever sees a group's record knows the others' label."""
+    found, draw = states_of(dataset, known=0.0), np.random.default_rng(1)
+    groups = {row.id: f"{row.value} {at // 40}" for at, row in enumerate(dataset.split.train)}
+    own = {group: draw.normal(size=8) * 20 for group in sorted(set(groups.values()))}
+    for at, row in enumerate(dataset.split.train):
+        found.states_NLPD[at] += own[groups[row.id]].astype(np.float32)
+    by_group = fit(dataset.split.train, found, dataset.scale, groups, seed=1)
+    leaking = fit(dataset.split.train, found, dataset.scale, {}, seed=1)
+    assert by_group is None or (leaking and by_group.figures["states"].macro_f1 < leaking.figures["states"].macro_f1)
+    assert leaking and leaking.figures["states"].macro_f1 > 0.9
+
+
+def test_too_few_records_give_no_readout(dataset: Dataset) -> None:
+    found = states_of(dataset, known=1.0)
+    few = TrainingStates(found.states_NLPD[:8], found.depths, 20)
+    assert fit(dataset.split.train[:8], few, dataset.scale, {}, seed=1) is None
+
+
+def test_the_depths_of_any_number_of_blocks() -> None:
+    assert (depths_of(30), depths_of(18), depths_of(1)) == ((10, 15, 20), (6, 9, 12), (1,))
+
+
+# --- the file ---
+
+
+def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
+    found = states_of(dataset, known=1.0)
+    record, path = as_record(fitted(dataset, found)), tmp_path / "readout.json"
+    readout_file.write(path, record)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    again = readout_file.read(path)
+    assert again == record
+    prompts = [row.prompt for row in dataset.split.train]
+    layer = found.depths.index(record.states.depth)
+    shares = again.predict(found.states_NLPD[:, layer], prompts)
+    assert [sum(each) for each in shares] == pytest.approx([1.0] * len(prompts))
+    truth = [list(record.rating_mapping.values()).index(row.value) for row in dataset.split.train]
+    loss = -np.mean([math.log(each[label]) for each, label in zip(shares, truth, strict=True)])
+    assert loss < record.out_of_fold["fused"].log_loss  # of the records that it was fitted on
+
+
+def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> None:
+    record = as_record(fitted(dataset, states_of(dataset, known=0.5), words=False))
+    assert record.tfidf is None and record.tfidf_weight == 0
+    readout_file.write(tmp_path / "readout.json", record)
+    assert "cough" not in (tmp_path / "readout.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 2}, "version 1 is needed"),
+        ({"tfidf": None}, "damaged"),
+        ({"states": {"depth": 0}}, r"damaged \(at states"),
+        ({"rating_mapping": {"Other": 1, "No": 0}}, "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(
+    change: dict[str, Any], said: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "readout.json"
+    readout_file.write(path, as_record(fitted(dataset, states_of(dataset, known=0.5))))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=said) as refused:
+        readout_file.read(path)
+    assert "\n" not in str(refused.value) and "cough" not in str(refused.value)
+    path.write_text("{")
+    with pytest.raises(UsageError, match="cannot be read as JSON"):
+        readout_file.read(path)
+
+
+# --- the choice ---
+
+
+def rated_with(dataset: Dataset, right: Sequence[bool], sure: float) -> tuple[Rated, ...]:
+    """The validation records, rated rightly or not, at this probability."""
+    rest = (1 - sure) / 2
+    found = []
+    for row, is_right in zip(dataset.split.dev, right, strict=True):
+        at = (dataset.scale.values.index(row.value) + (not is_right)) % 3
+        found.append(Rated.of(row.id, [sure if place == at else rest for place in range(3)], dataset.scale))
+    return tuple(found)
+
+
+def test_log_loss_decides_unless_macro_f1_is_proven_worse(dataset: Dataset) -> None:
+    count = len(dataset.split.dev)
+    tuned = ApproachChoice(approach="tune", reason="the tuned one so far")
+    half, nearly, all_ = ([at % by > 0 for at in range(count)] for by in (2, 8, count + 1))
+
+    def choose(rival: tuple[Rated, ...] | None, ours: tuple[Rated, ...], so_far: ApproachChoice = tuned) -> Any:
+        return with_readout(so_far, rival, Pass(ours, 1.0, 1.0, 1), dataset, CONFIG)
+
+    better = choose(rated_with(dataset, half, 0.9), rated_with(dataset, nearly, 0.9))
+    assert better.approach == "readout" and "the readout is better: log-loss on" in better.reason
+    assert better.dev.log_loss["readout"].value < better.dev.log_loss["tuned"].value and better.dev.rows == count
+    surer = choose(rated_with(dataset, nearly, 0.5), rated_with(dataset, nearly, 0.9))
+    assert surer.approach == "readout"  # macro-F1 is equal
+    kept = choose(rated_with(dataset, nearly, 0.9), rated_with(dataset, half, 0.9))
+    assert kept.approach == "tune" and kept.reason.startswith(
+        "the tuned one so far; the readout's log-loss is not lower"
+    )
+    worse = choose(rated_with(dataset, all_, 0.35), rated_with(dataset, half, 0.5))
+    assert worse.approach == "tune" and "the readout's macro-F1 is proven worse" in worse.reason
+    set_so_far = ApproachChoice(approach="model-set", reason="no tuned model")
+    alone = choose(None, rated_with(dataset, half, 0.9), set_so_far)
+    assert (alone.approach, alone.dev) == ("readout", None)
+    assert "model set" in choose(rated_with(dataset, half, 0.9), rated_with(dataset, all_, 0.9), set_so_far).reason
+
+
+def test_where_the_readout_is_recommended_the_gate_still_judges_the_tuned_file(dataset: Dataset) -> None:
+    """The verdict, "better" than all, is the readout's."""
+    wrong_every = {"readout": 12, "tuned": 3, "base": 5, "majority": 2}
+    evaluations = tuple(
+        evaluate(
+            name,
+            dataset.split.dev,
+            rated_with(dataset, [at % every > 0 for at in range(len(dataset.split.dev))], 0.9),
+            dataset.scale,
+            dataset.split.groups,
+            CONFIG,
+        )
+        for name, every in wrong_every.items()
+    )
+    record = run_record(choice={"approach": "readout", "reason": "lower log-loss"})
+    figures = record.evaluation.model_copy(update={"evaluations": evaluations})
+    assert gate_failures(record.model_copy(update={"evaluation": figures})) == [
+        "the tuned model is not better than its base on the test records"
+    ]
+
+
+# --- the whole way ---
+
+
+@pytest.mark.slow
+def test_a_run_recommends_it_and_rate_gives_what_was_judged(tmp_path: Path, dataset: Dataset) -> None:
+    settings = {"epochs": 0.3, "learning_rate": 1e-5, "threads": 1, "bootstrap_resamples": 200, "compute_dtype": "fp32"}
+    _, metadata = FineTuner(quiet=True).process_dataset(
+        pd.read_csv(ROWS).head(160), str(BASE), None, TOPIC, tmp_path / "run", model_set_budget_seconds=1.0, **settings
+    )
+    assert metadata["choice"]["approach"] == "readout" and metadata["readout_info"]["output_file"] == "readout.json"
+    assert metadata["evaluation"]["evaluations"][0]["name"] == "readout" and metadata["rating"]["conformal"]
+    assert metadata["verdict"].startswith("Recommended for rating: the readout (")
+    rows = dataset.split.test
+    source, output = tmp_path / "new.csv", tmp_path / "rated.csv"
+    pd.DataFrame({"Row_ID": [row.id for row in rows], "Prompt": [row.prompt for row in rows]}).to_csv(
+        source, index=False
+    )
+    product = load_product(tmp_path / "run")
+    assert product.kind == "readout" and product.trust.conformal is not None
+    with serve(product, "llama.cpp", threads=1) as served:
+        rate_file(source, output, product, served, Counted().stage, calibrated=False)
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(served.scorer.score, [row.prompt for row in rows]))
+        with pytest.raises(EngineError, match="tokens but the context holds"):
+            served.scorer.score("cough " * 5000)
+        assert served.scorer.explain(rows[0].prompt, "Match", max_tokens=4) is not None
+    shares = [[float(row[f"P({label})"]) for label in dataset.scale.labels] for row in read_csv(output)]
+    for ours, each in zip(shares, together, strict=True):
+        assert ours == pytest.approx(each.probabilities, abs=1e-4)
+    truth = [dataset.scale.values.index(row.value) for row in rows]
+    loss = -np.mean([math.log(each[label]) for each, label in zip(shares, truth, strict=True)])
+    assert loss == pytest.approx(metadata["evaluation"]["evaluations"][0]["log_loss"]["value"], abs=1e-3)
+    with pytest.raises(UsageError, match="Ollama gives no hidden states"), serve(product, "ollama"):
+        pass
+    assert load_product(tmp_path / "run", "model-set").trust.conformal is None  # learnt for the recommended one only
+    (tmp_path / "run" / "readout.json").write_text("{}")
+    with pytest.raises(UsageError, match="not the file that was judged"):
+        load_product(tmp_path / "run")
+
+
+def test_redacting_and_switching_off_are_settings() -> None:
+    assert CONFIG.readout and not with_changes(CONFIG, readout=False).readout
+    with pytest.raises(ValidationError):
+        ReadoutRecord.model_validate({})
