@@ -53,6 +53,7 @@ SOURCE = str(Path(main.__file__).parents[1])
 
 def as_now() -> Config:
     return Config(
+        batch_size=4,
         gradient_accumulation_steps=3,
         max_grad_norm=0.5,
         evals_per_epoch=3,

@@ -57,7 +57,7 @@ def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(probes, "_seconds", seconds)
     path = tiny.make(tmp_path / "a.gguf", layers=12)
     for layers, steps, trunk in (("all", 0.14, 0.0), (9, 0.11, 0.015)):
-        rate = probe(path, SHORT, Config(threads=1, compute_dtype="fp32", layers=layers))
+        rate = probe(path, SHORT, Config(threads=1, compute_dtype="fp32", layers=layers, batch_size=4))
         assert rate.tokens_per_second == pytest.approx(4 * 32 / steps)
         assert rate.look_tokens_per_second == pytest.approx(4 * 32 / (steps / 2))
         assert rate.trunk_seconds_per_token == pytest.approx(trunk / (4 * 32))
