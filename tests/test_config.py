@@ -142,7 +142,7 @@ def test_shares_that_leave_too_little_to_train_on_are_refused() -> None:
 
 
 def test_numbers_may_come_as_text_or_as_whole_floats() -> None:
-    assert make_config({"rank": "16", "batch_size": 4.0, "seed": np.int64(42)}) == Config()
+    assert make_config({"rank": "16", "batch_size": 8.0, "seed": np.int64(42)}) == Config()
     assert make_config({"epochs": "3", "learning_rate": "1e-4"}) == Config(epochs=3.0, learning_rate=1e-4)
 
 
