@@ -18,6 +18,7 @@ from .config import Heads, LayerConfig, ModelConfig, Rope
 from .forward_context import ForwardContext, Pack, places_before
 from .lm_head import LMHead
 from .norm import Norm
+from .sdpa import is_fused, suits_rows
 from .weights import Embedding, FrozenWeight
 
 
@@ -59,15 +60,16 @@ class Decoder:
         self._embedding, self._per_layer_embeddings = embedding, per_layer_embeddings
         self._blocks, self._norm = tuple(blocks), norm
         self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self.fills_rows = device.type == "cuda" and suits_rows(config)
 
     def hidden(self, pack: Pack, places_N: torch.Tensor) -> torch.Tensor:
         """Hidden states before the output norm at `places_N` of the pack, float32 (N, D).
 
         The last block computes keys and values for all tokens, everything else at these places only.
         """
-        x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
-        if self.config.embedding_scale != 1.0:
-            x_TD.mul_(self.config.embedding_scale)
+        if pack.row_length:
+            return self.hidden_of_rows(self.rows_context(pack), pack.tokens_T, places_N.to(self.device))
+        x_TD = self._embed(pack.tokens_T)
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
         whole = self._context(pack, x_TD)
         # rounded up: the CPU's matrix library prepares itself for each new size; the added places are never read
@@ -78,13 +80,29 @@ class Decoder:
             wanted_N=rounded_N.to(self.device),
             count=len(rounded_N),
         )
+        return self._run(x_TD, whole, last)[order_N.to(self.device)]
+
+    def rows_context(self, pack: Pack) -> ForwardContext:
+        """Everything about rows of one length except their tokens: packs of the same shape share it."""
+        return self._context(pack, torch.empty(len(pack.tokens_T), 0))
+
+    def hidden_of_rows(self, context: ForwardContext, tokens_T: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
+        """`hidden` for a pack of rows of one length, on the device alone: nothing here waits for it."""
+        last = replace(context, wanted_N=places_N, count=len(places_N))
+        return self._run(self._embed(tokens_T), context, last)
+
+    def _embed(self, tokens_T: torch.Tensor) -> torch.Tensor:
+        x_TD = self._embedding.rows(tokens_T).to(self.device)
+        return x_TD if self.config.embedding_scale == 1.0 else x_TD.mul_(self.config.embedding_scale)
+
+    def _run(self, x_TD: torch.Tensor, whole: ForwardContext, last: ForwardContext) -> torch.Tensor:
         for block in self._blocks:
             context = last if block is self._blocks[-1] else whole
             if self.recompute and torch.is_grad_enabled():
                 x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
             else:
                 x_TD = block.forward(x_TD, context)
-        return x_TD[order_N.to(self.device)]
+        return x_TD
 
     def last_norm(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Output norm: the input of the output head, in the compute dtype (N, D)."""
@@ -111,6 +129,7 @@ class Decoder:
             shared_kv_layers=frozenset(layer.kv_shared_with for layer in layers),
             wanted_N=None,
             count=len(x_TD),
+            row_length=pack.row_length,
         )
 
     def _query_blocks(
@@ -119,11 +138,13 @@ class Decoder:
         return {
             heads: make_query_blocks(pack.segments, wanted_N, heads, dtype=self.dtype, device=self.device)
             for heads in {layer.heads for layer in layers if not layer.conv_kernel}
+            if not is_fused(heads, pack.row_length)
         }
 
     def _rotation(self, rope: Rope, positions_T: torch.Tensor) -> torch.Tensor:
         """cos + i · sin of each position and pair, complex64 (T, F)."""
-        inv_freq_F = torch.tensor(rope.inv_freq_F, dtype=torch.float64)
-        angles_TF = positions_T.cpu().to(torch.float64).unsqueeze(-1) * inv_freq_F
+        where = self.device if self.device.type == "cuda" else "cpu"  # other devices have no float64
+        inv_freq_F = torch.tensor(rope.inv_freq_F, dtype=torch.float64, device=where)
+        angles_TF = positions_T.to(where).to(torch.float64).unsqueeze(-1) * inv_freq_F
         attention_factor_TF = torch.full_like(angles_TF, rope.attention_factor)
         return torch.polar(attention_factor_TF, angles_TF).to(torch.complex64).to(self.device)

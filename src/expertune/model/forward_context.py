@@ -18,11 +18,14 @@ from .norm import ApplyNorm, Norm
 
 @dataclass(frozen=True)
 class Pack:
-    """Concatenated rows. `positions_T` counts from 0 in the text of each row; `segments` define who attends to whom."""
+    """Concatenated rows. `positions_T` counts from 0 in the text of each row; `segments` define who attends to whom.
+
+    With a `row_length` the segments are whole rows of that length, filled up at their ends (see `sdpa`)."""
 
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
     segments: tuple[Segment, ...]
+    row_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class ForwardContext:
 
     `before_TK`: places of the tokens that precede each token in its text, T if there is none. `per_layer_TLP`: the
     per-layer embeddings, in families that have them. `shared_kv`: keys and values that `shared_kv_layers` write
-    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T).
+    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T). `row_length`: as in
+    Pack; then attention computes all T and `wanted_N` selects from its output.
     """
 
     dtype: torch.dtype
@@ -44,6 +48,7 @@ class ForwardContext:
     shared_kv_layers: frozenset[int | None]
     wanted_N: torch.Tensor | None
     count: int
+    row_length: int = 0
     shared_kv: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wanted(self, x_TD: torch.Tensor) -> torch.Tensor:

@@ -102,11 +102,12 @@ def training_batch(
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
         sum(row.length for row in rows),
-        _offsets(rows, adjustment) if adjustment else None,
+        offsets_of(rows, adjustment) if adjustment else None,
     )
 
 
-def _offsets(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets:
+def offsets_of(rows: Sequence[Row], adjustment: Sequence[LabelOffsets]) -> Offsets:
+    """The logit offsets of all rows, at places counted over all their answers."""
     starts = accumulate((len(row.answer) for row in rows), initial=0)
     found = [
         (start + place, token, value)

@@ -15,6 +15,9 @@ from ..stats.metrics import confusion, macro_f1
 from .batches import dev_batch, groups_of
 from .encode import Candidates, Row
 from .loss import log_probabilities
+from .rows import dev_rows
+
+ROWS_ON_CUDA = 64  # in one batch; kernels of fewer rows end before the next ones are started
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class _Sums:
 def evaluate(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int) -> DevEvaluation:
     """Score every row's own answer and every label in one pass over its prompt."""
     order = sorted(range(len(rows)), key=lambda index: rows[index].length)
+    batch_size = max(batch_size, ROWS_ON_CUDA) if tunable.decoder.fills_rows else batch_size
     parts = [_score(tunable, group, candidates) for group in groups_of(rows, order, batch_size)]
     scores_RK = torch.empty(len(rows), len(candidates.own))
     scores_RK[order] = torch.cat([part.scores_RK for part in parts])
@@ -68,7 +72,7 @@ def evaluate(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, b
 
 @torch.no_grad()
 def _score(tunable: Tunable, rows: Sequence[Row], candidates: Candidates) -> _Sums:
-    made = dev_batch(rows, candidates)
+    made = (dev_rows(rows, candidates) if tunable.decoder.fills_rows else None) or dev_batch(rows, candidates)
     batch, device = made.batch, tunable.placement.device
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
     log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()

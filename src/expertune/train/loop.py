@@ -24,10 +24,12 @@ from . import checkpoint
 from .batches import Batch, epoch_order, groups_of, micro_batches, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import balance
+from .cuda_graph import GraphedStep
 from .encode import Candidates, Row
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
+from .rows import training_rows
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Trainer:
         values_P = tunable.lora.values_P
         values_P.grad = tunable.lora.gradients_P
         self._optimizer = torch.optim.AdamW([values_P], lr=self._peak, weight_decay=config.weight_decay)
+        self._graphed = GraphedStep(tunable) if tunable.decoder.fills_rows else None
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
@@ -138,8 +141,9 @@ class Trainer:
         lora.gradients_P.zero_()
         batches = self._batches(self._step)
         weight = sum(float(batch.weights_N.sum()) for batch in batches)
-        loss = sum(self._backward(batch, weight) for batch in batches)
+        losses = [self._backward(batch, weight) for batch in batches]
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
+        loss = sum(map(float, losses))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailedError(
                 f"loss is NaN or infinite at step {self._step + 1}; lower --learning-rate or use --compute-dtype fp32"
@@ -164,7 +168,9 @@ class Trainer:
         self._history.append({"kind": "step", **asdict(event)})
         return event
 
-    def _backward(self, batch: Batch, weight: float) -> float:
+    def _backward(self, batch: Batch, weight: float) -> torch.Tensor | float:
+        if self._graphed is not None:
+            return self._graphed.backward(batch, weight)
         device, decoder = self._tunable.placement.device, self._tunable.decoder
         hidden_ND = decoder.hidden(batch.pack, batch.places_N)
         targets_N, weights_N = batch.targets_N.to(device), batch.weights_N.to(device)
@@ -179,8 +185,9 @@ class Trainer:
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         limit = TOKENS_AT_ONCE[self._tunable.placement.device.type]
+        make = training_batch if self._graphed is None else training_rows
         return [
-            training_batch(part, self._balance.weights, self._balance.offsets)
+            make(part, self._balance.weights, self._balance.offsets)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
             for part in micro_batches(group, limit)
         ]

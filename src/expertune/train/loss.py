@@ -11,7 +11,7 @@ import torch
 
 from ..model.decoder import Decoder
 from ..model.lm_head import LMHead
-from ..model.memory import LOGITS_AT_ONCE
+from ..model.memory import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CUDA
 from .batches import Offsets
 
 
@@ -30,7 +30,7 @@ class TargetLoss(torch.autograd.Function):
         head_VD = head.weight.matrix()
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
         dnormed_ND = torch.empty_like(normed_ND)
-        rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
+        rows = _places_at_once(head)
         for start in range(0, normed_ND.shape[0], rows):
             chunk = slice(start, start + rows)
             logits_NV = head.finish(normed_ND[chunk] @ head_VD.t())
@@ -56,10 +56,20 @@ class TargetLoss(torch.autograd.Function):
 
 
 def _add(offsets: Offsets, logits_NV: torch.Tensor, start: int) -> None:
-    """Add the offsets of the chunk that begins at place `start`, in place."""
-    inside_M = (offsets.rows_M >= start) & (offsets.rows_M < start + logits_NV.shape[0])
-    where = tuple(each[inside_M].to(logits_NV.device) for each in (offsets.rows_M - start, offsets.tokens_M))
-    logits_NV.index_put_(where, offsets.values_M[inside_M].to(logits_NV.device), accumulate=True)
+    """Add the offsets of the chunk that begins at place `start`, in place.
+
+    Those of other chunks add zero: a selection of unknown size would have the processor wait for the device.
+    """
+    rows_M, tokens_M, values_M = (
+        each.to(logits_NV.device) for each in (offsets.rows_M - start, offsets.tokens_M, offsets.values_M)
+    )
+    inside_M = (rows_M >= 0) & (rows_M < len(logits_NV))
+    logits_NV.index_put_((rows_M.clamp(0, len(logits_NV) - 1), tokens_M), values_M * inside_M, accumulate=True)
+
+
+def _places_at_once(head: LMHead) -> int:
+    on_cuda = head.weight.device.type == "cuda"
+    return max(1, (LOGITS_AT_ONCE_ON_CUDA if on_cuda else LOGITS_AT_ONCE) // head.vocabulary)
 
 
 def weighted_loss(
@@ -78,7 +88,7 @@ def weighted_loss(
 
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """log p(target) at each place, float32 (N,)."""
-    rows = max(1, LOGITS_AT_ONCE // decoder.head.vocabulary)
+    rows = _places_at_once(decoder.head)
     chunks = [
         torch.log_softmax(decoder.logits(some_ND), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         for some_ND, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)

@@ -1,0 +1,119 @@
+"""A training step's forward and backward pass as CUDA graphs, one for each shape of a batch.
+
+A small model's kernels are done before Python has started the next ones. A graph starts all of them at once: it holds
+the kernels of one pass, which read their inputs from the same place each time. The first batch of a shape is computed
+without a graph, which also sets up the libraries; the second one records it.
+
+Axes: T token · N target place · M logit offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..model.forward_context import ForwardContext
+from ..model.load import Tunable
+from .batches import Batch, Offsets
+from .loss import weighted_loss
+
+SHAPES = 48  # at most so many are recorded
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A batch on the device, in two pieces of memory so that two copies bring the next one."""
+
+    integers: torch.Tensor
+    floats: torch.Tensor
+    sizes: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, batch: Batch, weight: float) -> _Inputs:
+        """On the processor. The weights are divided by that of the whole step."""
+        offsets, empty = batch.offsets, torch.empty(0, dtype=torch.int64)
+        rows_M, tokens_M, values_M = (
+            (offsets.rows_M, offsets.tokens_M, offsets.values_M) if offsets else (empty, empty, empty.float())
+        )
+        return cls(
+            torch.cat([batch.pack.tokens_T, batch.places_N, batch.targets_N, rows_M, tokens_M]),
+            torch.cat([batch.weights_N / weight, values_M]),
+            (len(batch.pack.tokens_T), len(batch.places_N), len(rows_M)),
+        )
+
+    def to(self, device: torch.device) -> _Inputs:
+        return replace(self, integers=self.integers.to(device), floats=self.floats.to(device))
+
+    def copy_(self, other: _Inputs) -> None:
+        self.integers.copy_(other.integers)
+        self.floats.copy_(other.floats)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    graph: torch.cuda.CUDAGraph
+    inputs: _Inputs
+    loss: torch.Tensor
+    context: ForwardContext
+
+
+class GraphedStep:
+    """Forward and backward pass of a batch of rows (`rows.training_rows`): adds to the adapter's gradient.
+
+    All of it runs on one stream of its own: autograd waits for the streams that it has seen, which a graph forbids
+    for any but its own.
+    """
+
+    def __init__(self, tunable: Tunable) -> None:
+        self._decoder, self._device = tunable.decoder, tunable.placement.device
+        self._records = tunable.placement.cached and not tunable.decoder.recompute
+        self._stream, self._pool = None, None
+        if self._device.type == "cuda":
+            self._stream, self._pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
+        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._seen: set[tuple[int, ...]] = set()
+
+    def backward(self, batch: Batch, weight: float) -> torch.Tensor:
+        """The batch's share of the step's loss, on the device; `weight` is that of all targets of the step."""
+        inputs = _Inputs.of(batch, weight)
+        if self._stream is None:
+            return self._compute(self._decoder.rows_context(batch.pack), inputs)
+        shape = (batch.pack.row_length, *inputs.sizes)
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            loss = self._on_stream(batch, inputs, shape)
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return loss
+
+    def _on_stream(self, batch: Batch, inputs: _Inputs, shape: tuple[int, ...]) -> torch.Tensor:
+        if shape in self._seen and shape not in self._recorded and self._records and len(self._recorded) < SHAPES:
+            self._recorded[shape] = self._record(self._decoder.rows_context(batch.pack), inputs.to(self._device))
+        self._seen.add(shape)
+        if shape not in self._recorded:
+            return self._compute(self._decoder.rows_context(batch.pack), inputs.to(self._device))
+        recorded = self._recorded[shape]
+        recorded.inputs.copy_(inputs)
+        recorded.graph.replay()
+        return recorded.loss.clone()
+
+    def _record(self, context: ForwardContext, inputs: _Inputs) -> _Recorded:
+        """Nothing is computed here, so that the gradient stays as it is."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._device)  # torch.cuda.graph would also empty the allocator's cache each time
+        graph.capture_begin(pool=self._pool)
+        loss = self._compute(context, inputs)
+        graph.capture_end()
+        return _Recorded(graph, inputs, loss, context)
+
+    def _compute(self, context: ForwardContext, inputs: _Inputs) -> torch.Tensor:
+        tokens, places, offsets = inputs.sizes
+        tokens_T, places_N, targets_N, rows_M, tokens_M = inputs.integers.split(
+            (tokens, places, places, offsets, offsets)
+        )
+        weights_N, values_M = inputs.floats.split((places, offsets))
+        hidden_ND = self._decoder.hidden_of_rows(context, tokens_T, places_N)
+        found = Offsets(rows_M, tokens_M, values_M) if offsets else None
+        loss = weighted_loss(self._decoder, hidden_ND, targets_N, weights_N, found)
+        loss.backward()
+        return loss.detach()
