@@ -22,9 +22,10 @@ from expertune.train.encode import Candidates, Row
 from expertune.train.evaluate import evaluate
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
-from expertune.train.rows import dev_rows, rounded_length, training_rows
+from expertune.train.rows import rounded_length, training_rows
 
 LABELS = Candidates((7,), ((20,), (21,), (22,)))
+LONGER = Candidates((7, 9), ((20, 4), (21, 4, 30), (22,)))
 ROUNDING = {"rtol": 1e-4, "atol": 2e-5}  # float32, summed in another order
 UNSUITED = {
     "gemma2", "gemma4 small", "gemma4 moe", "mixtral", "qwen3moe", "granitemoe", "gpt-oss", "lfm2",
@@ -84,21 +85,15 @@ def test_offsets_reach_their_places_in_every_chunk(tmp_path: Path, monkeypatch: 
     torch.testing.assert_close(losses[1], losses[0])
 
 
+@pytest.mark.parametrize("labels", [LABELS, LONGER], ids=["one token", "several tokens"])
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_an_evaluation_of_rows_equals_that_of_segments(tmp_path: Path, family: str) -> None:
+def test_an_evaluation_of_rows_equals_that_of_segments(tmp_path: Path, family: str, labels: Candidates) -> None:
     tunable, rows = tuned(tmp_path, family), labelled()
-    assert dev_rows(rows, LABELS) is not None
-    expected = evaluate(tunable, rows, LABELS, batch_size=2)
+    expected = evaluate(tunable, rows, labels, batch_size=2)
     tunable.decoder.fills_rows = True
-    found = evaluate(tunable, rows, LABELS, batch_size=2)
+    found = evaluate(tunable, rows, labels, batch_size=2)
     torch.testing.assert_close(found.log_probabilities_RK, expected.log_probabilities_RK, **ROUNDING)
     assert found.loss == pytest.approx(expected.loss, rel=1e-4)
-
-
-def test_labels_of_several_tokens_are_left_to_segments() -> None:
-    rows = labelled()
-    assert dev_rows(rows, Candidates((7,), ((20, 4), (21, 4), (22,)))) is None
-    assert dev_rows([replace(rows[0], answer=(8, 20))], LABELS) is None
 
 
 def test_a_training_of_rows_learns_as_one_of_segments(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from .config import Heads, LayerConfig, ModelConfig, Rope
 from .forward_context import ForwardContext, Pack, places_before
 from .lm_head import LMHead
 from .norm import Norm
-from .sdpa import is_fused, suits_rows
+from .sdpa import is_fused, row_masks, suits_rows
 from .weights import Embedding, FrozenWeight
 
 
@@ -84,7 +84,10 @@ class Decoder:
 
     def rows_context(self, pack: Pack) -> ForwardContext:
         """Everything about rows of one length except their tokens: packs of the same shape share it."""
-        return self._context(pack, torch.empty(len(pack.tokens_T), 0))
+        tokens, length = len(pack.tokens_T), pack.row_length
+        mask_B1LL = row_masks(pack.segments, length, tokens // length)
+        context = self._context(pack, torch.empty(tokens, 0))
+        return replace(context, mask_B1LL=None if mask_B1LL is None else mask_B1LL.to(self.device))
 
     def hidden_of_rows(self, context: ForwardContext, tokens_T: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
         """`hidden` for a pack of rows of one length, on the device alone: nothing here waits for it."""

@@ -52,7 +52,7 @@ class SelfAttention:
 
     def _attend(self, qkv_TE: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         if is_fused(self.heads, context.row_length):
-            return context.wanted(attend_rows(qkv_TE, self.heads, context.row_length))
+            return context.wanted(attend_rows(qkv_TE, self.heads, context.row_length, context.mask_B1LL))
         count = len(qkv_TE) if context.row_length else context.count
         mixed_NE = Attention.apply(qkv_TE, context.query_blocks[self.heads], self.heads, self.sinks_H, count)
         return context.wanted(mixed_NE) if context.row_length else mixed_NE

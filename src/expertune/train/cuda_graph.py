@@ -67,12 +67,17 @@ class GraphedStep:
 
     def __init__(self, tunable: Tunable) -> None:
         self._decoder, self._device = tunable.decoder, tunable.placement.device
-        self._records = tunable.placement.cached and not tunable.decoder.recompute
+        self.records, self.refusal = tunable.placement.cached and not tunable.decoder.recompute, ""
         self._stream, self._pool = None, None
         if self._device.type == "cuda":
             self._stream, self._pool = torch.cuda.Stream(self._device), torch.cuda.graph_pool_handle()
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
         self._seen: set[tuple[int, ...]] = set()
+
+    @property
+    def count(self) -> int:
+        """Number of shapes that have been recorded."""
+        return len(self._recorded)
 
     def backward(self, batch: Batch, weight: float) -> torch.Tensor:
         """The batch's share of the step's loss, on the device; `weight` is that of all targets of the step."""
@@ -87,9 +92,9 @@ class GraphedStep:
         return loss
 
     def _on_stream(self, batch: Batch, inputs: _Inputs, shape: tuple[int, ...]) -> torch.Tensor:
-        if shape in self._seen and shape not in self._recorded and self._records and len(self._recorded) < SHAPES:
-            self._recorded[shape] = self._record(self._decoder.rows_context(batch.pack), inputs.to(self._device))
-        self._seen.add(shape)
+        again, self._seen = shape in self._seen, self._seen | {shape}
+        if again and shape not in self._recorded and self.records and len(self._recorded) < SHAPES:
+            self._record(shape, self._decoder.rows_context(batch.pack), inputs.to(self._device))
         if shape not in self._recorded:
             return self._compute(self._decoder.rows_context(batch.pack), inputs.to(self._device))
         recorded = self._recorded[shape]
@@ -97,14 +102,19 @@ class GraphedStep:
         recorded.graph.replay()
         return recorded.loss.clone()
 
-    def _record(self, context: ForwardContext, inputs: _Inputs) -> _Recorded:
-        """Nothing is computed here, so that the gradient stays as it is."""
+    def _record(self, shape: tuple[int, ...], context: ForwardContext, inputs: _Inputs) -> None:
+        """Nothing is computed here, so that the gradient stays as it is. A driver that refuses is not asked again."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(self._device)  # torch.cuda.graph would also empty the allocator's cache each time
-        graph.capture_begin(pool=self._pool)
-        loss = self._compute(context, inputs)
-        graph.capture_end()
-        return _Recorded(graph, inputs, loss, context)
+        try:
+            graph.capture_begin(pool=self._pool)
+            try:
+                loss = self._compute(context, inputs)
+            finally:
+                graph.capture_end()
+            self._recorded[shape] = _Recorded(graph, inputs, loss, context)
+        except RuntimeError as error:
+            self.records, self.refusal = False, str(error)
 
     def _compute(self, context: ForwardContext, inputs: _Inputs) -> torch.Tensor:
         tokens, places, offsets = inputs.sizes

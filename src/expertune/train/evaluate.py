@@ -72,7 +72,7 @@ def evaluate(tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, b
 
 @torch.no_grad()
 def _score(tunable: Tunable, rows: Sequence[Row], candidates: Candidates) -> _Sums:
-    made = (dev_rows(rows, candidates) if tunable.decoder.fills_rows else None) or dev_batch(rows, candidates)
+    made = (dev_rows if tunable.decoder.fills_rows else dev_batch)(rows, candidates)
     batch, device = made.batch, tunable.placement.device
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
     log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()

@@ -7,14 +7,15 @@ Axes: B row · L token of a row · N target place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from ..model.attention import Segment
 from ..model.forward_context import Pack
-from .batches import Batch, Continuation, DevBatch, LabelOffsets, Offsets, offsets_of
+from .batches import Batch, Continuation, DevBatch, LabelOffsets, Offsets, dev_batch, offsets_of
 from .encode import Candidates, Row
 
 PLACES = 32  # target places are rounded up to a multiple of this, or of the number of rows
@@ -67,31 +68,39 @@ def _filled(offsets: Offsets, count: int) -> Offsets:
     )
 
 
-def dev_rows(rows: Sequence[Row], candidates: Candidates) -> DevBatch | None:
-    """The same continuations as `batches.dev_batch`; None unless one place of a row scores all its labels.
-
-    That is so where each label is decided by its first own token, and the row's answer begins as the candidates do.
-    """
-    opening = candidates.shared
-    if any(len(own) > 1 for own in candidates.own) or any(row.answer[: len(opening)] != opening for row in rows):
-        return None
-    pack = pack_of([(*row.prompt, *row.answer[:-1]) for row in rows])
-    places, tokens, weights, continuations = [], [], [], []
-    for index, row in enumerate(rows):
-        first = index * pack.row_length + len(row.prompt) - 1
-        answers = [(None, first, row.answer, row.weights)]
-        answers += [(label, first + len(opening), own, (0.0,)) for label, own in enumerate(candidates.own)]
-        for label, place, answer, of_token in answers:
-            start = len(tokens)
-            places += range(place, place + len(answer))
-            tokens += answer
-            weights += of_token
-            continuations.append(Continuation(index, label, slice(start, len(tokens))))
+def dev_rows(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
+    """The same continuations as `batches.dev_batch`, each record's prompt and answers in a row of their own."""
+    alone = [dev_batch([row], candidates) for row in rows]
+    length = rounded_length(max(len(each.batch.pack.tokens_T) for each in alone))
+    starts = range(0, length * len(rows), length)
+    targets = accumulate((len(each.batch.targets_N) for each in alone), initial=0)
+    tokens_T, positions_T = (
+        torch.cat([torch.nn.functional.pad(own_T, (0, length - len(own_T))) for own_T in each_T])
+        for each_T in zip(*((each.batch.pack.tokens_T, each.batch.pack.positions_T) for each in alone), strict=True)
+    )
+    segments = [
+        segment
+        for each, by in zip(alone, starts, strict=True)
+        for segment in _row(each.batch.pack.segments, by, length)
+    ]
     batch = Batch(
-        pack,
-        torch.tensor(places),
-        torch.tensor(tokens),
-        torch.tensor(weights, dtype=torch.float32),
+        Pack(tokens_T, positions_T, tuple(segments), length),
+        torch.cat([each.batch.places_N + by for each, by in zip(alone, starts, strict=True)]),
+        torch.cat([each.batch.targets_N for each in alone]),
+        torch.cat([each.batch.weights_N for each in alone]),
         sum(row.length for row in rows),
     )
+    continuations = [
+        Continuation(index, own.label, slice(own.targets.start + by, own.targets.stop + by))
+        for index, (each, by) in enumerate(zip(alone, targets, strict=False))
+        for own in each.continuations
+    ]
     return DevBatch(batch, tuple(continuations), tuple(rows))
+
+
+def _row(segments: Sequence[Segment], by: int, length: int) -> Iterator[Segment]:
+    """The segments of one row that begins at `by`; the filling is one too, so that they leave no gap."""
+    for each in segments:
+        yield Segment(each.start + by, each.stop + by, tuple((start + by, stop + by) for start, stop in each.before))
+    if segments[-1].stop < length:
+        yield Segment(segments[-1].stop + by, by + length)
