@@ -69,7 +69,8 @@ def parse() -> argparse.Namespace:
 
 def card(device: str) -> str:
     """Name of the GPU and version of torch."""
-    code = f"import torch; print(torch.cuda.get_device_name(0) if {device == 'cuda'} else 'CPU', '· torch', torch.__version__)"
+    name = "torch.cuda.get_device_name(0)" if device == "cuda" else "'CPU'"
+    code = f"import torch; print({name}, '· torch', torch.__version__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "no GPU: " + (done.stderr.strip().splitlines() or ["?"])[-1][:200]
 
@@ -153,8 +154,9 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
     for each in own:
         if "error" in each:
             yield f"{each['side']}{' ' + each['model'] if 'model' in each else ''} did not run: {each['error']}"
-    yield f"{last['card']}; {last['date'][:10]}, commit {last['commit']}. Real weights: {', '.join(sorted(real)) or 'none'};"
-    yield "the others are random numbers in the same shapes. Differences: largest of a log-probability, norm of a gradient."
+    yield f"{last['card']}; {last['date'][:10]}, commit {last['commit']}."
+    yield f"Real weights: {', '.join(sorted(real)) or 'none'}; else random numbers in the same shapes."
+    yield "Differences: the largest of a log-probability, the norm of a gradient's."
 
 
 def speed_rows(own: Sequence[Entry]) -> Iterator[list[str]]:

@@ -12,11 +12,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT / "tests/model")]
+# tests before bench: both have a module "families"
+sys.path[:0] = [str(ROOT / each) for each in ("tests", "tests/model", "src", "bench", "")]
 
 import gpu_models  # noqa: E402
 import gpu_rows  # noqa: E402
@@ -54,8 +56,9 @@ def main() -> None:
     for name in options.models:
         path, real = gpu_models.find(name, options.given, options.work)
         if options.what == "folders":
-            dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-            gpu_models.as_folder(path, gpu_models.SHAPES_OF[name], options.work / "hf" / name, dtype)
+            if name in gpu_models.SHAPES:
+                dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
+                gpu_models.as_folder(path, gpu_models.SHAPES_OF[name], options.work / "hf" / name, dtype)
             say(model=name, real=real)
         else:
             speed(name, path, options)
@@ -68,8 +71,14 @@ def speed(name: str, path: Path, options: argparse.Namespace) -> None:
     found_rows, candidates = rows_of(name, options)
     with GGUFFile(path) as file:
         for batch in options.batches:
-            config = Config(rank=RANK, alpha=2.0 * RANK, batch_size=batch, epochs=100000.0, device=options.device)
-            config = Config(**{**vars_of(config), "learning_rate": 2e-4})
+            config = Config(
+                rank=RANK,
+                alpha=2.0 * RANK,
+                batch_size=batch,
+                epochs=1000.0,
+                learning_rate=2e-4,
+                device=options.device,
+            )
             start = time.perf_counter()
             tunable = load(file, config, place(file, config))
             loaded = time.perf_counter() - start
@@ -82,10 +91,6 @@ def speed(name: str, path: Path, options: argparse.Namespace) -> None:
                 graphs=0 if graphed is None else graphed.count, refusal="" if graphed is None else graphed.refusal,
             )  # fmt: skip
         say(model=name, records_s=records_per_second(tunable, found_rows, candidates, options))
-
-
-def vars_of(config: Config) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in type(config).__dataclass_fields__}
 
 
 def rows_of(name: str, options: argparse.Namespace) -> tuple[list[Any], Any]:
@@ -120,7 +125,8 @@ def wait(options: argparse.Namespace, *, reset: bool = False) -> int:
 
 def records_per_second(tunable: Tunable, rows: list[Any], candidates: Any, options: argparse.Namespace) -> float:
     """Score all labels of records by the decoder with its adapter."""
-    short = [type(row)(row.id, row.label, row.prompt, row.answer[: len(candidates.shared) + 1], (1.0,)) for row in rows]
+    opening = len(candidates.shared) + 1
+    short = [replace(row, answer=row.answer[:opening], weights=row.weights[:opening]) for row in rows]
     evaluate(tunable, short, candidates, batch_size=64)
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < options.seconds / 2:
