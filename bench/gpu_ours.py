@@ -143,7 +143,7 @@ def parity(options: argparse.Namespace) -> None:
     import families
 
     for name in options.families if options.families is not None else families.FAMILIES:
-        path = families.make(options.work / "tiny.gguf", families.FAMILIES[name])
+        path = families.make(options.work / "family.gguf", families.FAMILIES[name])
         from test_gradients import rows_of as tiny_rows
 
         say(parity=name, **dict(compared(path, tiny_rows(), options, real=False)))
