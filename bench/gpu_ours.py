@@ -8,9 +8,11 @@ python bench/gpu_ours.py folders --work FOLDER …     the models, and the Huggi
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -68,29 +70,36 @@ def main() -> None:
 
 
 def speed(name: str, path: Path, options: argparse.Namespace) -> None:
-    found_rows, candidates = rows_of(name, options)
+    """One line for each batch size, then one for rating; an error of one is its line."""
+    rows, candidates = rows_of(name, options)
+    for batch in options.batches:
+        try:
+            tunable = train_one(name, path, batch, rows, candidates, options)
+            if batch == options.batches[-1]:
+                say(model=name, records_s=records_per_second(tunable, rows, candidates, options))
+        except Exception as error:  # the other figures are worth having
+            traceback.print_exc()
+            say(side="Expertune", model=name, batch=batch, error=f"{type(error).__name__}: {error}"[:300])
+        gc.collect()  # the last trainer's memory is not this one's
+
+
+def train_one(
+    name: str, path: Path, batch: int, rows: list[Any], candidates: Any, options: argparse.Namespace
+) -> Tunable:
+    config = Config(
+        rank=RANK, alpha=2.0 * RANK, batch_size=batch, epochs=1000.0, learning_rate=2e-4, device=options.device
+    )
+    start = time.perf_counter()
     with GGUFFile(path) as file:
-        for batch in options.batches:
-            config = Config(
-                rank=RANK,
-                alpha=2.0 * RANK,
-                batch_size=batch,
-                epochs=1000.0,
-                learning_rate=2e-4,
-                device=options.device,
-            )
-            start = time.perf_counter()
-            tunable = load(file, config, place(file, config))
-            loaded = time.perf_counter() - start
-            trainer = Trainer(tunable, TrainingData(found_rows, found_rows, candidates), config)
-            rate, peak, steps, loss = train(trainer, options)
-            graphed = trainer._graphed  # pyright: ignore[reportPrivateUsage]
-            say(
-                side="Expertune", model=name, batch=batch, tokens_s=rate, peak_mb=peak, steps=steps, loss=loss,
-                load_s=round(loaded, 1), precision=str(tunable.placement.dtype).removeprefix("torch."),
-                graphs=0 if graphed is None else graphed.count, refusal="" if graphed is None else graphed.refusal,
-            )  # fmt: skip
-        say(model=name, records_s=records_per_second(tunable, found_rows, candidates, options))
+        tunable = load(file, config, place(file, config))
+    loaded = time.perf_counter() - start
+    trainer = Trainer(tunable, TrainingData(rows, rows, candidates), config)
+    found = train(trainer, options)
+    graphed = trainer._graphed  # pyright: ignore[reportPrivateUsage]
+    graphs = {} if graphed is None else {"graphs": graphed.count, "refusal": graphed.refusal}
+    precision = tunable.placement.describe()["precision"]
+    say(side="Expertune", model=name, batch=batch, **found, load_s=round(loaded, 1), precision=precision, **graphs)
+    return tunable
 
 
 def rows_of(name: str, options: argparse.Namespace) -> tuple[list[Any], Any]:
@@ -98,19 +107,20 @@ def rows_of(name: str, options: argparse.Namespace) -> tuple[list[Any], Any]:
     return gpu_rows.read(given, name, gpu_models.SHAPES_OF[name].vocabulary)
 
 
-def train(trainer: Trainer, options: argparse.Namespace) -> tuple[float, int, int, float]:
-    """Tokens/s and peak MB of the steps after the warm-up, their number, and the last loss."""
+def train(trainer: Trainer, options: argparse.Namespace) -> dict[str, Any]:
+    """Tokens/s and peak MB of the steps after the warm-up, their number, and the mean loss."""
     start, warm = time.perf_counter(), 0
     while warm < WARM_STEPS or time.perf_counter() - start < options.warm:
         trainer.one_step()
         warm += 1
     wait(options, reset=True)
-    start, tokens, steps = time.perf_counter(), 0, 0
+    start, events = time.perf_counter(), []
     while time.perf_counter() - start < options.seconds:
-        event = trainer.one_step()
-        tokens, steps = tokens + event.tokens, steps + 1
+        events.append(trainer.one_step())
     peak = wait(options)
-    return round(tokens / (time.perf_counter() - start), 1), peak, steps, round(event.loss, 4)
+    rate = sum(event.tokens for event in events) / (time.perf_counter() - start)
+    loss = sum(event.loss for event in events) / len(events)
+    return {"tokens_s": round(rate, 1), "peak_mb": peak, "steps": len(events), "loss": round(loss, 4)}
 
 
 def wait(options: argparse.Namespace, *, reset: bool = False) -> int:
