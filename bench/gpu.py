@@ -1,6 +1,6 @@
 """Our trainer and decoder on a GPU, beside Unsloth and TRL + PEFT on the same weights, rows and card, in one call.
 
-    python bench/gpu.py [--given FOLDER] [--seconds 300] [--peer-path FOLDER] [--own-path FOLDER]
+    python bench/gpu.py [--given FOLDER] [--seconds 440] [--peer-path FOLDER] [--own-path FOLDER]
     python bench/gpu.py --device cpu --quick            a dry run of everything but the peers, without a GPU
     python bench/gpu.py --table
 
@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--given", type=Path)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="one tiny model, two families, a second each")
-    parser.add_argument("--seconds", type=float, default=300, help="of the whole bench")
+    parser.add_argument("--seconds", type=float, default=440, help="of the whole bench")
     parser.add_argument("--parts", nargs="+", default=list(SHARES), choices=list(SHARES))
     parser.add_argument("--own-path", type=Path, help="packages that Expertune needs")
     parser.add_argument("--peer-path", type=Path, help="packages that the peers need")

@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", nargs="+", default=list(gpu_models.SHAPES))
     parser.add_argument("--batches", nargs="+", type=int, default=[4, 32])
-    parser.add_argument("--warm", type=float, default=4.0)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warm", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--families", nargs="*")
     options = parser.parse_args()
     if options.what == "parity":

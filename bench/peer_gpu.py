@@ -1,6 +1,6 @@
 """The peers' side of bench/gpu.py: TRL + PEFT or Unsloth on the folders that gpu_ours.py made; one JSON line per figure.
 
-usage: peer_gpu.py trl|unsloth --work FOLDER --rows ROWS.json [--models …] [--batches 4 32] [--device cuda|cpu] [--warm 4] [--seconds 5]
+usage: peer_gpu.py trl|unsloth --work FOLDER --rows ROWS.json [--models …] [--batches 4 32] [--device cuda|cpu] [--warm 3] [--seconds 4]
 Their own trainer, LoRA rank 16 on all linear layers, bf16, no gradient checkpointing (they have room), fused AdamW, rows padded to the
 longest of a step (packing would put other numbers of rows into a step). Loss on the answers only. Real tokens are counted, no padding.
 """
@@ -8,7 +8,7 @@ import argparse, gc, json, os, shutil, sys, time
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("side", choices=("trl", "unsloth")); ap.add_argument("--work", required=True); ap.add_argument("--rows")
 ap.add_argument("--models", nargs="+", required=True); ap.add_argument("--batches", nargs="+", type=int, default=[4, 32])
-ap.add_argument("--device", default="cuda"); ap.add_argument("--warm", type=float, default=4); ap.add_argument("--seconds", type=float, default=5)
+ap.add_argument("--device", default="cuda"); ap.add_argument("--warm", type=float, default=3); ap.add_argument("--seconds", type=float, default=4)
 a = ap.parse_args()
 os.environ.update(HF_HUB_OFFLINE="1", UNSLOTH_DISABLE_STATISTICS="1", HF_DATASETS_OFFLINE="1", WANDB_DISABLED="true", TOKENIZERS_PARALLELISM="false")
 if a.device == "cpu": os.environ["UNSLOTH_FORCE_CPU"] = "1"
