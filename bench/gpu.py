@@ -42,7 +42,12 @@ def main() -> int:
         runs.put_between(runs.PAGE, MARK, lines)
         return 0
     ends = time.monotonic() + options.seconds
-    stamp = {**runs.stamp(), "card": card(options.device), "quick": options.quick}
+    stamp = {
+        **runs.stamp(),
+        **({"commit": options.commit} if options.commit else {}),
+        "card": card(options.device),
+        "quick": options.quick,
+    }
     print(stamp, flush=True)
     with tempfile.TemporaryDirectory() as work:
         for part, command in commands(options, Path(work)).items():
@@ -62,6 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--own-path", type=Path, help="packages that Expertune needs")
     parser.add_argument("--peer-path", type=Path, help="packages that the peers need")
     parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--commit", default="", help="where the machine has no git: the commit that is measured")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="measure nothing; write the table into bench/README.md")
     return parser.parse_args()
