@@ -196,8 +196,10 @@ def commit() -> str:
     """The short name of HEAD; with a plus where src/ differs from it."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        with suppress(FileNotFoundError):  # a lent machine may have no git
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+            return done.stdout.strip()
+        return ""
 
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (
         "+" if git("status", "--porcelain", "--", "src") else ""

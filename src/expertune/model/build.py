@@ -35,19 +35,27 @@ def build(
 ) -> Decoder:
     """Build the decoder, with adapters on the layers of `lora`; `first_adapted` is the lowest block with one."""
     builder = _Builder(file, config, lora, storage)
-    head = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+    name = "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+    head = FrozenWeight(file, [name], storage)
     return Decoder(
         config,
-        embedding=Embedding(file),
+        embedding=_embedding(file, storage, head if name == "token_embd.weight" else None),
         per_layer_embeddings=builder.per_layer_embeddings() if config.per_layer_embedding_dim else None,
         blocks=[builder.block(index, layer) for index, layer in enumerate(config.layers)],
         norm=builder.need_norm(config.output_norm),
-        head=LMHead(FrozenWeight(file, [head], storage), config.logit_scale, config.logit_softcap),
+        head=LMHead(head, config.logit_scale, config.logit_softcap),
         dtype=storage.dtype,
         device=storage.device,
         first_adapted=first_adapted,
         recompute=recompute,
     )
+
+
+def _embedding(file: GGUFFile, storage: Storage, tied: FrozenWeight | None) -> Embedding:
+    """Token embeddings; on CUDA with a table on the device, which the output head shares if it is the same tensor."""
+    if storage.device.type != "cuda" or storage.scratch is not None:
+        return Embedding(file)
+    return Embedding(file, table_VD=(tied or FrozenWeight(file, ["token_embd.weight"], storage)).matrix())
 
 
 class _Builder:

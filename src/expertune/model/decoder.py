@@ -18,6 +18,7 @@ from .config import Heads, LayerConfig, ModelConfig, Rope
 from .forward_context import ForwardContext, Pack, places_before
 from .lm_head import LMHead
 from .norm import Norm
+from .sdpa import is_fused, row_masks, suits_rows
 from .target_modules import trunk_blocks
 from .weights import Embedding, FrozenWeight
 
@@ -62,10 +63,11 @@ class Decoder:
         self._embedding, self._per_layer_embeddings = embedding, per_layer_embeddings
         self._blocks, self._norm = tuple(blocks), norm
         self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self.fills_rows = device.type == "cuda" and suits_rows(config)
 
     def trunk(self, pack: Pack) -> torch.Tensor:
         """Residual stream after the lowest `trunk_blocks` blocks, float32 (T, D); no adapter changes it."""
-        x_TD = self._embed(pack)
+        x_TD = self._embed(pack.tokens_T)
         if self.trunk_blocks:
             with torch.no_grad():  # `_anchor` would make autograd run through them
                 context = self._context(pack)
@@ -79,6 +81,8 @@ class Decoder:
         The last block computes keys and values for all tokens, everything else at these places only. `start_TD` is the
         result of `trunk` if it is known.
         """
+        if pack.row_length:
+            return self.hidden_of_rows(self.rows_context(pack), pack.tokens_T, places_N.to(self.device))
         x_TD = self.trunk(pack) if start_TD is None else start_TD.to(self.device).float()
         wanted_N, order_N = torch.unique(places_N.cpu(), return_inverse=True)
         whole = self._context(pack)
@@ -90,14 +94,28 @@ class Decoder:
             wanted_N=rounded_N.to(self.device),
             count=len(rounded_N),
         )
-        for index, block in enumerate(self._blocks[self.trunk_blocks :], self.trunk_blocks):
+        return self._run(x_TD, self.trunk_blocks, whole, last)[order_N.to(self.device)]
+
+    def rows_context(self, pack: Pack) -> ForwardContext:
+        """Everything about rows of one length except their tokens: packs of the same shape share it."""
+        mask_B1LL = row_masks(pack.segments, pack.row_length, len(pack.tokens_T) // pack.row_length)
+        return replace(self._context(pack), mask_B1LL=None if mask_B1LL is None else mask_B1LL.to(self.device))
+
+    def hidden_of_rows(self, context: ForwardContext, tokens_T: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
+        """`hidden` for a pack of rows of one length, on the device alone: nothing here waits for it."""
+        last = replace(context, wanted_N=places_N, count=len(places_N))
+        return self._run(self._embed(tokens_T), 0, context, last)
+
+    def _run(self, x_TD: torch.Tensor, first: int, whole: ForwardContext, last: ForwardContext) -> torch.Tensor:
+        """Blocks from `first` on; those without an adapter below them carry no gradient."""
+        for index, block in enumerate(self._blocks[first:], first):
             context = last if block is self._blocks[-1] else whole
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.first_adapted):
                 if self.recompute and torch.is_grad_enabled():
                     x_TD = checkpoint(block.forward, x_TD, context, use_reentrant=False)
                 else:
                     x_TD = block.forward(x_TD, context)
-        return x_TD[order_N.to(self.device)]
+        return x_TD
 
     @torch.no_grad()
     def states(self, pack: Pack, depths: Sequence[int]) -> tuple[torch.Tensor, ...]:
@@ -105,7 +123,7 @@ class Decoder:
 
         No block above the deepest is computed.
         """
-        x_TD, context, found = self._embed(pack), self._context(pack), []
+        x_TD, context, found = self._embed(pack.tokens_T), self._context(pack), []
         for depth, block in enumerate(self._blocks[: depths[-1]], start=1):
             x_TD = block.forward(x_TD, context)
             if depth in depths:
@@ -120,9 +138,9 @@ class Decoder:
         """Hidden states of the wanted places → float32 logits (N, V)."""
         return self.head.logits(self.last_norm(x_ND))
 
-    def _embed(self, pack: Pack) -> torch.Tensor:
+    def _embed(self, tokens_T: torch.Tensor) -> torch.Tensor:
         """Scaled token embeddings, float32 (T, D)."""
-        x_TD = self._embedding.rows(pack.tokens_T).to(self.device)
+        x_TD = self._embedding.rows(tokens_T).to(self.device)
         return x_TD if self.config.embedding_scale == 1.0 else x_TD.mul_(self.config.embedding_scale)
 
     def _context(self, pack: Pack) -> ForwardContext:
@@ -138,10 +156,11 @@ class Decoder:
                 rope: self._rotation(rope, pack.positions_T) for rope in {layer.rope for layer in layers} if rope
             },
             before_TK=places_before(pack.segments, len(pack.tokens_T), max(0, back)).to(self.device),
-            per_layer_TLP=None if own is None else own.of(pack.tokens_T, self._embed(pack), self.dtype),
+            per_layer_TLP=None if own is None else own.of(pack.tokens_T, self._embed(pack.tokens_T), self.dtype),
             shared_kv_layers=frozenset(layer.kv_shared_with for layer in layers),
             wanted_N=None,
             count=len(pack.tokens_T),
+            row_length=pack.row_length,
         )
 
     def _query_blocks(
@@ -150,11 +169,13 @@ class Decoder:
         return {
             heads: make_query_blocks(pack.segments, wanted_N, heads, dtype=self.dtype, device=self.device)
             for heads in {layer.heads for layer in layers if not layer.conv_kernel}
+            if not is_fused(heads, pack.row_length)
         }
 
     def _rotation(self, rope: Rope, positions_T: torch.Tensor) -> torch.Tensor:
         """cos + i · sin of each position and pair, complex64 (T, F)."""
-        inv_freq_F = torch.tensor(rope.inv_freq_F, dtype=torch.float64)
-        angles_TF = positions_T.cpu().to(torch.float64).unsqueeze(-1) * inv_freq_F
+        where = self.device if self.device.type == "cuda" else "cpu"  # other devices have no float64
+        inv_freq_F = torch.tensor(rope.inv_freq_F, dtype=torch.float64, device=where)
+        angles_TF = positions_T.to(where).to(torch.float64).unsqueeze(-1) * inv_freq_F
         attention_factor_TF = torch.full_like(angles_TF, rope.attention_factor)
         return torch.polar(attention_factor_TF, angles_TF).to(torch.complex64).to(self.device)

@@ -18,11 +18,15 @@ from .norm import ApplyNorm, Norm
 
 @dataclass(frozen=True)
 class Pack:
-    """Concatenated rows. `positions_T` counts from 0 in the text of each row; `segments` define who attends to whom."""
+    """Concatenated rows. `positions_T` counts from 0 in the text of each row; `segments` define who attends to whom.
+
+    With a `row_length` the pack consists of rows of that length, filled up at their ends (see `sdpa`), and no segment
+    goes beyond its row."""
 
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
     segments: tuple[Segment, ...]
+    row_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class ForwardContext:
 
     `before_TK`: places of the tokens that precede each token in its text, T if there is none. `per_layer_TLP`: the
     per-layer embeddings, in families that have them. `shared_kv`: keys and values that `shared_kv_layers` write
-    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T).
+    and later layers reuse. `wanted_N`: the `count` places that the block computes (None: all T). `row_length`: as in
+    Pack; then attention computes all T and `wanted_N` selects from its output. `mask_B1LL`: see `sdpa.row_masks`.
     """
 
     dtype: torch.dtype
@@ -44,6 +49,8 @@ class ForwardContext:
     shared_kv_layers: frozenset[int | None]
     wanted_N: torch.Tensor | None
     count: int
+    row_length: int = 0
+    mask_B1LL: torch.Tensor | None = None
     shared_kv: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wanted(self, x_TD: torch.Tensor) -> torch.Tensor:

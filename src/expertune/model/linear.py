@@ -118,9 +118,9 @@ class NormLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy_TO: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x_TD, low_TR = ctx.saved_tensors
-        unit_TD, scale_T1 = ctx.norm.unit(x_TD)
-        normed_TD = ctx.norm.weigh(unit_TD.clone()).to(ctx.dtype)
+        again_TD, saved = ctx.norm.again(x_TD)
+        normed_TD = again_TD.to(ctx.dtype)
         dn_TD = ctx.linear.backward(dy_TO.contiguous(), normed_TD, low_TR, need_dx=ctx.needs_input_grad[0])
         if dn_TD is None:
             return None, None, None, None, None
-        return ctx.norm.backward(dn_TD.float(), unit_TD, scale_T1), None, None, None, None
+        return ctx.norm.backward(dn_TD.float(), *saved), None, None, None, None

@@ -17,6 +17,7 @@ LIBRARIES = 440_000_000  # torch, numpy, pandas, scikit-learn and the kernels th
 SLACK = 1.25  # allocator overhead over the tensors of a step, measured on three models (bench/README.md)
 ADAPTER_COPIES = 7  # float32: parameters, gradients, two moments, the best state, a copy of it, AdamW's temporary
 LOGITS_AT_ONCE = 1 << 24  # elements; limits the float32 logits held at once to 64 MB
+LOGITS_AT_ONCE_ON_CUDA = 1 << 26  # fewer and larger chunks: 256 MB
 LOGIT_COPIES = 3  # the product, its float32 form, the log-probabilities
 # A larger batch is split into micro-batches whose gradients are added: activations stay small, and on a CPU larger
 # matrix multiplications are not faster (docs/LOG.md)

@@ -14,6 +14,7 @@ from .config import Heads, Rope
 from .forward_context import ForwardContext, norm_linear
 from .linear import FusedLinear
 from .norm import ApplyNorm, Norm
+from .sdpa import attend_rows, is_fused
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,15 @@ class SelfAttention:
             qkv_TE = torch.cat([qkv_TE, context.shared_kv[self.kv_shared_with]], dim=-1)
         if self.index in context.shared_kv_layers:
             context.shared_kv[self.index] = qkv_TE[:, heads.queries * heads.width :]
-        mixed_NE = Attention.apply(qkv_TE, context.query_blocks[heads], heads, self.sinks_H, context.count)
+        mixed_NE = self._attend(qkv_TE, context)
         return mixed_NE if gate_TE is None else mixed_NE * torch.sigmoid(context.wanted(gate_TE))
+
+    def _attend(self, qkv_TE: torch.Tensor, context: ForwardContext) -> torch.Tensor:
+        if is_fused(self.heads, context.row_length):
+            return context.wanted(attend_rows(qkv_TE, self.heads, context.row_length, context.mask_B1LL))
+        count = len(qkv_TE) if context.row_length else context.count
+        mixed_NE = Attention.apply(qkv_TE, context.query_blocks[self.heads], self.heads, self.sinks_H, count)
+        return context.wanted(mixed_NE) if context.row_length else mixed_NE
 
     def _split_gate(self, qkv_TE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         queries, width = self.heads.queries, self.heads.width

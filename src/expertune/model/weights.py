@@ -29,6 +29,7 @@ class FrozenWeight:
         self._tensors = [(file.blocks(name), file.tensors[name].type) for name in names]
         self._storage = storage
         self.shape = (sum(file.tensors[name].rows for name in names), file.tensors[names[0]].width)
+        self.device = storage.device
         self._cached: torch.Tensor | None = None
         if storage.scratch is None:
             self._cached = self._unpack(torch.empty(self.shape, dtype=storage.dtype)).to(storage.device)
@@ -125,12 +126,17 @@ def unpack(blocks_OB: np.ndarray, kind: GGMLQuantizationType, out_OI: torch.Tens
 
 
 class Embedding:
-    """Token embeddings, read row by row from the file: a batch needs few of them."""
+    """Token embeddings, read row by row from the file: a batch needs few of them.
 
-    def __init__(self, file: GGUFFile, name: str = "token_embd.weight") -> None:
-        self._blocks_VB, self._type = file.blocks(name), file.tensors[name].type
+    On CUDA a copy `table_VD` in the compute dtype spares the way over the processor.
+    """
+
+    def __init__(self, file: GGUFFile, name: str = "token_embd.weight", table_VD: torch.Tensor | None = None) -> None:
+        self._blocks_VB, self._type, self._table_VD = file.blocks(name), file.tensors[name].type, table_VD
 
     def rows(self, tokens_T: torch.Tensor) -> torch.Tensor:
         """(T,) token ids → float32 (T, D)."""
+        if self._table_VD is not None:
+            return self._table_VD[tokens_T.to(self._table_VD.device)].float()
         unique, inverse = np.unique(tokens_T.cpu().numpy(), return_inverse=True)
         return torch.from_numpy(quants.dequantize(self._blocks_VB[unique], self._type)[inverse])

@@ -32,6 +32,9 @@ class Decisions:
     shares_MK: torch.Tensor
     weights_M: torch.Tensor
 
+    def to(self, device: torch.device) -> Decisions:
+        return Decisions(*(each.to(device) for each in vars(self).values()))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -115,11 +118,12 @@ def training_batch(
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
         sum(row.length for row in rows),
-        _decisions(rows, decisions) if decisions else None,
+        decisions_of(rows, decisions) if decisions else None,
     )
 
 
-def _decisions(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]]) -> Decisions:
+def decisions_of(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]]) -> Decisions:
+    """The decisions of all rows, at places counted over all their answers."""
     starts = accumulate((len(row.answer) for row in rows), initial=0)
     found = [(start + each.place, each) for start, row in zip(starts, rows, strict=False) for each in decisions[row.id]]
     rivals = max(len(each.tokens) for _, each in found)

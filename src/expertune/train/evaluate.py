@@ -15,7 +15,10 @@ from ..stats.metrics import confusion, macro_f1
 from .batches import DevBatch, by_length, dev_batch, groups_of
 from .encode import Candidates, Row
 from .loss import log_probabilities
+from .rows import dev_rows
 from .trunk import Trunk
+
+ROWS_ON_CUDA = 64  # in one batch; kernels of fewer rows end before the next ones are started
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ def evaluate(
     tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int, trunk: Trunk | None = None
 ) -> DevEvaluation:
     """Score every row's own answer and every label in one pass over its prompt; `trunk` holds the packs' lower part."""
-    order = by_length(rows)
-    groups = groups_of(rows, order, batch_size)
-    parts = [_score(tunable, dev_batch(group, candidates), candidates, trunk) for group in groups]
+    order, fills_rows = by_length(rows), tunable.decoder.fills_rows
+    groups = groups_of(rows, order, max(batch_size, ROWS_ON_CUDA) if fills_rows else batch_size)
+    made = dev_rows if fills_rows else dev_batch
+    parts = [_score(tunable, made(group, candidates), candidates, trunk) for group in groups]
     scores_RK = torch.empty(len(rows), len(candidates.own))
     scores_RK[order] = torch.cat([part.scores_RK for part in parts])
     log_RK = torch.log_softmax(scores_RK, dim=-1)

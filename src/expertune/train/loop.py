@@ -25,10 +25,12 @@ from . import checkpoint
 from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import SoftLabels, balance
+from .cuda_graph import GraphedStep
 from .encode import Candidates, Row
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
+from .rows import training_rows
 from .trunk import Trunk, make_trunk, packs_of_all
 
 
@@ -94,6 +96,7 @@ class Trainer:
         values_P = tunable.lora.values_P
         values_P.grad = tunable.lora.gradients_P
         self._optimizer = torch.optim.AdamW([values_P], lr=self._peak, weight_decay=config.weight_decay)
+        self._graphed = GraphedStep(tunable) if tunable.decoder.fills_rows else None
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
@@ -107,7 +110,7 @@ class Trainer:
     def trunk_rows(self) -> int:
         """Number of rows that `read_trunk` reads; 0 if no block is below the adapted ones, or if all steps are done."""
         useful = self._checkpoints is not None and self._tunable.decoder.trunk_blocks > 0 and not self._done
-        return len(self._data.train) + len(self._data.dev) if useful else 0
+        return len(self._data.train) + len(self._data.dev) if useful and self._graphed is None else 0
 
     def read_trunk(self, advance: Callable[[int], object] = lambda rows: None) -> None:
         """Compute the blocks below the adapted ones once for all rows; without it each step computes them again.
@@ -184,8 +187,9 @@ class Trainer:
         lora.gradients_P.zero_()
         batches = self._batches(self._step)
         weight = sum(batch.weight for batch in batches)
-        loss = sum(self._backward(batch, weight) for batch in batches)
+        losses = [self._backward(batch, weight) for batch in batches]
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
+        loss = sum(map(float, losses))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailedError(
                 f"loss is NaN or infinite at step {self._step + 1}; lower --learning-rate or use --compute-dtype fp32"
@@ -210,7 +214,9 @@ class Trainer:
         self._history.append({"kind": "step", **asdict(event)})
         return event
 
-    def _backward(self, batch: Batch, weight: float) -> float:
+    def _backward(self, batch: Batch, weight: float) -> torch.Tensor | float:
+        if self._graphed is not None:
+            return self._graphed.backward(batch, weight)
         device, decoder = self._tunable.placement.device, self._tunable.decoder
         hidden_ND = decoder.hidden(batch.pack, batch.places_N, self._trunk and self._trunk.start(batch.pack))
         targets_N, weights_N = batch.targets_N.to(device), batch.weights_N.to(device)
@@ -226,8 +232,9 @@ class Trainer:
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         decoder, device = self._tunable.decoder, self._tunable.placement.device.type
         limit = tokens_at_once(device, decoder.config, decoder.first_adapted)
+        make = partial(training_batch, shared=self._shared) if self._graphed is None else training_rows
         return [
-            training_batch(part, self._balance.weights, self._balance.decisions, shared=self._shared)
+            make(part, self._balance.weights, self._balance.decisions)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
             for part in micro_batches(group, limit, self._shared)
         ]

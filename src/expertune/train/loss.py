@@ -12,7 +12,7 @@ import torch
 
 from ..model.decoder import Decoder
 from ..model.lm_head import LMHead
-from ..model.memory import LOGITS_AT_ONCE
+from ..model.memory import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_CUDA
 from .batches import Decisions
 
 
@@ -34,7 +34,7 @@ class TargetLoss(torch.autograd.Function):
         head_VD = head.weight.matrix()
         total = torch.zeros((), dtype=torch.float32, device=normed_ND.device)
         dnormed_ND = torch.empty_like(normed_ND)
-        rows = max(1, LOGITS_AT_ONCE // head_VD.shape[0])
+        rows = _places_at_once(head)
         for start in range(0, normed_ND.shape[0], rows):
             chunk = slice(start, start + rows)
             logits_NV = head.finish(normed_ND[chunk] @ head_VD.t())
@@ -60,22 +60,22 @@ class TargetLoss(torch.autograd.Function):
 
 
 def _decide(decisions: Decisions, logits_NV: torch.Tensor, start: int, dlogits_NV: torch.Tensor) -> torch.Tensor:
-    """Loss of the decisions in the chunk that begins at place `start`; adds their gradient to `dlogits_NV`."""
-    inside_M = (decisions.rows_M >= start) & (decisions.rows_M < start + logits_NV.shape[0])
-    places_M1, tokens_MK, offsets_MK, shares_MK, weights_M = (
-        each[inside_M].to(logits_NV.device)
-        for each in (
-            decisions.rows_M.unsqueeze(-1) - start,
-            decisions.tokens_MK,
-            decisions.offsets_MK,
-            decisions.shares_MK,
-            decisions.weights_M,
-        )
-    )
-    where = (places_M1.expand_as(tokens_MK), tokens_MK)
-    log_MK = torch.log_softmax(logits_NV[where] + offsets_MK, dim=-1)
-    dlogits_NV.index_put_(where, (log_MK.exp() - shares_MK) * weights_M.unsqueeze(-1), accumulate=True)
-    return -((log_MK * shares_MK).sum(-1) * weights_M).sum()
+    """Loss of the decisions in the chunk that begins at place `start`; adds their gradient to `dlogits_NV`.
+
+    Those of other chunks add zero: a selection of unknown size would have the processor wait for the device.
+    """
+    found = decisions.to(logits_NV.device)
+    rows_M = found.rows_M - start
+    weights_M = found.weights_M * ((rows_M >= 0) & (rows_M < len(logits_NV)))
+    where = (rows_M.clamp(0, len(logits_NV) - 1).unsqueeze(-1).expand_as(found.tokens_MK), found.tokens_MK)
+    log_MK = torch.log_softmax(logits_NV[where] + found.offsets_MK, dim=-1)
+    dlogits_NV.index_put_(where, (log_MK.exp() - found.shares_MK) * weights_M.unsqueeze(-1), accumulate=True)
+    return -((log_MK * found.shares_MK).sum(-1) * weights_M).sum()
+
+
+def _places_at_once(head: LMHead) -> int:
+    on_cuda = head.weight.device.type == "cuda"
+    return max(1, (LOGITS_AT_ONCE_ON_CUDA if on_cuda else LOGITS_AT_ONCE) // head.vocabulary)
 
 
 def weighted_loss(
@@ -94,7 +94,7 @@ def weighted_loss(
 
 def log_probabilities(decoder: Decoder, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """log p(target) at each place, float32 (N,)."""
-    rows = max(1, LOGITS_AT_ONCE // decoder.head.vocabulary)
+    rows = _places_at_once(decoder.head)
     chunks = [
         torch.log_softmax(decoder.logits(some_ND), dim=-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         for some_ND, targets in zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
