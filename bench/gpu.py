@@ -63,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="one tiny model, two families, a second each")
     parser.add_argument("--seconds", type=float, default=440, help="of the whole bench")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--parts", nargs="+", default=list(SHARES), choices=list(SHARES))
     parser.add_argument("--own-path", type=Path, help="packages that Expertune needs")
     parser.add_argument("--peer-path", type=Path, help="packages that the peers need")
@@ -83,7 +84,7 @@ def card(device: str) -> str:
 
 def commands(options: argparse.Namespace, work: Path) -> dict[str, list[str]]:
     """Part → command, in the order in which they run."""
-    models = ["tiny"] if options.quick else list(MODELS)
+    models = ["tiny"] if options.quick else options.models
     common = ["--work", work, "--device", options.device, "--models", *models]
     given = ["--given", options.given] if options.given else []
     brief = ["--warm", 0, "--seconds", 1, "--batches", 2] if options.quick else []

@@ -87,7 +87,13 @@ def train_one(
     name: str, path: Path, batch: int, rows: list[Any], candidates: Any, options: argparse.Namespace
 ) -> Tunable:
     config = Config(
-        rank=RANK, alpha=2.0 * RANK, batch_size=batch, epochs=1000.0, learning_rate=2e-4, device=options.device
+        layers="all",
+        rank=RANK,
+        alpha=2.0 * RANK,
+        batch_size=batch,
+        epochs=1000.0,
+        learning_rate=2e-4,
+        device=options.device,
     )
     start = time.perf_counter()
     with GGUFFile(path) as file:
