@@ -182,7 +182,9 @@ def compared(path: Path, rows: list[Any], options: argparse.Namespace, *, real: 
 def passed(path: Path, rows: list[Any], device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each answer token, and the adapter's gradient, on the CPU; as the trainer computes them."""
     from expertune.train.batches import training_batch
+    from expertune.train.class_balance import balance
     from expertune.train.cuda_graph import GraphedStep
+    from expertune.train.encode import Candidates
     from expertune.train.loss import log_probabilities, weighted_loss
 
     with GGUFFile(path) as file:
@@ -191,8 +193,9 @@ def passed(path: Path, rows: list[Any], device: torch.device, dtype: torch.dtype
         tunable.lora.values_P.add_((0.05 * torch.randn(tunable.lora.values_P.shape, generator=draw)).to(device))
         tunable.lora.refresh()
         fills = tunable.decoder.fills_rows
-        weights = [1.0] * (1 + max(row.label for row in rows))
-        batch = (training_rows if fills else training_batch)(rows, weights)
+        labels = Candidates((), tuple((token, 7) for token in range(40, 42 + max(row.label for row in rows))))
+        found = balance(Config(), labels, rows)
+        batch = (training_rows if fills else training_batch)(rows, found.weights, found.decisions)
         with torch.no_grad():
             hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
             log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()
@@ -204,7 +207,7 @@ def passed(path: Path, rows: list[Any], device: torch.device, dtype: torch.dtype
         else:
             hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N)
             targets = batch.targets_N.to(device), batch.weights_N.to(device)
-            weighted_loss(tunable.decoder, hidden_ND, *targets).backward()
+            weighted_loss(tunable.decoder, hidden_ND, *targets, batch.decisions).backward()
         return log_N[: sum(len(row.answer) for row in rows)], tunable.lora.gradients_P.float().cpu()
 
 
