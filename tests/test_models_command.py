@@ -253,7 +253,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A stopwatch that says 100 tokens a second of every model; the files that were measured."""
     asked: list[Path] = []
 
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         asked.append(path)
         return TrainingThroughput(100.0, 250.0, 0.0, "cpu", "fp32", 1, "cached", False)
 
@@ -312,7 +312,7 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
@@ -322,7 +322,7 @@ def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: 
 
 
 def test_stopped_while_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("expertune.estimate.throughput.probe", probe)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..errors import ExpertuneError
 from ..gguf.read import GGUFFile
+from ..model.arch import read_config
 from ..model.memory import RowShape
 from ..ratings.dataset import Dataset, load_dataset
 from ..ratings.schema import Example
 from ..train.recipe import with_recipe
 from .capability import REFERENCE, Capability, TrainingThroughput, estimate
-from .throughput_cache import cache_throughput, cached_throughput
+from .job import RatingSpeed, Speeds, Work
+from .rating_speed import measure_conversion, measure_rating
+from .throughput_cache import cache_speed, cached_speed
 
 if TYPE_CHECKING:
     from ..train.encode import Row
@@ -88,7 +91,7 @@ def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capa
     if capability.estimate is None or capability.path is None:
         return capability
     try:
-        rate = cached_throughput(capability.path, shape) or _measured(capability.path, shape)
+        rate = training_speed(capability.path, shape, Config())
         with GGUFFile(capability.path) as file:
             return replace(capability, estimate=estimate(file, shape, rate))
     except (ExpertuneError, RuntimeError, MemoryError) as error:
@@ -98,17 +101,27 @@ def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capa
 
 def with_cached_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
     """Add the throughput if it is cached."""
-    if capability.path is None or cached_throughput(capability.path, shape) is None:
+    if capability.path is None or cached_speed(TrainingThroughput, capability.path, shape, Config()) is None:
         return capability
     return with_throughput(capability, shape)
 
 
-def _measured(path: Path, shape: RowShape) -> TrainingThroughput:
-    from .throughput import probe
+def training_speed(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
+    """The cached throughput, or measure it now (takes seconds and imports torch). Raises as `probe`."""
+    rate = cached_speed(TrainingThroughput, path, shape, config)
+    if rate is None:
+        from .throughput import probe
 
-    rate = probe(path, shape)
-    cache_throughput(path, shape, rate)
+        rate = probe(path, shape, config)
+        cache_speed(path, shape, config, rate)
     return rate
+
+
+def blocks_of(path: Path, config: Config) -> dict[str, int]:
+    """Number of blocks of the model, and of those with an adapter with which its training speed is measured."""
+    with GGUFFile(path) as file:
+        blocks, layers = len(read_config(file).layers), with_recipe(file, config).layers
+    return {"blocks": blocks, "reference_layers": blocks if layers == "all" else min(int(layers), blocks)}
 
 
 def _shape(dataset: Dataset, model: Path, config: Config) -> RowShape:

@@ -23,6 +23,7 @@ from ..record import (
 from ..report import write_report
 from ..report_record import ReportRecord
 from .evaluate import Evaluated
+from .plan_time import with_actual
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
 
@@ -42,7 +43,9 @@ def write_results(
     kept = tuned if isinstance(tuned, Tuned) and choice.approach == TUNE else None
     place_product(kept, basis, ws)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
-    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
+    with ws.part("report"):
+        write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
+    record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
@@ -99,6 +102,7 @@ def _record(
         settings=as_dict(config),
         seed=config.seed,
         timings=dict(ws.seconds),
+        plan=with_actual(basis.job, ws),
     )
 
 
