@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from ..errors import ExpertuneError, UsageError
 from ..estimate.job import JobPlan, Speeds, Work, plan_job
 from ..estimate.plan import blocks_of, shape_of, training_speed
 from ..estimate.rating_speed import measure_conversion, measure_rating
+from ..model.memory import RowShape
 from ..modelset.prompt_search import records_to_rate
 from ..progress import duration_text
 from ..ratings.dataset import Dataset
@@ -74,13 +76,20 @@ def _measured(
 ) -> tuple[Work, Speeds]:
     shape, train = shape_of(rows["train"]), dataset.examples["train"]
     speeds = Speeds(
-        training_speed(plan.base.path, shape, plan.requested),
+        training_speed(plan.base.path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
         measure_rating(engine, train, dataset.scale, open_seconds),
         measure_conversion(plan.base.path, plan.config.target_modules),
     )
+    return _work(plan.config, dataset, shape, blocks_of(plan.base.path, plan.requested)), speeds
+
+
+def _work(config: Config, dataset: Dataset, shape: RowShape, blocks: Mapping[str, int]) -> Work:
     parts = {part: len(examples) for part, examples in dataset.examples.items()}
-    search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=plan.config.redact)
-    return Work(shape, **parts, **blocks_of(plan.base.path, plan.requested), search_records=search), speeds
+    search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
+    # a version without this setting reads no hidden states; states are taken up to two thirds of the depth
+    reads_states = getattr(config, "readout", False) and config.approach != "tune"
+    depth = math.ceil(2 * blocks["blocks"] / 3) if reads_states else 0
+    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth)
 
 
 def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:
