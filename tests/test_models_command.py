@@ -17,6 +17,7 @@ import replies
 import tiny
 from expertune.cli.main import main
 from expertune.cli.models import COLUMNS
+from expertune.config import Config
 from expertune.engine.ollama.server import OllamaServer
 from expertune.estimate.capability import Capability, TrainingThroughput, capabilities, capability
 from expertune.estimate.throughput_cache import cache_file
@@ -66,8 +67,8 @@ def test_models_of_the_server(server: ContractServer, capsys: pytest.CaptureFixt
     assert tuple(head.split()) == COLUMNS
     found = {row.split()[0]: row for row in _table(rows)}
     assert set(found) == {"rater", "team/other:v2"}
-    tunable, memory, _, rate, time = found["rater"][head.index("tunable") :].split()
-    assert (tunable, rate, time) == ("yes", "–", "–")
+    tunable, memory, _, rate, time, run = found["rater"][head.index("tunable") :].split()
+    assert (tunable, rate, time, run) == ("yes", "–", "–", "–")
     assert float(memory) > 400
     assert found["team/other:v2"][head.index("tunable") :].split()[:4] == ["no", "–", "–", "–"]
     assert "'xverse' cannot be tuned yet" in found["team/other:v2"]
@@ -265,7 +266,7 @@ def test_the_speed_is_measured_once(server: ContractServer, measured: list[Path]
     code, (_, head, *rows), err = _run(capsys, "models")
     row = next(row for row in _table(rows) if row.startswith("rater"))
     assert code == 0
-    assert row[head.index("tokens/s") :].split() == ["100", "41", "min", "40", "s"]  # 250,000 tokens
+    assert row[head.index("tokens/s") :].split() == ["100", "41", "min", "40", "s", "–"]  # 250,000 tokens
     assert "1,000 rows of about 250 tokens, once" in rows[-2]
     assert "On three models" in rows[-1]
     assert err.splitlines()[0] == "Measuring rater ..."

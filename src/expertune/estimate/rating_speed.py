@@ -28,10 +28,10 @@ T = TypeVar("T")
 def measure_rating(engine: Engine, examples: Sequence[Example], scale: RatingScale, open_seconds: float) -> RatingSpeed:
     """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError."""
     some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
-    middle_first = sorted(some, key=lambda each: abs(some.index(each) - len(some) // 2))
-    rate_examples(engine, middle_first[-1:], scale)  # computes the beginning that all prompts share
-    seconds = list[float]()
-    for example in middle_first:
+    some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
+    example, seconds = some[-1], list[float]()
+    rate_examples(engine, [example], scale)  # computes the beginning that all prompts share
+    for example in some:
         start = time.perf_counter()
         rate_examples(engine, [example], scale)
         seconds.append(time.perf_counter() - start)

@@ -79,6 +79,6 @@ def _first_settings(config: Config, ws: Workspace) -> Config | None:
         return None
     first = make_config(current_settings(outputs.read_config(path)["settings"], warn=False))
     # a limit on the time also chooses the model set's
-    automatic = AUTOMATIC if config.minutes is None else AUTOMATIC | {"model_set_budget_seconds": BUDGET}
+    automatic = AUTOMATIC if first.minutes is None else AUTOMATIC | {"model_set_budget_seconds": BUDGET}
     given = {name: value for name, value in as_dict(config).items() if automatic.get(name) != value}
     return first if given.items() <= as_dict(first).items() else None
