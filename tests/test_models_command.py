@@ -291,9 +291,11 @@ def test_names_and_files(server: ContractServer, tmp_path: Path, capsys: pytest.
 def test_the_time_for_a_file(tmp_path: Path, measured: list[Path], capsys: pytest.CaptureFixture[str]):
     file = tiny.make(tmp_path / "c.gguf", context=4096)
     data = Path(__file__).resolve().parent.parent / "examples" / "formatted_dataset.csv"
-    code, (head, row, _, about, _), _ = _run(capsys, "models", str(file), "--input", str(data))
+    code, (head, row, _, about, run, _), _ = _run(capsys, "models", str(file), "--input", str(data))
     assert code == 0
     assert row[head.index("tokens/s") :].split()[0] == "100"
+    assert re.search(r"\d s|min", row[head.index("run") :])
+    assert run == "Run: the whole run, from reading the records to the report."
     assert re.search(r"on .*formatted_dataset.csv: 3\d\d rows of about \d+ tokens, 3 times", about)
 
 

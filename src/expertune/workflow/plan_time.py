@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..config import Config, with_changes
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..errors import ExpertuneError, UsageError
-from ..estimate.job import JobPlan, Speeds, Work, plan_job
+from ..estimate.job import LEAST_BUDGET, JobPlan, Speeds, Work, plan_job
 from ..estimate.plan import blocks_of, shape_of, training_speed
 from ..estimate.rating_speed import measure_conversion, measure_rating
 from ..model.memory import RowShape
@@ -129,9 +129,8 @@ def with_actual(job: JobPlan | None, ws: Workspace) -> JobPlan | None:
 
 
 def within_time(config: Config, elapsed: float) -> Config:
-    """Without a tuned model the model set's search gets at most half of the time that is left, its evaluation the
-    rest."""
+    """Give the search for a model set half of the time that is left, and its evaluation the other half."""
     if config.minutes is None:
         return config
-    left = max(0.0, 60 * config.minutes - elapsed)
-    return with_changes(config, model_set_budget_seconds=min(config.model_set_budget_seconds, left / 2))
+    half = max(LEAST_BUDGET, (60 * config.minutes - elapsed) / 2)
+    return with_changes(config, model_set_budget_seconds=min(config.model_set_budget_seconds, half))
