@@ -45,10 +45,10 @@ def test_each_stage_counts_the_records_that_it_reads():
     assert found["base"] == 20 * 0.5
     assert found["load"] == pytest.approx(3 + 80 * 100 * 0.002)
     assert found["train"] == 4 * 70 * 100 / 100
-    assert found["validate"] == 5 * 10 * 100 / 200
-    assert found["check"] == pytest.approx(1 + 10 * 0.5 + 3 + 10 * 100 * (1 / 200 + 0.002))
-    assert found["model set"] == 2 + 1 + 30 * 2 * 0.5
-    assert found["judge"] == 1 + 20 * 0.5 + 20 * 10 * 0.1 + 1 + 1 + 20 * 2 * 0.5
+    assert found["validate"] == 5 * 10 * 112 / 200
+    assert found["check"] == pytest.approx(1 + 10 * 0.5 + 3 + 10 * 112 * (1 / 200 + 0.002))
+    assert found["model set"] == 2 + 1 + 30 * 1.5 * 0.5
+    assert found["judge"] == 1 + 20 * 0.5 + 20 * 10 * 0.1 + 1 + 1 + 20 * 1.5 * 0.5
     assert "readout" not in found
 
 
@@ -83,7 +83,7 @@ def test_without_a_limit_nothing_is_changed():
 
 
 def test_settings_are_given_up_in_their_order():
-    work = replace(WORK, search_records=150)
+    work = replace(WORK, search_records=200)
 
     def takes(layers: int, epochs: float, budget: float) -> float:
         config = CONFIG.model_copy(update={"layers": layers, "epochs": epochs, "model_set_budget_seconds": budget})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..config import Config
 from ..errors import UsageError
-from ..model.memory import RowShape
+from ..model.memory import LABEL_TOKENS, RowShape
 from .capability import TrainingThroughput
 
 TITLES = {
@@ -32,9 +32,9 @@ LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 RESERVE = 0.1  # of the time given, for the error of the estimate
 FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
 # Ratios and seconds that no quick measurement gives, from bench/estimate.py on examples/base.gguf and SmolLM2-135M
-FEW_SHOT = 2.0  # time of a record with examples in its prompt, over that of one without
+FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one without
 CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some rows, then the written one
-SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 4.0
+SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,11 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     """Seconds of the stages in our decoder, and of the saved file."""
     rate = with_layers(speeds.training, settings.layers - work.reference_layers)
     row, records = work.shape.row, work.train + work.dev
-    dev_pass = work.dev * row / rate.look_tokens_per_second
-    full_pass = row * (1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token)  # of one record, all blocks
+    dev_tokens = work.dev * (row + LABEL_TOKENS)  # each label is scored
+    dev_pass = dev_tokens / rate.look_tokens_per_second
+    all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    readout = {"readout": rate.load_seconds + (records + work.test) * full_pass * depth} if depth else {}
+    readout = {"readout": rate.load_seconds + (records + work.test) * row * all_blocks * depth} if depth else {}
     return readout | {
         "load": rate.load_seconds + records * row * rate.trunk_seconds_per_token,
         "train": settings.epochs * work.train * row / rate.tokens_per_second,
@@ -196,7 +197,7 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
         "check": speeds.rating.open_seconds
         + work.dev * speeds.rating.record_seconds
         + rate.load_seconds
-        + work.dev * full_pass,
+        + dev_tokens * all_blocks,
     }
 
 
