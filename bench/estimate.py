@@ -1,18 +1,25 @@
-"""What `expertune models` says of training, beside a real training: tokens/s and peak memory on three models.
+"""Estimates against actual figures: tokens/s and peak memory of a training, and the time of a whole run by stages.
 
     python bench/estimate.py [--threads 1] [--steps 6] [--csv formatted_dataset.csv]
+    python bench/estimate.py --job MODEL.gguf … --csv FILE [--mapping FILE] [--rows 150] [--minutes N] [--threads 1]
 
 The models differ in size, family and quantisation and are made on the spot. Each is estimated in one fresh process and
 trained in another one, on the same rows, from the first look at the dev rows on, with the default settings.
+
+With --job each model is tuned on the first rows of a file with the default settings; the plan that the run prints is
+compared with the seconds that its stages took. On a machine with other work the processor seconds of the run say more
+than its wall time; both are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,10 +41,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--csv", type=Path, default=ROWS)
     parser.add_argument("--weight-cache", default="auto", choices=("auto", "quantized", "dequantized"))
+    parser.add_argument("--job", nargs="+", type=Path, metavar="MODEL", help="plan and actual time of whole runs")
+    parser.add_argument("--mapping", type=Path, help="JSON file of the labels of --csv")
+    parser.add_argument("--rows", type=int, default=150, help="rows of --csv for --job")
+    parser.add_argument("--minutes", help="limit on a run's time, for --job")
     for stage in ("--estimate", "--train"):
         parser.add_argument(stage, nargs=2, metavar=("MODEL", "ROWS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.estimate:
+    if options.job:
+        for model in options.job:
+            job(model, options)
+    elif options.estimate:
         estimate(*options.estimate, options)
     elif options.train:
         train(*options.train, options)
@@ -62,6 +76,32 @@ def compare(options: argparse.Namespace) -> None:
             )
 
 
+def job(model: Path, options: argparse.Namespace) -> None:
+    """Tune the model in a process of its own; print each stage's estimated and actual seconds."""
+    import pandas
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows, out = Path(folder) / "rows.csv", Path(folder) / "out"
+        pandas.read_csv(options.csv).head(options.rows).to_csv(rows, index=False)
+        command = [sys.executable, "-m", "expertune", "tune", "--input", rows, "--model", model, "--topics", "records"]
+        given = {"--threads": options.threads, "--rating-mapping": options.mapping, "--minutes": options.minutes}
+        command += [part for flag, value in given.items() if value for part in (flag, value)]
+        before, start = os.times(), time.perf_counter()
+        run = subprocess.run([*map(str, command), "--output-dir", str(out)], stdout=subprocess.DEVNULL, check=False)
+        wall, after = time.perf_counter() - start, os.times()
+        if not (out / "fine_tuning_metadata.json").exists():
+            sys.exit(f"{model}: no result (exit {run.returncode})")
+        found = json.loads((out / "fine_tuning_metadata.json").read_text())
+    processor = sum(after[2:4]) - sum(before[2:4])
+    print(f"\n{model.name}, {options.rows} rows: {wall:.0f} s, {processor:.0f} processor seconds")
+    print(found["plan"]["settings"])
+    print(f"{'stage':12}{'estimated':>11}{'actual':>9}{'ratio':>8}")
+    stages = [(each["name"], each["seconds"], each["actual"] or 0.0) for each in found["plan"]["stages"]]
+    total = ("total", sum(each[1] for each in stages), sum(each[2] for each in stages))
+    for name, said, actual in (*stages, total):
+        print(f"{name:12}{said:11.1f}{actual:9.1f}{f'{said / actual:8.2f}' if actual else '       –'}", flush=True)
+
+
 def _apart(stage: str, model: Path, rows: Path, options: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, stage, model, rows, "--threads", options.threads, "--steps", options.steps]
     command += ["--weight-cache", options.weight_cache]
@@ -77,8 +117,6 @@ def _config(options: argparse.Namespace):
 
 def estimate(model: str, rows: str, options: argparse.Namespace) -> None:
     """The figures of `expertune models --input`, from the shape of the rows alone."""
-    import time
-
     from expertune.estimate.capability import estimate
     from expertune.estimate.plan import shape_of
     from expertune.estimate.throughput import probe

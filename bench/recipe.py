@@ -90,7 +90,7 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
         trainer = Trainer(tunable, TrainingData(train, validation, answers), config)
         for event in trainer.run():
             if isinstance(event, DevEvent) and trainer.last_evaluation is not None:
-                epoch = event.step / trainer.steps_in_epoch
+                epoch = event.step / trainer.schedule.steps_in_epoch
                 looks.append(
                     {"epoch": epoch, **figures(trainer.last_evaluation, [row.label for row in validation], shares_K)}
                 )

@@ -17,6 +17,7 @@ import replies
 import tiny
 from expertune.cli.main import main
 from expertune.cli.models import COLUMNS
+from expertune.config import Config
 from expertune.engine.ollama.server import OllamaServer
 from expertune.estimate.capability import Capability, TrainingThroughput, capabilities, capability
 from expertune.estimate.throughput_cache import cache_file
@@ -66,8 +67,8 @@ def test_models_of_the_server(server: ContractServer, capsys: pytest.CaptureFixt
     assert tuple(head.split()) == COLUMNS
     found = {row.split()[0]: row for row in _table(rows)}
     assert set(found) == {"rater", "team/other:v2"}
-    tunable, memory, _, rate, time = found["rater"][head.index("tunable") :].split()
-    assert (tunable, rate, time) == ("yes", "–", "–")
+    tunable, memory, _, rate, time, run = found["rater"][head.index("tunable") :].split()
+    assert (tunable, rate, time, run) == ("yes", "–", "–", "–")
     assert float(memory) > 400
     assert found["team/other:v2"][head.index("tunable") :].split()[:4] == ["no", "–", "–", "–"]
     assert "'xverse' cannot be tuned yet" in found["team/other:v2"]
@@ -253,7 +254,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A stopwatch that says 100 tokens a second of every model; the files that were measured."""
     asked: list[Path] = []
 
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         asked.append(path)
         return TrainingThroughput(100.0, 250.0, 0.0, "cpu", "fp32", 1, "cached", False)
 
@@ -265,7 +266,7 @@ def test_the_speed_is_measured_once(server: ContractServer, measured: list[Path]
     code, (_, head, *rows), err = _run(capsys, "models")
     row = next(row for row in _table(rows) if row.startswith("rater"))
     assert code == 0
-    assert row[head.index("tokens/s") :].split() == ["100", "41", "min", "40", "s"]  # 250,000 tokens
+    assert row[head.index("tokens/s") :].split() == ["100", "41", "min", "40", "s", "–"]  # 250,000 tokens
     assert "1,000 rows of about 250 tokens, once" in rows[-2]
     assert "On three models" in rows[-1]
     assert err.splitlines()[0] == "Measuring rater ..."
@@ -290,9 +291,11 @@ def test_names_and_files(server: ContractServer, tmp_path: Path, capsys: pytest.
 def test_the_time_for_a_file(tmp_path: Path, measured: list[Path], capsys: pytest.CaptureFixture[str]):
     file = tiny.make(tmp_path / "c.gguf", context=4096)
     data = Path(__file__).resolve().parent.parent / "examples" / "formatted_dataset.csv"
-    code, (head, row, _, about, _), _ = _run(capsys, "models", str(file), "--input", str(data))
+    code, (head, row, _, about, run, _), _ = _run(capsys, "models", str(file), "--input", str(data))
     assert code == 0
     assert row[head.index("tokens/s") :].split()[0] == "100"
+    assert re.search(r"\d s|min", row[head.index("run") :])
+    assert run == "Run: the whole run, from reading the records to the report."
     assert re.search(r"on .*formatted_dataset.csv: 3\d\d rows of about \d+ tokens, 3 times", about)
 
 
@@ -312,7 +315,7 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr("expertune.estimate.throughput.probe", probe)
@@ -322,7 +325,7 @@ def test_a_speed_that_cannot_be_measured_is_a_note(tmp_path: Path, monkeypatch: 
 
 
 def test_stopped_while_measuring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def probe(path: Path, shape: RowShape) -> TrainingThroughput:
+    def probe(path: Path, shape: RowShape, config: Config) -> TrainingThroughput:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("expertune.estimate.throughput.probe", probe)

@@ -24,6 +24,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    # run
+    minutes: float | None = Field(
+        default=None,
+        ge=0.1,
+        le=1e5,
+        description="Minutes for the whole run; adapted layers, epochs, model-set search and free-text answers are "
+        "lowered, in this order, until the plan fits.",
+    )
+
     # data
     seed: int = Field(
         default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."

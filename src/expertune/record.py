@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from .config import Config, make_config
 from .errors import UsageError
+from .estimate.job import JobPlan
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
 from .evaluate.judgement import Judgement
@@ -253,6 +254,7 @@ class RunRecord(Section):
     settings: dict[str, SettingValue]
     seed: int
     timings: dict[str, float]
+    plan: JobPlan | None = None
     registration: Registration | None = None
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .estimate.job import JobPlan
 from .export.summary import ExportSummary
 from .files import write_json
 from .record import (
@@ -77,6 +78,7 @@ class ReportRecord(EvaluationRecord):
     provenance: Provenance
     config: dict[str, SettingValue]
     timings: dict[str, float]
+    plan: JobPlan | None = None
     curves: Curves | None = None
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
@@ -99,6 +101,7 @@ class ReportRecord(EvaluationRecord):
             provenance=run.provenance,
             config=run.settings,
             timings=run.timings,
+            plan=run.plan,
             curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,

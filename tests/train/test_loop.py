@@ -86,6 +86,26 @@ def test_training_learns_what_decides_the_label(base: Path) -> None:
     assert steps[-1].loss < steps[0].loss / 4
 
 
+def test_a_limit_on_the_time_is_applied_once(base: Path, tmp_path: Path) -> None:
+    """With no time left, the training ends one step after the first tenth; a resumed one keeps that number."""
+    whole = open_tunable(base)
+    unbroken = trainer_of(whole)
+    assert unbroken.steps == 27
+    steps = [event for event in unbroken.run(seconds=0.0) if isinstance(event, StepEvent)]
+    assert [event.steps for event in steps] == [27, 27, 27, 4]
+    assert unbroken.result.history[-1]["kind"] == "dev"
+
+    first, seen = open_tunable(base), list[object]()
+    stopped = trainer_of(first, tmp_path, should_stop=lambda: sum(isinstance(e, StepEvent) for e in seen) >= 3)
+    with pytest.raises(Interrupted, match="step 3 of 4"):
+        seen.extend(stopped.run(seconds=0.0))
+    second = open_tunable(base)
+    resumed = trainer_of(second, tmp_path, resume=True)
+    list(resumed.run())
+    assert resumed.steps == 4
+    assert torch.equal(second.lora.values_P, whole.lora.values_P)
+
+
 def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: Path) -> None:
     whole = open_tunable(base)
     unbroken = trainer_of(whole)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from ..engine.locate import Listed
     from ..engine.ollama.server import OllamaServer
     from ..estimate.capability import Capability
+    from ..estimate.job import JobPlan
     from ..estimate.plan import Plan
     from ..progress import Progress
     from ..ratings.dataset import Dataset
 
-COLUMNS = ("name", "family", "weights", "quant", "size", "tunable", "memory", "tokens/s", "time", "reason")
+COLUMNS = ("name", "family", "weights", "quant", "size", "tunable", "memory", "tokens/s", "time", "run", "reason")
 NONE = "–"
 
 
@@ -31,6 +32,7 @@ class Known:
     capability: Capability
     listed: Listed | None
     plan: Plan
+    run: JobPlan | None = None
 
     @property
     def facts(self) -> tuple[str, str, str]:
@@ -59,6 +61,11 @@ class Known:
             return memory, NONE, NONE
         rate = estimate.rate.tokens_per_second
         return memory, speed_text(rate, "").removesuffix("/s"), duration_text(self.plan.seconds(estimate.rate))
+
+    @property
+    def whole_run(self) -> str:
+        """Time of the whole run."""
+        return NONE if self.run is None else duration_text(self.run.seconds)
 
     @property
     def why(self) -> str:
@@ -104,7 +111,10 @@ def print_models(
             return
         progress = stack.enter_context(Progress())
         known = [_known(each, can, dataset, quick, progress) for each, can in models]
-    rows = [(plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, plain(each.why)) for each in known]
+    rows = [
+        (plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, each.whole_run, plain(each.why))
+        for each in known
+    ]
     _print_table([tuple(map(plain, row)) for row in rows])
     for line in _legend(known):
         print(line)
@@ -137,7 +147,8 @@ def _known(
     listed: Listed | None, capability: Capability, dataset: Dataset | None, quick: bool, progress: Progress
 ) -> Known:
     """Add the throughput and plan, measured now or earlier."""
-    from ..estimate.plan import REFERENCE_PLAN, planned, with_cached_throughput, with_throughput
+    from ..estimate.plan import REFERENCE_PLAN, planned, whole_run, with_cached_throughput, with_throughput
+    from ..modelset.prompt_search import records_to_rate
 
     if dataset is None:
         kept = with_cached_throughput(capability)
@@ -149,13 +160,14 @@ def _known(
         plan = REFERENCE_PLAN
         if dataset is not None and capability.path is not None:
             try:
-                plan = planned(dataset, capability.path)
+                search = records_to_rate(len(dataset.scale.labels), dataset.counts["dev"])
+                plan = planned(dataset, capability.path, search_records=search)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"
                 return Known(replace(capability, notes=(*capability.notes, note)), listed, plan)
         capability = with_throughput(capability, plan.shape)
         stage.advance()
-        return Known(capability, listed, plan)
+        return Known(capability, listed, plan, whole_run(plan, capability))
 
 
 def _name(known: Known) -> str:
@@ -178,6 +190,8 @@ def _legend(known: Sequence[Known]) -> Iterator[str]:
     tokens = sorted({plan.shape.row for plan in plans})
     words = plans[0].words(" to ".join(map(str, sorted({tokens[0], tokens[-1]}))))
     yield f"\nMemory and time: training on {words}, with the default settings."
+    if any(each.run for each in known):
+        yield "Run: the whole run, from reading the records to the report."
     if timed:
         yield (
             f"The speed was measured here. On three models it was within {RATE_ERROR:.0%} of a real run's, the memory "
@@ -239,6 +253,7 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
     with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
         ((listed, capability),) = _capabilities([model], server)
         known = _known(listed, capability, None, False, progress)
+        run = _reference_run(known, progress)
     yield "model", plain(f"{capability.model}: {capability.reason}")
     for note in known.capability.notes:
         yield "", plain(note)
@@ -249,6 +264,27 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
     memory, rate, time = known.takes
     if capability.tunable:
         yield "", f"{memory} of memory, {rate} tokens/s: {time} for {known.plan.words(str(known.plan.shape.row))}"
+        yield "", run
+
+
+def _reference_run(known: Known, progress: Progress) -> str:
+    """The time of a whole run on 1,000 records, or why it is not known."""
+    from ..estimate.plan import REFERENCE_PARTS, reference_plan, whole_run
+    from ..modelset.prompt_search import records_to_rate
+    from ..ratings.scale import DEFAULT_MAPPING
+
+    capability, parts = known.capability, REFERENCE_PARTS
+    if capability.path is None or capability.estimate is None:
+        return ""
+    try:
+        with progress.stage(f"Measuring {plain(capability.model)} with llama.cpp"):
+            plan = reference_plan(capability.path, records_to_rate(len(DEFAULT_MAPPING), parts["dev"]))
+            found = whole_run(plan, capability)
+    except ExpertuneError as error:
+        return f"the time of a whole run could not be estimated ({error})"
+    if found is None:
+        return ""
+    return f"a whole run on {sum(parts.values()):,} records of {plan.shape.row} tokens: {duration_text(found.seconds)}"
 
 
 def _ollama() -> list[tuple[str, str]]:

@@ -28,6 +28,8 @@ class TrainingThroughput:
     """Measured throughput of a model on this machine, in training steps and in validation (`look_tokens_per_second`).
 
     `trunk_seconds_per_token` is the time in the blocks without an adapter, once for each record.
+    `block_seconds_per_token` and `block_look_seconds_per_token` are the parts of one adapted block in steps and in
+    validation; `load_seconds` is the time to load the whole model.
     `precision` is "bf16" or "fp32", `base_memory` "cached" or "packed"; the other fields also say how it was computed.
     """
 
@@ -39,6 +41,9 @@ class TrainingThroughput:
     threads: int
     base_memory: str
     recomputed: bool
+    block_seconds_per_token: float = 0.0
+    block_look_seconds_per_token: float = 0.0
+    load_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,15 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
         first = first_adapted(spec, config.layers)
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
-        parts = [load(file, config, placement, row_tokens=shape.longest, blocks=count) for count in few]
+        parts, loading = [], []
+        for count in few:
+            start = time.perf_counter()
+            parts.append(load(file, config, placement, row_tokens=shape.longest, blocks=count))
+            loading.append(time.perf_counter() - start)
         validations, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
     tokens = rows * shape.row
-    each = _seconds_per_work(few, validations, work)
+    each, each_step = (_seconds_per_work(few, seconds, work) for seconds in (validations, steps))
+    mean_work = sum(work) / len(work)
     facts = placement.describe()
     return TrainingThroughput(
         tokens_per_second=tokens / carried_over(few, steps, work, first),
@@ -61,6 +66,9 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         threads=placement.threads,
         base_memory=str(facts["base_memory"]),
         recomputed=parts[0].decoder.recompute,
+        block_seconds_per_token=each_step * mean_work / tokens,
+        block_look_seconds_per_token=each * mean_work / tokens,
+        load_seconds=carried_over(few, loading, work),
     )
 
 

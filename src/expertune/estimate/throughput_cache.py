@@ -1,4 +1,4 @@
-"""Cache of measured throughputs in a small file of the user, keyed by everything that affects them."""
+"""Cache of measured speeds in a small file of the user, keyed by everything that affects them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,31 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from .. import __version__
+from ..config import Config
 from ..errors import OutputError
 from ..files import write_json
 from ..machine import usable_cores
 from ..model.memory import RowShape
 from .capability import TrainingThroughput
+from .job import RatingSpeed
 
 MOST = 500  # entries kept, the newest ones
-KINDS = {"float": (int, float), "int": int, "str": str, "bool": bool}
+SETTINGS = (
+    "device",
+    "compute_dtype",
+    "threads",
+    "weight_cache",
+    "layers",
+    "rank",
+    "target_modules",
+    "batch_size",
+)  # those that affect the speed
+POSITIVE = ("tokens_per_second", "look_tokens_per_second", "record_seconds")
+
+Speed = TypeVar("Speed", TrainingThroughput, RatingSpeed)
 
 
 def cache_file() -> Path:
@@ -29,18 +43,18 @@ def cache_file() -> Path:
     return Path(base) / "expertune" / "rates.json"
 
 
-def cached_throughput(model: Path, shape: RowShape) -> TrainingThroughput | None:
-    """Read the throughput measured for this file on this machine; None if there is none."""
+def cached_speed(kind: type[Speed], model: Path, shape: RowShape, config: Config) -> Speed | None:
+    """Read the speed measured for this file on this machine; None if there is none."""
     try:
-        return _rate(_read()[_key(model, shape)])
+        return _speed(kind, _read()[_key(kind.__name__, model, shape, config)])
     except (OSError, KeyError, TypeError, ValueError):
         return None
 
 
-def cache_throughput(model: Path, shape: RowShape, rate: TrainingThroughput) -> None:
-    """Store a throughput if the folder is writable."""
+def cache_speed(model: Path, shape: RowShape, config: Config, speed: TrainingThroughput | RatingSpeed) -> None:
+    """Store a speed if the folder is writable."""
     try:
-        rates = {**_read(), _key(model, shape): asdict(rate)}
+        rates = {**_read(), _key(type(speed).__name__, model, shape, config): asdict(speed)}
         write_json(cache_file(), dict(list(rates.items())[-MOST:]))
     except (OSError, OutputError):
         return
@@ -54,21 +68,22 @@ def _read() -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _rate(values: Mapping[str, Any]) -> TrainingThroughput:
+def _speed(kind: type[Speed], values: Mapping[str, Any]) -> Speed:
     """Parse an entry. Raises TypeError and ValueError for an invalid one."""
-    rate = TrainingThroughput(**values)
-    for name, kind in TrainingThroughput.__annotations__.items():
-        if not isinstance(getattr(rate, name), KINDS[kind]):
+    speed = kind(**values)
+    for name, wanted in get_type_hints(kind).items():
+        if not isinstance(getattr(speed, name), (int, float) if wanted is float else wanted):
             raise TypeError(name)
-    if min(rate.tokens_per_second, rate.look_tokens_per_second) <= 0:
-        raise ValueError("throughput must be positive")
-    return rate
+    if min(getattr(speed, name) for name in POSITIVE if hasattr(speed, name)) <= 0:
+        raise ValueError("a speed must be positive")
+    return speed
 
 
-def _key(model: Path, shape: RowShape) -> str:
-    """Hash of file, rows, machine and versions. Raises OSError if the file does not exist."""
+def _key(kind: str, model: Path, shape: RowShape, config: Config) -> str:
+    """Hash of file, rows, settings, machine and versions. Raises OSError if the file does not exist."""
     state = model.stat()
     file = (str(model.resolve()), state.st_size, state.st_mtime_ns)
     machine = (platform.node(), platform.machine(), usable_cores(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    parts = (*file, *machine, version("torch"), __version__, asdict(shape))
+    settings = [getattr(config, name) for name in SETTINGS]
+    parts = (kind, *file, *machine, version("torch"), __version__, asdict(shape), settings)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

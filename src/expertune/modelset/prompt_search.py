@@ -126,6 +126,11 @@ def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, le
     return PromptSearchResult(member, config, rated, trials, found.complete, found.best.seconds / len(rated), tokens)
 
 
+def records_to_rate(labels: int, dev_rows: int, *, redact: bool = False) -> int:
+    """Number of records that the search for one model rates if it has the time."""
+    return search.records_to_rate(len(recipes(labels, redact=redact)), dev_rows)
+
+
 def _quality(true: Sequence[int], shares: Sequence[Shares]) -> tuple[float, ...]:
     found = agreement(true, np.asarray(shares))
     # less than a hundredth is less than a row: then the log-loss decides, which depends on every row's figure

@@ -90,6 +90,15 @@ def halve(
     return Found(best, tuple(trials), True)
 
 
+def records_to_rate(candidates: int, rows: int) -> int:
+    """Number of records that `halve` rates if it has the time."""
+    total = done = 0
+    for count in _rounds(candidates, rows):
+        total, done = total + candidates * (count - done), count
+        candidates = math.ceil(candidates / 2)
+    return total
+
+
 def _rounds(candidates: int, rows: int) -> list[int]:
     """Rows of each round: doubling up to all of them, in as many rounds as it takes to halve down to two."""
     if rows == 0 or candidates == 0:

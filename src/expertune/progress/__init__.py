@@ -241,6 +241,10 @@ class Progress:
             self._open.remove(stage)
             self._display.close(stage, ending.format(stage.count, duration_text(stage.seconds)))
 
+    def say(self, line: str) -> None:
+        """Show one line."""
+        self._display.say(line)
+
     def show(self, event: Event) -> None:
         """Show a training event in the innermost open stage (else in a new one) and append it to the file."""
         if self._log is not None:

@@ -28,7 +28,7 @@ class CheckpointPlace:
 @dataclass(frozen=True)
 class Checkpoint:
     """Everything that the next step and the result depend on. Tensors are float32 on the CPU; P parameter of the
-    adapter, R dev row, K label."""
+    adapter, R dev row, K label. `settled_steps`: all steps, if a limit on the time has settled them."""
 
     step: int
     values_P: torch.Tensor
@@ -42,6 +42,7 @@ class Checkpoint:
     done: bool
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
+    settled_steps: int | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
 from .rows import training_rows
+from .schedule import Schedule
 from .trunk import Trunk, make_trunk, packs_of_all
 
 
@@ -86,16 +87,13 @@ class Trainer:
     ) -> None:
         self._tunable, self._data, self._config = tunable, data, config
         self._checkpoints, self._should_stop = checkpoints, should_stop
-        self._peak = float(config.learning_rate)
         self._balance = balance(config, data.candidates, data.train, data.soft_labels)
         self._shared = shared_beginning(data.train)
         self._trunk: Trunk | None = None
-        batches = math.ceil(len(data.train) / config.batch_size)
-        self.steps_in_epoch = math.ceil(batches / config.gradient_accumulation_steps)
-        self.steps = max(1, math.ceil(float(config.epochs) * self.steps_in_epoch))
+        self.schedule = Schedule.of(config, len(data.train))
         values_P = tunable.lora.values_P
         values_P.grad = tunable.lora.gradients_P
-        self._optimizer = torch.optim.AdamW([values_P], lr=self._peak, weight_decay=config.weight_decay)
+        self._optimizer = torch.optim.AdamW([values_P], lr=self.schedule.peak, weight_decay=config.weight_decay)
         self._graphed = GraphedStep(tunable) if tunable.decoder.fills_rows else None
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
@@ -152,17 +150,26 @@ class Trainer:
             self._best_log_RK,
         )
 
-    def run(self) -> Iterator[Event]:
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training."""
+        return self.schedule.steps
+
+    def run(self, seconds: float | None = None) -> Iterator[Event]:
         """Train to the end or until early stopping; afterwards the adapter holds the best state.
 
+        With `seconds` to train in, the number of steps is settled once more, from the speed of the first tenth.
         Raises Interrupted after a stop (the state is saved) and TrainingFailedError if the loss is NaN or infinite.
         """
+        started = time.monotonic()
         if self._step == 0 and not self._history:
             yield self._evaluate()
         saved = time.monotonic()
         while not self._done and self._step < self.steps:
             yield self.one_step()
-            if self._step in self._evaluation_steps():
+            if seconds is not None:
+                self.schedule = self.schedule.within(seconds - (time.monotonic() - started), self._history)
+            if self._step in self.schedule.evaluation_steps():
                 yield self._evaluate()
                 self._done = self._without_gain >= self._config.early_stopping_patience
             if self._should_stop():
@@ -196,7 +203,7 @@ class Trainer:
             )
         if norm > self._config.max_grad_norm:
             lora.gradients_P.mul_(self._config.max_grad_norm / norm)
-        rate = self._learning_rate(self._step)
+        rate = self.schedule.learning_rate(self._step)
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
         lora.refresh()
@@ -204,7 +211,7 @@ class Trainer:
         event = StepEvent(
             self._step,
             self.steps,
-            self._step / self.steps_in_epoch,
+            self._step / self.schedule.steps_in_epoch,
             loss,
             rate,
             norm,
@@ -226,7 +233,7 @@ class Trainer:
 
     def _batches(self, step: int) -> list[Batch]:
         """Batches of a step; they depend only on seed and step, so that a resumed run has the same ones."""
-        epoch, within = divmod(step, self.steps_in_epoch)
+        epoch, within = divmod(step, self.schedule.steps_in_epoch)
         order = epoch_order(len(self._data.train), seed=self._config.seed, epoch=epoch)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
@@ -238,17 +245,6 @@ class Trainer:
             for group in groups_of(self._data.train, rows, self._config.batch_size)
             for part in micro_batches(group, limit, self._shared)
         ]
-
-    def _learning_rate(self, step: int) -> float:
-        """Linear warm-up, then cosine decay to zero."""
-        warm = math.ceil(self._config.warmup_ratio * self.steps)
-        if step < warm:
-            return self._peak * (step + 1) / warm
-        return self._peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
-
-    def _evaluation_steps(self) -> set[int]:
-        every = max(1, self.steps_in_epoch // self._config.evals_per_epoch)
-        return {*range(every, self.steps, every), self.steps}
 
     def _evaluate(self) -> DevEvent:
         start = time.perf_counter()
@@ -303,6 +299,7 @@ class Trainer:
                 self._done,
                 self._base_log_RK,
                 self._best_log_RK,
+                self.schedule.steps if self.schedule.settled else None,
             ),
             self._checkpoints.run_id,
         )
@@ -322,5 +319,7 @@ class Trainer:
         self._best_score, self._done = saved.best_score, saved.done
         self._base_log_RK, self._best_log_RK = saved.base_log_RK, saved.best_log_RK
         self._history = [dict(event) for event in saved.history]
+        if saved.settled_steps is not None:
+            self.schedule = replace(self.schedule, steps=saved.settled_steps, settled=True)
         if saved.done:
             lora.load(saved.best_P)

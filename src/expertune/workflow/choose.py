@@ -9,6 +9,7 @@ from ..modelset.choose import MODEL_SET, TUNE, by_validation, with_readout
 from ..modelset.fit import ModelSet
 from ..modelset.fit import fit_model_set as fit
 from ..record import ApproachChoice
+from .plan_time import within_time
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
@@ -25,7 +26,8 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
     try:
         with ws.stage("model set"):
-            return fit(ws.folder, basis.dataset, basis.config, ws.progress, basis.models.candidates)
+            config = basis.config if isinstance(tuned, Tuned) else within_time(basis.config, ws.elapsed)
+            return fit(ws.folder, basis.dataset, config, ws.progress, basis.models.candidates)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):
             raise

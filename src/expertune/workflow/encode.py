@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..evaluate.judgement import rate_shown
+from ..predict.score import Pass
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..train.encode import Row, candidates, check_lengths, encode
+from .plan_time import plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
@@ -22,23 +25,28 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
 
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     config, base = plan.config, plan.base
+    start = time.perf_counter()
     opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
+    open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine:
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = dataset.examples["test"]
+        plan = plan_time(plan, dataset, rows, engine, open_seconds, ws)
+
+        def rate_base() -> Pass:
+            return rate_shown(ws.progress, engine, test, dataset.scale, "Base model: test records")
+
+        with ws.part("base"):
+            rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
             dataset=dataset,
             rows=rows,
             candidates=answers,
             context=engine.context,
-            test=ws.once(
-                "base-test",
-                plan.run_id,
-                lambda: rate_shown(ws.progress, engine, test, dataset.scale, "Base model: test records"),
-            ),
+            test=rated,
             notes=tuple(engine.notes),
             folds_system=engine.folds_system,
             plan=plan,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import EngineError
+from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import READOUT, TUNE
 from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
@@ -19,7 +20,6 @@ from .workspace import Workspace
 
 Passes = Mapping[str, Pass]
 TUNED = "tuned"
-ANSWERS = 50  # free-text answers asked for; a word takes as long as a record
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,12 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
     plan, dataset = encoded.plan, encoded.dataset
+    answers = plan.job.settings.answers if plan.job else ANSWERS
 
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
-            answered = {example.id for example in sample_of(examples, ANSWERS, plan.config.seed)}
+            answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
             return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
 
     return ws.once("tuned-test", plan.run_id, rate)

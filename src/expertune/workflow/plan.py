@@ -23,6 +23,7 @@ AUTOMATIC = {
     "epochs": AUTO,
     "layers": AUTO,
 }  # values that mean: chosen by the run
+BUDGET = Config().model_set_budget_seconds
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
@@ -46,14 +47,19 @@ def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> T
     from ..train.checkpoint import check_owner
 
     config = _resolved(base, request, ws)
-    plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config))
+    plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
     lines = training_lines(dataset.examples["train"])
     write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
-    run = {"input": dataset.source, "model": base.name, "topics": dataset.topics}
-    outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, config, run)
+    write_settings(plan, ws)
     return plan
+
+
+def write_settings(plan: TrainingPlan, ws: Workspace) -> None:
+    """Write training_config.yaml. Raises OutputError."""
+    run = {"input": plan.dataset.source, "model": plan.base.name, "topics": plan.dataset.topics}
+    outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)
 
 
 def _resolved(base: Base, request: RunRequest, ws: Workspace) -> Config:
@@ -72,5 +78,7 @@ def _first_settings(config: Config, ws: Workspace) -> Config | None:
     if not ws.resume or not path.exists():
         return None
     first = make_config(current_settings(outputs.read_config(path)["settings"], warn=False))
-    given = {name: value for name, value in as_dict(config).items() if AUTOMATIC.get(name) != value}
+    # a limit on the time also chooses the model set's
+    automatic = AUTOMATIC if first.minutes is None else AUTOMATIC | {"model_set_budget_seconds": BUDGET}
+    given = {name: value for name, value in as_dict(config).items() if automatic.get(name) != value}
     return first if given.items() <= as_dict(first).items() else None

@@ -26,6 +26,7 @@ from ..record import (
 from ..report import write_report
 from ..report_record import ReportRecord
 from .evaluate import Evaluated
+from .plan_time import with_actual
 from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
@@ -56,7 +57,9 @@ def write_results(
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
     if readout is not None:
         record = record.model_copy(update={"readout_info": _readout_info(readout.record)})
-    write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
+    with ws.part("report"):
+        write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
+    record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
@@ -113,6 +116,7 @@ def _record(
         settings=as_dict(config),
         seed=config.seed,
         timings=dict(ws.seconds),
+        plan=with_actual(basis.job, ws),
     )
 
 

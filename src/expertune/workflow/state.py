@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ..config import Config, as_dict
 from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
+from ..estimate.job import JobPlan
 from ..export.summary import ExportSummary
 from ..modelset.members import CandidateModel
 from ..predict.score import Pass
@@ -64,12 +65,17 @@ class Models:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Inputs of the training, with all settings resolved. Plans with the same `run_id` make the same adapter."""
+    """Inputs of the training, with all settings resolved. Plans with the same `run_id` make the same adapter.
+
+    `requested` holds the settings as given; `job` is the plan of the whole run, None if no speed could be measured.
+    """
 
     dataset: Dataset
     base: Base
     config: Config
     run_id: str
+    requested: Config
+    job: JobPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Basis:
     config: Config
     models: Models
     base_test: Pass | None = None
+    job: JobPlan | None = None
 
     @property
     def base(self) -> Base | None:
@@ -124,7 +131,10 @@ def basis_of(
     basis = Basis(dataset, request.config, models)
     if isinstance(plan, TrainingPlan):
         basis = replace(basis, config=plan.config)
-    return basis if isinstance(encoded, NotTuned) else replace(basis, dataset=encoded.dataset, base_test=encoded.test)
+    if isinstance(encoded, NotTuned):
+        return basis
+    plan = encoded.plan
+    return replace(basis, dataset=encoded.dataset, config=plan.config, base_test=encoded.test, job=plan.job)
 
 
 def run_identity(base: Base, dataset: Dataset, config: Config) -> str:

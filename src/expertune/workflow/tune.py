@@ -115,6 +115,7 @@ def _train(
     started = time.perf_counter()
     tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = round(time.perf_counter() - started, 3)
+    ws.parts["load"] = load_seconds
     trainer = Trainer(
         tunable,
         TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates, soft),
@@ -124,12 +125,15 @@ def _train(
     )
     if trainer.trunk_rows:
         title = "Reading the records once through the layers that stay as they are"
-        with ws.progress.stage(title, total=trainer.trunk_rows, unit="records") as stage:
+        with ws.part("load"), ws.progress.stage(title, total=trainer.trunk_rows, unit="records") as stage:
             trainer.read_trunk(stage.advance)
     with ws.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
-        for event in trainer.run():
+        job = encoded.plan.job
+        for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
     result = trainer.result
+    for part, kind in (("train", "step"), ("validate", "dev")):
+        ws.parts[part] = sum(event["seconds"] for event in result.history if event["kind"] == kind)
     if result.best_step == 0:
         raise TrainingFailedError(
             f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "
@@ -195,9 +199,12 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     """Rate the validation records with the merged file, by llama.cpp and by our decoder; compare with the adapter."""
     plan, dataset = encoded.plan, encoded.dataset
     title = "Checking the saved file" + (" (attempt 2, with the largest types)" if attempt > 1 else "")
-    with plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine:
+    with (
+        ws.part("check"),
+        plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine,
+    ):
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
-    with ws.progress.stage("Measuring how far two readers of this file differ"):
+    with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
         reread = _reread(encoded, target)
     truth = ValidationTruth(
         [row.label for row in encoded.rows["dev"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,30 +17,47 @@ from ..progress import Progress
 
 @dataclass(frozen=True)
 class Workspace:
-    """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far."""
+    """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far, `parts` that of the
+    stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start.
+    """
 
     folder: Path
     progress: Progress
     resume: bool
     seconds: dict[str, float] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
+    parts: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
 
     @property
     def checkpoints(self) -> Path:
         return self.folder / outputs.CHECKPOINTS
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start of the run."""
+        return time.perf_counter() - self.started
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall time of the block to that of the stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        return _timed(self.seconds, name)
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Add the wall time of the block to that of the plan's stage."""
+        return _timed(self.parts, name)
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:
         """The pass called `name`: read from disk in a resumed run, else computed and kept."""
         return cached_pass(self.checkpoints / f"{name}.json", run_id, make, resume=self.resume)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
 
 @contextmanager

@@ -1,0 +1,228 @@
+"""Plan of a whole run: the estimated time of each stage, and the settings that keep it within a given time.
+
+Numbers in, numbers out: the speeds are measured elsewhere (estimate/throughput.py, estimate/rating_speed.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..config import Config
+from ..errors import UsageError
+from ..model.memory import LABEL_TOKENS, RowShape
+from .capability import TrainingThroughput
+
+TITLES = {
+    "read": "Reading and tokenising",
+    "base": "Base model on the test records",
+    "readout": "Classifier on the base's hidden states",
+    "load": "Loading, and one pass through the layers that stay as they are",
+    "train": "Training",
+    "validate": "Evaluations on the validation records",
+    "write": "Writing the model file",
+    "check": "Checking the saved file",
+    "model set": "Model set",
+    "judge": "Evaluation on the test records",
+    "report": "Report",
+}
+ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a word takes as long as a record
+LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
+RESERVE = 0.1  # of the time given, for the error of the estimate
+FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
+# Ratios and seconds that no quick measurement gives, from bench/estimate.py on examples/base.gguf and SmolLM2-135M
+FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one without
+CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some rows, then the written one
+SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class RatingSpeed:
+    """Speed of llama.cpp with one model: seconds to open it, to rate a record, and to generate a token."""
+
+    open_seconds: float
+    record_seconds: float
+    token_seconds: float
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Measured speeds on this machine. `convert_seconds`: to unpack and pack all tensors that may be changed."""
+
+    training: TrainingThroughput
+    rating: RatingSpeed
+    convert_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """The records that a run reads. `search_records`: rated while prompts of a model set are tried.
+
+    `read_seconds`: to find, read and tokenise. `readout_blocks`: depth of the pass over all records for a classifier on
+    hidden states; 0 without one. `reference_layers`: adapted blocks when the training speed was measured.
+    """
+
+    shape: RowShape
+    train: int
+    dev: int
+    test: int
+    blocks: int
+    reference_layers: int
+    read_seconds: float = 0.0
+    search_records: int = 0
+    readout_blocks: int = 0
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """The settings that a limit on the time may lower."""
+
+    layers: int
+    epochs: float
+    model_set_seconds: float
+    answers: int = ANSWERS
+
+
+@dataclass(frozen=True)
+class JobStage:
+    """A stage of the run: estimated seconds, and the actual ones once it has ended."""
+
+    name: str
+    seconds: float
+    actual: float | None = None
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.name]
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """Estimated stages of the whole run with these settings; `minutes` is the limit, if one was given."""
+
+    stages: tuple[JobStage, ...]
+    settings: JobSettings
+    minutes: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def actual(self) -> float:
+        return sum(stage.actual or 0.0 for stage in self.stages)
+
+    def training_seconds(self, elapsed: float) -> float | None:
+        """Time that is left for steps and evaluations after `elapsed` seconds of the run; None without a limit."""
+        if self.minutes is None:
+            return None
+        names = [stage.name for stage in self.stages]
+        after = self.stages[names.index("validate") + 1 :]
+        return 60 * self.minutes - elapsed - sum(stage.seconds for stage in after)
+
+    def finished(self, actual: Mapping[str, float]) -> JobPlan:
+        """The same plan with the actual seconds of each stage."""
+        stages = tuple(replace(stage, actual=actual.get(stage.name, stage.actual)) for stage in self.stages)
+        return replace(self, stages=stages)
+
+
+def plan_job(work: Work, speeds: Speeds, config: Config, given: frozenset[str] = frozenset()) -> JobPlan:
+    """Estimate the run with the resolved settings of `config`; with `minutes` lower those that are not `given` until it
+    fits: fewer adapted blocks, then fewer epochs, a shorter model-set search, fewer free-text answers.
+
+    Raises UsageError, with the least time that would do, if even the lowest values do not fit.
+    """
+    layers = work.blocks if config.layers == "all" else min(int(config.layers), work.blocks)
+    settings = JobSettings(layers, float(config.epochs), config.model_set_budget_seconds, min(ANSWERS, work.test))
+    planned = JobPlan(_stages(work, speeds, settings, config), settings, config.minutes)
+    if config.minutes is None:
+        return planned
+    limit = 60 * config.minutes * (1 - RESERVE)
+    for name, values in _lower(work, settings, given):
+        for value in values:
+            if planned.seconds <= limit:
+                return planned
+            settings = replace(settings, **{name: value})
+            planned = replace(planned, settings=settings, stages=_stages(work, speeds, settings, config))
+    if planned.seconds <= limit:
+        return planned
+    least = math.ceil(planned.seconds / 60 / (1 - RESERVE))
+    raise UsageError(
+        f"--minutes {config.minutes:g}: the shortest run takes about {planned.seconds / 60:.1f} minutes here; "
+        f"give --minutes {least}, or --approach model-set"
+    )
+
+
+def _lower(work: Work, settings: JobSettings, given: frozenset[str]) -> Iterator[tuple[str, Sequence[float]]]:
+    """Lower values of each setting that may be changed, in the order in which they are given up."""
+    if "layers" not in given:
+        yield "layers", range(settings.layers - 1, math.ceil(work.blocks / 3) - 1, -1)
+    if "epochs" not in given:
+        yield (
+            "epochs",
+            [each / 10 for each in range(math.ceil(10 * settings.epochs) - 1, int(10 * LEAST_EPOCHS) - 1, -1)],
+        )
+    if "model_set_budget_seconds" not in given:
+        most = math.ceil(settings.model_set_seconds) - 1
+        yield "model_set_seconds", [float(each) for each in range(most, int(LEAST_BUDGET) - 1, -1)]
+    yield "answers", range(settings.answers - 1, FEWEST_ANSWERS - 1, -1)
+
+
+def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> tuple[JobStage, ...]:
+    seconds = {
+        "read": work.read_seconds,
+        "base": work.test * speeds.rating.record_seconds,
+        **_tuning(work, speeds, settings, config),
+        **_rating(work, speeds, settings, config),
+        "report": REPORT_SECONDS,
+    }
+    return tuple(JobStage(name, round(seconds[name], 3)) for name in TITLES if name in seconds)
+
+
+def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
+    """Seconds of the stages in our decoder, and of the saved file."""
+    rate = with_layers(speeds.training, settings.layers - work.reference_layers)
+    row, records = work.shape.row, work.train + work.dev
+    dev_tokens = work.dev * (row + LABEL_TOKENS)  # each label is scored
+    dev_pass = dev_tokens / rate.look_tokens_per_second
+    all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
+    depth = work.readout_blocks / work.blocks
+    readout = {"readout": rate.load_seconds + (records + work.test) * row * all_blocks * depth} if depth else {}
+    return readout | {
+        "load": rate.load_seconds + records * row * rate.trunk_seconds_per_token,
+        "train": settings.epochs * work.train * row / rate.tokens_per_second,
+        "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
+        "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
+        "check": speeds.rating.open_seconds
+        + work.dev * speeds.rating.record_seconds
+        + rate.load_seconds
+        + dev_tokens * all_blocks,
+    }
+
+
+def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
+    """Seconds of model set and test records, by llama.cpp."""
+    rating = speeds.rating
+    answer = rating.token_seconds * work.shape.answer
+    judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
+    if config.approach == "tune":
+        return {"judge": judge}
+    few_shot = FEW_SHOT * rating.record_seconds
+    search = SIGNALS_SECONDS + rating.open_seconds + work.search_records * few_shot
+    return {
+        "model set": min(settings.model_set_seconds, search),
+        "judge": judge + rating.open_seconds + min(FEW_SHOT_SAMPLE, work.test) * few_shot,
+    }
+
+
+def with_layers(rate: TrainingThroughput, more: int) -> TrainingThroughput:
+    """The speed with so many more (or fewer) adapted blocks than those with which it was measured."""
+    step = 1 / rate.tokens_per_second + more * rate.block_seconds_per_token
+    look = 1 / rate.look_tokens_per_second + more * rate.block_look_seconds_per_token
+    return replace(
+        rate,
+        tokens_per_second=1 / step,
+        look_tokens_per_second=1 / look,
+        trunk_seconds_per_token=max(0.0, rate.trunk_seconds_per_token - more * rate.block_look_seconds_per_token),
+    )

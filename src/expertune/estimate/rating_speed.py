@@ -1,0 +1,70 @@
+"""Measure llama.cpp on a handful of records, and the conversion of a tensor, for the plan of a run. No torch here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from gguf import GGMLQuantizationType as Type
+
+from ..engine.base import Engine
+from ..gguf import quants
+from ..gguf.read import GGUFFile
+from ..model.arch import read_config
+from ..model.target_modules import adapted_names
+from ..predict.score import rate_examples
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Example
+from .job import RatingSpeed
+
+RECORDS, SECONDS = 6, 3.0  # no further record is begun after so many seconds
+TOKENS = 8  # generated to measure the time of one
+T = TypeVar("T")
+
+
+def measure_rating(engine: Engine, examples: Sequence[Example], scale: RatingScale, open_seconds: float) -> RatingSpeed:
+    """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError."""
+    some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
+    some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
+    example, seconds = some[-1], list[float]()
+    rate_examples(engine, [example], scale)  # computes the beginning that all prompts share
+    for example in some:
+        start = time.perf_counter()
+        rate_examples(engine, [example], scale)
+        seconds.append(time.perf_counter() - start)
+        if sum(seconds) > SECONDS:
+            break
+    start = time.perf_counter()  # the prompt of the last record is still in the engine's cache
+    found = engine.generate(engine.render(example.messages), max_tokens=TOKENS)
+    generating = time.perf_counter() - start
+    return RatingSpeed(
+        open_seconds=open_seconds,
+        record_seconds=sum(seconds) / len(seconds),
+        token_seconds=generating / max(1, found.answer_tokens),
+    )
+
+
+def spread(items: Sequence[T], count: int, size: Callable[[T], int]) -> list[T]:
+    """At most `count` items at evenly spaced quantiles of their size, the smallest first."""
+    count, ordered = min(count, len(items)), sorted(items, key=size)
+    return [ordered[int((at + 0.5) * len(items) / count)] for at in range(count)]
+
+
+def measure_conversion(path: Path, targets: str) -> float:
+    """Seconds to unpack and pack all tensors that may be changed, from one of the smallest."""
+    with GGUFFile(path) as file:
+        infos = [file.info(f"{name}.weight") for name in adapted_names(file, read_config(file), targets)]
+        sizes = [math.prod(info.shape) for info in infos]
+        smallest = min(infos, key=lambda info: math.prod(info.shape))
+        kind = smallest.type if quants.can_quantize(smallest.type) else Type.Q8_0
+
+        def convert() -> None:
+            quants.quantize(file.tensor(smallest.name).reshape(-1, smallest.shape[-1]), kind)
+
+        convert()  # loads the library
+        start = time.perf_counter()
+        convert()
+        return (time.perf_counter() - start) * sum(sizes) / math.prod(smallest.shape)

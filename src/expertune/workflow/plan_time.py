@@ -1,0 +1,134 @@
+"""Plan the time of a whole run before its long work; with --minutes choose the settings that fit into it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..config import Config, with_changes
+from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..errors import ExpertuneError, UsageError
+from ..estimate.job import LEAST_BUDGET, JobPlan, Speeds, Work, plan_job
+from ..estimate.plan import blocks_of, shape_of, training_speed
+from ..estimate.rating_speed import measure_conversion, measure_rating
+from ..model.memory import RowShape
+from ..modelset.prompt_search import records_to_rate
+from ..progress import duration_text
+from ..ratings.dataset import Dataset
+from ..readout.states import depths_of
+from ..train.encode import Row
+from .plan import write_settings
+from .state import TrainingPlan, run_identity
+from .workspace import Workspace
+
+log = logging.getLogger("expertune")
+
+CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "model_set_seconds"}
+
+
+def plan_time(
+    plan: TrainingPlan,
+    dataset: Dataset,
+    rows: Mapping[str, Sequence[Row]],
+    engine: LlamaCppEngine,
+    open_seconds: float,
+    ws: Workspace,
+) -> TrainingPlan:
+    """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
+
+    A resumed run keeps the settings of its first part. Without a limit a speed that cannot be measured only leaves the
+    plan out. Raises UsageError if the time given is too short for any run.
+    """
+    try:
+        with ws.progress.stage("Measuring this machine's speed"):
+            work, speeds = _measured(plan, dataset, rows, engine, open_seconds)
+    except (ExpertuneError, RuntimeError, MemoryError) as error:
+        line = str(error).partition("\n")[0]
+        if plan.config.minutes is not None:
+            raise UsageError(f"--minutes: the speed of this machine could not be measured ({line})") from error
+        log.warning("no plan of the time: %s", line)
+        return plan
+    ws.parts["read"] = round(ws.elapsed, 3)
+    work = replace(work, read_seconds=ws.parts["read"])
+    job = (
+        _resumed(work, speeds, plan.config)
+        if ws.resume
+        else plan_job(work, speeds, plan.config, frozenset(plan.requested.model_fields_set))
+    )
+    for line in plan_lines(job):
+        ws.progress.say(line)
+        log.info("%s", line)
+    return _with_settings(plan, job, ws)
+
+
+def _resumed(work: Work, speeds: Speeds, config: Config) -> JobPlan:
+    job = plan_job(work, speeds, with_changes(config, minutes=None))
+    return replace(job, minutes=config.minutes)
+
+
+def _measured(
+    plan: TrainingPlan,
+    dataset: Dataset,
+    rows: Mapping[str, Sequence[Row]],
+    engine: LlamaCppEngine,
+    open_seconds: float,
+) -> tuple[Work, Speeds]:
+    shape, train = shape_of(rows["train"]), dataset.examples["train"]
+    speeds = Speeds(
+        training_speed(plan.base.path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
+        measure_rating(engine, train, dataset.scale, open_seconds),
+        measure_conversion(plan.base.path, plan.config.target_modules),
+    )
+    return _work(plan.config, dataset, shape, blocks_of(plan.base.path, plan.requested)), speeds
+
+
+def _work(config: Config, dataset: Dataset, shape: RowShape, blocks: Mapping[str, int]) -> Work:
+    parts = {part: len(examples) for part, examples in dataset.examples.items()}
+    search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
+    depth = max(depths_of(blocks["blocks"])) if config.readout else 0
+    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth)
+
+
+def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:
+    """Add the plan; settings that it changed are written to the folder and are part of the run's identity."""
+    changes = {name: getattr(job.settings, own) for name, own in CHOSEN.items()}
+    config = plan.config
+    if config.minutes is None or ws.resume or all(getattr(config, name) == value for name, value in changes.items()):
+        return replace(plan, job=job)
+    config = with_changes(config, **changes)
+    plan = replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
+    write_settings(plan, ws)
+    return plan
+
+
+def plan_lines(job: JobPlan) -> list[str]:
+    """The plan as a short table; settings that a limit has chosen come last."""
+    limit = "" if job.minutes is None else f" (limit: {job.minutes:g} minutes)"
+    lines = [f"Plan: about {duration_text(job.seconds)}{limit}"]
+    width = max(len(stage.title) for stage in job.stages)
+    lines += [f"  {stage.title:{width}}  {duration_text(stage.seconds):>12}" for stage in job.stages]
+    if job.minutes is not None:
+        own = job.settings
+        lines.append(
+            f"  with {own.layers} adapted layers, {own.epochs:g} epochs, {own.model_set_seconds:g} s at most for the "
+            f"model set, {own.answers} free-text answers"
+        )
+    return lines
+
+
+def with_actual(job: JobPlan | None, ws: Workspace) -> JobPlan | None:
+    """The plan with the seconds that its stages took."""
+    if job is None:
+        return None
+    parts = {**ws.seconds, **ws.parts}
+    parts["write"] = max(0.0, ws.seconds.get("export", 0.0) - ws.parts.get("check", 0.0))
+    return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
+
+
+def within_time(config: Config, elapsed: float) -> Config:
+    """Give the search for a model set half of the time that is left, and its evaluation the other half."""
+    if config.minutes is None:
+        return config
+    half = max(LEAST_BUDGET, (60 * config.minutes - elapsed) / 2)
+    return with_changes(config, model_set_budget_seconds=min(config.model_set_budget_seconds, half))

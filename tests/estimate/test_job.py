@@ -1,0 +1,133 @@
+"""The plan of a whole run, from planted speeds: what each stage counts, and what a limit on the time gives up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from expertune.config import Config
+from expertune.errors import UsageError
+from expertune.estimate.capability import TrainingThroughput
+from expertune.estimate.job import JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
+from expertune.model.memory import RowShape
+
+RATE = TrainingThroughput(
+    tokens_per_second=100.0,
+    look_tokens_per_second=200.0,
+    trunk_seconds_per_token=0.002,
+    device="cpu",
+    precision="fp32",
+    threads=1,
+    base_memory="cached",
+    recomputed=False,
+    block_seconds_per_token=0.0004,
+    block_look_seconds_per_token=0.0002,
+    load_seconds=3.0,
+)
+SPEEDS = Speeds(RATE, RatingSpeed(open_seconds=1.0, record_seconds=0.5, token_seconds=0.1), convert_seconds=2.0)
+WORK = Work(RowShape(90, 10, 120), train=70, dev=10, test=20, blocks=30, reference_layers=20, read_seconds=7.0)
+CONFIG = Config(layers=20, epochs=4, evals_per_epoch=1)
+
+
+def seconds(plan: JobPlan) -> dict[str, float]:
+    return {stage.name: stage.seconds for stage in plan.stages}
+
+
+def limited(minutes: float, *given: str, work: Work = WORK) -> JobPlan:
+    return plan_job(work, SPEEDS, CONFIG.model_copy(update={"minutes": minutes}), frozenset(given))
+
+
+def test_each_stage_counts_the_records_that_it_reads():
+    found = seconds(plan_job(replace(WORK, search_records=30), SPEEDS, CONFIG))
+    assert found["read"] == 7
+    assert found["base"] == 20 * 0.5
+    assert found["load"] == pytest.approx(3 + 80 * 100 * 0.002)
+    assert found["train"] == 4 * 70 * 100 / 100
+    assert found["validate"] == 5 * 10 * 112 / 200
+    assert found["check"] == pytest.approx(1 + 10 * 0.5 + 3 + 10 * 112 * (1 / 200 + 0.002))
+    assert found["model set"] == 2 + 1 + 30 * 1.5 * 0.5
+    assert found["judge"] == 1 + 20 * 0.5 + 20 * 10 * 0.1 + 1 + 1 + 20 * 1.5 * 0.5
+    assert "readout" not in found
+
+
+def test_the_search_takes_no_longer_than_its_budget():
+    config = CONFIG.model_copy(update={"model_set_budget_seconds": 12.0})
+    assert seconds(plan_job(replace(WORK, search_records=500), SPEEDS, config))["model set"] == 12
+
+
+def test_only_a_tuned_model_needs_no_model_set():
+    found = seconds(plan_job(WORK, SPEEDS, CONFIG.model_copy(update={"approach": "tune"})))
+    assert "model set" not in found
+    assert found["judge"] == 1 + 20 * 0.5 + 20 * 10 * 0.1 + 1
+
+
+def test_a_readout_reads_all_records_up_to_its_depth():
+    found = seconds(plan_job(replace(WORK, readout_blocks=15), SPEEDS, CONFIG))
+    assert found["readout"] == pytest.approx(3 + 100 * 100 * (1 / 200 + 0.002) / 2)
+
+
+def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
+    fewer = with_layers(RATE, -5)
+    assert 1 / fewer.tokens_per_second == pytest.approx(0.01 - 5 * 0.0004)
+    assert 1 / fewer.look_tokens_per_second == pytest.approx(0.005 - 5 * 0.0002)
+    assert fewer.trunk_seconds_per_token == pytest.approx(0.003)
+    assert with_layers(RATE, 0) == RATE
+
+
+def test_without_a_limit_nothing_is_changed():
+    settings = plan_job(WORK, SPEEDS, CONFIG).settings
+    assert (settings.layers, settings.epochs, settings.model_set_seconds, settings.answers) == (20, 4, 120, 20)
+    assert limited(60).settings == settings
+
+
+def test_settings_are_given_up_in_their_order():
+    work = replace(WORK, search_records=200)
+
+    def takes(layers: int, epochs: float, budget: float) -> float:
+        config = CONFIG.model_copy(update={"layers": layers, "epochs": epochs, "model_set_budget_seconds": budget})
+        return plan_job(work, SPEEDS, config).seconds
+
+    corners = [takes(20, 4, 120), takes(10, 4, 120), takes(10, 2, 120), takes(10, 2, 20)]
+    layers, epochs, budget = (limited((one + other) / 2 / 54, work=work).settings for one, other in pairwise(corners))
+    assert 10 < layers.layers < 20
+    assert (layers.epochs, layers.model_set_seconds, layers.answers) == (4, 120, 20)
+    assert 2 < epochs.epochs < 4
+    assert (epochs.layers, epochs.model_set_seconds, epochs.answers) == (10, 120, 20)
+    assert 20 < budget.model_set_seconds < 120
+    assert (budget.layers, budget.epochs, budget.answers) == (10, 2, 20)
+    answers = limited((corners[-1] - 5) / 54, work=work).settings
+    assert (answers.layers, answers.epochs, answers.model_set_seconds, answers.answers) == (10, 2, 20, 15)
+
+
+def test_a_plan_keeps_a_reserve():
+    plan = limited(4)
+    assert 0.8 * 240 < plan.seconds <= 0.9 * 240
+
+
+def test_given_settings_are_kept():
+    tight = plan_job(WORK, SPEEDS, CONFIG).seconds * 0.8 / 54
+    assert limited(tight).settings.layers < 20
+    kept = limited(tight, "layers").settings
+    assert (kept.layers, kept.epochs < 4) == (20, True)
+
+
+def test_too_little_time_names_the_least_that_would_do():
+    with pytest.raises(UsageError, match=r"--minutes 1: the shortest run takes about .* minutes here") as error:
+        limited(1)
+    least = int(str(error.value).split("give --minutes ")[1].split(",")[0])
+    assert limited(least).settings.answers >= 10
+
+
+def test_time_left_for_training():
+    plan = limited(10)
+    after = sum(seconds(plan)[name] for name in ("write", "check", "model set", "judge", "report"))
+    assert plan.training_seconds(elapsed=100) == pytest.approx(600 - 100 - after)
+    assert plan_job(WORK, SPEEDS, CONFIG).training_seconds(100) is None
+
+
+def test_actual_seconds_are_kept_with_the_estimate():
+    plan = plan_job(WORK, SPEEDS, CONFIG).finished({"read": 6.0, "train": 300.0})
+    assert plan.actual == 306
+    assert {stage.name: stage.actual for stage in plan.stages}["judge"] is None
