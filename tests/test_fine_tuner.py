@@ -84,7 +84,7 @@ def test_a_tuned_file_is_made_and_beats_its_base_on_untouched_rows(tuned: tuple[
     assert {path.name for path in folder.iterdir()} >= TUNED_FILES | ALWAYS
     assert not (folder / "checkpoints").exists()
     by_name = {each["name"]: each for each in metadata["evaluation"]["evaluations"]}
-    assert set(by_name) == {"tuned", "base", "TF-IDF", "majority"}
+    assert set(by_name) == {"tuned", "readout", "base", "TF-IDF", "majority"}
     assert by_name["tuned"]["macro_f1"]["value"] > by_name["base"]["macro_f1"]["value"]
     assert by_name["tuned"]["rows"] == metadata["split"]["test"]
     assert metadata["verdict"].startswith("The tuned model ")

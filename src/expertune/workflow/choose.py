@@ -41,10 +41,10 @@ def choose(
     """Prefer the tuned model unless the model set is significantly better on the validation records that both rated.
 
     A tuned model needs no examples in every prompt, and its file is what the user asked for. The readout takes the
-    place of either where its log-loss is lower.
+    place of either where its log-loss is lower, unless only tuning was requested (--approach tune).
     """
     choice = _choose(tuned, model_set, basis)
-    if readout is not None:
+    if readout is not None and not (isinstance(tuned, Tuned) and basis.config.approach == TUNE):
         rival = model_set.dev if model_set else None
         if isinstance(tuned, Tuned) and choice.approach == TUNE:
             rival = tuned.dev.rated
