@@ -29,8 +29,8 @@ class Demo:
 
 
 def with_smollm2(file: Path) -> Demo:
-    """Shorter than a default run: one validation per epoch, no model set."""
-    settings = ("--evals-per-epoch", "1", "--approach", "tune")
+    """Shorter than a default run: no search for a model set."""
+    settings = ("--model-set-budget-seconds", "0")
     return Demo(
         "SmolLM2-135M-Instruct, a real language model, but a very small one (135 million weights)", file, settings
     )
