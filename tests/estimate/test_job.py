@@ -127,6 +127,16 @@ def test_time_left_for_training():
     assert plan_job(WORK, SPEEDS, CONFIG).training_seconds(100) is None
 
 
+def test_fewer_answers_where_the_time_has_run_short():
+    plan = limited(10)
+    later = seconds(plan)["judge"] + seconds(plan)["report"]
+    assert plan.longest_answer == 16
+    assert plan.answers_within(elapsed=100) == 20
+    assert plan.answers_within(600 - later - 15.5 * 16) == 15
+    assert plan.answers_within(elapsed=900) == 10
+    assert plan_job(WORK, SPEEDS, CONFIG).answers_within(elapsed=900) == 20
+
+
 def test_actual_seconds_are_kept_with_the_estimate():
     plan = plan_job(WORK, SPEEDS, CONFIG).finished({"read": 6.0, "train": 300.0})
     assert plan.actual == 306

@@ -13,10 +13,12 @@ import pytest
 from expertune.config import Config
 from expertune.errors import Interrupted, UsageError
 from expertune.estimate.capability import TrainingThroughput
+from expertune.estimate.job import JobPlan, JobSettings, JobStage
 from expertune.fine_tuner import FineTuner
 from expertune.model.memory import RowShape
 from expertune.record import read_record
 from expertune.train.loop import Trainer
+from expertune.workflow.plan_time import within_time
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -29,6 +31,16 @@ def tune(folder: Path, *, quiet: bool = True, resume: bool = False, **more: Any)
     rows = pd.read_csv(ROWS).head(140)
     settings = {**QUICK, **more}
     return FineTuner(quiet=quiet).process_dataset(rows, str(BASE), None, "topic", folder, resume=resume, **settings)[1]
+
+
+def test_the_search_for_a_model_set_gets_what_is_left() -> None:
+    job = JobPlan((JobStage("judge", 30.0), JobStage("report", 5.0)), JobSettings(4, 3.0, 120.0), minutes=5)
+    limited = Config(minutes=5)
+    assert within_time(limited, job, elapsed=100).model_set_budget_seconds == 120
+    assert within_time(limited, job, elapsed=200).model_set_budget_seconds == 300 - 200 - 35
+    assert within_time(limited, None, elapsed=200).model_set_budget_seconds == 50
+    assert within_time(limited, job, elapsed=400).model_set_budget_seconds == 20
+    assert within_time(Config(), job, elapsed=400) == Config()
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ TITLES = {
     "report": "Report",
 }
 ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a word takes as long as a record
+LONGEST_ANSWER = 160  # tokens (predict/score.py: rate_examples)
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 RESERVE = 0.1  # of the time given, for the error of the estimate
 FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
@@ -99,11 +100,15 @@ class JobStage:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Estimated stages of the whole run with these settings; `minutes` is the limit, if one was given."""
+    """Estimated stages of the whole run with these settings; `minutes` is the limit, if one was given.
+
+    `longest_answer` is the seconds of a free-text answer that a model does not end.
+    """
 
     stages: tuple[JobStage, ...]
     settings: JobSettings
     minutes: float | None = None
+    longest_answer: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -121,6 +126,14 @@ class JobPlan:
         after = self.stages[names.index("validate") + 1 :]
         return 60 * self.minutes - elapsed - sum(stage.seconds for stage in after)
 
+    def answers_within(self, elapsed: float) -> int:
+        """Number of free-text answers for which there is time after `elapsed` seconds, even if none of them ends."""
+        if self.minutes is None or not self.longest_answer:
+            return self.settings.answers
+        later = sum(stage.seconds for stage in self.stages if stage.name in ("judge", "report"))
+        room = int((60 * self.minutes - elapsed - later) / self.longest_answer)
+        return max(min(FEWEST_ANSWERS, self.settings.answers), min(self.settings.answers, room))
+
     def finished(self, actual: Mapping[str, float]) -> JobPlan:
         """The same plan with the actual seconds of each stage."""
         stages = tuple(replace(stage, actual=actual.get(stage.name, stage.actual)) for stage in self.stages)
@@ -135,7 +148,8 @@ def plan_job(work: Work, speeds: Speeds, config: Config, given: frozenset[str] =
     """
     layers = work.blocks if config.layers == "all" else min(int(config.layers), work.blocks)
     settings = JobSettings(layers, float(config.epochs), config.model_set_budget_seconds, min(ANSWERS, work.test))
-    planned = JobPlan(_stages(work, speeds, settings, config), settings, config.minutes)
+    longest = LONGEST_ANSWER * speeds.rating.token_seconds
+    planned = JobPlan(_stages(work, speeds, settings, config), settings, config.minutes, longest)
     if config.minutes is None:
         return planned
     limit = 60 * config.minutes * (1 - RESERVE)

@@ -26,7 +26,8 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
     try:
         with ws.stage("model set"):
-            config = basis.config if isinstance(tuned, Tuned) else within_time(basis.config, ws.elapsed)
+            given = "model_set_budget_seconds" in basis.given
+            config = basis.config if given else within_time(basis.config, basis.job, ws.elapsed)
             return fit(ws.folder, basis.dataset, config, ws.progress, basis.models.candidates)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):

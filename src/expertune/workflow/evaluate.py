@@ -133,7 +133,7 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
     plan, dataset = encoded.plan, encoded.dataset
-    answers = plan.job.settings.answers if plan.job else ANSWERS
+    answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
 
     def rate() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:

@@ -126,9 +126,14 @@ def with_actual(job: JobPlan | None, ws: Workspace) -> JobPlan | None:
     return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
 
 
-def within_time(config: Config, elapsed: float) -> Config:
-    """Give the search for a model set half of the time that is left, and its evaluation the other half."""
+def within_time(config: Config, job: JobPlan | None, elapsed: float) -> Config:
+    """Limit the search for a model set to the time that is left of the run, less that of its evaluation.
+
+    Without a plan (`job`) its evaluation takes about as long as the search.
+    """
     if config.minutes is None:
         return config
-    half = max(LEAST_BUDGET, (60 * config.minutes - elapsed) / 2)
-    return with_changes(config, model_set_budget_seconds=min(config.model_set_budget_seconds, half))
+    left = 60 * config.minutes - elapsed
+    later = sum(stage.seconds for stage in job.stages if stage.name in ("judge", "report")) if job else left / 2
+    room = max(LEAST_BUDGET, left - later)
+    return with_changes(config, model_set_budget_seconds=min(config.model_set_budget_seconds, room))

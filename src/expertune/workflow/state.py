@@ -107,13 +107,17 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Basis:
-    """Dataset and settings for model set and evaluation: the latest that the tuning stages produced."""
+    """Dataset and settings for model set and evaluation: the latest that the tuning stages produced.
+
+    `given`: names of the settings that the user gave; `job`: the plan of the run, if there is one.
+    """
 
     dataset: Dataset
     config: Config
     models: Models
     base_test: Pass | None = None
     job: JobPlan | None = None
+    given: frozenset[str] = frozenset()
 
     @property
     def base(self) -> Base | None:
@@ -128,7 +132,7 @@ def basis_of(
     encoded: EncodedDataset | NotTuned,
 ) -> Basis:
     """Take the encoded dataset and the plan's settings where they exist, else those of the request."""
-    basis = Basis(dataset, request.config, models)
+    basis = Basis(dataset, request.config, models, given=frozenset(request.config.model_fields_set))
     if isinstance(plan, TrainingPlan):
         basis = replace(basis, config=plan.config)
     if isinstance(encoded, NotTuned):
