@@ -107,6 +107,6 @@ def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
     prepared = load_dataset(data, None, "", Config())
     plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
     assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
-    assert (plan.epochs, plan.validations) == (3.0, 7)
+    assert (plan.epochs, plan.validations) == (5.0, 6)
     assert 0 < plan.shape.shared < plan.shape.prompt
     assert plan.shape.row <= plan.shape.longest

@@ -211,6 +211,7 @@ class Progress:
         console: Console | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
+        self.quiet = quiet
         self._display = _choose_display(quiet, console)
         self._log = EventLog(events) if events is not None else None
         self._clock = clock

@@ -37,9 +37,11 @@ def plan_time(
 ) -> TrainingPlan:
     """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
 
-    A resumed run keeps the settings of its first part. Without a limit a speed that cannot be measured only leaves the
-    plan out. Raises UsageError if the time given is too short for any run.
+    A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
+    cannot be measured. Raises UsageError if the time given is too short for any run.
     """
+    if ws.progress.quiet and plan.config.minutes is None:
+        return plan
     try:
         with ws.progress.stage("Measuring this machine's speed"):
             work, speeds = _measured(plan, dataset, rows, engine, open_seconds)
