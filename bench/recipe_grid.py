@@ -143,9 +143,9 @@ def order_of(entry: Entry) -> tuple[object, ...]:
 
 def row(cells: Sequence[Entry]) -> list[str]:
     first = cells[0]["settings"]
-    teacher = {"none": "–", "tfidf": "TF-IDF", "fused": "readout"}[first["teacher"]]
+    teacher = str({"none": "–", "tfidf": "TF-IDF", "fused": "readout"}[first["teacher"]])
     return [
-        NAMES.get(cells[0]["model"], cells[0]["model"]),
+        NAMES[cells[0]["model"]],
         {"full": "vocabulary", "labels": "labels"}[first["loss"]] + (" + code" if first["code"] else ""),
         str(first["layers"]),
         f"{first['learning_rate']:g}",

@@ -158,8 +158,8 @@ def out_of_fold(
     found: dict[int, np.ndarray] = {}
     for fold in range(FOLDS):
         fit = [row for row, own in zip(rows, folds, strict=True) if own != fold]
-        at = np.flatnonzero(folds == fold)
-        found.update(zip(at.tolist(), rate(fit, [rows[each] for each in at]), strict=True))
+        at = [place for place, own in enumerate(folds) if own == fold]
+        found.update(zip(at, rate(fit, [rows[place] for place in at]), strict=True))
     return np.array([found[at] for at in range(len(rows))])
 
 
