@@ -26,7 +26,7 @@ ROWS = (
     ("model", "train", "export"),
     ("estimate",),
     ("progress",),
-    ("evaluate", "record", "report_record", "report"),
+    ("evaluate", "record_section", "record", "report_record", "report"),
     ("modelset", "readout", "rate", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),

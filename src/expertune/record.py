@@ -6,16 +6,12 @@ Values that are not finite are null in the files. Folders of version 0.1.0, whos
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from .config import Config, make_config
 from .errors import UsageError
@@ -31,6 +27,7 @@ from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
+from .record_section import Section, parse
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
@@ -39,17 +36,6 @@ VERSION = 2  # 1 is 0.1.0's, without the key
 ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration")  # callers test for these keys
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
-Sound = TypeVar("Sound", bound="Section")
-
-
-class Section(BaseModel):
-    """Section of a record. Unknown keys are dropped."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values, as in the JSON file."""
-        return json.loads(self.model_dump_json())
 
 
 class ProcessingInfo(Section):
@@ -105,8 +91,8 @@ class ValidationComparison(Section):
     rows: int
     macro_f1: dict[str, Estimate]
     difference: Difference
-    set_rates_by: dict[str, Any] = {}
-    log_loss: dict[str, Estimate] = {}
+    set_rates_by: dict[str, Any] = Field(default_factory=dict)
+    log_loss: dict[str, Estimate] = Field(default_factory=dict)
 
 
 class ApproachChoice(Section):
@@ -282,40 +268,3 @@ def read_record(folder: Path) -> RunRecord:
             f"{path}: cannot be read ({type(error).__name__}); give the output folder of a finished run"
         ) from None
     return parse(RunRecord, content, path)
-
-
-def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
-    """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field.
-
-    A figure that is null in the file is NaN in the record.
-    """
-    try:
-        return _validate(kind, content)
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
-        raise UsageError(
-            f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
-            "or run expertune tune again"
-        ) from None
-
-
-def _validate(kind: type[Sound], content: Any) -> Sound:
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        faults = error.errors()
-        if any(each["type"] != "float_type" or each["input"] is not None for each in faults):
-            raise
-        return kind.model_validate(_with_nan(content, [each["loc"] for each in faults]))
-
-
-def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
-    """A copy of `content` with nan in these places; those that name no place in it are passed over."""
-    changed = copy.deepcopy(content)
-    for *above, last in places:
-        part = changed
-        with contextlib.suppress(LookupError, TypeError):
-            for key in above:
-                part = part[key]
-            part[last] = math.nan
-    return changed

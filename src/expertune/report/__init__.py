@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..evaluate.prevalence import at_prevalence
 from ..files import write_json, write_text
-from ..record import parse
+from ..record_section import parse
 from ..report_record import ReportRecord
 from .page import render_html
 from .plots import Plot, draw_plots, write_plots

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -24,53 +24,15 @@ from ..model.memory import DEV_ROWS, tokens_at_once
 from . import checkpoint
 from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
 from .checkpoint import Checkpoint, CheckpointPlace
-from .class_balance import SoftLabels, balance
+from .class_balance import balance
 from .cuda_graph import GraphedStep
-from .encode import Candidates, Row
+from .data import TrainingData, TrainingResult
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent
 from .loss import weighted_loss
 from .rows import training_rows
 from .schedule import Schedule
 from .trunk import Trunk, make_trunk, packs_of_all
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """The kept state: the last one that was not worse than the one before in both macro-F1 and the labels' log-loss.
-
-    `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
-    mappings.
-
-    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
-    """
-
-    steps: int
-    best_step: int
-    macro_f1: float
-    loss: float
-    base_macro_f1: float
-    history: tuple[dict[str, Any], ...]
-    base_log_RK: torch.Tensor
-    best_log_RK: torch.Tensor
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
-
-    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id.
-    Raises TrainingFailedError if a part is empty.
-    """
-
-    train: Sequence[Row]
-    dev: Sequence[Row]
-    candidates: Candidates
-    soft_labels: SoftLabels = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.train or not self.dev:
-            raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
 
 
 class Trainer:

@@ -1,0 +1,67 @@
+"""Sections of the records that are written as JSON, and how the content of a file becomes one.
+
+Values that are not finite are null in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UsageError
+
+Sound = TypeVar("Sound", bound="Section")
+
+
+class Section(BaseModel):
+    """Section of a record. Unknown keys are dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values, as in the JSON file."""
+        return json.loads(self.model_dump_json())
+
+
+def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
+    """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field.
+
+    A figure that is null in the file is NaN in the record.
+    """
+    try:
+        return _validate(kind, content)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
+        raise UsageError(
+            f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
+            "or run expertune tune again"
+        ) from None
+
+
+def _validate(kind: type[Sound], content: Any) -> Sound:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors()
+        if any(each["type"] != "float_type" or each["input"] is not None for each in faults):
+            raise
+        return kind.model_validate(_with_nan(content, [each["loc"] for each in faults]))
+
+
+def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of `content` with nan in these places; those that name no place in it are passed over."""
+    changed = copy.deepcopy(content)
+    for *above, last in places:
+        part = changed
+        with contextlib.suppress(LookupError, TypeError):
+            for key in above:
+                part = part[key]
+            part[last] = math.nan
+    return changed

@@ -1,0 +1,51 @@
+"""What a training takes and gives: its rows, and the adapter's state that was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..errors import TrainingFailedError
+from .class_balance import SoftLabels
+from .encode import Candidates, Row
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The kept state: the last one that was not worse than the one before in both macro-F1 and the labels' log-loss.
+
+    `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
+    mappings.
+
+    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
+    """
+
+    steps: int
+    best_step: int
+    macro_f1: float
+    loss: float
+    base_macro_f1: float
+    history: tuple[dict[str, Any], ...]
+    base_log_RK: torch.Tensor
+    best_log_RK: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
+
+    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id.
+    Raises TrainingFailedError if a part is empty.
+    """
+
+    train: Sequence[Row]
+    dev: Sequence[Row]
+    candidates: Candidates
+    soft_labels: SoftLabels = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.train or not self.dev:
+            raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
