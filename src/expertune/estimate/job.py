@@ -31,6 +31,7 @@ ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a
 LONGEST_ANSWER = 160  # tokens (predict/score.py: rate_examples)
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 RESERVE = 0.1  # of the time given, for the error of the estimate
+BASE_SAMPLE = 100  # test records of the untuned base, which is only compared with
 FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
 # Ratios and seconds that no quick measurement gives, from bench/estimate.py on examples/base.gguf and SmolLM2-135M
 FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one without
@@ -186,7 +187,7 @@ def _lower(work: Work, settings: JobSettings, given: frozenset[str]) -> Iterator
 def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> tuple[JobStage, ...]:
     seconds = {
         "read": work.read_seconds,
-        "base": work.test * speeds.rating.record_seconds,
+        "base": min(BASE_SAMPLE, work.test) * speeds.rating.record_seconds,
         **_tuning(work, speeds, settings, config),
         **_rating(work, speeds, settings, config),
         "report": REPORT_SECONDS,

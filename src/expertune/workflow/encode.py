@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
+from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
-from ..predict.score import Pass
+from ..predict.score import Pass, sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..train.encode import Row, candidates, check_lengths, encode
@@ -33,7 +34,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        test = dataset.examples["test"]
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         plan = plan_time(plan, dataset, rows, engine, open_seconds, ws)
 
         def rate_base() -> Pass:
