@@ -10,7 +10,7 @@ import pytest
 from expertune.config import Config
 from expertune.errors import UsageError
 from expertune.estimate.capability import TrainingThroughput
-from expertune.estimate.job import JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
+from expertune.estimate.job import FIT_SECONDS, JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
 from expertune.model.memory import RowShape
 
 RATE = TrainingThroughput(
@@ -65,7 +65,7 @@ def test_only_a_tuned_model_needs_no_model_set():
 
 def test_a_readout_reads_all_records_up_to_its_depth():
     found = seconds(plan_job(replace(WORK, readout_blocks=15), SPEEDS, CONFIG))
-    assert found["readout"] == pytest.approx(3 + 100 * 100 * (1 / 200 + 0.002) / 2)
+    assert found["readout"] == pytest.approx(3 + 100 * 100 * (1 / 200 + 0.002) / 2 + 70 * FIT_SECONDS)
 
 
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():

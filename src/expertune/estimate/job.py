@@ -37,6 +37,7 @@ FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferre
 FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one without
 CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some rows, then the written one
 SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 2.0
+FIT_SECONDS = 0.03  # of the readout's cross-validation, for a training record
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     dev_pass = dev_tokens / rate.look_tokens_per_second
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    readout = {"readout": rate.load_seconds + (records + work.test) * row * all_blocks * depth} if depth else {}
+    pooling = rate.load_seconds + (records + work.test) * row * all_blocks * depth
+    readout = {"readout": pooling + FIT_SECONDS * work.train} if depth else {}
     return readout | {
         "load": rate.load_seconds + records * row * rate.trunk_seconds_per_token,
         "train": settings.epochs * work.train * row / rate.tokens_per_second,
