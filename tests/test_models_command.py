@@ -296,7 +296,7 @@ def test_the_time_for_a_file(tmp_path: Path, measured: list[Path], capsys: pytes
     assert row[head.index("tokens/s") :].split()[0] == "100"
     assert re.search(r"\d s|min", row[head.index("run") :])
     assert run == "Run: the whole run, from reading the records to the report."
-    assert re.search(r"on .*formatted_dataset.csv: 3\d\d rows of about \d+ tokens, 3 times", about)
+    assert re.search(r"on .*formatted_dataset.csv: 3\d\d rows of about \d+ tokens, 5 times", about)
 
 
 def test_quick_cannot_time_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

