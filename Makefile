@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/python demo_fine_tuner.py
 
 test: setup
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadfile  # one process a core, one thread each
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

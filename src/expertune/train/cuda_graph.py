@@ -39,7 +39,7 @@ class _Inputs:
         return cls(
             torch.cat([each.flatten() for each in integers]),
             torch.cat([each.flatten() for each in floats]),
-            (len(batch.pack.tokens_T), len(batch.places_N), *decisions.tokens_MK.shape),
+            (len(batch.pack.tokens_T), len(batch.places_N), len(decisions.rows_M), decisions.tokens_MK.shape[1]),
         )
 
     def to(self, device: torch.device) -> _Inputs:
