@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from expertune.config import Config
+from expertune.config import Config, with_changes
 from expertune.errors import UsageError
 from expertune.estimate.capability import TrainingThroughput
-from expertune.estimate.job import FIT_SECONDS, JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
+from expertune.estimate.job import FIT_SECONDS, POOLING, JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
 from expertune.model.memory import RowShape
 
 RATE = TrainingThroughput(
@@ -65,7 +65,7 @@ def test_only_a_tuned_model_needs_no_model_set():
 
 def test_a_readout_reads_all_records_up_to_its_depth():
     found = seconds(plan_job(replace(WORK, readout_blocks=15), SPEEDS, CONFIG))
-    assert found["readout"] == pytest.approx(3 + 100 * 100 * (1 / 200 + 0.002) / 2 + 70 * FIT_SECONDS)
+    assert found["readout"] == pytest.approx(3 + POOLING * 100 * 100 * (1 / 200 + 0.002) / 2 + 70 * FIT_SECONDS)
 
 
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
@@ -141,3 +141,9 @@ def test_actual_seconds_are_kept_with_the_estimate():
     plan = plan_job(WORK, SPEEDS, CONFIG).finished({"read": 6.0, "train": 300.0})
     assert plan.actual == 306
     assert {stage.name: stage.actual for stage in plan.stages}["judge"] is None
+
+
+def test_without_time_for_a_model_set_no_prompt_is_evaluated():
+    found = seconds(plan_job(WORK, SPEEDS, with_changes(CONFIG, model_set_budget_seconds=0)))
+    assert "model set" not in found
+    assert found["judge"] == seconds(plan_job(WORK, SPEEDS, with_changes(CONFIG, approach="tune")))["judge"]

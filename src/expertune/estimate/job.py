@@ -38,6 +38,7 @@ FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one
 CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some rows, then the written one
 SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 2.0
 FIT_SECONDS = 0.03  # of the readout's cross-validation, for a training record
+POOLING = 0.5  # time of a token in the readout's large packs, over that in an evaluation (bench/job.py, the visits)
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     dev_pass = dev_tokens / rate.look_tokens_per_second
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    pooling = rate.load_seconds + (records + work.test) * row * all_blocks * depth
+    pooling = rate.load_seconds + POOLING * (records + work.test) * row * all_blocks * depth
     readout = {"readout": pooling + FIT_SECONDS * work.train} if depth else {}
     return readout | {
         "load": rate.load_seconds + records * row * rate.trunk_seconds_per_token,
@@ -223,7 +224,7 @@ def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     rating = speeds.rating
     answer = rating.token_seconds * work.shape.answer
     judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
-    if config.approach == "tune":
+    if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
     few_shot = FEW_SHOT * rating.record_seconds
     search = SIGNALS_SECONDS + rating.open_seconds + work.search_records * few_shot
