@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..config import Config
-from ..evaluate.compare import compare, evaluate
+from ..evaluate.compare import Difference, Evaluation, compare, evaluate
 from ..predict.score import Pass, Rated
 from ..ratings.dataset import Dataset
 from ..record import ApproachChoice, ValidationComparison
@@ -22,23 +22,17 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
     if model_set.dev is None:
         why = f"only the tuned model is available: the model set could not be evaluated: {model_set.unjudged}"
         return ApproachChoice(approach=TUNE, reason=why)
-    both = {each.id for each in model_set.dev} & {each.id for each in tuned.rated}
-    truth = [row for row in dataset.split.dev if row.id in both]
-    ours, theirs = ([each for each in side if each.id in both] for side in (tuned.rated, model_set.dev))
-    context = (dataset.scale, dataset.split.groups, config)
-    difference = compare(("model set", theirs), {"tuned": ours}, truth, *context)[0]
-    figures = {
-        name: evaluate(name, truth, side, *context).macro_f1 for name, side in (("model set", theirs), ("tuned", ours))
-    }
+    rows, difference, found = _compared(("model set", model_set.dev), ("tuned", tuned.rated), dataset, config)
+    figures = {name: each.macro_f1 for name, each in found.items()}
     interval = difference.interval
     line = (
-        f"on {len(truth)} validation records macro-F1 {figures['model set'].value or 0:.3f} "
+        f"on {rows} validation records macro-F1 {figures['model set'].value or 0:.3f} "
         f"(model set, {model_set.name}) against {figures['tuned'].value or 0:.3f} (tuned), "
         f"difference {difference.value:+.3f}"
         f"{f' [{interval.low:+.3f} to {interval.high:+.3f}]' if interval else ''}"
     )
     dev = ValidationComparison(
-        rows=len(truth),
+        rows=rows,
         macro_f1=figures,
         difference=difference,
         set_rates_by=model_set.config.rule.model_dump(mode="json"),
@@ -59,12 +53,7 @@ def with_readout(
     if rival is None:
         return ApproachChoice(approach=READOUT, reason="only the readout could be evaluated")
     name = "tuned" if choice.approach == TUNE else "model set"
-    both = {each.id for each in rival} & {each.id for each in readout.rated}
-    truth = [row for row in dataset.split.dev if row.id in both]
-    ours, theirs = ([each for each in side if each.id in both] for side in (readout.rated, rival))
-    context = (dataset.scale, dataset.split.groups, config)
-    difference = compare((READOUT, ours), {name: theirs}, truth, *context)[0]
-    figures = {each: evaluate(each, truth, side, *context) for each, side in ((READOUT, ours), (name, theirs))}
+    rows, difference, figures = _compared((READOUT, readout.rated), (name, rival), dataset, config)
     loss, macro_f1 = (
         {each: getattr(figure, of) for each, figure in figures.items()} for of in ("log_loss", "macro_f1")
     )
@@ -73,9 +62,22 @@ def with_readout(
     shown = ", ".join(
         f"{each} {loss[each].value or 0:.3f} (macro-F1 {macro_f1[each].value or 0:.3f})" for each in (READOUT, name)
     )
-    line = f"log-loss on {len(truth)} validation records: {shown}"
+    line = f"log-loss on {rows} validation records: {shown}"
     if not lower or worse:
         why = "macro-F1 is proven worse" if lower else "log-loss is not lower"
         return choice.model_copy(update={"reason": f"{choice.reason}; the readout's {why}: {line}"})
-    dev = ValidationComparison(rows=len(truth), macro_f1=macro_f1, difference=difference, log_loss=loss)
+    dev = ValidationComparison(rows=rows, macro_f1=macro_f1, difference=difference, log_loss=loss)
     return ApproachChoice(approach=READOUT, reason=f"the readout is better: {line}", dev=dev)
+
+
+def _compared(
+    first: tuple[str, Sequence[Rated]], second: tuple[str, Sequence[Rated]], dataset: Dataset, config: Config
+) -> tuple[int, Difference, dict[str, Evaluation]]:
+    """Compare two products by name: the number of validation records that both rated, the difference in macro-F1 on
+    them, and the evaluation of each."""
+    both = {each.id for each in first[1]} & {each.id for each in second[1]}
+    truth = [row for row in dataset.split.dev if row.id in both]
+    context = (dataset.scale, dataset.split.groups, config)
+    sides = {name: [each for each in rated if each.id in both] for name, rated in (first, second)}
+    difference = compare((first[0], sides[first[0]]), {second[0]: sides[second[0]]}, truth, *context)[0]
+    return len(truth), difference, {name: evaluate(name, truth, side, *context) for name, side in sides.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from .. import outputs
 from ..config import Config
 from ..errors import EngineError
+from ..estimate.job import FEW_SHOT_SAMPLE
 from ..evaluate.judgement import rate_shown
 from ..predict.score import Pass, Rated, sample_of
 from ..progress import Progress
@@ -29,7 +30,6 @@ from .tfidf_classifier import predict_tfidf
 from .training_signals import NOTHING, gather
 
 FEW_SHOT, WORDS = "few-shot", "TF-IDF set"
-SAMPLE = 50  # test records of a prompt that another rater was preferred to
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,13 @@ def predict_test(
 ) -> dict[str, Pass]:
     """Rate the test records with the set's rater, under its name, and with its best language model as "few-shot".
 
-    Its prompts are the longest of all, so where it is only compared with, `seed` draws SAMPLE records for it.
+    Its prompts are the longest of all, so where it is only compared with, `seed` draws FEW_SHOT_SAMPLE records for it.
     Raises EngineError.
     """
     best = next(member for member in members if member.name == made.best)
     test_examples: Sequence[Example] = prepared.examples["test"]
     if seed is not None:
-        test_examples = sample_of(test_examples, SAMPLE, seed)
+        test_examples = sample_of(test_examples, FEW_SHOT_SAMPLE, seed)
     examples = [prompted(made.config, example, best.name) for example in test_examples]
     few_shot = _rate_test(best, examples, prepared, progress, f"Model set: test records, {Path(best.name).name}")
     if made.name == FEW_SHOT or made.config.tfidf is None:

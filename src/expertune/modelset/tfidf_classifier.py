@@ -48,7 +48,7 @@ def fit_tfidf(
     return TfidfTables(
         labels=tuple(scale.label_of(int(value)) for value in model.classes_),
         intercepts=tuple(round(float(each), 6) for each in intercept_K),
-        weights=_packed(weight_KV),
+        weights=packed(weight_KV),
         words=_table(fitted[0]),
         letters=_table(fitted[1]),
     )
@@ -67,7 +67,7 @@ class TfidfClassifier:
     def __init__(self, tables: TfidfTables, labels: Sequence[str]) -> None:
         restored = zip(VECTORIZERS, (tables.words, tables.letters), strict=True)
         self._fitted = [_restored(vectorizer, table) for vectorizer, table in restored]
-        self._weight_KV = _unpacked(tables.weights).reshape(len(tables.labels), -1)
+        self._weight_KV = unpacked(tables.weights).reshape(len(tables.labels), -1)
         self._intercept_K = np.asarray(tables.intercepts)
         at = {label: place for place, label in enumerate(tables.labels)}
         self._places = [at.get(label) for label in labels]
@@ -136,19 +136,20 @@ def _features(texts: Sequence[str], fitted: Sequence[Any]) -> Any:
 
 def _table(fitted: Any) -> TermTable:
     """A line for each term: neither kind of term can hold the sign that ends a line."""
-    return TermTable(terms="\n".join(fitted.get_feature_names_out()), idf=_packed(fitted.idf_))
+    return TermTable(terms="\n".join(fitted.get_feature_names_out()), idf=packed(fitted.idf_))
 
 
 def _restored(vectorizer: Vectorizer, table: TermTable) -> Any:
     made = vectorizer(vocabulary=table.terms.split("\n"))
-    made.idf_ = _unpacked(table.idf)
+    made.idf_ = unpacked(table.idf)
     return made
 
 
-def _packed(numbers: Any) -> str:
+def packed(numbers: Any) -> str:
+    """Base64 of little-endian 32-bit floats."""
     return base64.b64encode(np.ascontiguousarray(numbers, dtype="<f4").tobytes()).decode("ascii")
 
 
-def _unpacked(text: str) -> Floats:
+def unpacked(text: str) -> Floats:
     """Raises ValueError for what is not base64 of such numbers."""
     return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").astype(np.float64)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold
+from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold, packed
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats import metrics
 from ..stats.folds import FOLDS, group_folds
-from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse, packed
+from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse
 
 INVERSE_REGULARISATION = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # C of scikit-learn, on standardised features
 FEATURES = ("mean", "last", "both")

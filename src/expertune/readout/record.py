@@ -8,11 +8,10 @@ Axes: N record · F feature · K label.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from ..errors import UsageError
 from ..files import write_json
 from ..modelset.records import Number, Share, StrictRecord, Text, TfidfTables
-from ..modelset.tfidf_classifier import predict_tfidf
+from ..modelset.tfidf_classifier import predict_tfidf, unpacked
 
 VERSION = 1
 LEAST = 1e-6  # a probability of 0 has no logarithm
@@ -49,7 +48,7 @@ class StatesClassifier(StrictRecord):
     @model_validator(mode="after")
     def _sizes_agree(self) -> StatesClassifier:
         try:
-            numbers = len(base64.b64decode(self.weights, validate=True)) // 4
+            numbers = len(unpacked(self.weights))
         except ValueError:
             numbers = 0
         if not numbers or numbers % len(self.labels) or len(self.intercepts) != len(self.labels):
@@ -60,7 +59,7 @@ class StatesClassifier(StrictRecord):
         """Probabilities of `labels`, (N, K), from [mean, last token] of each record."""
         from scipy.special import softmax
 
-        weights = np.frombuffer(base64.b64decode(self.weights), dtype="<f4").reshape(len(self.labels), -1)
+        weights = unpacked(self.weights).reshape(len(self.labels), -1)
         share_NK = softmax(features_of(state_NPD, self.features) @ weights.T + np.asarray(self.intercepts), axis=1)
         at = {label: place for place, label in enumerate(self.labels)}
         return np.stack([share_NK[:, at[label]] if label in at else 0 * share_NK[:, 0] for label in labels], axis=1)
@@ -125,11 +124,6 @@ def fuse(states_NK: Floats, words_NK: Floats, states_weight: float, words_weight
 
     log_NK = [np.log(np.maximum(share_NK, LEAST)) for share_NK in (states_NK, words_NK)]
     return softmax(states_weight * log_NK[0] + words_weight * log_NK[1], axis=1)
-
-
-def packed(numbers: Any) -> str:
-    """Base64 of little-endian 32-bit floats."""
-    return base64.b64encode(np.ascontiguousarray(numbers, dtype="<f4").tobytes()).decode("ascii")
 
 
 def write(path: Path, record: ReadoutRecord) -> None:

@@ -14,10 +14,10 @@ import torch
 
 from ..model.attention import Segment
 from ..model.forward_context import Pack
+from ..model.states import ROUND, shared_tokens
 from .class_balance import Decision
 from .encode import Candidates, Row
 
-ROUND = 32  # tokens
 NO_RIVAL = -1e30  # offset of a rival that fills up a row of `Decisions`: its probability is 0
 WORTH_SHARING = 4  # tokens; for a shorter prefix an extra segment costs more than it saves
 
@@ -86,9 +86,7 @@ def shared_beginning(rows: Sequence[Row]) -> int:
     """Length of the common prefix of all prompts, less than the shortest prompt; 0 if too short to be worth sharing."""
     if len(rows) < 2:
         return 0
-    limit = min(len(row.prompt) for row in rows) - 1
-    first = rows[0].prompt
-    count = next((i for i in range(limit) if any(row.prompt[i] != first[i] for row in rows)), limit)
+    count = shared_tokens([row.prompt for row in rows])
     return count if count >= WORTH_SHARING else 0
 
 
