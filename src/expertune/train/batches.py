@@ -12,8 +12,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from ..config import Config
 from ..model.attention import Segment
 from ..model.forward_context import Pack
+from ..model.memory import DEV_ROWS
 from ..model.states import ROUND, shared_tokens
 from .class_balance import Decision
 from .encode import Candidates, Row
@@ -215,6 +217,21 @@ def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
         sum(row.length for row in rows),
     )
     return DevBatch(batch, tuple(continuations), tuple(rows))
+
+
+def prompt_runs(pack: Pack, rows: Sequence[Row], shared: int) -> list[tuple[int, int]]:
+    """Where each row's prompt after its first `shared` tokens is in a pack of `training_batch`: [start, stop)."""
+    prefix = pack.segments[0].stop if pack.segments[0].stop < len(rows[0].prompt) else 0
+    before = ((0, prefix),) if prefix else ()
+    starts = [each.start for each in pack.segments if each.before == before and each.start >= prefix]
+    return [
+        (start + shared - prefix, start + len(row.prompt) - prefix) for start, row in zip(starts, rows, strict=True)
+    ]
+
+
+def rows_of_evaluation(config: Config) -> int:
+    """Rows in one pack of an evaluation."""
+    return max(DEV_ROWS, config.batch_size)
 
 
 def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from ..files import atomic
 from ..predict.score import Pass, Rated
 from ..readout.fit import Fit, TrainingStates, fit
 from ..readout.record import VERSION, ReadoutRecord
-from ..readout.states import BaseStates
+from ..readout.states import BaseStates, TrainingPass
 from .state import EncodedDataset, NotTuned
 from .workspace import Workspace
 
@@ -73,17 +73,27 @@ def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | 
 
 def _states(encoded: EncodedDataset, ws: Workspace) -> _States:
     """States of all records, computed once: a resumed run reads them from the checkpoints."""
-    from ..model.states import shared_tokens  # imports torch
+    from ..model.states import shared_tokens  # these import torch
+    from ..train.checkpoint import CheckpointPlace
 
     path, run_id = ws.checkpoints / "states.npz", encoded.plan.run_id
     if ws.resume and (kept := _read(path, run_id)):
         return kept
-    prompts = [row.prompt for part in encoded.rows.values() for row in part]
-    shared = shared_tokens([row.prompt for row in encoded.rows["train"]])
-    with ws.progress.stage("Hidden states of the base", total=len(prompts), unit="records") as stage:
+    rows = encoded.rows
+    shared = shared_tokens([row.prompt for row in rows["train"]])
+    place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
+    training = TrainingPass(rows["train"], rows["dev"], encoded.candidates, place)
+    with ws.progress.stage("Hidden states of the base", total=sum(map(len, rows.values())), unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(encoded.plan.base.path, encoded.plan.config)
-        states_NLPD = base.of(prompts, shared, on_prompt=stage.advance)
+        states_NLPD = np.concatenate(
+            [
+                base.of_training(training, shared, stage.advance)
+                if part == "train"
+                else base.of([row.prompt for row in own], shared, on_prompt=stage.advance)
+                for part, own in rows.items()
+            ]
+        )
     found = _States(states_NLPD, base.depths, shared, time.perf_counter() - start)
     with atomic(path) as file:
         numbers = {"states": states_NLPD, "depths": base.depths, "shared": shared, "seconds": found.seconds}

@@ -218,12 +218,13 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
 def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
     """The validation records by the merged file in our decoder; its adapter is fresh and changes nothing."""
     from ..model.load import load, place
+    from ..train.batches import rows_of_evaluation
     from ..train.evaluate import evaluate
 
     config = encoded.plan.config
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
-        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=max(8, config.batch_size))
+        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
     return _rated(found.log_probabilities_RK.exp().tolist(), encoded)
 
 
