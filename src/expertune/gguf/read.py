@@ -97,9 +97,9 @@ class GGUFFile:
         return default if field is None else field.value
 
     def info(self, name: str) -> TensorInfo:
-        """One entry of `tensors`; a name that is absent is a ModelFileError that says so."""
+        """One entry of `tensors`. Raises ModelFileError for a name that is absent."""
         if name not in self.tensors:
-            raise ModelFileError(f"{self.path}: has no tensor {name}; this file is not complete for its architecture")
+            raise ModelFileError(f"{self.path}: the tensor {name} is missing; re-export the model")
         return self.tensors[name]
 
     def blocks(self, name: str) -> np.ndarray:

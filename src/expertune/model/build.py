@@ -105,10 +105,9 @@ class _Builder:
         )
 
     def feed_forward(self, prefix: str) -> FeedForward:
+        norm = "attn_norm" if self._config.parallel_residual else self._config.feed_forward_norm
         return FeedForward(
-            norm=self.norm(
-                prefix + ("attn_norm" if self._config.parallel_residual else self._config.feed_forward_norm)
-            ),
+            norm=self.norm(prefix + norm),
             dense=self.dense(prefix),
             mixture=self.mixture(prefix),
             shared_gate_D=self.vector(prefix + "ffn_gate_inp_shexp.weight"),
@@ -134,9 +133,9 @@ class _Builder:
     def router_norm(self, prefix: str) -> Norm | None:
         """Norm of Gemma 4's router: its weights are divided by the square root of the model width."""
         scale_D = self.vector(prefix + "ffn_gate_inp.scale")
-        return (
-            scale_D if scale_D is None else Norm(scale_D * self._config.width**-0.5, None, self._config.epsilon, False)
-        )
+        if scale_D is None:
+            return None
+        return Norm(scale_D * self._config.width**-0.5, None, self._config.epsilon, False)
 
     def dense(self, prefix: str) -> Dense | None:
         """The dense feed-forward network of a block, or the shared expert of a mixture."""

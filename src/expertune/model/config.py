@@ -1,4 +1,4 @@
-"""Decoder configuration, read from GGUF metadata by one small file for each architecture (`families`).
+"""Decoder configuration, read from GGUF metadata by one function for each architecture (`families`).
 
 Axes: F rotated pair of a head.
 """

@@ -53,9 +53,7 @@ class FrozenWeight:
 class ExpertWeights:
     """One linear layer for each of E experts, from tensors (E, O, I) concatenated by rows; with their biases."""
 
-    def __init__(
-        self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None = None
-    ) -> None:
+    def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None) -> None:
         self._tensors = [(file.blocks(name), *file.tensors[name].shape[:2], file.tensors[name].type) for name in names]
         self._inputs, self._storage, self._bias_EO = file.tensors[names[0]].width, storage, bias_EO
         self._cached: list[torch.Tensor] | None = None
