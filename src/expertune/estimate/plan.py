@@ -139,7 +139,6 @@ def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capa
 
 
 def with_cached_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
-    """Add the throughput if it is cached."""
     if capability.path is None or cached_speed(TrainingThroughput, capability.path, shape, Config()) is None:
         return capability
     return with_throughput(capability, shape)

@@ -69,7 +69,6 @@ def _read() -> dict[str, Any]:
 
 
 def _speed(kind: type[Speed], values: Mapping[str, Any]) -> Speed:
-    """Parse an entry. Raises TypeError and ValueError for an invalid one."""
     speed = kind(**values)
     for name, wanted in get_type_hints(kind).items():
         if not isinstance(getattr(speed, name), (int, float) if wanted is float else wanted):

@@ -51,7 +51,6 @@ class TensorInfo:
 
     @property
     def width(self) -> int:
-        """Elements in a row."""
         return self.shape[-1]
 
 

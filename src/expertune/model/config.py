@@ -40,7 +40,6 @@ class Heads:
 
     @property
     def qkv_width(self) -> int:
-        """Width of the concatenated queries, keys and values."""
         return (self.queries + 2 * self.keys) * self.width
 
 

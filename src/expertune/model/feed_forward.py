@@ -1,7 +1,4 @@
-"""Activations of the feed-forward, with hand-written derivatives.
-
-Axes: T token · F inner width · D model width.
-"""
+"""Activations of the feed-forward, with hand-written derivatives. Axes: T token · F inner width · D model width."""
 
 from __future__ import annotations
 

@@ -137,7 +137,6 @@ def mixture(file: GGUFFile, *, width: int | None = None) -> Experts:
 
 
 def map_layers(config: ModelConfig, change: Callable[[int, LayerConfig], LayerConfig]) -> ModelConfig:
-    """Replace each layer by `change(index, layer)`."""
     return replace(config, layers=tuple(change(index, layer) for index, layer in enumerate(config.layers)))
 
 

@@ -112,7 +112,6 @@ def build(inputs: BuildInputs, recipe: Recipe) -> ModelSetConfig:
 
 
 def _facts(inputs: BuildInputs) -> dict[str, Any]:
-    """The parts that do not depend on the recipe."""
     scale = inputs.scale
     return {
         "version": VERSION,

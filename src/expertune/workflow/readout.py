@@ -92,7 +92,6 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> _States:
 
 
 def _read(path: Path, run_id: str) -> _States | None:
-    """The kept states; None if the file is missing or of another run."""
     try:
         with np.load(path) as kept:
             if str(kept["run_id"]) != run_id:
