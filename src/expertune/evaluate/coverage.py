@@ -54,8 +54,8 @@ def conformal_coverage(
     label_N = np.array([scale.values.index(row.value) for row in truth])
 
     def share(hit_N: np.ndarray, among_N: np.ndarray) -> Estimate:
-        counts = (group_sums(each_N.astype(np.float64), group_N)[0] for each_N in (hit_N & among_N, among_N))
-        return wilson_clustered(*counts, confidence)
+        hits_G, rows_G = (group_sums(each_N.astype(np.float64), group_N)[0] for each_N in (hit_N & among_N, among_N))
+        return wilson_clustered(hits_G, rows_G, confidence)
 
     every_N = np.ones(len(truth), dtype=bool)
     labels = []
