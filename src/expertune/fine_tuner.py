@@ -35,9 +35,8 @@ from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
 from .log import log_file
-from .modelset.build import BuildInputs, build, recipes
+from .modelset.build import build, inputs_of, recipes
 from .modelset.config import write as write_model_set
-from .modelset.training_signals import NOTHING, gather
 from .progress import Progress
 from .ratings.dataset import Dataset, load_dataset
 from .ratings.examples import chat_record
@@ -207,16 +206,7 @@ class FineTuner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set needs few records
             dataset = load_dataset(df, rating_mapping, target_topics, config)
-        inputs = BuildInputs(
-            model_name,
-            dataset.split,
-            dataset.scale,
-            target_topics,
-            created_at=outputs.now(),
-            seed=config.seed,
-            signals=NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed),
-            redact=config.redact,
-        )
+        inputs = inputs_of(model_name, dataset, config)
         model_set = build(inputs, recipes(len(dataset.scale.labels), redact=config.redact)[0])
         if output_dir is not None:
             write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, model_set)

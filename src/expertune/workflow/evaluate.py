@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from ..errors import EngineError
 from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import MODEL_SET, READOUT
-from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
+from ..modelset.fit import FEW_SHOT, ModelSet, predict_test, rate_member
 from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
@@ -40,38 +39,48 @@ def evaluate(
     readout: Readout | None = None,
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
+    chosen = model_set if choice.approach == MODEL_SET else None
     with ws.stage("judge"):
+        if chosen is not None and chosen.dev is None:
+            return Evaluated(None, None, unjudged=chosen.unjudged or "")
         try:
-            return _evaluate(choice, tuned, model_set, basis, ws, readout)
+            dev, passes, notes = _passes(tuned, model_set, chosen, basis, ws)
+            if readout is not None:
+                dev[READOUT], passes[READOUT] = readout.dev.rated, readout.test
+            base_test = basis.base_test
+            if base_test is None:
+                base, data = basis.models.candidates[0], basis.dataset
+                base_test = rate_member(base, data.examples["test"], data, ws.progress, "Base model: test records")
         except EngineError as error:
-            if choice.approach != MODEL_SET:
+            if chosen is None:
                 raise
             return Evaluated(None, None, unjudged=str(error))
+        name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
+        return _judged(name, dev[name], passes, notes, basis, base_test)
 
 
-def _evaluate(
-    choice: ApproachChoice,
-    tuned: Tuned | NotTuned,
-    model_set: ModelSet | None,
-    basis: Basis,
-    ws: Workspace,
-    readout: Readout | None,
-) -> Evaluated:
-    chosen = model_set if choice.approach == MODEL_SET else None
-    if chosen is not None and chosen.dev is None:
-        return Evaluated(None, None, unjudged=chosen.unjudged or "")
+def _passes(
+    tuned: Tuned | NotTuned, model_set: ModelSet | None, chosen: ModelSet | None, basis: Basis, ws: Workspace
+) -> tuple[dict[str, Sequence[Rated]], dict[str, Pass], tuple[str, ...]]:
+    """Validation records as tuned model and model set rated them, their passes over the test records, and notes.
+
+    The model set comes first where it was `chosen`; else its failure is a note.
+    """
     dev: dict[str, Sequence[Rated]] = {}
-    by_tuned, by_readout = {}, {}
+    by_tuned: dict[str, Pass] = {}
     if isinstance(tuned, Tuned):
         dev[TUNED], by_tuned[TUNED] = tuned.dev.rated, _tuned_test(tuned, ws)
-    by_set, notes = _model_set_test(model_set, basis, ws, chosen=chosen is not None)
-    if model_set is not None and model_set.dev is not None:
-        dev[model_set.name] = model_set.dev
-    if readout is not None:
-        dev[READOUT], by_readout[READOUT] = readout.dev.rated, readout.test
-    passes = {**by_set, **by_tuned, **by_readout} if chosen else {**by_tuned, **by_set, **by_readout}
-    name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
-    return _judged(name, dev[name], passes, notes, basis, basis.base_test or _base_test(basis, ws))
+    if model_set is None or model_set.dev is None:
+        return dev, by_tuned, ()
+    dev[model_set.name] = model_set.dev
+    seed = None if chosen and model_set.name == FEW_SHOT else basis.config.seed
+    try:
+        by_set = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
+    except EngineError as error:
+        if chosen:
+            raise
+        return dev, by_tuned, (f"the model set was not evaluated on the test records: {error}",)
+    return dev, ({**by_set, **by_tuned} if chosen else {**by_tuned, **by_set}), ()
 
 
 def _judged(
@@ -88,21 +97,6 @@ def _judged(
     return Evaluated(judgement, uncertainty, notes)
 
 
-def _model_set_test(
-    model_set: ModelSet | None, basis: Basis, ws: Workspace, *, chosen: bool
-) -> tuple[Mapping[str, Pass], tuple[str, ...]]:
-    """Passes of the model set, if there is one that could be evaluated; unless it was chosen, a failure is a note."""
-    if model_set is None or model_set.dev is None:
-        return {}, ()
-    seed = None if chosen and model_set.name == FEW_SHOT else basis.config.seed
-    try:
-        return predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed), ()
-    except EngineError as error:
-        if chosen:
-            raise
-        return {}, (f"the model set was not evaluated on the test records: {error}",)
-
-
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
@@ -116,12 +110,3 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
             return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
 
     return ws.once("tuned-test", plan.run_id, rate)
-
-
-def _base_test(basis: Basis, ws: Workspace) -> Pass:
-    base = basis.models.candidates[0]
-    if base.open is None:
-        raise EngineError(f"{base.name}: its file is not on this machine")
-    with contextlib.closing(base.open()) as engine:
-        examples, scale = basis.dataset.examples["test"], basis.dataset.scale
-        return rate_shown(ws.progress, engine, examples, scale, "Base model: test records")
