@@ -76,12 +76,7 @@ class FineTuner:
     """
 
     def __init__(
-        self,
-        debug_mode: bool = False,
-        fallback_mode: bool = True,
-        *,
-        quiet: bool = False,
-        allow_remote: bool = False,
+        self, debug_mode: bool = False, fallback_mode: bool = True, *, quiet: bool = False, allow_remote: bool = False
     ) -> None:
         self.debug_mode, self.fallback_mode, self.quiet = debug_mode, fallback_mode, quiet
         self.allow_remote = allow_remote
@@ -142,12 +137,8 @@ class FineTuner:
         except KeyboardInterrupt:
             raise Interrupted("stopped; run the same command with --resume to continue") from None
         except Exception as error:
-            log.error(
-                "%s: %s",
-                type(error).__name__,
-                error if isinstance(error, ExpertuneError) else "unexpected",
-                exc_info=self.debug_mode,
-            )
+            shown = error if isinstance(error, ExpertuneError) else "unexpected"
+            log.error("%s: %s", type(error).__name__, shown, exc_info=self.debug_mode)
             raise
 
     def register_model(
@@ -215,12 +206,7 @@ class FineTuner:
 
 def _log_start(request: RunRequest, dataset: Dataset) -> None:
     """Log dataset, model and settings; no text of a record."""
-    log.info(
-        "%d records, %s, model %s, settings %s",
-        len(dataset.ratings),
-        dataset.counts,
-        request.model,
-        as_dict(request.config),
-    )
+    facts = len(dataset.ratings), dataset.counts, request.model, as_dict(request.config)
+    log.info("%d records, %s, model %s, settings %s", *facts)
     for line in dataset.audit.lines():
         log.info("audit: %s", line)

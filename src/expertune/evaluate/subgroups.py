@@ -132,12 +132,8 @@ def _unnamed(strata: Sequence[Subgroup]) -> list[Subgroup]:
 
 
 def _class(result: ClassResult) -> SubgroupClass:
-    def enough(estimate: Estimate) -> Estimate | None:
-        return estimate if estimate.n >= FEWEST else None
-
-    return SubgroupClass(
-        result.label, enough(result.sensitivity), enough(result.specificity), enough(result.ppv), enough(result.npv)
-    )
+    figures = (result.sensitivity, result.specificity, result.ppv, result.npv)
+    return SubgroupClass(result.label, *(each if each.n >= FEWEST else None for each in figures))
 
 
 def _are_ages(column: str, cells: Sequence[str]) -> bool:
