@@ -35,9 +35,8 @@ def read(kind: type[Sound], path: Path) -> Sound:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: cannot be read ({type(error).__name__}); give the output folder of a finished run"
-        ) from None
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read ({reason}); give the output folder of a finished run") from None
     return parse(kind, content, path)
 
 
