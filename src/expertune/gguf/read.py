@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +200,7 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo
             raise cursor.damaged(f"tensor {info.name} does not begin at a multiple of {alignment} bytes")
         table[info.name] = info
     data = -(-cursor.position // alignment) * alignment
-    table = {
-        name: TensorInfo(name, info.shape, info.type, data + info.offset, info.nbytes) for name, info in table.items()
-    }
+    table = {name: replace(info, offset=data + info.offset) for name, info in table.items()}
     _check_spans(cursor, table)
     return table
 
