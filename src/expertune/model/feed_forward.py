@@ -50,6 +50,10 @@ class Activation:
         return dinner_TF
 
 
+def _gelu(x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
 def _swiglu_oai(x: torch.Tensor) -> torch.Tensor:
     x = x.clamp(max=LIMIT)
     return torch.sigmoid(ALPHA * x).mul_(x)
@@ -63,10 +67,9 @@ def _swiglu_oai_slope(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def activation(name: str, *, gated: bool) -> Activation:
     """Activation by name: "silu", "gelu" (tanh form) or "swiglu_oai" (gpt-oss)."""
-    functional, aten = torch.nn.functional, torch.ops.aten
     value, slope, limit = {
-        "silu": (functional.silu, aten.silu_backward, 0.0),
-        "gelu": (partial(functional.gelu, approximate="tanh"), partial(aten.gelu_backward, approximate="tanh"), 0.0),
+        "silu": (torch.nn.functional.silu, torch.ops.aten.silu_backward, 0.0),
+        "gelu": (_gelu, partial(torch.ops.aten.gelu_backward, approximate="tanh"), 0.0),
         "swiglu_oai": (_swiglu_oai, _swiglu_oai_slope, LIMIT),
     }[name]
     return Activation(value, slope, limit, gated)
