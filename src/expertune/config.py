@@ -159,8 +159,7 @@ class Config(BaseModel):
     )
     redact: bool = Field(default=False, description="Write model set and readout without any text from the records.")
     readout: bool = Field(
-        default=True,
-        description="Also fit a classifier on the base model's hidden states and word counts.",
+        default=True, description="Also fit a classifier on the base model's hidden states and word counts."
     )
 
     # evaluation

@@ -6,7 +6,6 @@ Values that are not finite are null in the files. Folders of version 0.1.0, whos
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from .config import Config, make_config
-from .errors import UsageError
 from .estimate.job import JobPlan
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
@@ -27,7 +25,7 @@ from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
-from .record_section import Section, parse
+from .record_section import Section, read
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
@@ -260,11 +258,4 @@ class RunRecord(Section):
 
 def read_record(folder: Path) -> RunRecord:
     """Read the record of a finished run. Raises UsageError if it is missing or damaged."""
-    path = folder / METADATA
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: cannot be read ({type(error).__name__}); give the output folder of a finished run"
-        ) from None
-    return parse(RunRecord, content, path)
+    return read(RunRecord, folder / METADATA)

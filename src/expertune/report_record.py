@@ -13,16 +13,7 @@ from typing import Any, Literal
 from .estimate.job import JobPlan
 from .export.summary import ExportSummary
 from .files import write_json
-from .record import (
-    VERSION,
-    ApproachChoice,
-    AuditRecord,
-    EvaluationRecord,
-    Provenance,
-    RunRecord,
-    Section,
-    SettingValue,
-)
+from .record import VERSION, ApproachChoice, AuditRecord, EvaluationRecord, Provenance, RunRecord, Section, SettingValue
 from .train.events import DevEvent, StepEvent
 
 

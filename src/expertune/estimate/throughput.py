@@ -56,15 +56,14 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
     tokens = rows * shape.row
     each, each_step = (_seconds_per_work(few, seconds, work) for seconds in (validations, steps))
     mean_work = sum(work) / len(work)
-    facts = placement.describe()
     return TrainingThroughput(
         tokens_per_second=tokens / carried_over(few, steps, work, first),
         look_tokens_per_second=tokens / carried_over(few, validations, work, first),
         trunk_seconds_per_token=each * sum(work[:first]) / tokens,
         device=placement.device.type,
-        precision="bf16" if facts["precision"] == "bfloat16" else "fp32",
+        precision="bf16" if placement.dtype.itemsize == 2 else "fp32",
         threads=placement.threads,
-        base_memory=str(facts["base_memory"]),
+        base_memory="cached" if placement.cached else "packed",
         recomputed=parts[0].decoder.recompute,
         block_seconds_per_token=each_step * mean_work / tokens,
         block_look_seconds_per_token=each * mean_work / tokens,

@@ -49,10 +49,11 @@ def verdict(
     missing = [each.name for each in rivals.values() if each.name not in by_rival]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
-    clauses = [_clause(called, by_rival[each.name]) for called, each in rivals.items()]
+    *clauses, last = (_clause(called, by_rival[each.name]) for called, each in rivals.items())
     figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, base, tfidf, majority))
+    found = f"{', '.join(clauses)} and {last}"
     subject = _CALLED.get(tuned.name, f"{tuned.name} model")
-    line = f"The {subject} {_join(clauses)} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
+    line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
     return Verdict(line, outcome(by_rival[base.name]), outcome(by_rival[tfidf.name]), outcome(by_rival[majority.name]))
 
 
@@ -77,7 +78,3 @@ def _figure(evaluation: Evaluation) -> str:
 
 def _span(interval: Interval | None) -> str:
     return "" if interval is None else f" [{interval.low:.3f} to {interval.high:.3f}]"
-
-
-def _join(clauses: Sequence[str]) -> str:
-    return f"{', '.join(clauses[:-1])} and {clauses[-1]}"

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,6 @@ class TensorInfo:
 
     @property
     def width(self) -> int:
-        """Elements in a row."""
         return self.shape[-1]
 
 
@@ -77,9 +75,7 @@ class GGUFFile:
     def __enter__(self) -> GGUFFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -97,9 +93,9 @@ class GGUFFile:
         return default if field is None else field.value
 
     def info(self, name: str) -> TensorInfo:
-        """One entry of `tensors`; a name that is absent is a ModelFileError that says so."""
+        """One entry of `tensors`. Raises ModelFileError for a name that is absent."""
         if name not in self.tensors:
-            raise ModelFileError(f"{self.path}: has no tensor {name}; this file is not complete for its architecture")
+            raise ModelFileError(f"{self.path}: the tensor {name} is missing; re-export the model")
         return self.tensors[name]
 
     def blocks(self, name: str) -> np.ndarray:
@@ -204,9 +200,7 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo
             raise cursor.damaged(f"tensor {info.name} does not begin at a multiple of {alignment} bytes")
         table[info.name] = info
     data = -(-cursor.position // alignment) * alignment
-    table = {
-        name: TensorInfo(name, info.shape, info.type, data + info.offset, info.nbytes) for name, info in table.items()
-    }
+    table = {name: replace(info, offset=data + info.offset) for name, info in table.items()}
     _check_spans(cursor, table)
     return table
 

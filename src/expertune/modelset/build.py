@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import outputs
+from ..config import Config
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_text
 from ..ratings.schema import Rating, Split
 from .config import VERSION, ModelSetConfig, invalid_as_config_error, output_schema, unjudged
@@ -15,7 +18,7 @@ from .records import Decoding, FewShotExample, RatingLabel, Rule
 from .select import select, unconflicted
 from .system_prompt import definition, synonyms, system_prompt
 from .terms import summary_text
-from .training_signals import NOTHING, TrainingSignals
+from .training_signals import NOTHING, TrainingSignals, gather
 
 SHOTS = 8
 BOUNDARIES = 2  # of the shots, where there is material for them
@@ -78,6 +81,15 @@ class BuildInputs:
     count_tokens: Callable[[str], int] = estimate_tokens
 
 
+def inputs_of(model_name: str, dataset: Dataset, config: Config) -> BuildInputs:
+    """Inputs from a dataset, with the signals of its train rows."""
+    signals = NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed)
+    split, scale, topics = dataset.split, dataset.scale, dataset.topics
+    return BuildInputs(
+        model_name, split, scale, topics, outputs.now(), config.seed, signals=signals, redact=config.redact
+    )
+
+
 @invalid_as_config_error()
 def build(inputs: BuildInputs, recipe: Recipe) -> ModelSetConfig:
     """The set with the base model as its only member, not judged.
@@ -112,7 +124,6 @@ def build(inputs: BuildInputs, recipe: Recipe) -> ModelSetConfig:
 
 
 def _facts(inputs: BuildInputs) -> dict[str, Any]:
-    """The parts that do not depend on the recipe."""
     scale = inputs.scale
     return {
         "version": VERSION,

@@ -20,14 +20,13 @@ from ..predict.score import Pass, Rated, sample_of
 from ..progress import Progress
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
-from .build import recipes
+from .build import inputs_of, recipes
 from .config import ModelSetConfig, write
 from .members import CandidateModel
 from .prompt_search import BuildContext, Clock, PromptSearchResult, prompted, search_prompt
 from .records import TFIDF, Asking, Member, Screening, TfidfMember
 from .select_raters import RaterSelection, rated_rows, select_rater
 from .tfidf_classifier import predict_tfidf
-from .training_signals import NOTHING, gather
 
 FEW_SHOT, WORDS = "few-shot", "TF-IDF set"
 
@@ -67,8 +66,8 @@ def fit_model_set(
     """
     started = clock()
     path = folder / outputs.MODEL_SET
-    signals = NOTHING if config.redact else gather(prepared.split, prepared.scale, seed=config.seed)
-    context = BuildContext(path, prepared, config, progress, signals, clock, started + config.model_set_budget_seconds)
+    inputs = inputs_of(members[0].name, prepared, config)
+    context = BuildContext(path, inputs, prepared, config, progress, clock, started + config.model_set_budget_seconds)
     first = recipes(len(prepared.scale.labels), redact=config.redact)[0]
     write(path, context.build(members[0], first))
     searched = []
@@ -89,7 +88,7 @@ def _select(context: BuildContext, searched: Sequence[PromptSearchResult]) -> Ra
     judged = [each for each in searched if each.rated]
     if not judged:
         return None
-    prepared, tfidf = context.prepared, context.signals.tfidf
+    prepared, tfidf = context.prepared, context.inputs.signals.tfidf
     rows = sorted(set.intersection(*(set(each.rated) for each in judged)))
     truth = [prepared.split.dev[row] for row in rows]
     shares: dict[str, Sequence[Sequence[float]]] = {
@@ -104,7 +103,7 @@ def _assemble(
     context: BuildContext, searched: Sequence[PromptSearchResult], selection: RaterSelection | None, seconds: float
 ) -> ModelSetConfig:
     """The whole configuration: the base's own, with every member's figures in it."""
-    base, tfidf = searched[0].config, context.signals.tfidf
+    base, tfidf = searched[0].config, context.inputs.signals.tfidf
     rule = selection.rule if selection else base.rule
     faults = [f"a judgement of {each.member.name}: {each.fault}" for each in searched if each.fault]
 
@@ -161,7 +160,7 @@ def predict_test(
     if seed is not None:
         test_examples = sample_of(test_examples, FEW_SHOT_SAMPLE, seed)
     examples = [prompted(made.config, example, best.name) for example in test_examples]
-    few_shot = _rate_test(best, examples, prepared, progress, f"Model set: test records, {Path(best.name).name}")
+    few_shot = rate_member(best, examples, prepared, progress, f"Model set: test records, {Path(best.name).name}")
     if made.name == FEW_SHOT or made.config.tfidf is None:
         return {FEW_SHOT: few_shot}
     start, test = time.perf_counter(), prepared.split.test
@@ -171,9 +170,10 @@ def predict_test(
     return {made.name: Pass(rated, seconds, len(rated) / seconds, prompt_tokens=0), FEW_SHOT: few_shot}
 
 
-def _rate_test(
+def rate_member(
     member: CandidateModel, examples: Sequence[Example], prepared: Dataset, progress: Progress, title: str
 ) -> Pass:
+    """Rate the examples with the model, with progress under `title`. Raises EngineError."""
     if member.open is None:
         raise EngineError(f"{member.name}: its file is not on this machine")
     with contextlib.closing(member.open()) as engine:

@@ -30,10 +30,7 @@ class CandidateModel:
 def further_members(
     names: Sequence[str], base: str, server: OllamaServer | None, threads: int | None
 ) -> list[CandidateModel]:
-    """Further models of `names`, without the base.
-
-    Raises UsageError for one that is not available.
-    """
+    """Further models of `names`, without the base. Raises UsageError for one that is not available."""
     return [_found(name, server, threads) for name in dict.fromkeys(names) if name != base]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .. import outputs
 from ..config import Config
 from ..engine.base import Engine
 from ..errors import EngineError
@@ -24,7 +23,6 @@ from .config import ModelSetConfig, write
 from .members import CandidateModel
 from .records import TrialRecord
 from .select_raters import agreement
-from .training_signals import TrainingSignals
 
 TOKEN_ROWS = 8  # whose prompts are counted for the mean
 
@@ -51,27 +49,16 @@ class BuildContext:
     """Inputs shared by all steps of the search. `deadline` is in the seconds of `clock`."""
 
     path: Path
+    inputs: BuildInputs
     prepared: Dataset
     config: Config
     progress: Progress
-    signals: TrainingSignals
     clock: Clock
     deadline: float
-    created_at: str = field(default_factory=outputs.now)
 
     def build(self, member: CandidateModel, recipe: Recipe, engine: Engine | None = None) -> ModelSetConfig:
         """The set of one member; without its engine, tokens are estimated."""
-        inputs = BuildInputs(
-            member.name,
-            self.prepared.split,
-            self.prepared.scale,
-            self.prepared.topics,
-            created_at=self.created_at,
-            seed=self.config.seed,
-            digest=member.digest,
-            signals=self.signals,
-            redact=self.config.redact,
-        )
+        inputs = replace(self.inputs, model_name=member.name, digest=member.digest)
         if engine is not None:
             inputs = replace(inputs, context=engine.context, count_tokens=engine.count_tokens)
         return build(inputs, recipe)

@@ -96,12 +96,7 @@ class TfidfClassifier:
 
 
 def out_of_fold(
-    train: Sequence[Rating],
-    scale: RatingScale,
-    groups: Mapping[str, str],
-    *,
-    seed: int,
-    most_terms: int = MOST_TERMS,
+    train: Sequence[Rating], scale: RatingScale, groups: Mapping[str, str], *, seed: int, most_terms: int = MOST_TERMS
 ) -> list[tuple[float, ...]]:
     """Each row's probabilities by a classifier that saw no row of its group; [] where that cannot be learnt."""
     fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)

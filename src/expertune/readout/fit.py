@@ -19,6 +19,7 @@ from ..ratings.schema import Rating
 from ..stats import metrics
 from ..stats.folds import FOLDS, group_folds
 from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse
+from .states import PooledStates
 
 INVERSE_REGULARISATION = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # C of scikit-learn, on standardised features
 FEATURES = ("mean", "last", "both")
@@ -26,15 +27,6 @@ STATES_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TFIDF_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # above 1: balanced TF-IDF is less sure than it could be
 MOST_TERMS = 20_000  # words and pairs, and as many letter groups
 MAX_ITERATIONS = 500
-
-
-@dataclass(frozen=True)
-class TrainingStates:
-    """Pooled states of the training records after each of `depths` blocks, in the order of the records."""
-
-    states_NLPD: NDArray[np.float32]
-    depths: tuple[int, ...]
-    shared_tokens: int
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class _Trial:
 
 def fit(
     train: Sequence[Rating],
-    found: TrainingStates,
+    found: PooledStates,
     scale: RatingScale,
     groups: Mapping[str, str],
     *,
@@ -111,7 +103,7 @@ def fit(
     )
 
 
-def _best_trial(found: TrainingStates, problem: _Problem) -> _Trial:
+def _best_trial(found: PooledStates, problem: _Problem) -> _Trial:
     """The depth, features and regularisation with the lowest out-of-fold log-loss."""
     trials = (
         _Trial(layer, features, c, _cross_validated(x_NF, problem, c))
@@ -154,14 +146,14 @@ def _regression(x_NF: Floats, label_N: NDArray[np.intp], c: float) -> tuple[NDAr
     return model.classes_, weight_KF, intercept_K - weight_KF @ mean_F
 
 
-def _classifier(best: _Trial, found: TrainingStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
+def _classifier(best: _Trial, found: PooledStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
     x_NF = features_of(found.states_NLPD[:, best.layer], best.features)
     labels, weight_KF, intercept_K = _regression(x_NF, problem.label_N, best.c)
     return StatesClassifier.model_validate(
         {
             "depth": found.depths[best.layer],
             "features": best.features,
-            "shared_tokens": found.shared_tokens,
+            "shared_tokens": found.shared,
             "inverse_regularisation": best.c,
             "labels": tuple(scale.labels[at] for at in labels),
             "intercepts": tuple(map(float, intercept_K)),

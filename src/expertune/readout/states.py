@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config, with_changes
+from ..files import atomic
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,37 @@ class TrainingPass:
     dev: Sequence[Row]
     candidates: Candidates
     place: CheckpointPlace
+
+
+@dataclass(frozen=True)
+class PooledStates:
+    """States of records after each of `depths` blocks, and the `seconds` that all took; `shared` as in BaseStates.of.
+
+    Axes: N record · L depth · P pooling (mean, last token) · D model width.
+    """
+
+    states_NLPD: States
+    depths: tuple[int, ...]
+    shared: int
+    seconds: float = 0.0
+
+    def write(self, path: Path, run_id: str) -> None:
+        """Keep the states of a run. Raises OutputError."""
+        with atomic(path) as file:
+            numbers = {"depths": self.depths, "shared": self.shared, "seconds": self.seconds}
+            np.savez(file, run_id=run_id, states=self.states_NLPD, **numbers)
+
+    @classmethod
+    def read(cls, path: Path, run_id: str) -> PooledStates | None:
+        """The kept states; None if the file is missing or of another run."""
+        try:
+            with np.load(path) as kept:
+                if str(kept["run_id"]) != run_id:
+                    return None
+                depths = tuple(map(int, kept["depths"]))
+                return cls(kept["states"], depths, int(kept["shared"]), float(kept["seconds"]))
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 class BaseStates:

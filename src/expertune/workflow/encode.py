@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
-from ..predict.score import Pass, sample_of
+from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..train.encode import Row, candidates, check_lengths, encode
@@ -36,10 +37,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         plan = plan_time(plan, dataset, rows, engine, open_seconds, ws)
-
-        def rate_base() -> Pass:
-            return rate_shown(ws.progress, engine, test, dataset.scale, "Base model: test records")
-
+        rate_base = partial(rate_shown, ws.progress, engine, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(

@@ -54,9 +54,7 @@ def write_results(
         outputs.retire(ws.folder, (outputs.READOUT,))
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
-    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
-    if readout is not None:
-        record = record.model_copy(update={"readout_info": _readout_info(readout.record)})
+    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
@@ -86,6 +84,7 @@ def _record(
     evaluated: Evaluated,
     basis: Basis,
     ws: Workspace,
+    readout: Readout | None,
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
@@ -101,6 +100,7 @@ def _record(
         ),
         fine_tuning_info=_fine_tuning_info(kept) if kept else None,
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
+        readout_info=_readout_info(readout.record) if readout else None,
         fallback_reason=why_not,
         choice=choice,
         verdict=line,
@@ -161,8 +161,7 @@ def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
 
 def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditRecord:
     about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
-    notes = (*dataset.notes, *about_model, *evaluated.notes)
-    audit = dataset.audit
+    audit, notes = dataset.audit, (*dataset.notes, *about_model, *evaluated.notes)
     return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
 
 

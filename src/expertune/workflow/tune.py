@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
+from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
 from ..export.merged import MergeTarget, merge, merged_bytes, write_merged
@@ -159,13 +160,11 @@ def _train(
 
 
 def _rated(share_RK: Sequence[Sequence[float]], encoded: EncodedDataset) -> tuple[Rated, ...]:
-    """The validation records with the label probabilities of our decoder."""
     examples, scale = encoded.dataset.examples["dev"], encoded.dataset.scale
     return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
-    """Metadata of the written GGUF files."""
     plan = encoded.plan
     return {
         "general.name": f"{plan.base.name} tuned by Expertune",
@@ -189,7 +188,6 @@ def _served_or_diverged(trained: _Trained) -> Iterator[None]:
 
 
 def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
-    """Write the merged file with these types."""
     total = merged_bytes(target.base, choices) // MEGABYTE
     with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
@@ -206,10 +204,8 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
         reread = _reread(encoded, target)
-    truth = ValidationTruth(
-        [row.label for row in encoded.rows["dev"]],
-        [dataset.split.groups.get(row.id, ("row", row.id)) for row in encoded.rows["dev"]],
-    )
+    rows = encoded.rows["dev"]
+    truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
     checked = check(trained.adapter_dev, served, reread, truth, plan.config)
     log.info("attempt %d: %s", attempt, checked.agreement)
     return checked
