@@ -23,7 +23,7 @@ def find_models(request: RunRequest, ws: Workspace) -> Models:
     server = running_server(allow_remote=request.allow_remote) if needs_server else None
     if server is not None:
         ws.stack.callback(server.close)
-    further = further_members(config.models, name, server, config.threads)
+    further = further_members(config.models, name, server, config)
     base = as_value(lambda: find_base(name, server, context=config.max_tokens + ANSWER_ROOM))
-    first = base_member(name, base if isinstance(base, Base) else None, server, config.threads)
+    first = base_member(name, base if isinstance(base, Base) else None, server, config)
     return Models(base, (first, *further))
