@@ -14,7 +14,8 @@ from ..engine.ollama.render import OllamaRenderer
 from ..engine.ollama.server import OllamaServer
 from ..errors import FineTuningNotSupportedError, UsageError
 from ..files import sha256
-from ..torch_engine import open_base, open_engine
+from ..torch_engine import NAME as TORCH
+from ..torch_engine import check_readable, open_base, open_engine
 
 LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
 
@@ -33,7 +34,7 @@ def further_members(
 ) -> list[CandidateModel]:
     """Further models of `names`, without the base.
 
-    Raises UsageError for one that is not available.
+    Raises UsageError for one that is not available, EngineError for one that `config.engine` does not read.
     """
     return [_found(name, server, config) for name in dict.fromkeys(names) if name != base]
 
@@ -45,6 +46,8 @@ def _found(name: str, server: OllamaServer | None, config: Config) -> CandidateM
         if server is None or not server.holds(name):
             raise UsageError(f"--models: {error}") from None
         return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
+    if config.engine == TORCH:
+        check_readable(located.path)
     renderer = OllamaRenderer(server, name, context=LARGEST_CONTEXT) if server is not None and located.server else None
     return CandidateModel(
         name,

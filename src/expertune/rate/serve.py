@@ -85,8 +85,8 @@ def serve(
                 served = _by_ollama(each, server, name, *options, room)
             else:
                 by = "llama.cpp" if product.readout is not None else kind  # the readout only has it write the prompts
-                config = make_config({"engine": by, "threads": threads})
-                served = _by_file(each, server, name, slots, config, room)
+                settings = make_config({"engine": by, "threads": threads})
+                served = _by_file(each, server, name, slots, settings, room)
             stack.enter_context(contextlib.closing(served.engine))
             found.append(served)
         scorers = {
