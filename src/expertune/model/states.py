@@ -32,7 +32,7 @@ def pooled_states(
     """[mean over the tokens after the first `shared`, last token] after so many blocks: (R, L, 2, D)."""
     found = np.empty((len(prompts), len(depths), 2, decoder.config.width), dtype=np.float32)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for group in groups(order, prompts, shared, PACK_TOKENS):
+    for group in pack_groups(order, prompts, shared, PACK_TOKENS):
         pack, runs = _pack([prompts[at] for at in group], shared)
         for place, x_TD in enumerate(decoder.states(pack, depths)):
             for at, (start, stop) in zip(group, runs, strict=True):
@@ -49,7 +49,7 @@ def shared_tokens(prompts: Sequence[Prompt]) -> int:
     return next((at for at in range(limit) if any(each[at] != first[at] for each in prompts)), limit)
 
 
-def groups(order: Sequence[int], prompts: Sequence[Prompt], shared: int, limit: int) -> Iterator[list[int]]:
+def pack_groups(order: Sequence[int], prompts: Sequence[Prompt], shared: int, limit: int) -> Iterator[list[int]]:
     """As many prompts at a time as a pack of `limit` tokens holds, one at least; the first `shared` are there once."""
     group, tokens = list[int](), shared
     for at in order:

@@ -12,7 +12,7 @@ import torch
 
 from ..model.decoder import Decoder
 from ..model.load import Tunable
-from ..model.states import PACK_TOKENS, groups
+from ..model.states import pack_groups
 from ..stats.metrics import confusion, macro_f1
 from .batches import DevBatch, by_length, dev_batch, groups_of, shared_beginning
 from .encode import Candidates, Row
@@ -21,7 +21,8 @@ from .rows import dev_rows
 from .trunk import Trunk
 
 ROWS_ON_CUDA = 64  # in one batch; kernels of fewer rows end before the next ones are started
-TOKENS_ON_CUDA = 32_768  # of the prompts of such a batch, when rating
+# of the prompts in one pack when rating, without their common beginning: few-shot examples may take most of a prompt
+OWN_TOKENS, OWN_TOKENS_ON_CUDA = 4096, 32_768
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ def evaluate(
 def label_log_probs(decoder: Decoder, prompts: Sequence[Sequence[int]], candidates: Candidates) -> torch.Tensor:
     """Natural-log probability of each label's own tokens after each prompt, float32 (R, K)."""
     rows = [Row("", 0, tuple(prompt), (), ()) for prompt in prompts]
-    made, tokens = (dev_rows, TOKENS_ON_CUDA) if decoder.fills_rows else (dev_batch, PACK_TOKENS)
-    scores_RK, shared = torch.empty(len(rows), len(candidates.own)), 0 if decoder.fills_rows else shared_beginning(rows)
-    for group in groups(by_length(rows), prompts, shared, tokens):
+    made, shared = (dev_rows, 0) if decoder.fills_rows else (dev_batch, shared_beginning(rows))
+    limit = shared + (OWN_TOKENS_ON_CUDA if decoder.device.type == "cuda" else OWN_TOKENS)
+    scores_RK = torch.empty(len(rows), len(candidates.own))
+    for group in pack_groups(by_length(rows), prompts, shared, limit):
         scores_RK[group] = _log_probs(decoder, made([rows[at] for at in group], candidates), candidates, None)[1]
     return scores_RK
 
