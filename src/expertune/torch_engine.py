@@ -150,7 +150,9 @@ class TorchEngine:
         return {**self._texts.describe(), **own, **self._tunable.placement.describe()}
 
     def close(self) -> None:
+        """Free the model; safe to call twice."""
         self._score.close()
+        vars(self).pop("_tunable", None)  # the weights go now, not when the collector finds the cycle with `_score`
         self._texts.close()
         if self._writer is not None:
             self._writer.close()
