@@ -33,6 +33,11 @@ class Config(BaseModel):
         "lowered, in this order, until the plan fits.",
     )
 
+    engine: Literal["llama.cpp", "torch"] = Field(
+        default="llama.cpp",
+        description="Engine that rates the records: llama.cpp, or torch: the decoder that trains.",
+    )
+
     # data
     seed: int = Field(
         default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."

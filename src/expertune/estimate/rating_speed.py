@@ -1,4 +1,4 @@
-"""Measure llama.cpp on a handful of records, and the conversion of a tensor, for the plan of a run. No torch here."""
+"""Measure the engine on a handful of records, and the conversion of a tensor, for the plan of a run. No torch here."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ def measure_rating(engine: Engine, examples: Sequence[Example], scale: RatingSca
     some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
     example, seconds = some[-1], list[float]()
     rate_examples(engine, [example], scale)  # computes the beginning that all prompts share
-    for example in some:
+    for group in [some] if engine.slots > 1 else [[each] for each in some]:
         start = time.perf_counter()
-        rate_examples(engine, [example], scale)
-        seconds.append(time.perf_counter() - start)
+        rate_examples(engine, group, scale)
+        seconds += [(time.perf_counter() - start) / len(group)] * len(group)
+        example = group[-1]
         if sum(seconds) > SECONDS:
             break
-    start = time.perf_counter()  # the prompt of the last record is still in the engine's cache
-    found = engine.generate(engine.render(example.messages), max_tokens=TOKENS)
+    prompt = engine.render(example.messages)
+    engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
+    start = time.perf_counter()
+    found = engine.generate(prompt, max_tokens=TOKENS)
     generating = time.perf_counter() - start
     return RatingSpeed(
         open_seconds=open_seconds,

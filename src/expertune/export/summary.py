@@ -49,9 +49,9 @@ class ExportSummary:
     noise: Noise | None = None
 
 
-def summarize_export(file: GGUFFile, merged: MergedModel, by_base: Pass) -> ExportSummary:
-    """The figures of a merged file; `by_base` is a pass of the base, for its speed."""
-    served, agreement = merged.checked.served, merged.checked.agreement
+def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass) -> ExportSummary:
+    """The figures of a merged file; the passes of file and base by one engine are there for their speeds."""
+    agreement = merged.checked.agreement
     by_type: dict[str, list[TypeChoice]] = {}
     for choice in merged.choices:
         by_type.setdefault(choice.type.name, []).append(choice)
@@ -65,9 +65,9 @@ def summarize_export(file: GGUFFile, merged: MergedModel, by_base: Pass) -> Expo
         agreement_passed=agreement.passed,
         agreement_rows=agreement.rows,
         rounds=merged.rounds,
-        rows_per_second=served.rows_per_second,
+        rows_per_second=by_file.rows_per_second,
         base_rows_per_second=by_base.rows_per_second,
-        prompt_tokens_per_second=served.prompt_tokens / served.seconds,
+        prompt_tokens_per_second=by_file.prompt_tokens / by_file.seconds,
         base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds,
         clear_rows=agreement.clear_rows,
         log_loss=agreement.log_loss,

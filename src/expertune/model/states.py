@@ -5,7 +5,7 @@ Axes: R prompt · L depth · P pooling · D model width · T token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ def pooled_states(
 ) -> NDArray[np.float32]:
     """[mean over the tokens after the first `shared`, last token] after so many blocks: (R, L, 2, D)."""
     found = np.empty((len(prompts), len(depths), 2, decoder.config.width), dtype=np.float32)
-    lengths = {at: len(prompt) for at, prompt in enumerate(prompts)}
-    for group in token_groups(sorted(lengths, key=lambda at: lengths[at]), lengths, shared):
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    for group in pack_groups(order, list(map(len, prompts)), shared, PACK_TOKENS):
         pack, runs = _pack([prompts[at] for at in group], shared)
         found[group] = pool(decoder.states(pack, depths), runs)
         on_prompt(len(group))
@@ -55,12 +55,13 @@ def shared_tokens(prompts: Sequence[Prompt]) -> int:
     return next((at for at in range(limit) if any(each[at] != first[at] for each in prompts)), limit)
 
 
-def token_groups(order: Sequence[int], lengths: Mapping[int, int], shared: int) -> Iterator[list[int]]:
-    """Indices in `order`, as many at a time as make a pack of PACK_TOKENS with `shared` tokens once; one at least."""
+def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit: int) -> Iterator[list[int]]:
+    """Indices in `order`, as many at a time as a pack of `limit` tokens holds, one at least; `lengths` are by index, and
+    the first `shared` tokens are there once."""
     group, tokens = list[int](), shared
     for at in order:
         own = lengths[at] - shared
-        if group and tokens + own > PACK_TOKENS:
+        if group and tokens + own > limit:
             yield group
             group, tokens = [], shared
         group.append(at)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..config import Config
 from ..engine.base import Engine
 from ..engine.base_model import Base
-from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
 from ..engine.ollama.engine import OllamaEngine
 from ..engine.ollama.render import OllamaRenderer
 from ..engine.ollama.server import OllamaServer
 from ..errors import FineTuningNotSupportedError, UsageError
 from ..files import sha256
+from ..torch_engine import NAME as TORCH
+from ..torch_engine import check_readable, open_base, open_engine
 
 LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
 
@@ -28,31 +30,36 @@ class CandidateModel:
 
 
 def further_members(
-    names: Sequence[str], base: str, server: OllamaServer | None, threads: int | None
+    names: Sequence[str], base: str, server: OllamaServer | None, config: Config
 ) -> list[CandidateModel]:
-    """Further models of `names`, without the base. Raises UsageError for one that is not available."""
-    return [_found(name, server, threads) for name in dict.fromkeys(names) if name != base]
+    """Further models of `names`, without the base.
+
+    Raises UsageError for one that is not available, EngineError for one that `config.engine` does not read.
+    """
+    return [_found(name, server, config) for name in dict.fromkeys(names) if name != base]
 
 
-def _found(name: str, server: OllamaServer | None, threads: int | None) -> CandidateModel:
+def _found(name: str, server: OllamaServer | None, config: Config) -> CandidateModel:
     try:
         located = locate(name, server)
     except FineTuningNotSupportedError as error:
         if server is None or not server.holds(name):
             raise UsageError(f"--models: {error}") from None
         return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
+    if config.engine == TORCH:
+        check_readable(located.path)
     renderer = OllamaRenderer(server, name, context=LARGEST_CONTEXT) if server is not None and located.server else None
     return CandidateModel(
         name,
         sha256(located.path),
-        lambda: LlamaCppEngine(located.path, context=LARGEST_CONTEXT, threads=threads, renderer=renderer),
+        lambda: open_engine(located.path, config, context=LARGEST_CONTEXT, renderer=renderer),
     )
 
 
-def base_member(name: str, base: Base | None, server: OllamaServer | None, threads: int | None) -> CandidateModel:
+def base_member(name: str, base: Base | None, server: OllamaServer | None, config: Config) -> CandidateModel:
     """The base as a candidate of the model set: served from its file, else by the server that has it."""
     if base is not None:
-        return CandidateModel(name, base.sha256, lambda: base.open(context=LARGEST_CONTEXT, threads=threads))
+        return CandidateModel(name, base.sha256, lambda: open_base(base, config, context=LARGEST_CONTEXT))
     if server is not None and server.holds(name):
         return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
     return CandidateModel(name, None, None)

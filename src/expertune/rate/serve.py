@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..config import make_config
+from ..config import Config, make_config
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
@@ -28,9 +28,10 @@ from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
 from ..readout.record import ReadoutRecord
 from ..readout.scorer import ReadoutScorer
 from ..readout.states import BaseStates
+from ..torch_engine import open_engine
 from .artifact import Artifact
 
-Kind = Literal["llama.cpp", "ollama"]
+Kind = Literal["llama.cpp", "torch", "ollama"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def serve(
             if kind == "ollama" and server is not None:
                 served = _by_ollama(each, server, name, *options, room)
             else:
-                served = _by_llama_cpp(each, server, name, *options, room)
+                by = "llama.cpp" if product.readout is not None else kind  # the readout only has it write the prompts
+                settings = make_config({"engine": by, "threads": threads})
+                served = _by_file(each, server, name, slots, settings, room)
             stack.enter_context(contextlib.closing(served.engine))
             found.append(served)
         scorers = {
@@ -186,15 +189,15 @@ def _local_file(name: str, server: OllamaServer) -> Path | None:
     return None
 
 
-# --- llama.cpp ---
+# --- a file: llama.cpp or torch ---
 
 
 def _needs_server(product: Artifact) -> bool:
     return product.prompts_by_server or (product.file is None and not Path(product.model_name).is_file())
 
 
-def _by_llama_cpp(
-    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, threads: int | None, context: int
+def _by_file(
+    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, config: Config, context: int
 ) -> ServedEngine:
     if product.prompts_by_server and server is None:
         raise UsageError(
@@ -211,7 +214,7 @@ def _by_llama_cpp(
                 "sha256 differs); run expertune tune again, or name that file with --model"
             )
     renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
-    engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)
+    engine = open_engine(file, config, context=context, slots=slots, renderer=renderer)
     # one more than its slots, which keep to their row: it is rendered and tokenised while the others are computed
     return ServedEngine(engine, digest or sha256(file), engine.slots + 1)
 

@@ -161,7 +161,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class DevBatch:
-    """A pack that contains each row's prompt once, followed by the row's own answer and by every candidate answer.
+    """A pack that contains each row's prompt once, followed by the row's own answer, if any, and by every candidate.
 
     `continuations` are in the order of the target places. The candidates' targets have weight 0: they add no loss.
     """
@@ -197,15 +197,16 @@ class _Targets:
 
 
 def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
-    """Pack rows so that one pass scores every label and the row's own answer."""
+    """Pack rows so that one pass scores every label and the row's own answer, if it has one."""
     packer, shared = _Packer(), shared_beginning(rows)
     prefix = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     targets, continuations = _Targets(packer), []
     for index, row in enumerate(rows):
         start, stop = packer.add((*row.prompt[shared:], *candidates.shared), prefix)
         prompt, opened = (start, stop - len(candidates.shared)), (start, stop)
-        own_answer = targets.add(row.answer, row.weights, (*prefix, prompt))
-        continuations.append(Continuation(index, None, own_answer))
+        if row.answer:
+            own_answer = targets.add(row.answer, row.weights, (*prefix, prompt))
+            continuations.append(Continuation(index, None, own_answer))
         for label, tokens in enumerate(candidates.own):
             candidate = targets.add(tokens, (0.0,) * len(tokens), (*prefix, opened))
             continuations.append(Continuation(index, label, candidate))

@@ -22,7 +22,7 @@ from ..errors import OutputError
 from ..files import atomic, size_text
 from ..model.forward_context import Pack
 from ..model.load import Tunable
-from ..model.states import token_groups
+from ..model.states import PACK_TOKENS, pack_groups
 from .batches import by_length, dev_batch, groups_of, shared_beginning, training_batch
 from .checkpoint import CheckpointPlace
 from .encode import Candidates, Row
@@ -96,8 +96,8 @@ def packs_of_all(
 ) -> Iterator[tuple[Pack, Sequence[Row]]]:
     """Packs with all segments that training and evaluation compute, and the rows of each: large ones of training rows,
     then those of an evaluation, whose common beginning depends on the rows of a pack."""
-    shared, lengths = shared_beginning(train), {at: row.length for at, row in enumerate(train)}
-    for group in token_groups(by_length(train), lengths, shared):
+    shared = shared_beginning(train)
+    for group in pack_groups(by_length(train), [row.length for row in train], shared, PACK_TOKENS):
         rows = [train[at] for at in group]
         yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared).pack, rows
     for rows in groups_of(dev, by_length(dev), dev_rows):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 
-from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..engine.base import Engine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
@@ -14,6 +15,7 @@ from ..evaluate.judgement import rate_shown
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
+from ..torch_engine import open_base
 from ..train.encode import Row, candidates, check_lengths, encode
 from .plan_time import plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
@@ -28,9 +30,9 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     config, base = plan.config, plan.base
     start = time.perf_counter()
-    opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
+    opened = open_base(base, config, context=config.max_tokens + ANSWER_ROOM)
     open_seconds = time.perf_counter() - start
-    with ws.stage("read"), opened as engine:
+    with ws.stage("read"), closing(opened) as engine:
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
@@ -52,9 +54,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         )
 
 
-def _token_rows(
-    engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
-) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+def _token_rows(engine: Engine, plan: TrainingPlan, ws: Workspace) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
     """Token rows by part, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     examples = [example for part in dataset.examples.values() for example in part]

@@ -13,6 +13,7 @@ from ..modelset.fit import FEW_SHOT, ModelSet, predict_test, rate_member
 from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
+from ..torch_engine import open_base
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
@@ -104,7 +105,8 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
 
     def rate() -> Pass:
-        with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
+        opened = open_base(plan.base, plan.config, context=encoded.context, file=tuned.file)
+        with contextlib.closing(opened) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
             return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)

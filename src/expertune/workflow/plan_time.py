@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..config import Config, with_changes
-from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..engine.base import Engine
 from ..errors import ExpertuneError, UsageError
 from ..estimate.job import LEAST_BUDGET, JobPlan, Speeds, Work, plan_job
 from ..estimate.plan import blocks_of, shape_of, training_speed
@@ -30,7 +30,7 @@ def plan_time(
     plan: TrainingPlan,
     dataset: Dataset,
     rows: Mapping[str, Sequence[Row]],
-    engine: LlamaCppEngine,
+    engine: Engine,
     open_seconds: float,
     ws: Workspace,
 ) -> TrainingPlan:
@@ -66,7 +66,7 @@ def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) ->
 
 
 def _measured(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], engine: LlamaCppEngine, open_seconds: float
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], engine: Engine, open_seconds: float
 ) -> tuple[Work, Speeds]:
     config, path, shape = plan.config, plan.base.path, shape_of(rows["train"])
     speeds = Speeds(

@@ -22,7 +22,8 @@ from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
 from ..modelset.tfidf_classifier import out_of_fold
-from ..predict.score import Rated
+from ..predict.score import Pass, Rated
+from ..torch_engine import NAME as TORCH
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.interrupt import stop_after_step
@@ -85,9 +86,10 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
             merged = merge(
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
-            export = summarize_export(file, merged, encoded.test)
-    _require_gain_over_base(merged.checked.reread, trained, encoded)
-    return Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded)
+            by_file = merged.checked.reread if plan.config.engine == TORCH else merged.checked.served
+            export = summarize_export(file, merged, by_file, encoded.test)
+    _require_gain_over_base(merged.checked.reread.rated, trained, encoded)
+    return Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded)
 
 
 def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
@@ -203,7 +205,7 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     ):
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
-        reread = _reread(encoded, target)
+        reread = _reread(encoded, target, served.prompt_tokens)
     rows = encoded.rows["dev"]
     truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
     checked = check(trained.adapter_dev, served, reread, truth, plan.config)
@@ -211,7 +213,7 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     return checked
 
 
-def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
+def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) -> Pass:
     """The validation records by the merged file in our decoder; its adapter is fresh and changes nothing."""
     from ..model.load import load, place
     from ..train.batches import rows_of_evaluation
@@ -220,8 +222,11 @@ def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
     config = encoded.plan.config
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
+        start = time.perf_counter()
         found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
-    return _rated(found.log_probabilities_RK.exp().tolist(), encoded)
+        seconds = time.perf_counter() - start
+    rated = _rated(found.log_probabilities_RK.exp().tolist(), encoded)
+    return Pass(rated, seconds, len(rated) / seconds, prompt_tokens)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import EngineError, ModelFileError
 from ...gguf.read import read_metadata
 from ...machine import usable_cores
-from ..base import Generation, Message, Scores
+from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
 from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
@@ -165,7 +165,7 @@ class LlamaCppEngine:
         prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
-        self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
+        check_room(len(start) + max((len(tail) for tail in tails), default=0), self.context)
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
             following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
             walk = following.walk if self._walking.allowed else None
@@ -180,7 +180,7 @@ class LlamaCppEngine:
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
-        self._check_room(len(tokens) + 1)
+        check_room(len(tokens) + 1, self.context)
         body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         if schema is not None:
             body["grammar"] = schema_grammar(schema)
@@ -190,13 +190,6 @@ class LlamaCppEngine:
 
     def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
         return self._server.ask("/completion", {**body, "response_fields": fields})
-
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self.context:
-            raise EngineError(
-                f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
-                "shorten the row or raise the context"
-            )
 
     @contextmanager
     def _slot(self) -> Iterator[int]:
