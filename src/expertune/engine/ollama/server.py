@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import EngineError, ExpertuneError, UsageError
 from .errors import Unavailable, explained
 from .host import checked_url
+from .model import BLOB, shown
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0  # loading a large model comes before its first answer
@@ -26,6 +27,7 @@ PATIENCE_SECONDS = 60.0  # how long a busy or vanished server is asked again
 FIRST_WAIT, LONGEST_WAIT = 0.1, 8.0  # seconds between two attempts, doubled each time
 UPLOAD_BLOCK = 1 << 20  # bytes
 UNLOAD_SECONDS = 5.0
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError)  # what reading an answer of another form raises
 # Sent with each request that loads a model: under OLLAMA_KEEP_ALIVE=0 the server would load it anew for every record.
 # Ollama's own default, so that the memory is freed in time even after kill -9.
 KEEP_ALIVE = "5m"
@@ -150,6 +152,16 @@ class OllamaServer:
         """Template, system, parameters, details … of a model. Raises UsageError where it is not there."""
         return dict(self.ask("POST", "/api/show", {"model": model}))
 
+    def models_folder(self) -> str | None:
+        """The folder that the server keeps its models in, by the path of one; None where it names no path."""
+        for each in self.tags():
+            with contextlib.suppress(ExpertuneError, *MALFORMED):
+                for path in shown(each["name"], self.show(each["name"])).weights:
+                    folder, _, blob = path.replace("\\", "/").rpartition("/blobs/")
+                    if BLOB.search(blob):
+                        return path[: len(folder)]
+        return None
+
     def holds(self, model: str) -> bool:
         """Check whether a model of that name is there."""
         return full_name(model) in {full_name(each["name"]) for each in self.tags()}
@@ -218,7 +230,7 @@ class OllamaServer:
 
     def _release(self, model: str) -> None:
         """Unload a model at the end of its use, which no failure of the server may hide."""
-        with contextlib.suppress(ExpertuneError, LookupError, TypeError):
+        with contextlib.suppress(ExpertuneError, *MALFORMED):
             self.unload(model)
 
     def __enter__(self) -> OllamaServer:
