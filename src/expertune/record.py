@@ -197,7 +197,8 @@ class Registration(Section):
 
     `reason` and `command` (to continue with) are set if it was refused, the other fields if it was registered: `digest`
     is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` the number of
-    prompts compared, `overridden` the gate failures that --force overrode.
+    prompts compared, `decisions` a line on the decision answers of a decision model, `overridden` the gate failures
+    that --force overrode.
     """
 
     name: str
@@ -211,6 +212,7 @@ class Registration(Section):
     bytes: str | None = None
     agreement: ServedAgreement | None = None
     prompts: int | None = None
+    decisions: str | None = None
     overridden: tuple[str, ...] = ()
     replaced: bool = False
 

@@ -288,15 +288,21 @@ def _reference_run(known: Known, progress: Progress) -> str:
 
 
 def _ollama() -> list[tuple[str, str]]:
-    """The server or why there is none, and the models folders on this disk."""
+    """The server or why there is none, and the models folders: the one that the server names, those on this disk."""
+    from ..engine.ollama.disk import readable
     from ..engine.ollama.server import OllamaServer
 
+    here, theirs, none = folders(), None, "none on this disk (OLLAMA_MODELS can name one)"
     try:
         with OllamaServer() as server:
             lines = [("Ollama", f"{server.url}, version {server.version_text}")]
+            theirs = server.models_folder()
+            none = "the server was asked; it has no models, whose files would name its folder, and none is on this disk"
     except ExpertuneError as error:
         lines = [("Ollama", str(error))]
-    return lines + [("models folder", line) for line in folders() or ["none on this disk (OLLAMA_MODELS can name one)"]]
+    if theirs is not None and not any(line.startswith(theirs) for line in here):
+        here.insert(0, f"{theirs} (named by the server{'' if readable(Path(theirs)) else '; not readable here'})")
+    return lines + [("models folder", line) for line in here or [none]]
 
 
 def folders() -> list[str]:

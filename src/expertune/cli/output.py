@@ -69,6 +69,8 @@ def print_registration(registration: Registration) -> None:
             f"average) and {agreement.chat_labels:.0%} also by a plain /api/chat."
         )
     print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
+    if registration.decisions:
+        print(registration.decisions)
     for line in registration.overridden:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {registration.name}")

@@ -52,6 +52,7 @@ def rate(
     """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
+    from ..rate.registered_sample import change_since_registration
     from ..rate.runner import rate_file
     from ..rate.serve import serve
     from .output import print_tally
@@ -60,15 +61,10 @@ def rate(
     loaded = load_product(with_, product)
     options = {"slots": slots, "context": context, "allow_remote": allow_remote, "votes": votes}
     with Progress() as progress, serve(loaded, engine, model=model, threads=threads or None, **options) as served:
+        if changed := change_since_registration(loaded, served):
+            progress.say(f"warning: {changed}")
         tally = rate_file(
-            new,
-            target,
-            loaded,
-            served,
-            progress.stage,
-            rationale=rationale,
-            calibrated=calibration,
-            journal=journal,
+            new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
         )
     print_tally(tally, target)
 

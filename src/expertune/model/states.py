@@ -56,8 +56,10 @@ def shared_tokens(prompts: Sequence[Prompt]) -> int:
 
 
 def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit: int) -> Iterator[list[int]]:
-    """Indices in `order`, as many at a time as a pack of `limit` tokens holds, one at least; `lengths` are by index, and
-    the first `shared` tokens are there once."""
+    """Indices in `order`, as many at a time as a pack of `limit` tokens holds, one at least.
+
+    `lengths` are by index; the first `shared` tokens are there once.
+    """
     group, tokens = list[int](), shared
     for at in order:
         own = lengths[at] - shared

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DatasetError, ModelSetConfigError, UsageError
+from ..export.agreement import Noise
 from ..files import sha256
 from ..modelset.config import ModelSetConfig, read
 from ..outputs import METADATA, MODEL_SET, READOUT
@@ -34,7 +35,8 @@ class Artifact:
     did not have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if
     not the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
     sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
-    than the base model can give an opinion; each member is then asked by its own messages.
+    than the base model can give an opinion; each member is then asked by its own messages. `noise` is how far
+    two correct readers of the tuned file differ, where the run measured it.
     """
 
     kind: Product
@@ -53,6 +55,7 @@ class Artifact:
     trust: Uncertainty
     model_set: ModelSetConfig | None = None
     readout: ReadoutRecord | None = None
+    noise: Noise | None = None
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -115,6 +118,7 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         seed=record.seed,
         config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
         trust=checked_uncertainty(record.rating, scale),
+        noise=record.export.noise if record.export else None,
     )
 
 

@@ -66,11 +66,11 @@ def write_results(
 def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
     """Move the tuned file into place; for a model set retire the tuned files of an earlier run."""
     if kept is None:
-        outputs.retire(ws.folder, outputs.TUNED_FILES)
+        outputs.retire(ws.folder, (*outputs.TUNED_FILES, outputs.REGISTRATION_SAMPLE))
         return
     encoded = kept.encoded
     kept.file.replace(ws.folder / outputs.MODEL)
-    outputs.retire(ws.folder, (outputs.MODEL_SET,))
+    outputs.retire(ws.folder, (outputs.MODEL_SET, outputs.REGISTRATION_SAMPLE))
     system = None if encoded.folds_system else basis.dataset.system
     outputs.write_modelfile(ws.folder, encoded.plan.base.located, system=system)
 

@@ -178,6 +178,10 @@ class LlamaCppEngine:
             self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
         return self._plain
 
+    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer of /v1/systemone to a `state` and `questions`. Raises EngineError for a file without decisions."""
+        return self._server.ask("/v1/systemone", dict(body))
+
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
         check_room(len(tokens) + 1, self.context)

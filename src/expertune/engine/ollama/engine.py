@@ -193,7 +193,7 @@ class OllamaEngine:
         }
 
     def close(self) -> None:
-        """Free the tokenizer and what was loaded from the file; the server and its model stay."""
+        """Free the tokenizer and what was loaded from the file; the server, when closed, unloads its model."""
         for engine in (self._tokenizer, self._by_file):
             if engine is not None:
                 engine.close()
