@@ -86,7 +86,7 @@ def make_scale(mapping: Mapping[Any, Any], *, ordinal: bool | None = None) -> Ra
 
 
 def _label_text(key: Any) -> str:
-    if not isinstance(key, str) or not fold(key):
+    if not isinstance(key, str) or not fold(key).strip("? "):
         raise DatasetError(f"rating mapping: {key!r} is not a label; use words (or whole numbers for raw codes)")
     return key.strip()
 
