@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..ratings.cells import as_text, filled, is_blank
+from ..ratings.cells import as_text, filled, identifier, is_blank
 from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE
 from ..ratings.normalize import words
 from ..ratings.read import RecordFile, Table, check_text, open_records, rating_values, read_ratings, read_table
@@ -73,7 +73,11 @@ def read_reviewed(path: Path, scale: RatingScale) -> tuple[list[Reviewed], int]:
     """The rows with a reviewer's rating (a value or a label), and how many have none. Raises DatasetError."""
     table = read_table(path)
     rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))
-    done = tuple((row, cells) for row, cells in table.records if not is_blank(cells.get(rating)))
+    done = tuple(
+        (row, cells)
+        for row, cells in table.records
+        if not is_blank(cells.get(rating)) or scale.value_of(cells.get(rating)) is not None
+    )
     rated = Table(table.source, table.columns, done)
     check_text(rated, prompt)
     values = rating_values(rated, rating, scale)
@@ -117,7 +121,7 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
     table = Table(str(records.path), records.columns, ())
     names = {name: table.find(columns) for name, columns in _OURS.items()}
-    taken = {as_text(record.cells.get(names["id"] or "")) for batch in records.batches(BATCH) for record in batch}
+    taken = {identifier(record.cells, names["id"]) for batch in records.batches(BATCH) for record in batch}
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
@@ -126,7 +130,7 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
         if names["rationale"]:
             cells[names["rationale"]] = row.note
         if names["id"]:
-            wanted = as_text(cells[names["id"]]) or f"review-{row.row}"
+            wanted = identifier(cells, names["id"]) or f"review-{row.row}"
             number, own = 1, wanted
             while own in taken:
                 number += 1

@@ -7,7 +7,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
+
+from .cells import as_whole
 
 # Ways to write one rating. A family counts only where one of its members is a label of the mapping.
 FAMILIES = (
@@ -121,15 +124,13 @@ def fold(text: str) -> str:
 
 
 def as_whole_number(raw: Any) -> int | None:
-    """Convert 1, 1.0, "1", "1.0" and NumPy's numbers to 1; return None for anything else, also for booleans."""
+    """Convert 1, 1.0, "1", "1.0", Decimal and NumPy's numbers to 1; return None for all else, also for booleans."""
     if isinstance(raw, bool):
         return None
     if isinstance(raw, str):
         match = _WHOLE_NUMBER.fullmatch(raw.strip().replace("−", "-"))
         return int(match[1]) if match else None
-    if isinstance(raw, numbers.Integral):
-        return int(raw)
-    return int(float(raw)) if isinstance(raw, numbers.Real) and float(raw).is_integer() else None
+    return as_whole(raw) if isinstance(raw, (numbers.Real, Decimal)) else None
 
 
 def words(text: str) -> list[str]:
