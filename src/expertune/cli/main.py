@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -292,6 +293,9 @@ app.command("merge-review")(merge_review)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Errors are one line; --debug adds the traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal cannot show must not end a run
+            stream.reconfigure(errors="replace")
     warnings.showwarning = _one_line_warning
     warnings.simplefilter("always", DatasetTooSmallWarning)
     warnings.simplefilter("always", RenamedSettingWarning)
