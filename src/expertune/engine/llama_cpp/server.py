@@ -21,6 +21,7 @@ from .http import JsonClient
 SILENT, ERRORS = -1, 1  # llama.cpp's verbosity
 LOAD_ERROR = "error loading model: "
 FAILED = 3  # exit code of a child whose model llama.cpp could not load
+KILLED = -9  # SIGKILL
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
 
 
@@ -124,6 +125,8 @@ def attempt(launch: Launch) -> str:
         env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
         check=False,
     )
+    if child.returncode == KILLED:
+        return "cannot load it: the system ended it, most likely for want of memory"
     return "" if child.returncode == 0 else _reason(child.stderr, aborted=child.returncode != FAILED)
 
 
