@@ -14,7 +14,7 @@ import typer
 from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
 from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
-from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
+from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics, replace_letters_that_cannot_be_shown
 from .predict import merge_review, rate, review
 
 if TYPE_CHECKING:
@@ -292,6 +292,7 @@ app.command("merge-review")(merge_review)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Errors are one line; --debug adds the traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    replace_letters_that_cannot_be_shown()
     warnings.showwarning = _one_line_warning
     warnings.simplefilter("always", DatasetTooSmallWarning)
     warnings.simplefilter("always", RenamedSettingWarning)

@@ -105,6 +105,8 @@ def print_merged(merged: MergedReview, output: Path) -> None:
     )
     for line in merged.conflicts:
         print(f"conflict, left out: {line}")
+    for line in merged.damaged:
+        print(f"damaged, left out: {line}")
     if merged.renamed:
         print(f"note: {merged.renamed:,} records have a Row_ID that was in use; it got a suffix")
     if merged.journalled is not None:

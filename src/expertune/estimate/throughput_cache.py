@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from .. import __version__
 from ..config import Config
 from ..errors import OutputError
-from ..files import write_json
+from ..files import cache_folder, write_json
 from ..machine import usable_cores
 from ..model.memory import RowShape
 from .capability import TrainingThroughput
@@ -31,9 +31,7 @@ Speed = TypeVar("Speed", TrainingThroughput, RatingSpeed)
 
 
 def cache_file() -> Path:
-    """Path of the cache: $XDG_CACHE_HOME/expertune/rates.json, or under ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path.home() raises without a home
-    return Path(base) / "expertune" / "rates.json"
+    return cache_folder() / "rates.json"
 
 
 def cached_speed(kind: type[Speed], model: Path, shape: RowShape, config: Config) -> Speed | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import FineTuningNotSupportedError, ModelFileError
-from ..gguf.read import GGUFFile
+from ..gguf.read import GGUFFile, why_not_generative
 from .config import ModelConfig
 from .families import FAMILIES
 from .tensors import check_tensors
@@ -24,6 +24,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
         raise FineTuningNotSupportedError(
             f"{file.path}: is one part of a split model; merge the parts with llama-gguf-split --merge"
         )
+    if kind := why_not_generative({key: file.metadata(key) for key in file.fields if "tokenizer" not in key}):
+        raise FineTuningNotSupportedError(f"{file.path}: is {kind}, which cannot rate; choose a chat model")
     family = str(file.metadata("general.architecture", ""))
     if family not in FAMILIES:
         raise FineTuningNotSupportedError(

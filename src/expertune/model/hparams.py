@@ -25,6 +25,8 @@ SHARED_EXPERT = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 ATTENTION_BIASES = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias")
+# GGML_ASSERT(n_embd_head == n_rot) in src/models/FAMILY.cpp
+WHOLE_HEADS = ("granite", "olmo2", "qwen2", "qwen3", "qwen3moe", "smollm3", "starcoder2")
 WIDEST = 1 << 16  # no head is this wide; stops a damaged file from using all memory
 FEED_FORWARD_BIASES = ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias")
 
@@ -59,9 +61,23 @@ class Keys:
             raise self.damaged(f"metadata declare {count} blocks, but the file has only {tensors} tensors")
         return count
 
+    def context(self) -> int:
+        """Number of positions. Raises ModelFileError if there is only one, on which llama.cpp would abort."""
+        count = self.count("context_length")
+        if count < 2:
+            raise ModelFileError(
+                f"{self.file.path}: {self.family}.context_length is {count}, too few for any text; re-export the model"
+            )
+        return count
+
     def rotated(self, head_width: int, name: str = "rope.dimension_count") -> int:
-        """Number of rotated elements of a head. Raises ModelFileError if it exceeds the head width."""
+        """Number of rotated elements of a head. Raises ModelFileError for a number that llama.cpp would abort on."""
         count = self.count(name, head_width)
+        if count < head_width and self.family in WHOLE_HEADS:
+            raise ModelFileError(
+                f"{self.file.path}: {self.family}.{name} is {count}, but llama.cpp rotates whole heads ({head_width} "
+                f"elements) of a {self.family} model; re-export the model"
+            )
         if count > head_width:
             raise self.damaged(f"{self.family}.{name} is {count}, but a head has only {head_width} elements")
         return count
@@ -116,7 +132,7 @@ def decoder(
         layers=layers,
         width=width,
         vocabulary=file.info("token_embd.weight").rows,
-        context=keys.count("context_length"),
+        context=keys.context(),
         epsilon=keys.real("attention.layer_norm_epsilon" if layernorm else "attention.layer_norm_rms_epsilon", 1e-5),
         layernorm=layernorm,
     )

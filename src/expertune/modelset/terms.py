@@ -74,7 +74,7 @@ def _terms(lines: Sequence[str]) -> set[str]:
 
 
 def _is_word(token: str) -> bool:
-    return len(token) > 1 and not any(letter.isdigit() for letter in token)
+    return len(token) > 1 and token[0].isalpha() and not any(letter.isdigit() for letter in token)
 
 
 def _surest(own: Counts, total: Counts, shared: set[str]) -> tuple[Term, ...]:

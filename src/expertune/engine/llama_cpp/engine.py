@@ -11,15 +11,16 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import EngineError, ModelFileError
-from ...gguf.read import read_metadata
+from ...gguf.read import read_metadata, why_not_generative
 from ...machine import usable_cores
 from ..base import Generation, Message, Scores, check_room
-from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
+from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
 from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
 from .context import largest_context
 from .server import EmbeddedServer, Launch
+from .trial import check_runs
 
 REMEMBERED = 256  # answers whose tokens are kept
 
@@ -48,7 +49,9 @@ class LlamaCppEngine:
     ) -> None:
         with _as_engine_error():
             metadata = read_metadata(model)
+            _check_generates(model, metadata)
             largest = largest_context(model, metadata)
+            check_runs(model, min(context or largest, largest))
             if adapter is not None:
                 read_metadata(adapter)
         self.model, self.adapter = model, adapter
@@ -77,8 +80,9 @@ class LlamaCppEngine:
 
     def render(self, messages: Sequence[Message]) -> str:
         if self._renderer is not None:
-            return self._renderer(messages)
-        return self._render(fold_system(messages) if self.folds_system else messages) + self._lead
+            return checked(self._renderer(messages), messages)
+        prompt = self._render(fold_system(messages) if self.folds_system else messages)
+        return checked(prompt, messages) + self._lead
 
     def tokenize(self, prompt: str) -> list[int]:
         return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
@@ -237,6 +241,11 @@ def _bytes(piece: str | list[int]) -> bytes:
 
 def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
+
+
+def _check_generates(model: Path, metadata: Mapping[str, Any]) -> None:
+    if kind := why_not_generative(metadata):
+        raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
 
 
 @contextmanager
