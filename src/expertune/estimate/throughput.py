@@ -19,7 +19,7 @@ from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.config import LayerConfig, ModelConfig
 from ..model.load import Tunable, load, place
-from ..model.memory import TOKENS_AT_ONCE, RowShape, matrices
+from ..model.memory import RowShape, matrices, tokens_at_once
 from ..model.target_modules import first_adapted
 from ..train.encode import Candidates, Row
 from ..train.evaluate import evaluate
@@ -42,10 +42,10 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
     with GGUFFile(path) as file:
         spec, placement = read_config(file), place(file, config)
         work = [_work(file, spec, index, shape) for index in range(len(spec.layers))]
-        # a run may take larger packs (`tokens_at_once`), with which it is a few per cent faster
-        rows = shape.pack_rows(config.batch_size, TOKENS_AT_ONCE[placement.device.type])
-        config = with_recipe(file, with_changes(config, batch_size=rows, gradient_accumulation_steps=1))
+        config = with_recipe(file, config)
         first = first_adapted(spec, config.layers)
+        rows = shape.pack_rows(config.batch_size, tokens_at_once(placement.device.type, spec, first))
+        config = with_changes(config, batch_size=rows, gradient_accumulation_steps=1)
         few = sorted({1, min(len(work), 1 + whole_blocks(spec.layers, work))})
         parts, loading = [], []
         for count in few:

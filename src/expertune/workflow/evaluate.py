@@ -11,7 +11,7 @@ from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import READOUT, TUNE
 from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
-from ..predict.score import Pass, Rated, sample_of
+from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
 from .readout import Readout
@@ -82,7 +82,19 @@ def _judged(rated: _Rated, basis: Basis) -> Evaluated:
         others=rated.others,
         conformal=uncertainty.conformal,
     )
-    return Evaluated(judgement, uncertainty, rated.notes)
+    return Evaluated(judgement, uncertainty, (*rated.notes, *_answers_note(rated)))
+
+
+def _answers_note(rated: _Rated) -> tuple[str, ...]:
+    """A note if the tuned model was asked for no more free answers (see `rate_examples`)."""
+    tuned = rated.test if rated.name == TUNED else rated.others.get(TUNED)
+    answers = sum(each.answer is not None for each in tuned.rated) if tuned else 0
+    if tuned is None or answers != FIRST_ANSWERS or answers == len(tuned.rated):
+        return ()
+    return (
+        f"the tuned model ended none of its first {answers} free-text answers within {LONGEST_ANSWER} tokens; "
+        "it was asked for no more",
+    )
 
 
 def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Workspace) -> _Rated:
