@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2", "gemma3"], help="of these, or paths of GGUF files")
     parser.add_argument("--model-dir", type=Path, help="where the real models are kept (default: the cache)")
-    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--prompts", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="also write the table into bench/README.md")
     options = parser.parse_args()

@@ -43,7 +43,9 @@ def test_states_equal_llama_cpps(model: Path, tmp_path: Path) -> None:
         blocks = len(read_config(file).layers)
     for depth in (blocks // 2, blocks):
         found = state_differences(model, prompts_of(model)[1], depth, tmp_path)
-        assert found.largest < 1e-3 and found.mean < 1e-4, depth
+        # llama.cpp reads Gemma's GELU from a table in half precision
+        limit = 5e-3 if "gemma" in model.name else 5e-5
+        assert found.largest < limit and found.mean < limit / 5, depth
 
 
 def test_probabilities_of_the_labels_equal_llama_cpps(model: Path, tmp_path: Path) -> None:
