@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..config import Config
 from ..errors import UsageError
 from ..model.memory import LABEL_TOKENS, RowShape
+from ..predict.score import LONGEST_ANSWER
 from .capability import TrainingThroughput
 
 TITLES = {
@@ -28,7 +29,6 @@ TITLES = {
     "report": "Report",
 }
 ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a word takes as long as a record
-LONGEST_ANSWER = 160  # tokens (predict/score.py: rate_examples)
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 RESERVE = 0.1  # of the time given, for the error of the estimate
 BASE_SAMPLE = 100  # test records of the untuned base, which is only compared with

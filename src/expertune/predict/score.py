@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
 Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
+FIRST_ANSWERS, LONGEST_ANSWER = 5, 160  # free answers that are asked for first; tokens of one at most
 
 
 @dataclass(frozen=True)
@@ -189,25 +190,38 @@ def rate_examples(
     scale: RatingScale,
     *,
     answered: Collection[str] = (),
-    max_tokens: int = 160,
+    max_tokens: int = LONGEST_ANSWER,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Rated]:
     """Predict the label of every example, in the order given, `engine.slots` at a time.
 
     Each record whose id is in `answered` also gets a greedy answer of at most `max_tokens` without a grammar: what the
-    model writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
+    model writes when nothing constrains it. A model that ends none of the first FIRST_ANSWERS is asked for no more.
+    `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
-    pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
-    try:
-        futures = [
-            pool.submit(_rate, engine, example, scale, example.id in answered, max_tokens) for example in examples
-        ]
-        for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
+    asked = [example for example in examples if example.id in answered]
+    pool, found = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate"), dict[int, Rated]()
+
+    def rate(places: Iterable[int], ids: Collection[str]) -> int:
+        """Rate the examples at these places; the number of answers that the model ended."""
+        ended = 0
+        futures = {
+            pool.submit(_rate, engine, examples[at], scale, max_tokens if examples[at].id in ids else 0): at
+            for at in places
+        }
+        for future in as_completed(futures):
+            found[futures[future]], ends = future.result()
+            ended += ends
             if on_row is not None:
-                on_row(done, len(futures))
-        return [future.result() for future in futures]
+                on_row(len(found), len(examples))
+        return ended
+
+    try:
+        first = {example.id for example in asked[:FIRST_ANSWERS]}
+        ended = rate([at for at, example in enumerate(examples) if example.id in first], first)
+        rate([at for at in range(len(examples)) if at not in found], answered if ended else ())
+        return [found[at] for at in range(len(examples))]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -228,12 +242,14 @@ def rate_pass(
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
 
 
-def _rate(engine: Engine, example: Example, scale: RatingScale, generate: bool, max_tokens: int) -> Rated:
+def _rate(engine: Engine, example: Example, scale: RatingScale, answer_tokens: int) -> tuple[Rated, bool]:
+    """The rated record, and True if it has a free answer that the model ended."""
     prompt = engine.render(example.messages)
     found = score_labels(engine, prompt, scale, row=example.id)
     rated = Rated.of(example.id, found.probabilities, scale, exact=found.exact)
-    if not generate:
-        return rated
-    answer = engine.generate(prompt, max_tokens=max_tokens).text
-    state, value, _ = parse_answer(answer, scale)
-    return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable", answer_value=value)
+    if not answer_tokens:
+        return rated, False
+    answer = engine.generate(prompt, max_tokens=answer_tokens)
+    state, value, _ = parse_answer(answer.text, scale)
+    state = "rated" if state == "rated" else "unparsable"
+    return replace(rated, answer=answer.text, answer_state=state, answer_value=value), answer.finished

@@ -11,7 +11,7 @@ from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import FEW_SHOT, ModelSet, predict_test, rate_member
-from ..predict.score import Pass, Rated, sample_of
+from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
 from ..torch_engine import open_base
@@ -96,7 +96,18 @@ def _judged(
     others = {other: each for other, each in passes.items() if other != name}
     conformal = uncertainty.conformal
     judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)
-    return Evaluated(judgement, uncertainty, notes)
+    return Evaluated(judgement, uncertainty, (*notes, *_answers_note(passes.get(TUNED))))
+
+
+def _answers_note(tuned: Pass | None) -> tuple[str, ...]:
+    """A note if the tuned model was asked for no more free answers (see `rate_examples`)."""
+    answers = sum(each.answer is not None for each in tuned.rated) if tuned else 0
+    if tuned is None or answers != FIRST_ANSWERS or answers == len(tuned.rated):
+        return ()
+    return (
+        f"the tuned model ended none of its first {answers} free-text answers within {LONGEST_ANSWER} tokens; "
+        "it was asked for no more",
+    )
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
