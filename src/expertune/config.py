@@ -33,9 +33,10 @@ class Config(BaseModel):
         "lowered, in this order, until the plan fits.",
     )
 
-    engine: Literal["llama.cpp", "torch"] = Field(
-        default="llama.cpp",
-        description="Engine that rates the records: llama.cpp, or torch: the decoder that trains.",
+    engine: Literal["auto", "llama.cpp", "torch"] = Field(
+        default="auto",
+        description="Engine that rates: llama.cpp, or torch: the decoder that trains, which is faster. auto: "
+        "llama.cpp for the tuned file, as it will be served, and torch for the base that it is compared with.",
     )
 
     # data

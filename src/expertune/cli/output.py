@@ -149,7 +149,8 @@ def _training_lines(record: RunRecord) -> list[str]:
         f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
         f"label for {export.agreement:.1%} of {_compared(export)}.",
         *_noise_lines(export),
-        f"It rates {export.rows_per_second:.1f} records/s, its base {export.base_rows_per_second:.1f}.",
+        f"It rates {export.rows_per_second:.1f} records/s"
+        + (f", its base {export.base_rows_per_second:.1f}." if export.base_rows_per_second else "."),
     ]
     if not export.agreement_passed:
         lines.append(f"Warning: {disagreement(export, record.config)}")

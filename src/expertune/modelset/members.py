@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..config import Config
+from ..config import Config, with_changes
 from ..engine.base import Engine
 from ..engine.base_model import Base
 from ..engine.locate import locate
@@ -15,18 +15,27 @@ from ..engine.ollama.server import OllamaServer
 from ..errors import FineTuningNotSupportedError, UsageError
 from ..files import sha256
 from ..torch_engine import NAME as TORCH
-from ..torch_engine import check_readable, open_base, open_engine
+from ..torch_engine import check_readable, compares_by_torch, open_base, open_engine
 
 LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
 
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """A model by its name; `digest` is the sha256 of its file. `open` is None where no engine can serve it here."""
+    """A model by its name; `digest` is the sha256 of its file. `open` is None where no engine can serve it here.
+
+    `open_to_compare` serves it where another product will be used: our decoder is faster than what serves the model.
+    """
 
     name: str
     digest: str | None
     open: Callable[[], Engine] | None
+    open_to_compare: Callable[[], Engine] | None = None
+
+    @property
+    def compared(self) -> CandidateModel:
+        """The model as a rater that another product is compared with."""
+        return self if self.open_to_compare is None else replace(self, open=self.open_to_compare)
 
 
 def further_members(
@@ -59,7 +68,15 @@ def _found(name: str, server: OllamaServer | None, config: Config) -> CandidateM
 def base_member(name: str, base: Base | None, server: OllamaServer | None, config: Config) -> CandidateModel:
     """The base as a candidate of the model set: served from its file, else by the server that has it."""
     if base is not None:
-        return CandidateModel(name, base.sha256, lambda: open_base(base, config, context=LARGEST_CONTEXT))
+        by_torch = with_changes(config, engine=TORCH)
+        return CandidateModel(
+            name,
+            base.sha256,
+            lambda: open_base(base, config, context=LARGEST_CONTEXT),
+            (lambda: open_base(base, by_torch, context=LARGEST_CONTEXT))
+            if compares_by_torch(base.path, config)
+            else None,
+        )
     if server is not None and server.holds(name):
         return CandidateModel(name, None, lambda: OllamaEngine(server, name, context=LARGEST_CONTEXT))
     return CandidateModel(name, None, None)

@@ -168,7 +168,7 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
         if names["rationale"]:
             cells[names["rationale"]] = row.note
         if names["id"]:
-            wanted = identifier(cells, names["id"]) or f"review-{row.row}"
+            wanted = identifier({names["id"]: cells.get(names["id"])}, names["id"]) or f"review-{row.row}"
             number, own = 1, wanted
             while own in taken:
                 number += 1

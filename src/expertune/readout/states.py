@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from ..config import Config, with_changes
 from ..files import atomic
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..model.forward_context import Pack
     from ..train.checkpoint import CheckpointPlace
     from ..train.encode import Candidates, Row
 
@@ -114,7 +111,7 @@ class BaseStates:
         depths = tuple(sorted({*self.depths, self._trunk}))
         found: dict[int, States] = {}
 
-        def stream(pack: Pack, rows: Sequence[Row]) -> torch.Tensor:
+        def stream(pack: Any, rows: Sequence[Row]) -> Any:
             by_depth = dict(zip(depths, decoder.states(pack, depths), strict=True))
             if rows[0].id in at:
                 pooled = pool([by_depth[depth] for depth in self.depths], prompt_runs(pack, rows, shared))

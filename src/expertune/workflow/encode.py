@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 
+from ..config import with_changes
 from ..engine.base import Engine
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
@@ -15,9 +17,10 @@ from ..evaluate.judgement import rate_shown
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
-from ..torch_engine import open_base
+from ..torch_engine import NAME as TORCH
+from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Row, candidates, check_lengths, encode
-from .plan_time import plan_time
+from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
@@ -29,17 +32,19 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
 
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     config, base = plan.config, plan.base
+    context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
-    opened = open_base(base, config, context=config.max_tokens + ANSWER_ROOM)
+    opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
-    with ws.stage("read"), closing(opened) as engine:
+    with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
-        plan = plan_time(plan, dataset, rows, engine, open_seconds, ws)
-        rate_base = partial(rate_shown, ws.progress, engine, test, dataset.scale, "Base model: test records")
+        by_file = rater if config.engine == TORCH else engine
+        plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
+        rate_base = partial(rate_shown, ws.progress, rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
@@ -48,10 +53,17 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             candidates=answers,
             context=engine.context,
             test=rated,
-            notes=tuple(engine.notes),
+            notes=tuple(rater.notes),
             folds_system=engine.folds_system,
             plan=plan,
         )
+
+
+def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int) -> AbstractContextManager[Engine]:
+    """The engine that rates the base: our decoder where it may, which is faster."""
+    if not compares_by_torch(plan.base.path, plan.config):
+        return nullcontext(engine)
+    return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
 
 
 def _token_rows(engine: Engine, plan: TrainingPlan, ws: Workspace) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:

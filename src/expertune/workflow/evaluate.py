@@ -76,8 +76,9 @@ def _passes(
         return dev, by_tuned, ()
     dev[model_set.name] = model_set.dev
     seed = None if chosen and model_set.name == FEW_SHOT else basis.config.seed
+    members = basis.models.candidates if chosen else tuple(each.compared for each in basis.models.candidates)
     try:
-        by_set = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
+        by_set = predict_test(model_set, basis.dataset, ws.progress, members, seed=seed)
     except EngineError as error:
         if chosen:
             raise

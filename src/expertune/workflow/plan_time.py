@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..config import Config, with_changes
 from ..engine.base import Engine
@@ -26,13 +26,18 @@ log = logging.getLogger("expertune")
 CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "model_set_seconds"}
 
 
+@dataclass(frozen=True)
+class Served:
+    """The base in the engine that will rate the tuned file, in the one of the raters that it is compared with, and the
+    seconds to open the first."""
+
+    engine: Engine
+    rater: Engine
+    open_seconds: float
+
+
 def plan_time(
-    plan: TrainingPlan,
-    dataset: Dataset,
-    rows: Mapping[str, Sequence[Row]],
-    engine: Engine,
-    open_seconds: float,
-    ws: Workspace,
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served, ws: Workspace
 ) -> TrainingPlan:
     """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
 
@@ -43,7 +48,7 @@ def plan_time(
         return plan
     try:
         with ws.progress.stage("Measuring this machine's speed"):
-            work, speeds = _measured(plan, dataset, rows, engine, open_seconds)
+            work, speeds = _measured(plan, dataset, rows, served)
     except (ExpertuneError, RuntimeError, MemoryError) as error:
         line = str(error).partition("\n")[0]
         if plan.config.minutes is not None:
@@ -60,18 +65,19 @@ def plan_time(
 
 def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) -> JobPlan:
     config = plan.config
+    given = frozenset(plan.requested.model_fields_set)
     if not resume:
-        return plan_job(work, speeds, config, frozenset(plan.requested.model_fields_set))
-    return replace(plan_job(work, speeds, with_changes(config, minutes=None)), minutes=config.minutes)
+        return plan_job(work, speeds, config, given)
+    return replace(plan_job(work, speeds, with_changes(config, minutes=None), given), minutes=config.minutes)
 
 
 def _measured(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], engine: Engine, open_seconds: float
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
 ) -> tuple[Work, Speeds]:
     config, path, shape = plan.config, plan.base.path, shape_of(rows["train"])
     speeds = Speeds(
         training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
-        measure_rating(engine, dataset.examples["train"], dataset.scale, open_seconds),
+        measure_rating(served.engine, dataset.examples["train"], dataset.scale, served.open_seconds, served.rater),
         measure_conversion(path, config.target_modules),
     )
     parts = {part: len(examples) for part, examples in dataset.examples.items()}

@@ -23,6 +23,7 @@ from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
 from ..modelset.tfidf_classifier import out_of_fold
 from ..predict.score import Pass, Rated
+from ..torch_engine import AUTO
 from ..torch_engine import NAME as TORCH
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
@@ -87,7 +88,7 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
             by_file = merged.checked.reread if plan.config.engine == TORCH else merged.checked.served
-            export = summarize_export(file, merged, by_file, encoded.test)
+            export = summarize_export(file, merged, by_file, encoded.test if plan.config.engine != AUTO else None)
     _require_gain_over_base(merged.checked.reread.rated, trained, encoded)
     return Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded)
 
