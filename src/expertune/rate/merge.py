@@ -163,7 +163,7 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
-        cells = {column: row.cells.get(source.find((column,)) or "") for column in records.columns}
+        cells: dict[Any, Any] = {each: row.cells.get(source.find((each,)) or "") for each in records.columns}
         cells |= {names["prompt"]: row.prompt, names["value"]: row.value}
         if names["rationale"]:
             cells[names["rationale"]] = row.note
