@@ -367,10 +367,10 @@ def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
     path = tiny.make(tmp_path / "m.gguf", layers=1)
-    (found,) = further_members((str(path), "base", str(path)), "base", None, 1)
+    (found,) = further_members((str(path), "base", str(path)), "base", None, Config(threads=1))
     assert found.name == str(path) and found.digest and found.open
     with pytest.raises(UsageError, match="no such file"):
-        further_members(("gone.gguf",), "base", None, 1)
+        further_members(("gone.gguf",), "base", None, Config(threads=1))
 
 
 # --- the whole way ---
