@@ -18,8 +18,7 @@ def rate(
         Path | None, typer.Option("--output", help="Output file; its suffix sets the format. [NEW_rated.csv]")
     ] = None,
     engine: Annotated[
-        Literal["llama.cpp", "torch", "ollama"],
-        typer.Option("--engine", help="Engine that serves the model; torch: Expertune's own decoder, also on a GPU."),
+        Literal["llama.cpp", "torch", "ollama"], typer.Option("--engine", help="Engine that serves the model.")
     ] = "llama.cpp",
     model: Annotated[str | None, typer.Option("--model", help="The model's name in Ollama.")] = None,
     rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's rationale; slower.")] = False,
