@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..engine.base import Engine, Message
 from ..errors import EngineError
 from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
+T = TypeVar("T")
 Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
 
 
@@ -198,11 +199,23 @@ def rate_examples(
     model writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
-    pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
+
+    def rate(example: Example) -> Rated:
+        return _rate(engine, example, scale, example.id in answered, max_tokens)
+
+    return in_parallel(rate, examples, engine.slots, on_row)
+
+
+def in_parallel(
+    work: Callable[[Example], T],
+    examples: Sequence[Example],
+    slots: int,
+    on_row: Callable[[int, int], None] | None = None,
+) -> list[T]:
+    """`work` for every example, in the order given, `slots` at a time; `on_row` and errors as in `rate_examples`."""
+    pool = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="rate")
     try:
-        futures = [
-            pool.submit(_rate, engine, example, scale, example.id in answered, max_tokens) for example in examples
-        ]
+        futures = [pool.submit(work, example) for example in examples]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             if on_row is not None:

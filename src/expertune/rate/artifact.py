@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..engine.decision import Question
 from ..errors import DatasetError, ModelSetConfigError, UsageError
 from ..files import sha256
 from ..modelset.config import ModelSetConfig, read
@@ -34,7 +35,8 @@ class Artifact:
     did not have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if
     not the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
     sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
-    than the base model can give an opinion; each member is then asked by its own messages.
+    than the base model can give an opinion; each member is then asked by its own messages. `question` is there where
+    the file is a decision model that was judged by its decision interface.
     """
 
     kind: Product
@@ -53,6 +55,8 @@ class Artifact:
     trust: Uncertainty
     model_set: ModelSetConfig | None = None
     readout: ReadoutRecord | None = None
+    question: Question | None = None
+    topics: str = ""
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -115,6 +119,7 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         seed=record.seed,
         config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
         trust=checked_uncertainty(record.rating, scale),
+        topics=topics,
     )
 
 
@@ -167,6 +172,7 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
         config_id=_config_id("model-set", scale, config.system_prompt, shots),
         trust=checked_uncertainty(record.rating if record else None, scale),
         model_set=config if config.has_votes else None,
+        question=config.question() if config.models[0].decision else None,
     )
 
 

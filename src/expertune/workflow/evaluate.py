@@ -10,7 +10,7 @@ from ..errors import EngineError
 from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..modelset.choose import READOUT, TUNE
-from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
+from ..modelset.fit import WORDS, ModelSet, predict_test
 from ..predict.score import Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
@@ -122,7 +122,7 @@ def _rate_model_set(
 ) -> _Rated:
     """Rate with the model set, and with the tuned model that it was chosen over, if any."""
     by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    seed = None if model_set.name == FEW_SHOT else basis.config.seed
+    seed = basis.config.seed if model_set.name == WORDS else None
     passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
     base = basis.base_test or _base_test(basis, ws)
     others = {name: each for name, each in passes.items() if name != model_set.name}
