@@ -88,7 +88,7 @@ def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
     except ModelSetConfigError as error:
         raise UsageError(str(error)) from None
     if wanted is not None:
-        raise UsageError(f"{folder}: holds no {wanted} product; leave out --product, or choose another")
+        raise UsageError(f"{folder}: holds no {wanted} product; give another folder, or rate with another --product")
     raise UsageError(f"{folder}: holds neither a tuned model nor a model set; give the output folder of a finished run")
 
 
