@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ import jinja2
 import numpy as np
 import pytest
 import torch
-import xllamacpp
 
 import decision_models
 import tiny
@@ -79,14 +79,14 @@ def test_two_labels_have_the_general_temperature(tmp_path: Path) -> None:
 
 def test_what_records_share_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens evaluated, by the server's own count: each record costs its own tokens and the end of the template."""
-    plain = xllamacpp.CommonParams
+    plain = importlib.import_module("xllamacpp").CommonParams
 
     def counting() -> Any:
         params = plain()
         params.endpoint_metrics = True
         return params
 
-    monkeypatch.setattr(xllamacpp, "CommonParams", counting)
+    monkeypatch.setattr("xllamacpp.CommonParams", counting)
     path = decision_models.make(tmp_path / "m.gguf")
     question = make_question(dict.fromkeys(MEANINGS, "a long meaning " * 8), "")
     records = [f"{word} and fever" for word in ("cough", "ankle", "pain", "injury")]
