@@ -77,7 +77,7 @@ def print_registration(registration: Registration) -> None:
 
 def print_address(served: ServedFile, address: Address) -> None:
     """Print how other programs ask the running server."""
-    print(f"{served.file} at {address.url}, on this machine only, until Ctrl-C; it answers who has the key.")
+    print(f"{served.file} at {address.url}, on this machine only, until Ctrl-C. Requests need the key.")
     if served.note:
         print(f"note: {served.note}")
     print(f"\nIn a shell:\n{address.curl(served.route, served.body)}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..engine.decision import ROUTE, is_decision_model, make_question
+from ..engine.base import Message
+from ..engine.decision import ROUTE, Question, is_decision_model, make_question
 from ..engine.llama_cpp.context import largest_context
 from ..engine.llama_cpp.server import EmbeddedServer, Launch
 from ..errors import UsageError
@@ -66,29 +68,25 @@ def served_file(source: Path) -> ServedFile:
     if not source.is_dir():
         if not source.is_file():
             raise UsageError(f"{source}: no such file; give the output folder of a finished run, or a GGUF")
-        metadata = read_metadata(source)
-        context = min(CONTEXT, largest_context(source, metadata))
-        meanings, topics, messages = {"first label": "its meaning", "second label": "its meaning"}, "", None
-        return _served(source, context, metadata, make_question(meanings, topics).request(RECORD), messages, "")
+        question = make_question({"first label": "its meaning", "second label": "its meaning"}, "")
+        return _served(source, CONTEXT, question, [{"role": "user", "content": RECORD}], "")
     product = load_product(source, "tuned")
     assert product.file is not None  # a tuned product has one
     scale = product.scale
     meanings = {label: definition(scale, value) for label, value in zip(scale.labels, scale.values, strict=True)}
-    question = make_question(meanings, product.topics).request(RECORD)
+    question = make_question(meanings, product.topics)
     other = "its prompts were written by Ollama, and here the file's own template writes them"
     note = other if product.prompts_by_server else ""
-    return _served(
-        product.file, product.context, read_metadata(product.file), question, [*product.messages(RECORD)], note
-    )
+    return _served(product.file, product.context, question, product.messages(RECORD), note)
 
 
-def _served(
-    file: Path, context: int, metadata: Any, question: dict[str, Any], messages: list[Any] | None, note: str
-) -> ServedFile:
+def _served(file: Path, context: int, question: Question, messages: Sequence[Message], note: str) -> ServedFile:
+    metadata = read_metadata(file)
+    context = min(context, largest_context(file, metadata))
     if is_decision_model(metadata):
-        return ServedFile(file, context, ROUTE, question)
-    chat = {"messages": messages or [{"role": "user", "content": RECORD}], "temperature": 0}
-    lacks = f"it is no decision model: {ROUTE} is not offered, {CHAT} is"
+        return ServedFile(file, context, ROUTE, question.request(RECORD))
+    chat = {"messages": [*messages], "temperature": 0}
+    lacks = f"not a decision model: {ROUTE} is not offered, {CHAT} is"
     return ServedFile(file, context, CHAT, chat, "; ".join(filter(None, (lacks, note))))
 
 
