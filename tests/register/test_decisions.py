@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 
 import tiny
+from expertune.engine.decision import is_decision_model
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.locate import locate
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import RegistrationError
 from expertune.files import sha256
+from expertune.gguf.read import read_metadata
 from expertune.progress import Progress
 from expertune.ratings.scale import answer_opening
 from expertune.record import Registration
 from expertune.register.create import ServingConfig, differences
-from expertune.register.decisions import is_decision_model
 from expertune.register.register import Candidate, register
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
@@ -117,7 +118,7 @@ def test_other_decisions_than_the_files_are_refused(
 
 
 def test_the_key_makes_a_decision_model(files: dict[str, Path]) -> None:
-    assert is_decision_model(files["tuned"]) and not is_decision_model(files["base"])
+    assert is_decision_model(read_metadata(files["tuned"])) and not is_decision_model(read_metadata(files["base"]))
 
 
 @pytest.mark.parametrize(

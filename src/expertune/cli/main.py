@@ -15,7 +15,7 @@ from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
 from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
 from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics, replace_letters_that_cannot_be_shown
-from .predict import merge_review, rate, review
+from .predict import merge_review, rate, review, serve
 
 if TYPE_CHECKING:
     from ..record import RunRecord
@@ -285,6 +285,7 @@ def doctor(
 
 
 app.command()(rate)
+app.command()(serve)
 app.command()(review)
 app.command("merge-review")(merge_review)
 

@@ -12,6 +12,7 @@ from ..progress import duration_text
 if TYPE_CHECKING:
     from ..evaluate.compare import Evaluation
     from ..export.summary import ExportSummary
+    from ..rate.http_server import Address, ServedFile
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
@@ -74,6 +75,16 @@ def print_registration(registration: Registration) -> None:
     for line in registration.overridden:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {registration.name}")
+
+
+def print_address(served: ServedFile, address: Address) -> None:
+    """Print how other programs ask the running server."""
+    print(f"{served.file} at {address.url}, on this machine only, until Ctrl-C. Requests need the key.")
+    if served.note:
+        print(f"note: {served.note}")
+    print(f"\nIn a shell:\n{address.curl(served.route, served.body)}")
+    print(f"\nIn Python:\n{address.python(served.route, served.body)}")
+    print(f"\nOpenAPI (needs the key): {address.url}/openapi.json · ready: {address.url}/health", flush=True)
 
 
 def print_tally(tally: Tally, output: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,6 +68,33 @@ def rate(
             new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
         )
     print_tally(tally, target)
+
+
+def serve(
+    *,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|FILE", help="The output folder of a run that tuned a model, or a GGUF file."),
+    ],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: a free one.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a tuned model over HTTP to other programs on this machine, with a key, until Ctrl-C."""
+    from ..rate.http_server import Address, served_file, start
+    from .output import print_address
+
+    served = served_file(source)
+    server = start(served, port=port, threads=threads or None)
+    try:
+        print_address(served, Address(server.address.geturl(), server.key))
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        os._exit(0)  # closing waits, with the GIL held, for every answer under way (xllamacpp 2026.10): for minutes
 
 
 def review(

@@ -13,6 +13,7 @@ from .compare import Difference, Evaluation
 Outcome = Literal["better", "unclear", "not better"]
 _CALLED = {  # the product, where "… model" would be wrong
     "TF-IDF set": "word-count classifier (no language model)",
+    "decision model": "decision model of the model set",
     "readout": "readout of the base model's hidden states and word counts",
 }
 

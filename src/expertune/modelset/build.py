@@ -40,6 +40,9 @@ class Recipe:
     summary: bool = True
 
 
+DECISION = Recipe("decision template", 0, 0, 0, False)  # the prompt is in the model's file
+
+
 def recipes(labels: int, *, redact: bool = False) -> tuple[Recipe, ...]:
     """The recipes worth trying, the best guess first; for a redacted set only the one without examples and words."""
     zero = Recipe("zero-shot", 0, 0, 0, False)
@@ -66,6 +69,7 @@ class BuildInputs:
 
     `digest` is the sha256 of the model's file, `created_at` is ISO 8601. `signals` give boundary cases and summary: a
     redacted set takes none. `context` is the model's, in tokens; `count_tokens` counts a text as the model does.
+    `decides`: the model is a decision model.
     """
 
     model_name: str
@@ -77,6 +81,7 @@ class BuildInputs:
     digest: str | None = None
     signals: TrainingSignals = NOTHING
     redact: bool = False
+    decides: bool = False
     context: int = 4096
     count_tokens: Callable[[str], int] = estimate_tokens
 
@@ -142,7 +147,7 @@ def _facts(inputs: BuildInputs) -> dict[str, Any]:
         "contains_patient_text": not inputs.redact,
         "redacted": inputs.redact,
         "rule": Rule(kind="single", members=(inputs.model_name,), reason="nothing was judged"),
-        "models": (unjudged(inputs.model_name, inputs.digest),),
+        "models": (unjudged(inputs.model_name, inputs.digest, decision=inputs.decides),),
         "screening": None,
         "tfidf": None,
     }

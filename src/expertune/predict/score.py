@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..engine.base import Engine, Message
 from ..errors import EngineError
 from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
+T = TypeVar("T")
 Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
 FIRST_ANSWERS, LONGEST_ANSWER = 5, 160  # free answers that are asked for first; tokens of one at most
 
@@ -201,27 +202,44 @@ def rate_examples(
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
     asked = [example for example in examples if example.id in answered]
-    pool, found = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate"), dict[int, Rated]()
+    found: dict[str, Rated] = {}
 
-    def rate(places: Iterable[int], ids: Collection[str]) -> int:
-        """Rate the examples at these places; the number of answers that the model ended."""
-        ended = 0
-        futures = {
-            pool.submit(_rate, engine, examples[at], scale, max_tokens if examples[at].id in ids else 0): at
-            for at in places
-        }
-        for future in as_completed(futures):
-            found[futures[future]], ends = future.result()
-            ended += ends
+    def rate(some: Sequence[Example], ids: Collection[str]) -> int:
+        """Rate some of the examples; the number of answers that the model ended."""
+
+        def one(example: Example) -> tuple[Rated, bool]:
+            return _rate(engine, example, scale, max_tokens if example.id in ids else 0)
+
+        def show(at: int, _: int) -> None:
             if on_row is not None:
-                on_row(len(found), len(examples))
-        return ended
+                on_row(done + at, len(examples))
 
+        done = len(found)
+        rated = in_parallel(one, some, engine.slots, show)
+        found.update((example.id, each) for example, (each, _) in zip(some, rated, strict=True))
+        return sum(ends for _, ends in rated)
+
+    first = {example.id for example in asked[:FIRST_ANSWERS]}
+    ended = rate([example for example in examples if example.id in first], first)
+    rate([example for example in examples if example.id not in first], answered if ended else ())
+    return [found[example.id] for example in examples]
+
+
+def in_parallel(
+    work: Callable[[Example], T],
+    examples: Sequence[Example],
+    slots: int,
+    on_row: Callable[[int, int], object] | None = None,
+) -> list[T]:
+    """`work` for every example, in the order given, `slots` at a time; `on_row` and errors as in `rate_examples`."""
+    pool = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="rate")
     try:
-        first = {example.id for example in asked[:FIRST_ANSWERS]}
-        ended = rate([at for at, example in enumerate(examples) if example.id in first], first)
-        rate([at for at in range(len(examples)) if at not in found], answered if ended else ())
-        return [found[at] for at in range(len(examples))]
+        futures = [pool.submit(work, example) for example in examples]
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            if on_row is not None:
+                on_row(done, len(futures))
+        return [future.result() for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -7,10 +7,10 @@ Not seen on a real server: tested with 0.33, which has no decisions, and with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from ..engine.decision import ROUTE, Decision, Question, is_decision_model, read_decision
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, RegistrationError
@@ -20,14 +20,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from .verify import Tolerance, compared
 
-PATH, SINCE = "/v1/systemone", (0, 35)
-QUESTION = "rating"
-
-
-def is_decision_model(file: Path) -> bool:
-    """Check whether the GGUF has the key `<arch>.decision.type`."""
-    metadata = read_metadata(file)
-    return f"{metadata.get('general.architecture')}.decision.type" in metadata
+SINCE = (0, 35)
 
 
 def check_decisions(
@@ -44,37 +37,32 @@ def check_decisions(
     None where the file is not a decision model. A server that offers no decisions is not an error.
     Raises RegistrationError where the decisions differ.
     """
-    if not is_decision_model(file):
+    if not is_decision_model(read_metadata(file)):
         return None
     if server.version < SINCE:
-        return f"Ollama {server.version_text} offers no decisions ({PATH} needs 0.35 or later): not compared."
-    requests = [_request(row, scale) for row in rows]
+        return f"Ollama {server.version_text} offers no decisions ({ROUTE} needs 0.35 or later): not compared."
+    texts = [{message["role"]: message["content"] for message in row.messages} for row in rows]
+    question = Question(texts[0].get("system", ""), dict.fromkeys(scale.labels, ""))
+
+    def ask(at: int) -> Rated:
+        body = {"model": model, **question.request(texts[at]["user"])}
+        return _rated(read_decision(server.ask("POST", ROUTE, body), question), rows[at], scale)
+
     try:
-        first = _rated(server.ask("POST", PATH, {"model": model, **requests[0]}), rows[0], scale)
+        first = ask(0)
     except (ExpertuneError, LookupError, TypeError, ValueError) as error:
         listed = ", ".join(server.show(model).get("capabilities") or ()) or "none"
         return f"Ollama {server.version_text} gave no decision (capabilities: {listed}; {error}): not compared."
-    pairs = list(zip(requests, rows, strict=True))
-    served = [_rated(server.ask("POST", PATH, {"model": model, **body}), row, scale) for body, row in pairs[1:]]
-    expected = [_rated(by_file.decide(body), row, scale) for body, row in pairs]
+    served = [first, *map(ask, range(1, len(rows)))]
+    expected = [
+        _rated(by_file.decide(text["user"], question), row, scale) for text, row in zip(texts, rows, strict=True)
+    ]
     try:
-        labels, gap = compared(expected, [first, *served], tolerance)
+        labels, gap = compared(expected, served, tolerance)
     except RegistrationError as error:
-        raise RegistrationError(f"decisions ({PATH}): {error}") from None
-    return f"{labels:.0%} get the file's label as a decision ({PATH}; probabilities differ by {gap:.4f} on average)."
+        raise RegistrationError(f"decisions ({ROUTE}): {error}") from None
+    return f"{labels:.0%} get the file's label as a decision ({ROUTE}; probabilities differ by {gap:.4f} on average)."
 
 
-def _request(row: Example, scale: RatingScale) -> dict[str, Any]:
-    """The record as the state, and one question with the labels as its options."""
-    texts = {message["role"]: message["content"] for message in row.messages}
-    question = {
-        "type": "choice",
-        "instructions": texts.get("system", ""),
-        "criteria": {label: label for label in scale.labels},
-    }
-    return {"state": texts["user"], "questions": {QUESTION: question}}
-
-
-def _rated(answer: Mapping[str, Any], row: Example, scale: RatingScale) -> Rated:
-    found = answer["answers"][QUESTION]["probabilities"]
-    return Rated.of(row.id, [float(found[label]) for label in scale.labels], scale)
+def _rated(decision: Decision, row: Example, scale: RatingScale) -> Rated:
+    return Rated.of(row.id, decision.probabilities, scale)

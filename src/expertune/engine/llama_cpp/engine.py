@@ -15,6 +15,7 @@ from ...gguf.read import read_metadata, why_not_generative
 from ...machine import usable_cores
 from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
+from ..decision import ROUTE, Decision, Question, read_decision
 from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
@@ -182,10 +183,6 @@ class LlamaCppEngine:
             self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
         return self._plain
 
-    def decide(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer of /v1/systemone to a `state` and `questions`. Raises EngineError for a file without decisions."""
-        return self._server.ask("/v1/systemone", dict(body))
-
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
         check_room(len(tokens) + 1, self.context)
@@ -195,6 +192,21 @@ class LlamaCppEngine:
         with self._slot() as slot:
             answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
         return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
+
+    def decide(self, record: str, question: Question) -> Decision:
+        """A decision model's probabilities of the question's options for a record, by its own template."""
+        with self._slot():
+            try:
+                answer = self._server.ask(ROUTE, question.request(record))
+            except EngineError as error:
+                if "too many options" not in str(error):
+                    raise
+                most = str(error).rpartition(" ")[2]
+                raise EngineError(
+                    f"{self.model.name}: this decision model takes at most {most} options, the rating scale has "
+                    f"{len(question.options)} labels; choose another model"
+                ) from None
+        return read_decision(answer, question)
 
     def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
         return self._server.ask("/completion", {**body, "response_fields": fields})

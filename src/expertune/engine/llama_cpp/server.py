@@ -27,7 +27,10 @@ BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most 
 
 @dataclass(frozen=True)
 class Launch:
-    """The settings that a server is started with; `context` is the tokens of one slot."""
+    """The settings that a server is started with; `context` is the tokens of one slot.
+
+    `port` 0 is a free one. `public` is a folder whose files other programs may read with the key; "": there are none.
+    """
 
     model: str
     adapter: str
@@ -35,6 +38,8 @@ class Launch:
     slots: int
     threads: int
     repack: bool = True  # copy the weights into a form that computes faster; without, they stay in the mapped file
+    port: int = 0
+    public: str = ""
 
 
 class EmbeddedServer:
@@ -92,7 +97,7 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
     params.model.path = launch.model
     if launch.adapter:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(launch.adapter, 1.0)]
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], launch.port, [key]
     params.offline, params.ui, params.endpoint_slots, params.no_mmproj = True, False, False, True
     params.n_ctx, params.n_parallel, params.kv_unified = launch.context * launch.slots, launch.slots, False
     params.n_batch, params.n_ubatch, params.warmup = BATCH, BATCH, False
@@ -103,8 +108,10 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
     # No copies of old prompts in memory: they hold patient text, up to 8 GB of it.
     params.cache_ram_mib = 0
     params.no_extra_bufts = not launch.repack
+    if launch.public:
+        params.ui, params.public_path = True, launch.public
     # Each kept connection holds one of the server's threads.
-    params.n_threads_http = launch.slots + 4
+    params.n_threads_http = launch.slots + (32 if launch.public else 4)
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = launch.threads
     return xllamacpp.Server(params)
