@@ -63,7 +63,8 @@ class Generator:
     def decide(self, body: Json) -> Json:
         """POST /v1/systemone of 0.35, by the documentation of its client; never recorded."""
         _, engine = self._found({**body, "stream": False})
-        return engine.decide({key: body[key] for key in ("state", "questions")}) | {"model": body["model"]}
+        asked = {key: body[key] for key in ("state", "questions")}
+        return engine._server.ask("/v1/systemone", asked) | {"model": body["model"]}
 
     def _found(self, body: Json) -> tuple[Model, LlamaCppEngine]:
         model = self.store.find(body["model"])
