@@ -44,7 +44,7 @@ from expertune.rate.journal import Journal  # noqa: E402
 from expertune.rate.runner import RateRequest, rate_records  # noqa: E402
 from expertune.rate.writer import CsvWriter  # noqa: E402
 from expertune.ratings.examples import chat_messages  # noqa: E402
-from expertune.ratings.read import open_records  # noqa: E402
+from expertune.ratings.records import open_records  # noqa: E402
 from expertune.ratings.scale import DEFAULT_MAPPING, RatingScale, answer_opening, make_scale, parse_answer  # noqa: E402
 from expertune.torch_engine import open_engine  # noqa: E402
 

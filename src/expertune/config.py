@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from .errors import UsageError
 from .renamed_settings import RENAMED, current_settings
+from .setting import Setting, setting_of
 
 AUTO: Literal["auto"] = "auto"
 
@@ -42,6 +41,12 @@ class Config(BaseModel):
     # data
     seed: int = Field(
         default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."
+    )
+    column: tuple[str, ...] = Field(
+        default=(),
+        description="Name of a column, as ROLE=NAME, repeatable; roles: id, patient, prompt, rating, rationale, and "
+        "text, from which prompts are made. Without it common names are recognised.",
+        json_schema_extra={"repeatable": True},
     )
     dev_share: float = Field(
         default=0.1,
@@ -195,26 +200,6 @@ class Config(BaseModel):
         return config
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One field of Config. `kind` is that of its value; `low` and `high` are inclusive; `words` replace a number."""
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] | None = None
-    words: tuple[str, ...] = ()
-
-    def reach(self) -> str:
-        """The range in words, "" where there is none."""
-        if self.low is None:
-            return ""
-        return f"from {self.low:.10g} on" if self.high is None else f"from {self.low:.10g} to {self.high:.10g}"
-
-
 def settings() -> tuple[Setting, ...]:
     """All settings in the order of Config's fields."""
     return tuple(SETTINGS.values())
@@ -244,7 +229,7 @@ def _plain(name: str, value: Any) -> Any:
     if setting is None:
         return value
     if setting.kind is tuple and isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return [value] if setting.repeatable else [part.strip() for part in value.split(",") if part.strip()]
     if setting.kind in (int, float):
         if isinstance(value, bool):
             raise UsageError(f"{name}: {value!r} is not a number")
@@ -290,31 +275,4 @@ def _nearest(name: str) -> str:
     return f"; did you mean {RENAMED.get(near[0], near[0])}?" if near else ""
 
 
-def _setting(name: str, field: FieldInfo) -> Setting:
-    """Read a field's kind and range from its annotation: `T`, `T | None`, `Literal[…]` or `T in a range | words`."""
-    low, high = _range(field.metadata)
-    parts = [part for part in _alternatives(field.annotation) if part is not type(None)]
-    choices = tuple(get_args(parts[0])) if get_origin(parts[0]) is Literal else None
-    words = get_args(parts[1]) if len(parts) == 2 else ()
-    kind: Any = parts[0]
-    if get_origin(kind) is Annotated:
-        kind, inner = get_args(kind)
-        low, high = _range(inner.metadata)
-    kind = str if choices else get_origin(kind) or kind
-    return Setting(name, kind, field.default, field.description or "", low, high, choices, words)
-
-
-def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The members of a union; anything else is its own only one."""
-    if get_origin(annotation) in (Literal, Annotated, tuple) or not get_args(annotation):
-        yield annotation
-    else:
-        yield from get_args(annotation)
-
-
-def _range(constraints: list[Any]) -> tuple[float | None, float | None]:
-    found = {end: getattr(each, end) for each in constraints for end in ("ge", "le") if hasattr(each, end)}
-    return found.get("ge"), found.get("le")
-
-
-SETTINGS = {name: _setting(name, field) for name, field in Config.model_fields.items()}
+SETTINGS = {name: setting_of(name, field) for name, field in Config.model_fields.items()}

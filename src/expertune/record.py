@@ -25,6 +25,7 @@ from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
+from .ratings.prompts import PromptTemplate
 from .record_section import Section, read
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
@@ -218,7 +219,11 @@ class Registration(Section):
 
 
 class RunRecord(Section):
-    """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run."""
+    """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run.
+
+    `prompt_template` is how the prompts were made from columns, where that is known; `rating_codes` are the codes of a
+    raw file with their values.
+    """
 
     version: int = 1
     processing_info: ProcessingInfo
@@ -236,6 +241,8 @@ class RunRecord(Section):
     data_audit: AuditRecord
     split: SplitCounts
     rating_mapping: dict[str, int]
+    rating_codes: dict[str, int] = Field(default_factory=dict)
+    prompt_template: PromptTemplate | None = None
     provenance: Provenance
     settings: dict[str, SettingValue]
     seed: int

@@ -17,7 +17,8 @@ from expertune.errors import DatasetError, OutputError, UsageError
 from expertune.rate.journal import Journal
 from expertune.rate.runner import rate_records
 from expertune.rate.writer import checked_output
-from expertune.ratings.read import open_records, read_table
+from expertune.ratings.read import read_table
+from expertune.ratings.records import open_records
 from rate.stub import Counted, RuleEngine, asked
 
 ODD = [

@@ -14,7 +14,8 @@ from expertune.rate.journal import Journal, record_hash
 from expertune.rate.merge import merge_review
 from expertune.rate.review import make_queue
 from expertune.rate.runner import rate_records
-from expertune.ratings.read import open_records, read_ratings
+from expertune.ratings.read import read_ratings
+from expertune.ratings.records import open_records
 from rate.stub import SCALE, Counted, RuleEngine, asked, read_csv, visits, write_csv
 
 HEAD = ["Reviewed_Rating", "Review_Note", "Review_Reasons", "Predicted_Label", "Confidence"]

@@ -22,7 +22,7 @@ from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.journal import Journal
 from expertune.rate.runner import Counts, RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
-from expertune.ratings.read import open_records
+from expertune.ratings.records import open_records
 from expertune.ratings.schema import Example
 from expertune.stats.conformal import fit_conformal
 from expertune.stats.ood import fit_novelty_detector
@@ -145,7 +145,7 @@ from pathlib import Path
 from rate.stub import Counted, RuleEngine, asked
 from expertune.rate.journal import Journal
 from expertune.rate.runner import rate_records
-from expertune.ratings.read import open_records
+from expertune.ratings.records import open_records
 folder = Path({folder!r})
 with Journal(folder / "journal.sqlite") as journal:
     engine = RuleEngine(slots=2, seconds=0.002, told=folder / "told")

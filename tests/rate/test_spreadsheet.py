@@ -17,7 +17,8 @@ from expertune.rate.merge import MergedReview, merge_review
 from expertune.rate.queue_key import KEY, candidates, protected, restored, row_key
 from expertune.rate.review import make_queue
 from expertune.rate.runner import rate_records
-from expertune.ratings.read import open_records, read_ratings
+from expertune.ratings.read import read_ratings
+from expertune.ratings.records import open_records
 from rate.stub import SCALE, Counted, RuleEngine, asked, read_csv, write_csv
 
 FAULTS = Path(__file__).parent.parent / "data/faults/spreadsheet_review"

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from expertune.errors import DatasetError
-from expertune.ratings.read import open_records, read_table
+from expertune.ratings.read import read_table
+from expertune.ratings.records import open_records
 from expertune.ratings.tables import open_table
 
 ROWS = [{"Prompt": f"cough {i}", "Age": str(i)} for i in range(5)]

@@ -15,7 +15,18 @@ import typer
 from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
 from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
-from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics, replace_letters_that_cannot_be_shown
+from .format import format_
+from .options import (
+    AllowRemote,
+    Column,
+    Debug,
+    Force,
+    Input,
+    Mapping_,
+    Replace,
+    Topics,
+    replace_letters_that_cannot_be_shown,
+)
 from .predict import merge_review, rate, review, serve
 
 if TYPE_CHECKING:
@@ -45,6 +56,8 @@ def _setting_parameters() -> list[inspect.Parameter]:
 
 def _parameter(name: str, setting: Setting, *, hidden: bool) -> inspect.Parameter:
     kind: Any = str if setting.words or setting.kind is tuple else setting.kind
+    if setting.repeatable:
+        kind = list[str]
     if setting.choices:
         choices = (*setting.choices, *RENAMED_VALUES.get(setting.name, ())) if hidden else setting.choices
         kind = Literal[choices]
@@ -87,7 +100,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @with_settings
 def tune(
     *,
-    input: Annotated[Path | None, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="Rated records: CSV, TSV, JSONL or Parquet.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="A GGUF file or the name of an Ollama model.")] = None,
     topics: Annotated[str | None, typer.Option("--topics", help="Topics that the records are rated for.")] = None,
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Output folder.")] = Path("outputs"),
@@ -167,7 +180,7 @@ def _merged(
     missing = [f"--{name}" for name, value in run.items() if value is None]
     if missing:
         raise UsageError(f"{', '.join(missing)}: missing; see expertune tune --help")
-    flags = {name: value for name, value in settings.items() if value is not None}
+    flags = {name: value for name, value in settings.items() if value not in (None, [])}
     return run, {**current_settings(saved["settings"]), **current_settings(flags)}
 
 
@@ -210,39 +223,21 @@ def report(
 
 
 @app.command()
-def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None) -> None:
+def check(*, input: Input, topics: Topics = "", rating_mapping: Mapping_ = None, column: Column = None) -> None:
     """Audit a dataset before training: duplicates, conflicts, rare labels, text that gives the rating away."""
     from ..ratings.audit import audit
+    from ..ratings.dataset import read_rated
     from ..ratings.near_duplicates import find_duplicates
-    from ..ratings.read import read_ratings
-    from ..ratings.scale import load_scale
 
-    notes: list[str] = []
-    scale = load_scale(rating_mapping, input)
-    ratings = read_ratings(input, scale, notes=notes)
-    result = audit(ratings, scale, find_duplicates(ratings, Config().near_duplicate_threshold))
-    for line in [*notes, *result.lines()]:
+    rated, scale = read_rated(input, rating_mapping, topics, column or ())
+    result = audit(rated.ratings, scale, find_duplicates(rated.ratings, Config().near_duplicate_threshold))
+    for line in [str(rated.columns), *rated.notes, *result.lines()]:
         typer.echo(line)
     if any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(UsageError.exit_code)
 
 
-@app.command("format")
-def format_(
-    *,
-    raw: Annotated[Path, typer.Argument(help="Raw records with the columns of EpiTuner.")],
-    output: Annotated[Path, typer.Option("--output", help="Output file.")] = Path("formatted_dataset.csv"),
-    topics: Topics = "",
-    rating_mapping: Mapping_ = None,
-) -> None:
-    """Convert raw rated records to formatted_dataset.csv."""
-    from ..files import write_text
-    from ..ratings.format import format_raw
-    from ..ratings.scale import load_scale
-
-    frame = format_raw(raw, load_scale(rating_mapping, raw), topics)
-    write_text(output, frame.to_csv(index=False))
-    typer.echo(f"{output}: {len(frame)} records")
+app.command("format")(format_)
 
 
 @app.command()
@@ -255,6 +250,7 @@ def models(
     input: Annotated[Path | None, typer.Option("--input", help="Estimate the training time for this dataset.")] = None,
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
+    column: Column = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure nothing; show only throughput measured earlier.")
     ] = False,
@@ -270,6 +266,7 @@ def models(
         input=input,
         topics=topics,
         rating_mapping=rating_mapping,
+        column=column or (),
         quick=quick,
         allow_remote=allow_remote,
     )

@@ -89,6 +89,7 @@ def print_models(
     input: Path | None = None,
     topics: str = "",
     rating_mapping: str | None = None,
+    column: Sequence[str] = (),
     quick: bool = False,
     allow_remote: bool = False,
 ) -> None:
@@ -102,7 +103,7 @@ def print_models(
 
     if quick and input is not None:
         raise UsageError("--quick, --input: the time for a dataset must be measured; give one of the two")
-    dataset = None if input is None else read_input(input, rating_mapping, topics)
+    dataset = None if input is None else read_input(input, rating_mapping, topics, column)
     with ExitStack() as stack:
         server = None if names and all(Path(name).is_file() for name in names) else _open_server(stack, allow_remote)
         models = _capabilities(names, server)

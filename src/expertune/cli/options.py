@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
-Input = Annotated[Path, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")]
+from ..config import SETTINGS
+
+Input = Annotated[Path, typer.Option("--input", help="Rated records, formatted or raw (.csv, .tsv, .jsonl, .parquet).")]
+Column = Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help=SETTINGS["column"].help)]
 Topics = Annotated[str, typer.Option("--topics", help="Topics that the records are rated for.")]
 Mapping_ = Annotated[
     str | None, typer.Option("--rating-mapping", help="Labels and their integers, as JSON or the path of a JSON file.")

@@ -14,7 +14,9 @@ from .options import AllowRemote, Debug, Mapping_
 
 def rate(
     *,
-    new: Annotated[Path, typer.Argument(help="New records with a Prompt column (.csv, .tsv, .jsonl, .parquet).")],
+    new: Annotated[
+        Path, typer.Argument(help="New records, raw or with a Prompt column (.csv, .tsv, .jsonl, .parquet).")
+    ],
     with_: Annotated[Path, typer.Option("--with", help="The output folder of a finished run.")],
     output: Annotated[
         Path | None, typer.Option("--output", help="Output file; its suffix sets the format. [NEW_rated.csv]")

@@ -18,6 +18,7 @@ from ..outputs import METADATA, MODEL_SET, READOUT
 from ..predict.score import Messages
 from ..predict.uncertainty import Uncertainty, checked_uncertainty
 from ..ratings.examples import chat_messages, system_prompt
+from ..ratings.prompts import PromptTemplate
 from ..ratings.scale import RatingScale, answer_opening, make_scale
 from ..readout.record import ReadoutRecord
 from ..readout.record import read as read_readout
@@ -38,7 +39,8 @@ class Artifact:
     sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
     than the base model can give an opinion; each member is then asked by its own messages. `noise` is how far
     two correct readers of the tuned file differ, where the run measured it. `question` is there where the file is a
-    decision model that was judged by its decision interface.
+    decision model that was judged by its decision interface. `template` makes the prompts of raw records, None where
+    the run does not know how its prompts were made.
     """
 
     kind: Product
@@ -60,6 +62,7 @@ class Artifact:
     noise: Noise | None = None
     question: Question | None = None
     topics: str = ""
+    template: PromptTemplate | None = None
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -124,6 +127,7 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         trust=checked_uncertainty(record.rating, scale),
         noise=record.export.noise if record.export else None,
         topics=topics,
+        template=record.prompt_template,
     )
 
 
@@ -147,6 +151,7 @@ def _readout(folder: Path, record: RunRecord) -> Artifact:
         config_id=_config_id("readout", scale, system_prompt(scale, topics), [(judged, "")]),
         trust=checked_uncertainty(record.rating, scale),
         readout=read_readout(folder / READOUT),
+        template=record.prompt_template,
     )
 
 
@@ -177,6 +182,7 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
         trust=checked_uncertainty(record.rating if record else None, scale),
         model_set=config if config.has_votes else None,
         question=config.question() if config.models[0].decision else None,
+        template=record.prompt_template if record else None,
     )
 
 

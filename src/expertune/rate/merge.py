@@ -12,7 +12,8 @@ from ..errors import UsageError
 from ..ratings.cells import as_text, filled, for_error, identifier, is_blank
 from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
 from ..ratings.normalize import words
-from ..ratings.read import RecordFile, Table, check_text, open_records, rating_values, read_ratings, read_table
+from ..ratings.read import Table, check_text, rating_values, read_ratings, read_table
+from ..ratings.records import RecordFile, open_records
 from ..ratings.scale import RatingScale
 from .journal import Journal, record_hash
 from .queue_key import KEY, candidates, is_damaged, restored

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from ..ratings.cells import is_blank_text
-from ..ratings.columns import folded
 
 KEY = "Review_Key"
 _DIGITS = 8  # hexadecimal digits of a cell's digest
@@ -69,4 +68,5 @@ def _byte(letter: str, encoding: str) -> bytes:
 
 
 def _digest(column: str, text: str) -> str:
-    return hashlib.sha256(f"{folded(column)}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    folded = re.sub(r"[\s_]+", "_", column.strip()).casefold()  # as in the keys of queues that are under review
+    return hashlib.sha256(f"{folded}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]

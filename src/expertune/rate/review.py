@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import DatasetError, UsageError
 from ..files import write_text
 from ..ratings.cells import as_text, is_blank
-from ..ratings.read import RecordFile, open_records
+from ..ratings.records import RecordFile, open_records
 from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .queue_key import KEY, protected, row_key
 from .runner import BATCH

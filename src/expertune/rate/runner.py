@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
 from ..predict.score import Prediction, Scorer, likeliest
-from ..ratings.read import RawRecord, RecordFile, open_records
+from ..ratings.records import RawRecord, RecordFile, open_records
 from .artifact import Artifact
 from .columns import REASONS, Wanted, cells, failed_cells
 from .journal import Journal, JournalEntry, record_hash
@@ -30,6 +30,10 @@ BATCH = 256  # rows read, rated and written at a time
 ANSWER_TOKENS = 160
 FAILURES_IN_A_ROW = 10  # after so many the engine is tried with a probe
 PROBE = "record"
+_NO_TEMPLATE = (
+    "; {folder} does not say how its prompts were made (by another program or an earlier version): add the column, "
+    "made as in training"
+)
 
 
 class Advancing(Protocol):
@@ -106,7 +110,7 @@ def rate_file(
     checked_output(output, source)
     with Journal(journal or output.with_name(f"{output.name}.journal.sqlite")) as kept:
         with stage("Reading the records"):
-            records = open_records(source)
+            records = open_records(source, product.template, remedy=_NO_TEMPLATE.format(folder=product.folder))
         tally = rate_records(records, output, request, kept, stage)
     notes = [*records.notes, *scorer.notes(), *product.trust.notes()]
     if not calibrated:
@@ -118,7 +122,7 @@ def rate_file(
 
 def rate_records(records: RecordFile, output: Path, request: RateRequest, journal: Journal, stage: Stage) -> Tally:
     """Rate the records and write them to `output`. Raises as `rate_file`."""
-    added = request.wanted.columns()
+    added = records.made | request.wanted.columns()
     if taken := [column for column in added if column in records.columns]:
         raise UsageError(f'{records.path}: column "{taken[0]}" is there already; rename or remove it')
     _begin(request, journal)

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 from ..errors import OutputError, UsageError
 from ..ratings.cells import as_text
-from ..ratings.read import RecordFile
+from ..ratings.records import RecordFile
 from ..ratings.tables import SUFFIXES
 
 LINE_END = "\r\n"  # as RFC 4180 has it; with a bare "\n" Python's csv would leave a "\r" inside a cell unquoted

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from .columns import NO_PATIENT
 from .near_duplicates import Duplicates
 from .normalize import specific_lines, words
 from .scale import RatingScale
@@ -71,6 +72,7 @@ def audit(ratings: Sequence[Rating], scale: RatingScale, duplicates: Duplicates)
     by_value = Counter(rating.value for rating in ratings)
     findings = [
         *_class_findings(by_value, scale),
+        *_no_patients(ratings),
         *_duplicates(ratings, duplicates),
         *_leaks(ratings, scale),
         *_missing_rationales(ratings),
@@ -118,6 +120,11 @@ def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Find
     unused = [label for label, value in zip(scale.labels, scale.values, strict=True) if not by_value[value]]
     if unused:
         yield Finding("unused_rating", "info", len(unused), (), f"no row is rated {', '.join(unused)}")
+
+
+def _no_patients(ratings: Sequence[Rating]) -> Iterator[Finding]:
+    if not any(rating.group for rating in ratings):
+        yield Finding("no_patient_column", "warning", len(ratings), (), NO_PATIENT)
 
 
 def _duplicates(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:

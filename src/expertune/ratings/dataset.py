@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
 from .audit import FEW_ROWS, AuditReport, audit
-from .columns import check_columns
+from .columns import Columns, check_columns
 from .examples import make_examples, system_prompt
 from .near_duplicates import find_duplicates
-from .read import from_frame, read_ratings
+from .prompts import PromptTemplate
+from .read import RatedFile, frame_table, rated_records, read_table
 from .scale import RatingScale, load_scale
 from .schema import Example, Rating, Split
 from .split import split
@@ -35,6 +36,8 @@ class Dataset:
     input_sha256: hex digest of the rows as read, the same for a file and a DataFrame of the same rows
     source: path of the input, for messages
     notes: messages of the reader for the user
+    columns: the columns of the input by role
+    template: how the prompts were made from columns, None where that is not known
     """
 
     ratings: tuple[Rating, ...]
@@ -47,6 +50,8 @@ class Dataset:
     input_sha256: str
     source: str
     notes: tuple[str, ...]
+    columns: Columns
+    template: PromptTemplate | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -63,20 +68,23 @@ class Dataset:
         return replace(self, split=replace(self.split, **parts), examples=examples)
 
 
+def read_rated(
+    data: Any, rating_mapping: Any, topics: str, choices: Sequence[str] = ()
+) -> tuple[RatedFile, RatingScale]:
+    """Read a path or DataFrame, with prompts or raw, and its rating scale. Raises DatasetError and UsageError."""
+    path = Path(data) if isinstance(data, (str, Path)) else None
+    scale = load_scale(rating_mapping, path)
+    table = frame_table(data, "the data frame") if path is None else read_table(path)
+    return rated_records(table, scale, topics=topics, choices=choices), scale
+
+
 def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) -> Dataset:
     """Load the ratings of `data`, a path or a DataFrame. Warns DatasetTooSmallWarning below FEW_ROWS rows.
 
     Raises DatasetError, and UsageError for a missing column of `config.subgroups`, before the long work begins.
     """
-    notes: list[str] = []
-    if isinstance(data, (str, Path)):
-        source = str(data)
-        scale = load_scale(rating_mapping, Path(data))
-        ratings = read_ratings(Path(data), scale, notes=notes)
-    else:
-        source = "the data frame"
-        scale = load_scale(rating_mapping, None)
-        ratings = from_frame(data, scale, source, notes=notes)
+    rated, scale = read_rated(data, rating_mapping, topics, config.column)
+    ratings, source = rated.ratings, rated.columns.source
     check_columns(ratings, config.subgroups)
     if len(ratings) < FEW_ROWS:
         warnings.warn(
@@ -87,7 +95,7 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
     duplicates = find_duplicates(ratings, config.near_duplicate_threshold)
     parts = split(ratings, duplicates, dev_share=config.dev_share, test_share=config.test_share, seed=config.seed)
     return Dataset(
-        ratings=tuple(ratings),
+        ratings=ratings,
         scale=scale,
         topics=topics,
         system=system_prompt(scale, topics),
@@ -96,11 +104,13 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         examples=make_examples(parts, scale, topics),
         input_sha256=_digest(ratings),
         source=source,
-        notes=tuple(notes),
+        notes=rated.notes,
+        columns=rated.columns,
+        template=rated.template,
     )
 
 
-def _digest(ratings: list[Rating]) -> str:
+def _digest(ratings: Sequence[Rating]) -> str:
     """Hash what was read, so that a CSV and a DataFrame of the same rows have the same digest."""
     digest = hashlib.sha256()
     for rating in ratings:

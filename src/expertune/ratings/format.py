@@ -1,73 +1,83 @@
-"""Convert a raw export of rated visits to the formatted dataset: one prompt and one standardized rating a row."""
+"""Convert a raw export of visits, rated or not, to the formatted dataset: one prompt a row, and its rating."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
 from .cells import filled, identifier
-from .columns import PATIENT, RATIONALE, ROW_ID, VALUE
-from .read import Table, check_text, rating_values, read_table
+from .columns import (
+    FIELDS,
+    NO_PATIENT,
+    PATIENT,
+    PROMPT,
+    RATIONALE,
+    ROLES,
+    ROW_ID,
+    VALUE,
+    Columns,
+    find_columns,
+    listed,
+)
+from .prompts import make_template
+from .read import make_prompts, rating_values, read_table
 from .scale import RatingScale
 
 if TYPE_CHECKING:
     import pandas
 
-RAW_VALUE = ("Standardized_Rating", "Expert Rating", "Rating")
-RAW_RATIONALE = (*RATIONALE, "Expert Rationale", "Rationale")
-# The fields of a prompt, in their order. Only known columns: any other could contain the rating itself.
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "Chief complaint": ("ChiefComplaintOrig", "Chief Complaint", "ChiefComplaint", "ChiefComplaintParsed"),
-    "Discharge diagnosis": ("Discharge Diagnosis", "DischargeDiagnosis", "Diagnosis_Combo"),
-    "Age": ("Age", "Age_Years"),
-    "Sex": ("Sex", "Gender"),
-    "Clinical impression": ("ClinicalImpression", "Clinical Impression"),
-    "Admit reason": ("Admit_Reason_Combo", "AdmitReason"),
-    "Triage notes": ("TriageNotes", "TriageNotesOrig", "Triage Notes"),
-}
+
+@dataclass(frozen=True)
+class Formatted:
+    """The rows of formatted_dataset.csv, which columns they come from, and messages for the user."""
+
+    frame: pandas.DataFrame
+    columns: Columns
+    notes: tuple[str, ...]
 
 
-def format_raw(path: Path, scale: RatingScale, topics: str) -> pandas.DataFrame:
-    """Return the rows of a raw file: the columns of formatted_dataset.csv first, the other columns after them.
+def format_raw(path: Path, scale: RatingScale, topics: str, choices: Sequence[str] = ()) -> Formatted:
+    """Make the rows of a raw file: the columns of formatted_dataset.csv first, the other columns after them.
 
-    Raises DatasetError as the reader does, and if the file has no column of FIELDS.
+    `choices` are "ROLE=NAME" (columns.py). Without a rating column the rows have no rating.
+    Raises DatasetError as the reader does, and if the file has no column to make prompts from.
     """
     import pandas
 
     table = read_table(path)
-    value, rationale = table.need(RAW_VALUE), table.find(RAW_RATIONALE)
-    fields = {name: column for name, columns in FIELDS.items() if (column := table.find(columns))}
-    if not fields:
-        wanted = ", ".join(columns[0] for columns in FIELDS.values())
-        raise DatasetError(f"{table.source}: a prompt needs one of {wanted}; it has: {table.names()}")
-    for column in fields.values():
-        check_text(table, column, needed=False)
-    values = rating_values(table, value, scale, raw=True)
-    ids, patient = table.find(ROW_ID), table.find(PATIENT)
-    used = {value, rationale, ids, patient, "Prompt"}
-    kept = [column for column in table.columns if column not in used]
+    columns = find_columns(table.source, table.columns, choices, raw=True)
+    if not columns.text:
+        wanted = ", ".join(names[0] for names in FIELDS.values())
+        has = f"it has: {listed(table.columns)}; or name one with --column text=NAME"
+        raise DatasetError(f"{table.source}: a prompt needs one of {wanted}; {has}")
+    value, rationale, patient = map(columns.get, ("rating", "rationale", "patient"))
+    table = replace(table, id_column=columns.get("id"))
+    prompts = make_prompts(table, make_template(columns.text, scale, topics))
+    values = rating_values(table, value, scale, raw=True) if value else ()
+    ours = {names[0] for names in ROLES.values()}
+    kept = [column for column in table.columns if column not in {*columns.roles.values(), *ours}]
     rows = []
     for place, (_, record) in enumerate(table.records):
-        row: dict[str, Any] = {ROW_ID[0]: identifier(record, ids) or str(place + 1)}
+        row: dict[str, Any] = {ROW_ID[0]: identifier(record, columns.get("id")) or str(place + 1)}
         if patient:
             row[PATIENT[0]] = identifier(record, patient)
-        row["Prompt"] = _prompt(record, fields, scale, topics)
-        row[VALUE[0]], row[RATIONALE[0]] = values[place], filled(record, rationale)
+        row[PROMPT[0]] = prompts[place]
+        if value:
+            row[VALUE[0]] = values[place]
+        if value or rationale:
+            row[RATIONALE[0]] = filled(record, rationale)
         rows.append({**row, **{column: filled(record, column) for column in kept}})
-    _check_records(table, fields)
-    return pandas.DataFrame(rows)
+    return Formatted(pandas.DataFrame(rows), columns, (*table.notes, *_notes(columns)))
 
 
-def _check_records(table: Table, fields: Mapping[str, str]) -> None:
-    empty = [row for row, record in table.records if not any(filled(record, column) for column in fields.values())]
-    if empty:
-        raise table.fault(empty, None, f"{', '.join(fields.values())} are all blank; fill one in or remove the row")
-
-
-def _prompt(record: Mapping[str, Any], fields: Mapping[str, str], scale: RatingScale, topics: str) -> str:
-    """Build a prompt, task and schema first: they are the same for all rows, so the server caches them as prefix."""
-    known = [f"{name}: {text}" for name, column in fields.items() if (text := filled(record, column))]
-    schema = [f"{value} = {label}" for label, value in zip(scale.labels, scale.values, strict=True)]
-    return "\n".join([f"Task: Rate this record for: {topics}.", "", "Rating schema:", *schema, "", "Record:", *known])
+def _notes(columns: Columns) -> list[str]:
+    notes = [str(columns)]
+    if columns.get("rating") is None:
+        wanted = ", ".join(VALUE)
+        notes.append(f"no rating column ({wanted}): written without ratings; --column rating=NAME names one")
+    elif columns.get("patient") is None:
+        notes.append(f"warning: {NO_PATIENT}")
+    return notes

@@ -1,4 +1,4 @@
-"""Read rated files into Ratings, and open files of unrated records to read them in batches.
+"""Read rated files into Ratings.
 
 Every fault is a DatasetError that names file, row and column.
 """
@@ -6,56 +6,68 @@ Every fault is a DatasetError that names file, row and column.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
 from .cells import BROKEN_TEXT, as_text, filled, for_error, identifier, is_blank
-from .columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
+from .columns import ROW_ID, VALUE, Columns, find_column, find_columns, folded, listed
+from .prompts import PromptTemplate, make_template, recover_template
 from .scale import RatingScale
 from .schema import Rating
-from .tables import Row, TableFile, check_unique, open_table
+from .tables import Row, check_unique, open_table
 
 
 @dataclass(frozen=True)
 class Table:
-    """The columns and records of a file in memory. A record is its row number and its cells by column name."""
+    """The columns and records of a file in memory. A record is its row number and its cells by column name.
+
+    `id_column` has the user's own ids, which errors show next to the row numbers.
+    """
 
     source: str
     columns: tuple[str, ...]
     records: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+    id_column: str | None = None
 
     def fault(self, rows: Sequence[int], column: str | None, problem: str) -> DatasetError:
-        """Make an error of one line: file, rows (the first five and how many more), column, problem."""
+        """Make an error of one line: file, rows (the first five and how many more) and ids, column, problem."""
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-        where = f" row{'s' if len(rows) > 1 else ''} {shown}" if rows else ""
+        where = f" row{'s' if len(rows) > 1 else ''} {shown}{self._ids(rows[:5])}" if rows else ""
         return DatasetError(f"{self.source}{where}{f', column {json.dumps(column)}' if column else ''}: {problem}")
 
-    def find(self, names: Sequence[str]) -> str | None:
-        """Return the column that has one of the names; case, spaces and underscores do not matter."""
-        for name in names:
-            for column in self.columns:
-                if folded(column) == folded(name):
-                    return column
-        return None
+    def _ids(self, rows: Sequence[int]) -> str:
+        cells = dict(self.records) if self.id_column else {}
+        ids = [for_error(identifier(cells[row], self.id_column)) for row in rows if row in cells]
+        return f" ({self.id_column} {', '.join(ids)})" if any(ids) else ""
 
-    def need(self, names: Sequence[str]) -> str:
+    def find(self, names: Sequence[str]) -> str | None:
+        """Return the column that has one of the names."""
+        return find_column(self.columns, names)
+
+    def need(self, names: Sequence[str], remedy: str = "") -> str:
         """Return the column that has one of the names. Raises DatasetError if there is none."""
         column = self.find(names)
         if column is None:
             wanted = " or ".join(f'"{name}"' for name in names)
-            raise DatasetError(f"{self.source}: no column {wanted}; it has: {self.names()}")
+            raise DatasetError(f"{self.source}: no column {wanted}; it has: {listed(self.columns)}{remedy}")
         return column
 
-    def names(self) -> str:
-        """List the columns for an error; without a header they would be the text of a row, so long ones are hidden."""
-        return ", ".join(for_error(column, 40) for column in self.columns[:30]) + (
-            " …" if len(self.columns) > 30 else ""
-        )
+
+@dataclass(frozen=True)
+class RatedFile:
+    """The rated records of a file: which columns they come from, and with which template their prompts were made.
+
+    `template` is None if the file has prompts that were made otherwise. `notes` are messages for the user.
+    """
+
+    ratings: tuple[Rating, ...]
+    columns: Columns
+    template: PromptTemplate | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_ratings(path: Path, scale: RatingScale, *, notes: list[str] | None = None) -> list[Rating]:
@@ -63,16 +75,24 @@ def read_ratings(path: Path, scale: RatingScale, *, notes: list[str] | None = No
 
     Raises DatasetError for every fault that makes the file unusable.
     """
-    return _ratings(read_table(path), scale, notes)
+    found = rated_records(read_table(path), scale)
+    if notes is not None:
+        notes.extend(found.notes)
+    return list(found.ratings)
 
 
-def from_frame(df: Any, scale: RatingScale, source: str, *, notes: list[str] | None = None) -> list[Rating]:
-    """Read the rated rows of a pandas DataFrame; rows count from 2, as if it had been written as CSV."""
+def frame_table(df: Any, source: str) -> Table:
+    """Convert a pandas DataFrame; rows count from 2, as if it had been written as CSV. Raises DatasetError."""
     columns = tuple(str(column) for column in df.columns)
     check_unique(source, columns)
     cells = zip(*(df.iloc[:, i].tolist() for i in range(len(columns))), strict=True) if columns else ()
     records = tuple((row, dict(zip(columns, record, strict=True))) for row, record in enumerate(cells, start=2))
-    return _ratings(_with_rows(Table(source, columns, records)), scale, notes)
+    return _with_rows(Table(source, columns, records))
+
+
+def from_frame(df: Any, scale: RatingScale, source: str) -> list[Rating]:
+    """Read the rated rows of a pandas DataFrame. Raises DatasetError."""
+    return list(rated_records(frame_table(df, source), scale).ratings)
 
 
 def read_table(path: Path) -> Table:
@@ -93,22 +113,27 @@ def _with_rows(table: Table) -> Table:
     return table
 
 
-def _ratings(table: Table, scale: RatingScale, notes: list[str] | None) -> list[Rating]:
-    prompt, value = table.need(PROMPT), table.need(VALUE)
-    rationale, row_id, patient = table.find(RATIONALE), table.find(ROW_ID), table.find(PATIENT)
-    check_text(table, prompt)
+def rated_records(table: Table, scale: RatingScale, *, topics: str = "", choices: Sequence[str] = ()) -> RatedFile:
+    """Interpret the rows of a formatted file, or of a raw one, whose prompts are then made for these topics.
+
+    `choices` are "ROLE=NAME" (columns.py). Raises DatasetError, and UsageError for choices that cannot be.
+    """
+    columns = find_columns(table.source, table.columns, choices)
+    table = replace(table, id_column=columns.get("id"))
+    prompts, template = _prompts(table, columns, scale, topics)
+    value, rationale, patient = columns.need("rating"), columns.get("rationale"), columns.get("patient")
     if rationale:
         check_text(table, rationale, needed=False)
-    values = rating_values(table, value, scale)
-    ids, id_notes = _ids(table, row_id)
-    if notes is not None:
-        notes.extend((*table.notes, *id_notes))
-    used = {prompt, value, rationale, patient, row_id}
-    return [
+    # a raw file and a column of another name hold codes, which the mapping translates
+    raw = columns.get("prompt") is None or folded(value) != folded(VALUE[0])
+    values = rating_values(table, value, scale, raw=raw)
+    ids, id_notes = _ids(table, columns.get("id"))
+    used = set(columns.roles.values())
+    ratings = tuple(
         Rating(
             id=ids[i],
             row=row,
-            prompt=as_text(cells[prompt]),
+            prompt=prompts[i],
             value=values[i],
             label=scale.label_of(values[i]),
             rationale=filled(cells, rationale),
@@ -116,11 +141,37 @@ def _ratings(table: Table, scale: RatingScale, notes: list[str] | None) -> list[
             extra={
                 **{column: as_text(cells.get(column)) for column in table.columns if column not in used},
                 # a repeated Row_ID still shows which rows belong together: kept under its canonical name
-                **({ROW_ID[0]: identifier(cells, row_id)} if row_id and id_notes else {}),
+                **({ROW_ID[0]: identifier(cells, columns.get("id"))} if id_notes else {}),
             },
         )
         for i, (row, cells) in enumerate(table.records)
-    ]
+    )
+    return RatedFile(ratings, columns, template, (*table.notes, *id_notes))
+
+
+def _prompts(
+    table: Table, columns: Columns, scale: RatingScale, topics: str
+) -> tuple[list[str], PromptTemplate | None]:
+    """The prompts of the file, or those made from its text columns; and their template, if it is known."""
+    records = [cells for _, cells in table.records]
+    if not columns.text:
+        prompt = columns.need("prompt")
+        check_text(table, prompt)
+        prompts = [as_text(cells[prompt]) for cells in records]
+        return prompts, recover_template(prompts, records, [name for name in table.columns if name != prompt])
+    template = make_template(columns.text, scale, topics)
+    return make_prompts(table, template), template
+
+
+def make_prompts(table: Table, template: PromptTemplate) -> list[str]:
+    """Make the prompt of each record. Raises DatasetError for records from which none can be made."""
+    columns = [field.column for field in template.fields]
+    for column in columns:
+        check_text(table, column, needed=False)
+    empty = [row for row, cells in table.records if not any(filled(cells, column) for column in columns)]
+    if empty:
+        raise table.fault(empty, None, f"{', '.join(columns)} are all blank; fill one in or remove the row")
+    return [template.text(cells) for _, cells in table.records]
 
 
 def check_text(table: Table, column: str, *, needed: bool = True) -> None:
@@ -171,80 +222,3 @@ def _ids(table: Table, column: str | None) -> tuple[list[str], tuple[str, ...]]:
         return ids, ()
     problem = "is not unique" if all(ids) else "is blank in some rows"
     return rows, (f"{table.source}: {column} {problem}; row numbers are used as ids",)
-
-
-@dataclass(frozen=True)
-class RawRecord:
-    """One unrated row as it stands in the file. `fault` is the reason why it cannot be rated."""
-
-    row: int
-    cells: Mapping[str, Any]
-    prompt: str
-    fault: str | None = None
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """A file of records to be rated. A text file was read through once, so that no broken row ends hours of rating.
-
-    `rows` is the number of records, `kinds` the Python types found in each column of a JSON Lines file.
-    """
-
-    table: TableFile
-    columns: tuple[str, ...]
-    rows: int
-    prompt: str
-    kinds: Mapping[str, frozenset[type]]
-
-    @property
-    def path(self) -> Path:
-        return self.table.path
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Messages for the user."""
-        return self.table.notes
-
-    def batches(self, size: int) -> Iterator[list[RawRecord]]:
-        """Yield all records, at most `size` at a time."""
-        records = (_raw_record(row, cells, self.prompt) for row, cells in self.table.rows(size))
-        while batch := list(islice(records, size)):
-            yield batch
-
-
-def _raw_record(row: int, cells: Mapping[str, Any], prompt: str) -> RawRecord:
-    cell = cells.get(prompt)
-    if is_blank(cell):
-        return RawRecord(row, cells, "", "the prompt is blank")
-    if not isinstance(cell, str):
-        return RawRecord(row, cells, "", f"the prompt is not a string but {type(cell).__name__}")
-    if BROKEN_TEXT.search(cell):
-        return RawRecord(row, cells, "", "the prompt contains a NUL or broken character")
-    return RawRecord(row, cells, cell)
-
-
-def open_records(path: Path) -> RecordFile:
-    """Describe a file of records after reading it through (Parquet: its metadata) without keeping its rows.
-
-    Raises DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those rows get
-    their reason in RawRecord.
-    """
-    table = open_table(path)
-    rows, kinds = table.row_count, {}
-    if rows is None:
-        rows, kinds = _scan(table)
-    if not rows:
-        raise DatasetError(f"{path}: no rows; there is nothing to rate")
-    columns = table.columns or tuple(kinds)
-    return RecordFile(table, columns, rows, Table(str(path), columns, ()).need(PROMPT), kinds)
-
-
-def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:
-    """Count the rows, and collect the types of each column where the file has no header (JSON Lines)."""
-    rows = 0
-    kinds: dict[str, set[type]] = {}
-    for _, cells in table.rows():
-        rows += 1
-        for column, cell in cells.items() if not table.columns else ():
-            kinds.setdefault(column, set()).add(type(cell))
-    return rows, {column: frozenset(types) for column, types in kinds.items()}

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import DatasetError
 from .cells import for_error
-from .columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
+from .columns import ROLES, folded
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time
@@ -166,7 +166,7 @@ def _open_text(path: Path) -> TableFile:
 
 def _find_delimiter(head: str) -> str:
     """The delimiter under which the header has most of our columns, then most columns."""
-    ours = {folded(name) for name in (*PROMPT, *VALUE, *RATIONALE, *ROW_ID, *PATIENT)}
+    ours = {folded(name) for names in ROLES.values() for name in names}
     head = head.lstrip().replace("\0", "")  # csv of Python 3.10 refuses NUL
 
     def score(delimiter: str) -> tuple[int, int]:

@@ -112,6 +112,8 @@ def _record(
         data_audit=_audit(dataset, kept, evaluated),
         split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
+        rating_codes=dict(dataset.scale.raw),
+        prompt_template=dataset.template,
         provenance=_provenance(basis, ws),
         settings=as_dict(config),
         seed=config.seed,
