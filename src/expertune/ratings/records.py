@@ -1,0 +1,124 @@
+"""Open files of unrated records, with prompts or raw, to read them in batches: memory does not grow with their number.
+
+Every fault is a DatasetError that names file, row and column.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import DatasetError
+from .cells import BROKEN_TEXT, is_blank
+from .columns import PROMPT, listed
+from .prompts import PromptTemplate
+from .read import Table
+from .tables import TableFile, open_table
+
+
+@dataclass(frozen=True)
+class RawRecord:
+    """One unrated row as it stands in the file. `fault` is the reason why it cannot be rated."""
+
+    row: int
+    cells: Mapping[str, Any]
+    prompt: str
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """A file of records to be rated. A text file was read through once, so that no broken row ends hours of rating.
+
+    `rows` is the number of records, `kinds` the Python types found in each column of a JSON Lines file. `template` is
+    there for raw records: their prompts are made with it and added as the column `prompt`.
+    """
+
+    table: TableFile
+    columns: tuple[str, ...]
+    rows: int
+    prompt: str
+    kinds: Mapping[str, frozenset[type]]
+    template: PromptTemplate | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.table.path
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Messages for the user."""
+        if self.template is None:
+            return self.table.notes
+        used = [field.column for field in self.template.fields]
+        others = [column for column in self.columns if column not in used]
+        unused = f"; not used: {listed(others)}" if others else ""
+        return (*self.table.notes, f"{self.path}: prompts made as in the run, from {listed(used)}{unused}")
+
+    @property
+    def made(self) -> dict[str, type]:
+        """The columns that the file itself does not have."""
+        return {} if self.template is None else {self.prompt: str}
+
+    def batches(self, size: int) -> Iterator[list[RawRecord]]:
+        """Yield all records, at most `size` at a time."""
+        read = self._with_prompt if self.template is None else self._made
+        records = (read(row, cells) for row, cells in self.table.rows(size))
+        while batch := list(islice(records, size)):
+            yield batch
+
+    def _with_prompt(self, row: int, cells: Mapping[str, Any]) -> RawRecord:
+        cell = cells.get(self.prompt)
+        if is_blank(cell):
+            return RawRecord(row, cells, "", "the prompt is blank")
+        if not isinstance(cell, str):
+            return RawRecord(row, cells, "", f"the prompt is not a string but {type(cell).__name__}")
+        if BROKEN_TEXT.search(cell):
+            return RawRecord(row, cells, "", "the prompt contains a NUL or broken character")
+        return RawRecord(row, cells, cell)
+
+    def _made(self, row: int, cells: Mapping[str, Any]) -> RawRecord:
+        assert self.template is not None
+        fault = self.template.fault(cells)
+        prompt = "" if fault else self.template.text(cells)
+        return RawRecord(row, {**cells, self.prompt: prompt}, prompt, fault)
+
+
+def open_records(path: Path, template: PromptTemplate | None = None, *, remedy: str = "") -> RecordFile:
+    """Describe a file of records after reading it through (Parquet: its metadata) without keeping its rows.
+
+    Without a prompt column, prompts are made with `template`; `remedy` ends the error where there is none. Raises
+    DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those rows get their
+    reason in RawRecord.
+    """
+    table = open_table(path)
+    rows, kinds = table.row_count, {}
+    if rows is None:
+        rows, kinds = _scan(table)
+    if not rows:
+        raise DatasetError(f"{path}: no rows; there is nothing to rate")
+    columns = table.columns or tuple(kinds)
+    found = Table(str(path), columns, ())
+    if template is None or found.find(PROMPT):
+        return RecordFile(table, columns, rows, found.need(PROMPT, remedy), kinds)
+    if missing := template.missing(columns):
+        raise DatasetError(
+            f"{path}: no column {' and '.join(map(json.dumps, missing))}, from which the run's prompts were made; it "
+            f"has: {listed(columns)}; rename or add it (blank where unknown)"
+        )
+    return RecordFile(table, columns, rows, PROMPT[0], kinds, template.for_columns(columns))
+
+
+def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:
+    """Count the rows, and collect the types of each column where the file has no header (JSON Lines)."""
+    rows = 0
+    kinds: dict[str, set[type]] = {}
+    for _, cells in table.rows():
+        rows += 1
+        for column, cell in cells.items() if not table.columns else ():
+            kinds.setdefault(column, set()).add(type(cell))
+    return rows, {column: frozenset(types) for column, types in kinds.items()}
