@@ -125,6 +125,8 @@ class FineTuner:
         )
         with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode) as ws, self._logged():
             _log_start(request, dataset)
+            for line in (str(dataset.columns), *dataset.notes):
+                ws.progress.say(line)
             record = run(request, dataset, ws, on_result)
         registration = record.registration
         return registration is None or registration.registered, record.to_dict()

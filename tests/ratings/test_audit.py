@@ -33,7 +33,7 @@ def found(ratings: list[Rating], scale: RatingScale = ACUITY) -> dict[str, Findi
 
 def test_real_visits() -> None:
     findings = found(visits())
-    assert set(findings) == {"small_class", "near_duplicates", "missing_rationales"}
+    assert set(findings) == {"small_class", "no_patient_column", "near_duplicates", "missing_rationales"}
     assert set(findings["near_duplicates"].row_ids) == {"75", "202", "205", "241", "469", "543", "766", "934"}
     assert findings["small_class"].message.startswith("fewer than 10 rows of: Resuscitation 8;")
 
@@ -129,6 +129,7 @@ def test_few_rows_few_classes_unused_labels() -> None:
     assert {kind: finding.severity for kind, finding in findings.items()} == {
         "one_class": "error",
         "few_rows": "warning",
+        "no_patient_column": "warning",
         "unused_rating": "info",
     }
     assert "Does Not Match, Unknown" in findings["unused_rating"].message

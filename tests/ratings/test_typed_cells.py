@@ -116,7 +116,7 @@ def test_a_reviewers_none_is_merged(tmp_path: Path) -> None:
 def test_a_raw_none_is_formatted(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     raw.write_text("Chief Complaint,Rating\nfever,None\ncough,Mild\n", encoding="utf-8")
-    assert list(format_raw(raw, make_scale({"None": 0, "Mild": 1}), "t")["Standardized_Rating"]) == [0, 1]
+    assert list(format_raw(raw, make_scale({"None": 0, "Mild": 1}), "t").frame["Standardized_Rating"]) == [0, 1]
 
 
 # --- typed ratings ---

@@ -11,7 +11,7 @@ import typer
 
 from ..config import SETTINGS
 
-Input = Annotated[Path, typer.Option("--input", help="Rated records, formatted or raw (.csv, .tsv, .jsonl, .parquet).")]
+Input = Annotated[Path, typer.Option("--input", help="Rated records: CSV, TSV, JSONL or Parquet.")]
 Column = Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help=SETTINGS["column"].help)]
 Topics = Annotated[str, typer.Option("--topics", help="Topics that the records are rated for.")]
 Mapping_ = Annotated[

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..ratings.cells import as_text, filled, for_error, identifier, is_blank
-from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
+from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROLES, ROW_ID, VALUE, find_column, folded
 from ..ratings.normalize import words
 from ..ratings.read import Table, check_text, rating_values, read_ratings, read_table
 from ..ratings.records import RecordFile, open_records
@@ -97,7 +97,7 @@ def _queued_cells(row: Reviewed, names: Sequence[str], journal: Journal | None) 
     key, prompt = table.find((KEY,)), table.need(PROMPT)
     if key is None:
         return {prompt: _known_text(row.prompt, journal)}
-    columns = dict.fromkeys((prompt, *(column for name in names if (column := table.find((name,))))))
+    columns = dict.fromkeys((prompt, *(column for name in names if (column := table.find(_names_of(name))))))
     return {column: restored(as_text(row.cells[key]), column, as_text(row.cells[column])) for column in columns}
 
 
@@ -164,7 +164,7 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
-        cells: dict[Any, Any] = {each: row.cells.get(source.find((each,)) or "") for each in records.columns}
+        cells: dict[Any, Any] = {each: row.cells.get(source.find(_names_of(each)) or "") for each in records.columns}
         cells |= {names["prompt"]: row.prompt, names["value"]: row.value}
         if names["rationale"]:
             cells[names["rationale"]] = row.note
@@ -179,6 +179,11 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
             cells[names["id"]] = own
         rows.append({column: cell for column, cell in cells.items() if column is not None})
     return rows, renamed
+
+
+def _names_of(column: str) -> tuple[str, ...]:
+    """The names under which a column of the file that is joined may be in the review: its role's, its own first."""
+    return (column, *next((names for names in ROLES.values() if find_column((column,), names)), ()))
 
 
 _NOT_QUEUED = "not the queued one (a spreadsheet may have changed it); rate the record in a new review.csv"

@@ -72,9 +72,9 @@ def audit(ratings: Sequence[Rating], scale: RatingScale, duplicates: Duplicates)
     by_value = Counter(rating.value for rating in ratings)
     findings = [
         *_class_findings(by_value, scale),
-        *_no_patients(ratings),
         *_duplicates(ratings, duplicates),
         *_leaks(ratings, scale),
+        *_no_patients(ratings),
         *_missing_rationales(ratings),
     ]
     findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))

@@ -36,8 +36,9 @@ class Table:
     def fault(self, rows: Sequence[int], column: str | None, problem: str) -> DatasetError:
         """Make an error of one line: file, rows (the first five and how many more) and ids, column, problem."""
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-        where = f" row{'s' if len(rows) > 1 else ''} {shown}{self._ids(rows[:5])}" if rows else ""
-        return DatasetError(f"{self.source}{where}{f', column {json.dumps(column)}' if column else ''}: {problem}")
+        where = f" row{'s' if len(rows) > 1 else ''} {shown}" if rows else ""
+        where += f", column {json.dumps(column)}" if column else ""
+        return DatasetError(f"{self.source}{where}: {problem}{self._ids(rows[:5])}")
 
     def _ids(self, rows: Sequence[int]) -> str:
         cells = dict(self.records) if self.id_column else {}
