@@ -27,7 +27,7 @@ BAD = {  # name, content, what the error must say
         b"Text,Standardized_Rating\nx,1\n",
         'no column "Prompt" or "formatted_prompt"; it has: Text',
     ),
-    "no rating column": ("a.csv", b"Prompt,Rated\nx,1\n", 'or "Rating"; it has: Prompt, Rated; or name one with'),
+    "no rating column": ("a.csv", b"Prompt,Rated\nx,1\n", 'or "Rating"; it has: Prompt, Rated; name one with'),
     "no header": ("a.csv", b"1,a secret text that an expert rated long ago,0\n2,y,1\n", "a text of 43 characters"),
     "column twice": ("a.csv", b"Prompt,Prompt,Standardized_Rating\nx,y,1\n", 'duplicate column "Prompt"'),
     "outside the mapping": (

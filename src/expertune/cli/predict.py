@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import AllowRemote, Debug, Mapping_
+from .options import AllowRemote, Column, Debug, Mapping_
 
 
 def rate(
@@ -121,6 +121,7 @@ def merge_review(
     into: Annotated[Path, typer.Option("--into", help="formatted_dataset.csv to which the records are added.")],
     output: Annotated[Path, typer.Option("--output", help="Output file; --into is not changed.")],
     rating_mapping: Mapping_ = None,
+    column: Column = None,
     journal: Annotated[
         Path | None, typer.Option("--journal", help="Also record the corrections in this `expertune rate` journal.")
     ] = None,
@@ -130,4 +131,5 @@ def merge_review(
     from ..ratings.scale import load_scale
     from .output import print_merged
 
-    print_merged(merge(reviewed, into, output, load_scale(rating_mapping, into), journal=journal), output)
+    scale = load_scale(rating_mapping, into)
+    print_merged(merge(reviewed, into, output, scale, journal=journal, choices=column or ()), output)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..ratings.cells import as_text, filled, for_error, identifier, is_blank
-from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROLES, ROW_ID, VALUE, find_column, folded
+from ..ratings.columns import PROMPT, RATIONALE, ROLES, VALUE, chosen_columns, find_column, find_columns, folded
 from ..ratings.normalize import words
 from ..ratings.read import Table, check_text, rating_values, read_ratings, read_table
 from ..ratings.records import RecordFile, open_records
@@ -48,11 +48,18 @@ class MergedReview:
 
 
 def merge_review(
-    reviewed: Path, into: Path, output: Path, scale: RatingScale, *, journal: Path | None = None
+    reviewed: Path,
+    into: Path,
+    output: Path,
+    scale: RatingScale,
+    *,
+    journal: Path | None = None,
+    choices: Sequence[str] = (),
 ) -> MergedReview:
     """Write `output`: the rows of `into` as they are, then the reviewed rows with the reviewer's rating and note.
 
-    What a spreadsheet did to a row is mended by its key, or by `journal` where the file has no keys.
+    What a spreadsheet did to a row is mended by its key, or by `journal` where the file has no keys. `choices` name
+    columns of the reviewed rows by their role ("patient=MRN").
     Raises DatasetError (file, row, column) for a rating outside the mapping or a broken file, UsageError, OutputError.
     """
     checked_output(output, into)
@@ -60,12 +67,13 @@ def merge_review(
     if journal is not None and not journal.is_file():
         raise UsageError(f"{journal}: no such journal; give the one of the run that rated these records")
     there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale)}
-    rows, blank = read_reviewed(reviewed, scale)
+    rows, blank = read_reviewed(reviewed, scale, choices)
     records = open_records(into)
     with nullcontext() if journal is None else Journal(journal) as kept:
-        rows, damaged = _mended(rows, records, reviewed, kept)
+        sources = _sources(records.columns, choices)
+        rows, damaged = _mended(rows, sources, reviewed, kept)
         fresh, known, conflicts = _sorted_out(rows, there, reviewed, into)
-        cells, renamed = _cells(fresh, records)
+        cells, renamed = _cells(fresh, records, sources)
         with open_output(output, records, {}) as writer:
             for batch in records.batches(BATCH):
                 writer.write([record.cells for record in batch])
@@ -76,11 +84,22 @@ def merge_review(
         return replace(merged, journalled=kept.override([(record_hash(r.prompt), r.value, r.note) for r in rows]))
 
 
+def _sources(columns: Sequence[str], choices: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The names that each column of the file may have in the review: its own, or those of its role."""
+    chosen = chosen_columns(choices)
+    roles = {
+        column: (*chosen.get(role, ()), column, *names)
+        for role, names in ROLES.items()
+        if (column := find_column(columns, names))
+    }
+    return {column: roles.get(column, (column,)) for column in columns}
+
+
 def _mended(
-    rows: Sequence[Reviewed], records: RecordFile, reviewed: Path, journal: Journal | None
+    rows: Sequence[Reviewed], sources: Mapping[str, tuple[str, ...]], reviewed: Path, journal: Journal | None
 ) -> tuple[list[Reviewed], tuple[str, ...]]:
     """The rows as they were queued, and a line for each that is not a row of the queue any more."""
-    names = [name for name in records.columns if folded(name) not in _OVERWRITTEN]
+    names = [names for column, names in sources.items() if folded(column) not in _OVERWRITTEN]
     mended, damaged = [], []
     for row in rows:
         cells = _queued_cells(row, names, journal)
@@ -91,13 +110,13 @@ def _mended(
     return mended, tuple(damaged)
 
 
-def _queued_cells(row: Reviewed, names: Sequence[str], journal: Journal | None) -> dict[str, str | None]:
+def _queued_cells(row: Reviewed, names: Sequence[tuple[str, ...]], journal: Journal | None) -> dict[str, str | None]:
     """The cells that are merged, the prompt first, as they were queued; None for a cell that cannot be known."""
     table = Table("", tuple(row.cells), ())
     key, prompt = table.find((KEY,)), table.need(PROMPT)
     if key is None:
         return {prompt: _known_text(row.prompt, journal)}
-    columns = dict.fromkeys((prompt, *(column for name in names if (column := table.find(_names_of(name))))))
+    columns = dict.fromkeys((prompt, *(column for each in names if (column := table.find(each)))))
     return {column: restored(as_text(row.cells[key]), column, as_text(row.cells[column])) for column in columns}
 
 
@@ -108,9 +127,13 @@ def _known_text(prompt: str, journal: Journal | None) -> str | None:
     return None if is_damaged(prompt) else prompt
 
 
-def read_reviewed(path: Path, scale: RatingScale) -> tuple[list[Reviewed], int]:
-    """The rows with a reviewer's rating (a value or a label), and how many have none. Raises DatasetError."""
+def read_reviewed(path: Path, scale: RatingScale, choices: Sequence[str] = ()) -> tuple[list[Reviewed], int]:
+    """The rows with a reviewer's rating (a value or a label), and how many have none.
+
+    Raises DatasetError, also for a chosen column that is not there.
+    """
     table = read_table(path)
+    find_columns(table.source, table.columns, choices)
     rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))
     done = tuple(
         (row, cells)
@@ -156,16 +179,18 @@ def _sorted_out(
     return list(fresh.values()), known, conflicts
 
 
-def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[str, Any]], int]:
+def _cells(
+    fresh: Sequence[Reviewed], records: RecordFile, sources: Mapping[str, tuple[str, ...]]
+) -> tuple[list[dict[str, Any]], int]:
     """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
     table = Table(str(records.path), records.columns, ())
-    names = {name: table.find(columns) for name, columns in _OURS.items()}
+    names = {role: table.find(columns) for role, columns in ROLES.items()}
     taken = {identifier(record.cells, names["id"]) for batch in records.batches(BATCH) for record in batch}
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
-        cells: dict[Any, Any] = {each: row.cells.get(source.find(_names_of(each)) or "") for each in records.columns}
-        cells |= {names["prompt"]: row.prompt, names["value"]: row.value}
+        cells: dict[Any, Any] = {each: row.cells.get(source.find(sources[each]) or "") for each in records.columns}
+        cells |= {names["prompt"]: row.prompt, names["rating"]: row.value}
         if names["rationale"]:
             cells[names["rationale"]] = row.note
         if names["id"]:
@@ -181,11 +206,5 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     return rows, renamed
 
 
-def _names_of(column: str) -> tuple[str, ...]:
-    """The names under which a column of the file that is joined may be in the review: its role's, its own first."""
-    return (column, *next((names for names in ROLES.values() if find_column((column,), names)), ()))
-
-
 _NOT_QUEUED = "not the queued one (a spreadsheet may have changed it); rate the record in a new review.csv"
 _OVERWRITTEN = {folded(name) for name in (*VALUE, *RATIONALE)}
-_OURS = {"prompt": PROMPT, "value": VALUE, "rationale": RATIONALE, "id": ROW_ID, "patient": PATIENT}

@@ -87,7 +87,8 @@ class Columns:
     def need(self, role: str) -> str:
         """Return the column of a role. Raises DatasetError if there is none."""
         if role not in self.roles:
-            raise _missing(self.source, self.names, ROLES[role], f"; or name one with --column {role}=NAME")
+            text = ", or with --column text=NAME the columns to make prompts from" if role == "prompt" else ""
+            raise _missing(self.source, self.names, ROLES[role], f"; name one with --column {role}=NAME{text}")
         return self.roles[role]
 
     def unused(self) -> tuple[str, ...]:
@@ -100,7 +101,7 @@ class Columns:
         parts = {
             "named": [f"{role} = {column}" for role, column in used if role in self.chosen],
             "recognised": [f"{role} = {column}" for role, column in used if role not in self.chosen],
-            "not used": [listed(self.unused())] if self.unused() else [],
+            "not used to rate": [listed(self.unused())] if self.unused() else [],
         }
         said = "; ".join(f"{part}: {', '.join(columns)}" for part, columns in parts.items() if columns)
         return f"{self.source}: columns {said}"

@@ -121,8 +121,10 @@ def rated_records(table: Table, scale: RatingScale, *, topics: str = "", choices
     """
     columns = find_columns(table.source, table.columns, choices)
     table = replace(table, id_column=columns.get("id"))
-    prompts, template = _prompts(table, columns, scale, topics)
+    if not columns.text:
+        columns.need("prompt")
     value, rationale, patient = columns.need("rating"), columns.get("rationale"), columns.get("patient")
+    prompts, template = _prompts(table, columns, scale, topics)
     if rationale:
         check_text(table, rationale, needed=False)
     # a raw file and a column of another name hold codes, which the mapping translates

@@ -56,7 +56,7 @@ class RecordFile:
             return self.table.notes
         used = [field.column for field in self.template.fields]
         others = [column for column in self.columns if column not in used]
-        unused = f"; not used: {listed(others)}" if others else ""
+        unused = f"; not used to rate: {listed(others)}" if others else ""
         return (*self.table.notes, f"{self.path}: prompts made as in the run, from {listed(used)}{unused}")
 
     @property
