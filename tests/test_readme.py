@@ -15,6 +15,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import hospital
+from expertune.cli.main import main
 from expertune.fine_tuner import FineTuner
 from pages import GUIDES, README, ROOT, blocks, command_lines
 
@@ -77,6 +79,42 @@ def test_every_command_of_the_readme_runs(folder: Path) -> None:
     merged = next(words for words in ran if words[1] == "merge-review")
     with (folder / merged[merged.index("--output") + 1]).open(newline="") as file:
         assert sum(1 for _ in csv.DictReader(file)) > 90
+
+
+def commands_on_an_export(folder: Path) -> list[list[str]]:
+    """The commands of docs/usage.md on a hospital's own file, and in `folder` the files that they speak of."""
+    page = (ROOT / "docs/usage.md").read_text(encoding="utf-8").partition("## Your own file and its columns\n")[2]
+    (folder / "section.md").write_text(page.partition("\n## ")[0], encoding="utf-8")
+    hospital.write(folder / "raw.csv", hospital.visits())
+    hospital.write(folder / "new_raw.csv", hospital.visits(20, rated=False, start=500))
+    return list(command_lines(folder / "section.md", ""))
+
+
+def test_the_first_commands_on_an_export_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = commands_on_an_export(tmp_path)
+    assert [words[1] for words in commands] == ["check", "format", "tune", "rate"]
+    monkeypatch.chdir(tmp_path)
+    for words in commands[:2]:
+        with pytest.raises(SystemExit) as ended:
+            main(words[1:])
+        assert not ended.value.code
+    said = capsys.readouterr().out
+    assert said.count("recognised: id = Visit ID, patient = MRN; not used to rate: Ward, Age, Sex") == 2
+    assert "120 rows: Match 48, Does Not Match 48, Unknown 24" in said and "formatted_dataset.csv: 120 records" in said
+
+
+@pytest.mark.slow
+def test_every_command_on_an_export_runs(folder: Path) -> None:
+    for words in commands_on_an_export(folder):
+        done = run(folder, words)
+        assert done.returncode in ((0, 3) if words[1] == "tune" else (0,)), f"{' '.join(words)}\n{done.stderr[-2000:]}"
+        if words[1] == "rate":
+            assert "note: new_raw.csv: prompts made as in the run, from Presenting problem, Nurse note" in done.stdout
+    rated = pd.read_csv(folder / "rated.csv", dtype=str)
+    assert list(rated["Visit ID"]) == [f"V-{number:05}" for number in range(500, 520)]
+    assert set(rated["Predicted_Label"]) <= set(MAPPING)
 
 
 @pytest.mark.slow

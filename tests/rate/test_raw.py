@@ -10,6 +10,7 @@ import pytest
 
 from expertune.errors import DatasetError
 from expertune.fine_tuner import FineTuner
+from expertune.outputs import write_config
 from expertune.rate.artifact import load_product
 from expertune.rate.journal import Journal
 from expertune.rate.merge import merge_review
@@ -21,6 +22,7 @@ from expertune.ratings.prompts import PromptTemplate
 from expertune.ratings.read import read_ratings, read_table
 from expertune.ratings.records import open_records
 from expertune.record import read_record
+from expertune.register.folder import load_dataset_again
 from hospital import MAPPING, TEXT, TOPIC, visits, write
 from rate.stub import SCALE, Counted, RuleEngine, asked, read_csv
 
@@ -194,3 +196,15 @@ def test_the_review_of_a_file_with_names_of_its_own(folder: Path, tmp_path: Path
     assert {(row.id, row.group) for row in added} == {(row["Besuch"], row["Person"]) for row in new}
     with pytest.raises(DatasetError, match='no column "Besuh"'):
         merge_review(reviewed, into, tmp_path / "next.csv", SCALE, choices=("id=Besuh",))
+
+
+def test_a_raw_file_with_codes_is_read_again_for_registration(tmp_path: Path) -> None:
+    codes = {"Match": 1, "Does Not Match": 2, "Unknown": 0}
+    raw = write(tmp_path / "raw.csv", [{**row, "Reviewer1": codes[row["Reviewer1"]]} for row in visits()])
+    folder = tmp_path / "outputs"
+    FineTuner(quiet=True).process_dataset(raw, "llama2", {1: 1, 2: 0, 0: -1}, TOPIC, folder, column=NAMED)
+    record = read_record(folder)
+    assert (record.rating_mapping, record.rating_codes) == (MAPPING, {"1": 1, "2": 0, "0": -1})
+    write_config(folder / "training_config.yaml", record.config, {"input": str(raw)})
+    again = load_dataset_again(folder, record)
+    assert again.audit.by_label == {"Match": 48, "Does Not Match": 48, "Unknown": 24}

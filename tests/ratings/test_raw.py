@@ -81,7 +81,7 @@ def test_an_export_without_ratings_is_formatted_and_says_so(tmp_path: Path) -> N
 def test_codes_of_a_named_rating_column_are_translated_by_the_mapping(tmp_path: Path) -> None:
     scale = make_scale({1: 1, 2: 0, 0: -1})
     codes = {"Match": 1, "Does Not Match": 2, "Unknown": 0}
-    rows = [{**row, "Reviewer1": codes[row["Reviewer1"]]} for row in visits(30)]
+    rows = [{**row, "Reviewer1": codes[row["Reviewer1"]]} for row in visits(60)]
     found = format_raw(write(tmp_path / "raw.csv", rows), scale, TOPIC, NAMED)
     assert list(found.frame["Standardized_Rating"][:5]) == [1, 0, -1, 1, 0]
     direct = load_dataset(tmp_path / "raw.csv", {1: 1, 2: 0, 0: -1}, TOPIC, Config(column=NAMED))
