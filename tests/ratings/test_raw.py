@@ -241,6 +241,15 @@ def test_the_template_of_known_columns_has_their_common_names(tmp_path: Path) ->
     ]
 
 
+def test_two_columns_of_one_field_keep_their_own_names(tmp_path: Path) -> None:
+    row = {"ChiefComplaintOrig": "cough!", "ChiefComplaintParsed": "cough", "Sex": "F", "Rating": "Match"}
+    choices = [f"text={name}" for name in list(row)[:3]]
+    frame = format_raw(write(tmp_path / "raw.csv", [row]), SCALE, TOPIC, choices).frame
+    assert frame["Prompt"][0] == f"{BEGINNING}ChiefComplaintOrig: cough!\nChiefComplaintParsed: cough\nSex: F"
+    template = recover_template(list(frame["Prompt"]), frame.to_dict("records"), list(frame.columns))
+    assert template is not None and [field.column for field in template.fields] == list(row)[:3]
+
+
 @pytest.mark.parametrize(
     "change",
     [

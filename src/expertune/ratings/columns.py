@@ -87,8 +87,10 @@ class Columns:
     def need(self, role: str) -> str:
         """Return the column of a role. Raises DatasetError if there is none."""
         if role not in self.roles:
-            text = ", or with --column text=NAME the columns to make prompts from" if role == "prompt" else ""
-            raise _missing(self.source, self.names, ROLES[role], f"; name one with --column {role}=NAME{text}")
+            remedy = f"; name one with --column {role}=NAME"
+            if role == "prompt":
+                remedy += ", the columns to make prompts from with text=NAME, or run expertune format first"
+            raise _missing(self.source, self.names, ROLES[role], remedy)
         return self.roles[role]
 
     def unused(self) -> tuple[str, ...]:
@@ -110,7 +112,7 @@ class Columns:
 def find_columns(source: str, names: Sequence[str], choices: Sequence[str] = (), *, raw: bool = False) -> Columns:
     """Find the column of each role: as chosen ("ROLE=NAME"), else by a common name among the other columns.
 
-    Prompts are made from the text columns if these are chosen, if there is no prompt column, or if the file is `raw`.
+    Prompts are made from the text columns if these are chosen, and from those with a common name if the file is `raw`.
     Raises UsageError for a choice that cannot be, DatasetError for a chosen column that the file does not have.
     """
     wanted = chosen_columns(choices)
@@ -125,7 +127,7 @@ def find_columns(source: str, names: Sequence[str], choices: Sequence[str] = (),
         skipped = role == "prompt" and (raw or TEXT in found)
         if role not in roles and not skipped and (column := find_column(free, common)):
             roles[role] = column
-    known = () if "prompt" in roles else tuple(filter(None, (find_column(free, each) for each in FIELDS.values())))
+    known = tuple(filter(None, (find_column(free, each) for each in FIELDS.values()))) if raw else ()
     ordered = {role: roles[role] for role in ROLES if role in roles}
     return Columns(source, tuple(names), ordered, found.get(TEXT, known), frozenset(found))
 
