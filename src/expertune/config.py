@@ -102,6 +102,12 @@ class Config(BaseModel):
         le=1e4,
         description="Loss weight of the choice among the labels; a token of the answer has 1.",
     )
+    code_branch: bool = Field(
+        default=False, description="Also train a short answer to each prompt: the code of the label, one token."
+    )
+    code_weight: float = Field(
+        default=0.1, ge=0.0, le=1.0, description="Loss weight of the code branch; that of the words is 1."
+    )
     soft_label_weight: float = Field(
         default=0.5,
         ge=0.0,
@@ -159,8 +165,7 @@ class Config(BaseModel):
     )
     redact: bool = Field(default=False, description="Write model set and readout without any text from the records.")
     readout: bool = Field(
-        default=True,
-        description="Also fit a classifier on the base model's hidden states and word counts.",
+        default=True, description="Also fit a classifier on the base model's hidden states and word counts."
     )
 
     # evaluation

@@ -9,6 +9,7 @@ from ..config import Config
 from ..engine.base import Engine
 from ..predict.score import Pass, Rated, rate_pass
 from ..progress import Progress
+from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
@@ -82,10 +83,13 @@ def rate_shown(
     title: str,
     *,
     answered: Collection[str] = (),
+    scoring: LabelScoring = WORDS,
 ) -> Pass:
     """Rate the examples with a served model, with progress under `title`; `answered` as in `rate_examples`."""
     with progress.stage(title, total=len(examples), unit="records") as stage:
-        return rate_pass(engine, examples, scale, answered=answered, on_row=lambda done, total: stage.advance())
+        return rate_pass(
+            engine, examples, scale, answered=answered, scoring=scoring, on_row=lambda done, total: stage.advance()
+        )
 
 
 def dev_macro_f1(rated: Sequence[Rated], dataset: Dataset, config: Config) -> float:

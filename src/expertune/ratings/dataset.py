@@ -12,6 +12,7 @@ from typing import Any
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
 from .audit import FEW_ROWS, AuditReport, audit
+from .codes import CodeBranch
 from .columns import check_columns
 from .examples import make_examples, system_prompt
 from .near_duplicates import find_duplicates
@@ -61,6 +62,13 @@ class Dataset:
         parts = {name: kept(rows) for name, rows in self.split.parts().items()}
         examples = {name: kept(rows) for name, rows in self.examples.items()}
         return replace(self, split=replace(self.split, **parts), examples=examples)
+
+    def with_codes(self, branch: CodeBranch | None) -> Dataset:
+        """Return the same rows with the codes of the labels in the system prompt."""
+        if branch is None:
+            return self
+        task = (self.scale, self.topics, branch)
+        return replace(self, system=system_prompt(*task), examples=make_examples(self.split, *task))
 
 
 def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) -> Dataset:

@@ -21,7 +21,7 @@ SoftLabels = Mapping[str, Sequence[float]]  # row id → a probability for each 
 class Decision:
     """A place of a row's answer at which labels part. For each rival token: its logit offset and its target share.
 
-    The shares sum to 1; `weight` is the loss weight.
+    The shares sum to 1; `weight` is the loss weight. The place of the code is that after the answer's last token.
     """
 
     place: int
@@ -59,8 +59,8 @@ class Balance:
 def balance(
     config: Config, candidates: Candidates, rows: Sequence[Row], soft_labels: SoftLabels | None = None
 ) -> Balance:
-    """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight` and
-    `soft_label_weight`."""
+    """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight`, `code_weight`
+    and `soft_label_weight`."""
     counts = Counter(row.label for row in rows)
     weights = class_weights(config.class_weight, rows, len(candidates.own))
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
@@ -70,6 +70,12 @@ def balance(
         shares = _target_shares(row, len(candidates.own), (soft_labels or {}).get(row.id), config.soft_label_weight)
         weight = config.decision_weight * weights[row.label]
         decisions[row.id] = tuple(_decisions(candidates, row.label, prior, shares, weight))
+        if candidates.code is not None:
+            offsets = prior.offsets([(label,) for label in range(len(shares))])
+            code = Decision(
+                len(row.answer), candidates.code.codes, offsets, tuple(shares), weight * config.code_weight
+            )
+            decisions[row.id] += (code,)
     return Balance(weights, decisions)
 
 

@@ -20,7 +20,8 @@ class TrainingResult:
     `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
     mappings.
 
-    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
+    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state;
+    `best_code_log_RK` those by the codes, if there is a code branch.
     """
 
     steps: int
@@ -31,6 +32,7 @@ class TrainingResult:
     history: tuple[dict[str, Any], ...]
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
+    best_code_log_RK: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from ..engine.base import Engine
 from ..engine.label_scoring import distinguishing
 from ..errors import DatasetError, TrainingFailedError
+from ..ratings.codes import CodeBranch
 from ..ratings.scale import RatingScale, answer_opening
 from ..ratings.schema import Example
+from .code_branch import CodeTokens, code_tokens
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Row:
 class Candidates:
     """Beginnings of the labels' answers, in tokens: the common prefix, then each label's own part.
 
-    A label's own part ends with the first token after which all answers are equal.
+    A label's own part ends with the first token after which all answers are equal. `code` is the code branch, a second
+    answer to each prompt.
     """
 
     shared: tuple[int, ...]
     own: tuple[tuple[int, ...], ...]
+    code: CodeTokens | None = None
 
     def rivals(self, label: int, at: int) -> dict[int, tuple[int, ...]]:
         """Next token → the labels that take it, after the first `at` own tokens of `label`."""
@@ -56,7 +60,9 @@ class Candidates:
         return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
 
 
-def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidates:
+def candidates(
+    engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None
+) -> Candidates:
     """Tokenise the candidate answers; they are the same after every prompt of one template.
 
     Raises TrainingFailedError if two labels have the same tokens.
@@ -68,7 +74,8 @@ def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidat
             "two labels of the mapping have the same tokens in the model's tokenizer; rename one of them"
         )
     shared, own = distinguishing(full)  # the tokens over which the engine scores the labels
-    return Candidates(tuple(shared), tuple(map(tuple, own)))
+    code = code_tokens(engine, prompt, branch) if branch else None
+    return Candidates(tuple(shared), tuple(map(tuple, own)), code)
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:

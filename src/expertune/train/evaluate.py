@@ -1,6 +1,6 @@
 """Evaluate the model in training on the dev rows: loss, labels, macro-F1.
 
-Axes: N target place · R row · K label · C continuation.
+Axes: N target place · R row · K label · C continuation · S way of scoring (words, code).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class DevEvaluation:
 
     `loss` is the mean weighted loss of a target token, `rationale_loss` the mean unweighted loss of a rationale's token
     (None without rationales), `label_loss` the mean of −log p(the expert's label) among the labels; all in nats.
+    They are those of the words; `code_log_RK` has the labels' log-probabilities by their codes (None without them).
     """
 
     loss: float
@@ -36,6 +37,7 @@ class DevEvaluation:
     accuracy: float
     predicted: tuple[int, ...]
     log_probabilities_RK: torch.Tensor
+    code_log_RK: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class _Sums:
     weight: float
     rationale_loss: float
     rationale_tokens: int
-    scores_RK: torch.Tensor
+    scores_RSK: torch.Tensor
 
 
 def evaluate(
@@ -57,9 +59,10 @@ def evaluate(
     groups = groups_of(rows, order, max(batch_size, ROWS_ON_CUDA) if fills_rows else batch_size)
     made = dev_rows if fills_rows else dev_batch
     parts = [_score(tunable, made(group, candidates), candidates, trunk) for group in groups]
-    scores_RK = torch.empty(len(rows), len(candidates.own))
-    scores_RK[order] = torch.cat([part.scores_RK for part in parts])
-    log_RK = torch.log_softmax(scores_RK, dim=-1)
+    scores_RSK = torch.empty(len(rows), *parts[0].scores_RSK.shape[1:])
+    scores_RSK[order] = torch.cat([part.scores_RSK for part in parts])
+    log_RSK = torch.log_softmax(scores_RSK, dim=-1)
+    log_RK = log_RSK[:, 0]
     truth = [row.label for row in rows]
     predicted = log_RK.argmax(-1).tolist()
     tokens = sum(part.rationale_tokens for part in parts)
@@ -71,6 +74,7 @@ def evaluate(
         accuracy=sum(a == b for a, b in zip(truth, predicted, strict=True)) / len(rows),
         predicted=tuple(predicted),
         log_probabilities_RK=log_RK,
+        code_log_RK=log_RSK[:, 1] if candidates.code is not None else None,
     )
 
 
@@ -80,17 +84,18 @@ def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trun
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N, trunk and trunk.start(batch.pack))
     log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()
     log_C = torch.zeros(len(made.continuations)).index_add_(0, made.continuation_N, log_N)
-    scores_RK, rationales = torch.empty(len(rows), len(candidates.own)), []
+    ways = 1 if candidates.code is None else 2
+    scores_RSK, rationales = torch.empty(len(rows), ways, len(candidates.own)), []
     for each, log_of_answer in zip(made.continuations, log_C.tolist(), strict=True):
         if each.label is None:
             rationales.append(log_N[each.targets][slice(*rows[each.row].rationale)])
         else:
-            scores_RK[each.row, each.label] = log_of_answer
+            scores_RSK[each.row, int(each.code), each.label] = log_of_answer
     rationale_M = torch.cat(rationales)
     return _Sums(
         loss=-float((log_N * batch.weights_N).sum()),
         weight=float(batch.weights_N.sum()),
         rationale_loss=-float(rationale_M.sum()),
         rationale_tokens=len(rationale_M),
-        scores_RK=scores_RK,
+        scores_RSK=scores_RSK,
     )

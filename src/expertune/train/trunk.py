@@ -89,7 +89,7 @@ def packs_of_all(
 ) -> Iterator[tuple[Pack, int]]:
     """Packs of `size` rows with all segments that training and evaluation compute; each with its number of rows."""
     for rows in groups_of(train, range(len(train)), size):
-        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared).pack, len(rows)
+        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared, code=candidates.code).pack, len(rows)
     for rows in groups_of(dev, by_length(dev), size):
         yield dev_batch(rows, candidates).batch.pack, len(rows)
 
