@@ -102,12 +102,8 @@ class Config(BaseModel):
         le=1e4,
         description="Loss weight of the choice among the labels; a token of the answer has 1.",
     )
-    code_branch: bool = Field(
-        default=False, description="Also train a short answer to each prompt: the code of the label, one token."
-    )
-    code_weight: float = Field(
-        default=0.1, ge=0.0, le=1.0, description="Loss weight of the code branch; that of the words is 1."
-    )
+    code_branch: bool = Field(default=False, description="Also train a one-token answer: the code of the label.")
+    code_weight: float = Field(default=0.1, ge=0.0, le=1.0, description="Loss weight of the codes; the words have 1.")
     soft_label_weight: float = Field(
         default=0.5,
         ge=0.0,
@@ -147,6 +143,10 @@ class Config(BaseModel):
         le=1.0,
         description="Minimum fraction of validation records with a clear label (a margin above the engine's noise) to "
         "which the saved file and the adapter give one label.",
+    )
+
+    decision: bool = Field(
+        default=True, description="With a code branch, make the file a decision model (/v1/systemone)."
     )
 
     # model set

@@ -22,18 +22,21 @@ from .evaluate.judgement import Judgement
 from .evaluate.prevalence import PrevalenceTable, at_prevalence
 from .evaluate.subgroups import SubgroupColumn
 from .evaluate.verdict import Verdict
+from .export.decision import PromptFrame
 from .export.summary import ExportSummary
 from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
+from .ratings.codes import WORDS, CodeBranch, LabelScoring, ScoredBy
 from .record_section import Section, parse
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration")  # callers test for these keys
+# callers test for these keys
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "code_branch", "registration")
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -80,6 +83,31 @@ class ReadoutInfo(Section):
     states_weight: float
     tfidf_weight: float
     out_of_fold: dict[str, dict[str, float]]
+
+
+class CodeBranchInfo(Section):
+    """Present if the tuned model also answers by a code: after `lead`, the one that `codes` has for each label.
+
+    `scored_by` is how the labels of a record are scored, chosen by `validation`: macro-F1 and log-loss of the words,
+    the code and both on the validation records. `frame` is the prompt up to the code, None if no two texts around
+    the record give it; `temperature` is that of the decision keys in the file, None if it has none.
+    """
+
+    lead: str
+    codes: dict[str, str]
+    scored_by: ScoredBy
+    reason: str
+    validation: dict[str, dict[str, float]]
+    frame: PromptFrame | None = None
+    temperature: float | None = None
+
+    @property
+    def branch(self) -> CodeBranch:
+        return CodeBranch(self.lead, tuple(self.codes.values()))
+
+    @property
+    def scoring(self) -> LabelScoring:
+        return LabelScoring(self.scored_by, self.branch)
 
 
 class ValidationComparison(Section):
@@ -225,6 +253,7 @@ class RunRecord(Section):
     fine_tuning_info: FineTuningInfo | None = None
     model_set_info: ModelSetInfo | None = None
     readout_info: ReadoutInfo | None = None
+    code_branch: CodeBranchInfo | None = None
     fallback_reason: str | None = None
     choice: ApproachChoice | None = None
     verdict: str
@@ -242,6 +271,16 @@ class RunRecord(Section):
     timings: dict[str, float]
     plan: JobPlan | None = None
     registration: Registration | None = None
+
+    @property
+    def branch(self) -> CodeBranch | None:
+        """The codes that the system prompt of the run lists."""
+        return self.code_branch.branch if self.code_branch else None
+
+    @property
+    def scoring(self) -> LabelScoring:
+        """How the tuned model's labels are scored."""
+        return self.code_branch.scoring if self.code_branch else WORDS
 
     @property
     def config(self) -> Config:

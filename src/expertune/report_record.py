@@ -17,6 +17,7 @@ from .record import (
     VERSION,
     ApproachChoice,
     AuditRecord,
+    CodeBranchInfo,
     EvaluationRecord,
     Provenance,
     RunRecord,
@@ -82,6 +83,7 @@ class ReportRecord(EvaluationRecord):
     curves: Curves | None = None
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
+    code_branch: CodeBranchInfo | None = None
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
@@ -105,6 +107,7 @@ class ReportRecord(EvaluationRecord):
             curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,
+            code_branch=run.code_branch,
         )
 
 

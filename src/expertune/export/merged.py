@@ -30,7 +30,7 @@ class MergeTarget:
     path: Path
     base: GGUFFile
     update: WeightUpdate
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str | float]
     threads: int
 
 

@@ -69,9 +69,7 @@ class LanguageModelScorer:
 
     explains = True
 
-    def __init__(
-        self, engine: Engine, messages: Messages, scale: RatingScale, scoring: LabelScoring = WORDS
-    ) -> None:
+    def __init__(self, engine: Engine, messages: Messages, scale: RatingScale, scoring: LabelScoring = WORDS) -> None:
         self.name, self.slots = engine.name, engine.slots
         self._engine, self._messages, self._scale, self._scoring = engine, messages, scale, scoring
         # a record that is scored twice keeps its slot, which holds its prompt
@@ -142,7 +140,9 @@ def mean_shares(ways: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """The mean of the log-probabilities of the labels by one or more ways, as shares that sum to 1."""
     if len(ways) == 1:
         return tuple(ways[0])
-    return softmax([sum(math.log(max(share, LEAST)) for share in shares) / len(ways) for shares in zip(*ways, strict=True)])
+    return softmax(
+        [sum(math.log(max(share, LEAST)) for share in shares) / len(ways) for shares in zip(*ways, strict=True)]
+    )
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:

@@ -87,7 +87,7 @@ def serve(
             stack.enter_context(contextlib.closing(served.engine))
             found.append(served)
         scorers = {
-            each.model_name: LanguageModelScorer(served.engine, each.messages, product.scale)
+            each.model_name: LanguageModelScorer(served.engine, each.messages, product.scale, product.scoring)
             for each, served in zip(wanted, found, strict=True)
         }
         if product.readout is not None:

@@ -65,7 +65,7 @@ def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dat
     dataset = load_dataset(source, record.rating_mapping, record.processing_info.target_topics, record.config)
     if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
         raise UsageError(f"{dataset.source}: not the dataset of this run; give its path with --input")
-    return dataset
+    return dataset.with_codes(record.branch)
 
 
 def register_result(

@@ -255,12 +255,12 @@ def _check_prompts(
 def _check_ratings(
     by_server: OllamaEngine, by_file: LlamaCppEngine, candidate: Candidate, rows: list[Example], progress: Progress
 ) -> ServedAgreement:
-    scale, export = candidate.scale, candidate.record.export
+    scale, export, scoring = candidate.scale, candidate.record.export, candidate.record.scoring
     tolerance = Tolerance.of(export.noise if export else None)
     with progress.stage("Comparing ratings of the file and Ollama", total=2 * len(rows), unit="records") as stage:
-        first = rate_examples(by_file, rows, scale, on_row=lambda done, total: stage.advance())
+        first = rate_examples(by_file, rows, scale, scoring=scoring, on_row=lambda done, total: stage.advance())
         try:
-            second = rate_examples(by_server, rows, scale, on_row=lambda done, total: stage.advance())
+            second = rate_examples(by_server, rows, scale, scoring=scoring, on_row=lambda done, total: stage.advance())
         except PartOfCharacterError:
             second = None
             stage.advance(len(rows))

@@ -72,9 +72,7 @@ def balance(
         decisions[row.id] = tuple(_decisions(candidates, row.label, prior, shares, weight))
         if candidates.code is not None:
             offsets = prior.offsets([(label,) for label in range(len(shares))])
-            code = Decision(
-                len(row.answer), candidates.code.codes, offsets, tuple(shares), weight * config.code_weight
-            )
+            code = Decision(len(row.answer), candidates.code.codes, offsets, tuple(shares), weight * config.code_weight)
             decisions[row.id] += (code,)
     return Balance(weights, decisions)
 

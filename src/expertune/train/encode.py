@@ -60,9 +60,7 @@ class Candidates:
         return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
 
 
-def candidates(
-    engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None
-) -> Candidates:
+def candidates(engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None) -> Candidates:
     """Tokenise the candidate answers; they are the same after every prompt of one template.
 
     Raises TrainingFailedError if two labels have the same tokens.

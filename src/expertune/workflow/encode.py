@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
+from .. import outputs
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
+from ..files import write_text
 from ..predict.score import Pass, sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
+from ..ratings.examples import training_lines
 from ..train.encode import Row, candidates, check_lengths, encode
+from .code_branch import branch_of, decision_frame
 from .plan_time import plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
@@ -30,7 +35,11 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine:
-        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
+        branch, notes = branch_of(engine, plan)
+        plan = replace(plan, dataset=plan.dataset.with_codes(branch))
+        lines = training_lines(plan.dataset.examples["train"])
+        write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
+        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
@@ -48,9 +57,11 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             candidates=answers,
             context=engine.context,
             test=rated,
-            notes=tuple(engine.notes),
+            notes=(*engine.notes, *notes),
             folds_system=engine.folds_system,
             plan=plan,
+            branch=branch,
+            frame=decision_frame(engine, dataset.examples["train"], branch) if branch else None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import EngineError
 from ..estimate.job import ANSWERS
@@ -135,13 +136,14 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     plan, dataset = encoded.plan, encoded.dataset
     answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
 
-    def rate() -> Pass:
+    def rate_file() -> Pass:
         with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
-            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
+            rate = partial(rate_shown, ws.progress, engine, examples, scale, "Tuned model: test records")
+            return rate(answered=answered, scoring=tuned.scoring)
 
-    return ws.once("tuned-test", plan.run_id, rate)
+    return ws.once("tuned-test", plan.run_id, rate_file)
 
 
 def _base_test(basis: Basis, ws: Workspace) -> Pass:

@@ -6,11 +6,9 @@ from .. import outputs
 from ..config import AUTO, Config, as_dict, make_config
 from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError
-from ..files import write_text
 from ..gguf.read import GGUFFile
 from ..ratings.audit import FEW_ROWS
 from ..ratings.dataset import Dataset
-from ..ratings.examples import training_lines
 from ..renamed_settings import current_settings
 from .state import Models, NotTuned, RunRequest, TrainingPlan, as_value, run_identity
 from .workspace import Workspace
@@ -27,7 +25,7 @@ BUDGET = Config().model_set_budget_seconds
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
-    """Resolve device, dtype, threads, learning rate, epochs and layers, and write the training's inputs to the folder.
+    """Resolve device, dtype, threads, learning rate, epochs and layers, and write them to the folder.
 
     NotTuned if no tuning was requested, there are too few records, or the model cannot be tuned.
     Raises UsageError if checkpoints in the folder belong to another run.
@@ -50,8 +48,6 @@ def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> T
     plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
-    lines = training_lines(dataset.examples["train"])
-    write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
     write_settings(plan, ws)
     return plan
 

@@ -31,6 +31,11 @@ from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
 
+SCORED = {  # end of the verdict
+    "words": "",
+    "code": " Its labels are scored by their codes, which rate better than the words on the validation records.",
+    "both": " Its labels are scored by words and codes, which rate better together on the validation records.",
+}
 PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET, outputs.READOUT)
 
 
@@ -101,6 +106,7 @@ def _record(
         ),
         fine_tuning_info=_fine_tuning_info(kept) if kept else None,
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
+        code_branch=kept.code_branch if kept else None,
         fallback_reason=why_not,
         choice=choice,
         verdict=line,
@@ -125,7 +131,7 @@ def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evalu
     judgement = evaluated.judgement
     verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
     if kept and choice.approach == TUNE:
-        return verdict
+        return verdict + SCORED[kept.scoring.by]
     if choice.approach == READOUT:
         served = "; the tuned file is for Ollama" if kept else f"; no tuned model: {why_not}" if why_not else ""
         return f"Recommended for rating: the readout ({choice.reason}){served}. {verdict}"

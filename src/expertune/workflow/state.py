@@ -13,10 +13,13 @@ from ..config import Config, as_dict
 from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..estimate.job import JobPlan
+from ..export.decision import PromptFrame
 from ..export.summary import ExportSummary
 from ..modelset.members import CandidateModel
 from ..predict.score import Pass
+from ..ratings.codes import WORDS, CodeBranch, LabelScoring
 from ..ratings.dataset import Dataset
+from ..record import CodeBranchInfo
 from ..register.folder import RegistrationTarget
 from ..train.encode import Candidates, Row
 from ..train.summary import TrainingSummary
@@ -81,7 +84,7 @@ class TrainingPlan:
 @dataclass(frozen=True)
 class EncodedDataset:
     """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
-    records."""
+    records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it."""
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
@@ -91,6 +94,8 @@ class EncodedDataset:
     notes: tuple[str, ...]
     folds_system: bool
     plan: TrainingPlan
+    branch: CodeBranch | None = None
+    frame: PromptFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,12 @@ class Tuned:
     export: ExportSummary
     history: tuple[Mapping[str, Any], ...]
     encoded: EncodedDataset
+    code_branch: CodeBranchInfo | None = None
+
+    @property
+    def scoring(self) -> LabelScoring:
+        """How the file's labels are scored."""
+        return self.code_branch.scoring if self.code_branch else WORDS
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
@@ -21,14 +21,18 @@ from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
 from ..modelset.tfidf_classifier import out_of_fold
-from ..predict.score import Rated
+from ..predict.score import Pass, Rated
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
+from .code_branch import decision_of, scored
 from .readout import Readout
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("expertune")
 
@@ -39,7 +43,8 @@ MEGABYTE = 1_000_000
 class _Trained:
     """The trained adapter as matrices, and the record of its training.
 
-    `base_dev` and `adapter_dev` are the validation records by our decoder, without and with the adapter.
+    `base_dev` and `adapter_dev` are the validation records by our decoder, without and with the adapter; `code_dev`
+    those with the adapter by the codes of the labels, empty without a code branch.
     """
 
     update: WeightUpdate
@@ -48,6 +53,7 @@ class _Trained:
     history: tuple[dict[str, Any], ...]
     base_dev: tuple[Rated, ...]
     adapter_dev: tuple[Rated, ...]
+    code_dev: tuple[Rated, ...]
 
 
 def tune(encoded: EncodedDataset | NotTuned, readout: Readout | None, ws: Workspace) -> Tuned | NotTuned:
@@ -78,15 +84,26 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
         with ws.stage("train"), stop_after_step() as should_stop:
             trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
         with ws.stage("export"), _served_or_diverged(trained):
-            target = MergeTarget(
-                ws.checkpoints / outputs.MODEL, file, trained.update, _provenance(encoded), trained.threads
-            )
+            keys = decision_of(encoded, trained.summary.family, trained.adapter_dev, trained.code_dev)
+            metadata = {**_provenance(encoded), **keys.metadata}
+            target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
             merged = merge(
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
             export = summarize_export(file, merged, encoded.test)
     _require_gain_over_base(merged.checked.reread, trained, encoded)
-    return Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded)
+    branch = scored(encoded, keys, merged.checked.reread, merged.checked.by_code)
+    tuned = Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded, branch)
+    return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
+
+
+def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
+    """The validation records by the merged file as its labels are to be scored."""
+    plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
+    opened = plan.base.open(context=tuned.encoded.context, threads=plan.config.threads, file=tuned.file)
+    title, examples = "Rating the validation records by code", dataset.examples["dev"]
+    with ws.stage("export"), ws.part("check"), opened as engine:
+        return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
 
 def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
@@ -153,14 +170,17 @@ def _train(
         placement.threads,
         summary,
         result.history,
-        _rated(result.base_log_RK.exp().tolist(), encoded),
-        _rated(result.best_log_RK.exp().tolist(), encoded),
+        _rated(result.base_log_RK, encoded),
+        _rated(result.best_log_RK, encoded),
+        _rated(result.best_code_log_RK, encoded),
     )
 
 
-def _rated(share_RK: Sequence[Sequence[float]], encoded: EncodedDataset) -> tuple[Rated, ...]:
+def _rated(log_RK: torch.Tensor | None, encoded: EncodedDataset) -> tuple[Rated, ...]:
     """The validation records with the label probabilities of our decoder."""
-    examples, scale = encoded.dataset.examples["dev"], encoded.dataset.scale
+    if log_RK is None:
+        return ()
+    examples, scale, share_RK = encoded.dataset.examples["dev"], encoded.dataset.scale, log_RK.exp().tolist()
     return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
@@ -205,18 +225,18 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     ):
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
-        reread = _reread(encoded, target)
+        reread, by_code = _reread(encoded, target)
     truth = ValidationTruth(
         [row.label for row in encoded.rows["dev"]],
         [dataset.split.groups.get(row.id, ("row", row.id)) for row in encoded.rows["dev"]],
     )
     checked = check(trained.adapter_dev, served, reread, truth, plan.config)
     log.info("attempt %d: %s", attempt, checked.agreement)
-    return checked
+    return replace(checked, by_code=by_code)
 
 
-def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
-    """The validation records by the merged file in our decoder; its adapter is fresh and changes nothing."""
+def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[tuple[Rated, ...], tuple[Rated, ...]]:
+    """The validation records by the merged file in our decoder, by words and by codes; its adapter changes nothing."""
     from ..model.load import load, place
     from ..train.evaluate import evaluate
 
@@ -224,7 +244,7 @@ def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Rated, ...]:
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
         found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=max(8, config.batch_size))
-    return _rated(found.log_probabilities_RK.exp().tolist(), encoded)
+    return _rated(found.log_probabilities_RK, encoded), _rated(found.code_log_RK, encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:
