@@ -73,6 +73,6 @@ def decision_keys(architecture: str, frame: PromptFrame, temperature: float, not
 
 
 def _literal(text: str) -> str:
-    """Text as a Jinja template that renders it: a brace that would begin a tag, and a last line end, are expressions."""
+    """Text as a Jinja template that renders it: a brace that begins a tag, and a last line end, are expressions."""
     escaped = re.sub(r"\{(?=[{%#])", '{{ "{" }}', text)
     return f'{escaped[:-1]}{{{{ "\\n" }}}}' if escaped.endswith("\n") else escaped
