@@ -90,7 +90,7 @@ class CodeBranchInfo(Section):
 
     `scored_by` is how the labels of a record are scored, chosen by `validation`: macro-F1 and log-loss of the words,
     the code and both on the validation records. `frame` is the prompt up to the code, None if no two texts around
-    the record give it; `temperature` is that of the decision keys in the file, None if it has none.
+    the record give it. `temperature` and `note` are those of the decision keys in the file; None if it has none.
     """
 
     lead: str
@@ -100,6 +100,7 @@ class CodeBranchInfo(Section):
     validation: dict[str, dict[str, float]]
     frame: PromptFrame | None = None
     temperature: float | None = None
+    note: str = ""
 
     @property
     def branch(self) -> CodeBranch:

@@ -82,7 +82,7 @@ def test_loss_and_gradient_are_those_of_two_sequences(tmp_path: Path, family: st
         more, more_P = gradient(tunable, batch)
         expected, expected_P = expected + more, expected_P + more_P
     assert loss == pytest.approx(expected, rel=1e-4)
-    torch.testing.assert_close(slope_P, expected_P, rtol=1e-3, atol=1e-4)
+    assert (slope_P - expected_P).abs().max() < 1e-4 * expected_P.abs().max()
     lead_tokens = sum(1 for segment in found.pack.segments if segment.stop - segment.start == len(CODE.lead))
     assert lead_tokens == len(rows)  # the branch costs its lead: the prompt is not repeated
 

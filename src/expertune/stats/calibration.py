@@ -96,9 +96,12 @@ def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[in
     log_NK, true_N = _logs(probabilities), np.asarray(truth, dtype=np.intp)
     if len(true_N) < FEWEST_ROWS:
         return 1.0
-    alone_K = np.zeros(log_NK.shape[1], dtype=bool)
-    loss = _cross_validated(log_NK, true_N, stratified_folds(true_N, seed), lambda *rows: _fit(*rows, alone_K))
-    return _fit(log_NK, true_N, alone_K)[0] if loss < _loss(log_NK, true_N, 1.0, np.zeros(len(alone_K))) else 1.0
+
+    def fit(log_NK: NDArray[np.float64], true_N: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
+        return _fit(log_NK, true_N, np.zeros(log_NK.shape[1], dtype=bool))
+
+    loss = _cross_validated(log_NK, true_N, stratified_folds(true_N, seed), fit)
+    return fit(log_NK, true_N)[0] if loss < _loss(log_NK, true_N, 1.0, np.zeros(log_NK.shape[1])) else 1.0
 
 
 def _logs(shares: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,10 +25,11 @@ WORSE = 0.02  # macro-F1 by which the codes may be below the words before the fi
 
 @dataclass(frozen=True)
 class DecisionKeys:
-    """Metadata of the merged file that make it a decision model, with their temperature."""
+    """Metadata of the merged file that make it a decision model, with their temperature and a remark."""
 
     metadata: Mapping[str, str | float]
     temperature: float | None = None
+    note: str = ""
 
 
 def branch_of(engine: LlamaCppEngine, plan: TrainingPlan) -> tuple[CodeBranch | None, tuple[str, ...]]:
@@ -62,8 +63,8 @@ def decision_of(
     temperature = fit_temperature([each.probabilities for each in codes], truth, seed=config.seed)
     by_words, by_codes = (dev_macro_f1(each, dataset, config) for each in (words, codes))
     note = f"codes rate worse than words: macro-F1 {by_codes:.3f} against {by_words:.3f} on {len(truth)} records"
-    keys = decision_keys(architecture, encoded.frame, temperature, note if by_codes < by_words - WORSE else "")
-    return DecisionKeys(keys, temperature)
+    note = note if by_codes < by_words - WORSE else ""
+    return DecisionKeys(decision_keys(architecture, encoded.frame, temperature, note), temperature, note)
 
 
 def scored(
@@ -87,4 +88,5 @@ def scored(
         validation={way: dict(each) for way, each in choice.figures.items()},
         frame=encoded.frame,
         temperature=keys.temperature,
+        note=keys.note,
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
@@ -30,9 +30,6 @@ from .code_branch import decision_of, scored
 from .readout import Readout
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
-
-if TYPE_CHECKING:
-    import torch
 
 log = logging.getLogger("expertune")
 
@@ -176,8 +173,8 @@ def _train(
     )
 
 
-def _rated(log_RK: torch.Tensor | None, encoded: EncodedDataset) -> tuple[Rated, ...]:
-    """The validation records with the label probabilities of our decoder."""
+def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
+    """The validation records with the label probabilities of our decoder; `log_RK` is a tensor or None."""
     if log_RK is None:
         return ()
     examples, scale, share_RK = encoded.dataset.examples["dev"], encoded.dataset.scale, log_RK.exp().tolist()
