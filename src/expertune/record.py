@@ -86,7 +86,7 @@ class ReadoutInfo(Section):
 
 
 class CodeBranchInfo(Section):
-    """Present if the tuned model also answers by a code: after `lead`, the one that `codes` has for each label.
+    """Present if the system prompt lists a code for each label: after `lead` the tuned model answers by it.
 
     `scored_by` is how the labels of a record are scored, chosen by `validation`: macro-F1 and log-loss of the words,
     the code and both on the validation records. `frame` is the prompt up to the code, None if no two texts around

@@ -19,9 +19,11 @@ from expertune.rate.artifact import load_product
 from expertune.rate.serve import serve
 from expertune.ratings.codes import LabelScoring, ScoredBy
 from expertune.ratings.dataset import load_dataset
+from expertune.ratings.scale import make_scale
 from expertune.record import CodeBranchInfo, read_record
 from expertune.register.folder import load_dataset_again
 from expertune.report_record import ReportRecord
+from expertune.workflow.code_branch import untuned
 from records import plain_record, run_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,12 @@ def test_a_record_without_a_code_branch_scores_words(tmp_path: Path) -> None:
     record = read_record(tmp_path)
     assert record.branch is None and record.scoring == LabelScoring()
     assert "code_branch" not in record.to_dict()
+
+
+def test_a_run_without_a_tuned_model_keeps_the_codes_of_its_prompts() -> None:
+    found = untuned(INFO.branch, make_scale(MAPPING))
+    assert found is not None and found.branch == INFO.branch and found.scoring.by == "words"
+    assert untuned(None, make_scale(MAPPING)) is None
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from ..export.decision import PromptFrame, decision_keys, frame_of
 from ..modelset.choose import by_scoring
 from ..predict.score import Rated, mean_shares
 from ..ratings.codes import CodeBranch
+from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..record import CodeBranchInfo
 from ..stats.calibration import fit_temperature
@@ -65,6 +66,14 @@ def decision_of(
     note = f"codes rate worse than words: macro-F1 {by_codes:.3f} against {by_words:.3f} on {len(truth)} records"
     note = note if by_codes < by_words - WORSE else ""
     return DecisionKeys(decision_keys(architecture, encoded.frame, temperature, note), temperature, note)
+
+
+def untuned(branch: CodeBranch | None, scale: RatingScale) -> CodeBranchInfo | None:
+    """Record of a branch without a tuned model: its codes are still in the prompts that the readout has learnt from."""
+    if branch is None:
+        return None
+    codes = dict(zip(scale.labels, branch.codes, strict=True))
+    return CodeBranchInfo(lead=branch.lead, codes=codes, scored_by="words", reason="no tuned model", validation={})
 
 
 def scored(

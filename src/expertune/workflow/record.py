@@ -25,6 +25,7 @@ from ..record import (
 )
 from ..report import write_report
 from ..report_record import ReportRecord
+from .code_branch import untuned
 from .evaluate import Evaluated
 from .plan_time import with_actual
 from .readout import Readout
@@ -106,7 +107,7 @@ def _record(
         ),
         fine_tuning_info=_fine_tuning_info(kept) if kept else None,
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
-        code_branch=kept.code_branch if kept else None,
+        code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, dataset.scale),
         fallback_reason=why_not,
         choice=choice,
         verdict=line,

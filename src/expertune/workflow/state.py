@@ -120,7 +120,8 @@ class Tuned:
 class Basis:
     """Dataset and settings for model set and evaluation: the latest that the tuning stages produced.
 
-    `given`: names of the settings that the user gave; `job`: the plan of the run, if there is one.
+    `given`: names of the settings that the user gave; `job`: the plan of the run, if there is one; `branch`: the codes
+    that the dataset's system prompt lists.
     """
 
     dataset: Dataset
@@ -129,6 +130,7 @@ class Basis:
     base_test: Pass | None = None
     job: JobPlan | None = None
     given: frozenset[str] = frozenset()
+    branch: CodeBranch | None = None
 
     @property
     def base(self) -> Base | None:
@@ -148,8 +150,9 @@ def basis_of(
         basis = replace(basis, config=plan.config)
     if isinstance(encoded, NotTuned):
         return basis
-    plan = encoded.plan
-    return replace(basis, dataset=encoded.dataset, config=plan.config, base_test=encoded.test, job=plan.job)
+    plan, branch = encoded.plan, encoded.branch
+    tokenized = {"dataset": encoded.dataset, "base_test": encoded.test, "branch": branch}
+    return replace(basis, config=plan.config, job=plan.job, **tokenized)
 
 
 def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
