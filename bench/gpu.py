@@ -7,7 +7,7 @@
 --given holds what travels with the tree: rows.json (bench/gpu_rows.py) and, where there is room, the real models; those
 that are missing get random weights of the same shapes. The two paths are folders of Python packages that the machine
 lacks. Each part runs in a process with a time limit; the parts together end within --seconds. A part that fails is a
-line with its error. Results: bench/results/gpu.jsonl.
+line with its error; --logs keeps all that the parts wrote to stderr. Results: bench/results/gpu.jsonl.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESULTS = runs.RESULTS / "gpu.jsonl"
 MARK = "bench/gpu.py"
 MODELS = ("SmolLM2-135M", "Gemma 3 270M", "m200")
 SIDES = ("Expertune", "Unsloth", "TRL + PEFT")
-SHARES = {"folders": 0.15, "Expertune": 0.3, "Unsloth": 0.55, "TRL + PEFT": 0.6, "parity": 1.0}  # of the time left
+SHARES = {"folders": 0.15, "Expertune": 0.3, "parity": 0.3, "Unsloth": 0.65, "TRL + PEFT": 1.0}  # of the time left
 
 
 def main() -> int:
@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-path", type=Path, help="packages that the peers need")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--commit", default="", help="where the machine has no git: the commit that is measured")
+    parser.add_argument("--logs", type=Path, help="folder for what each part writes to stderr, tracebacks in full")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="measure nothing; write the table into bench/README.md")
     return parser.parse_args()
@@ -119,6 +120,10 @@ def run(part: str, command: Sequence[str], limit: float, options: argparse.Names
         out.seek(0)
         err.seek(0)
         said, errors = out.read().splitlines(), err.read().splitlines()
+    if options.logs:
+        options.logs.mkdir(parents=True, exist_ok=True)
+        log = options.logs / f"{part.split()[0].lower()}.log"
+        log.write_text("\n".join(errors), encoding="utf-8")
     for line in said:
         with suppress(json.JSONDecodeError):
             found = json.loads(line)

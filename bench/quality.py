@@ -1,12 +1,15 @@
 """How well each rater rates: sets × models × raters × seeds of the split, on test records that no choice has seen.
 
     python bench/quality.py [--data FOLDER] [--sets visits triage pubmedqa screening] [--models smollm2 gemma3 base]
-                            [--seeds 42 43 44] [--minutes 60] [--threads 0] [--again] [-- flags of expertune tune]
+                            [--seeds 42 43 44] [--minutes 60] [--threads 0] [--engine torch] [--again]
+                            [-- flags of expertune tune]
     python bench/quality.py --table
 
 Each cell (set, model, seed) is one run of `expertune tune` with its default settings, in a process of its own. Its
 figures are one line of bench/results/quality.jsonl; cells that are there are not run again. Without --data (a folder
-with the CSV and JSON of the other sets) there are the example visits. --table writes the table of bench/README.md.
+with the CSV and JSON of the other sets) there are the example visits. With --engine torch our decoder rates all records
+in place of llama.cpp (on a GPU where torch sees one); such cells are cells of their own. --table writes the table of
+bench/README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from pool import pooled
 from runs import Entry
 
 RESULTS = runs.RESULTS / "quality.jsonl"
-KEY = ("set", "model", "seed", "flags", "records")
+KEY = ("set", "model", "seed", "flags", "records", "engine")
+ENGINE = "llama.cpp"  # of results that name none
 MARK = "bench/quality.py"
 WITHOUT_MODEL = ("TF-IDF", "majority")
 
@@ -32,12 +36,12 @@ WITHOUT_MODEL = ("TF-IDF", "majority")
 def main() -> int:
     options, flags = parse(sys.argv[1:])
     if options.table:
-        lines = list(table(runs.read_results(options.results)))
+        lines = list(table(read(options.results)))
         print("\n".join(lines))
         runs.put_between(runs.PAGE, MARK, lines)
         return 0
     started, failed = time.monotonic(), 0
-    waiting = missing(cells(options, flags), runs.read_results(options.results), again=options.again)
+    waiting = missing(cells(options, flags), read(options.results), again=options.again)
     for number, cell in enumerate(waiting, start=1):
         if options.minutes and time.monotonic() - started > 60 * options.minutes:
             print(f"{len(waiting) - number + 1} cells are left; the same command goes on with them", flush=True)
@@ -66,6 +70,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--records", type=int, default=0, help="only the first records of each set: a try")
     parser.add_argument("--minutes", type=float, default=0, help="start no further cell after this time")
     parser.add_argument("--threads", type=int, default=0, help="0 is every core")
+    parser.add_argument("--engine", choices=(ENGINE, "torch"), default=ENGINE, help="engine that rates the records")
     parser.add_argument("--again", action="store_true", help="also the cells that are there")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=runs.ROOT / "outputs" / "bench" / "quality")
@@ -73,6 +78,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options = parser.parse_args(own)
     options.sets = options.sets or (list(sets.SETS) if options.data else ["visits"])
     return options, flags
+
+
+def read(results: Path) -> list[Entry]:
+    return [{"engine": ENGINE, **each} for each in runs.read_results(results)]
 
 
 # --- cells ---
@@ -89,6 +98,7 @@ def cells(options: argparse.Namespace, flags: Sequence[str]) -> Iterator[Entry]:
                     "seed": seed,
                     "flags": " ".join(flags),
                     "records": options.records,
+                    "engine": options.engine,
                 }
 
 
@@ -106,7 +116,8 @@ def missing(wanted: Iterator[Entry], there: Sequence[Entry], *, again: bool) -> 
 def measure(cell: Entry, options: argparse.Namespace) -> Entry:
     """Run one cell. Its folder holds patient text and is removed afterwards; it is gone on with where it was left."""
     found = runs.stamp()
-    work = options.work / "-".join((cell["set"], Path(cell["model"]).stem, str(cell["seed"]), found["commit"]))
+    name = (cell["set"], Path(cell["model"]).stem, str(cell["seed"]), cell["engine"], found["commit"])
+    work = options.work / "-".join(name)
     given = next(each for each in options.models if Path(each).name == cell["model"])
     model = sets.find_model(given, options.model_dir)
     records = sets.shortened(sets.find_set(cell["set"], options.data), cell["records"], options.work)
@@ -114,7 +125,8 @@ def measure(cell: Entry, options: argparse.Namespace) -> Entry:
     if not same_code:
         shutil.rmtree(work, ignore_errors=True)
     threads = ["--threads", str(options.threads)] if options.threads else []
-    flags = ["--seed", str(cell["seed"]), *threads, *cell["flags"].split()]
+    engine = [] if cell["engine"] == ENGINE else ["--engine", cell["engine"]]
+    flags = ["--seed", str(cell["seed"]), *threads, *engine, *cell["flags"].split()]
     child = runs.tune(
         records.csv, records.mapping, records.topic, model, work, [*flags, *(["--resume"] if same_code else [])]
     )
@@ -157,12 +169,17 @@ def set_rows(name: str, found: Sequence[Entry]) -> Iterator[list[str]]:
     by_seed = list(runs.latest(found, "seed").values())
     for rater in WITHOUT_MODEL:
         yield [title, "–", rater, *row(by_seed, rater)]
-    for model in dict.fromkeys(each["model"] for each in found):
-        own = [each for each in found if each["model"] == model]
+    for model in dict.fromkeys(map(model_of, found)):
+        own = [each for each in found if model_of(each) == model]
         yield [title, model, f"**recommended** ({chosen(own)})", *row(own, None)]
         others = dict.fromkeys(rater for each in own for rater in each["raters"] if rater not in WITHOUT_MODEL)
         for rater in others:
             yield [title, model, rater, *row(own, rater)]
+
+
+def model_of(entry: Entry) -> str:
+    """The model, with the engine where it is not the usual one."""
+    return entry["model"] if entry["engine"] == ENGINE else f"{entry['model']}, rated by {entry['engine']}"
 
 
 def chosen(entries: Sequence[Entry]) -> str:

@@ -1,10 +1,13 @@
 """Rating speed: our runner beside the plain loop that a user would write over the same engine; and memory by rows.
 
     python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200] [--answer-tokens 160]
+    python bench/rate.py --engine torch [--model FILE.gguf] [--csv RATINGS.csv --mapping RATINGS.json] [--rows 200]
     python bench/rate.py --million
 
 The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
 row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot.
+`--engine torch` compares our runner over the embedded engine with our runner over our own decoder: rows per second of
+wall time and of processor time, and how far their probabilities differ.
 `--million` rates 10,000, 100,000 and 1,000,000 rows with an engine that only looks as if: what is measured is the
 reader, the journal and the writer.
 """
@@ -24,21 +27,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from expertune.config import make_config  # noqa: E402
 from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.predict.score import LanguageModelScorer  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
-from expertune.rate.columns import Wanted  # noqa: E402
+from expertune.rate.columns import Wanted, share_column  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
 from expertune.rate.runner import RateRequest, rate_records  # noqa: E402
 from expertune.rate.writer import CsvWriter  # noqa: E402
 from expertune.ratings.examples import chat_messages  # noqa: E402
 from expertune.ratings.read import open_records  # noqa: E402
-from expertune.ratings.scale import DEFAULT_MAPPING, make_scale, parse_answer  # noqa: E402
+from expertune.ratings.scale import DEFAULT_MAPPING, RatingScale, answer_opening, make_scale, parse_answer  # noqa: E402
+from expertune.torch_engine import open_engine  # noqa: E402
 
 SCALE, TOPIC = make_scale(DEFAULT_MAPPING), "respiratory infections"
 CONTEXT, ANSWER_TOKENS = 2240, 160
@@ -60,9 +68,10 @@ def messages(prompt: str) -> tuple[dict[str, str], ...]:
     return chat_messages(prompt, SCALE, TOPIC)
 
 
-def ours(engine: Any, source: Path, folder: Path) -> float:
+def ours(engine: Any, source: Path, folder: Path, scale: RatingScale = SCALE, topic: str = TOPIC) -> float:
     """Seconds from the input file to the output file, journal included."""
-    scorer, wanted = LanguageModelScorer(engine, messages, SCALE), Wanted(SCALE, Uncertainty())
+    scorer = LanguageModelScorer(engine, lambda prompt: chat_messages(prompt, scale, topic), scale)
+    wanted = Wanted(scale, Uncertainty())
     asked = RateRequest(scorer, "bench", 1, "bench", wanted, workers=engine.slots + 1)
     start = time.perf_counter()
     with Journal(folder / "journal.sqlite") as journal:
@@ -104,6 +113,38 @@ def compare(model: Path, csv: Path, rows: int, threads: int, most: int) -> None:
         "peer_answer_tokens": round(tokens, 1),
         "peer_unparsed": unparsed,
         "ratio": round(peer_seconds / our_seconds, 2),
+    }
+    print(json.dumps(found))
+
+
+def compare_engines(model: Path, csv: Path, mapping: Path | None, rows: int, threads: int) -> None:
+    about = json.loads(mapping.read_text(encoding="utf-8")) if mapping else {}
+    scale, topic = make_scale(about.get("rating_mapping", DEFAULT_MAPPING)), about.get("topic", TOPIC)
+    found: dict[str, Any] = {"model": model.name, "csv": csv.name}
+    shares: list[np.ndarray] = []
+    for name in ("llama.cpp", "torch"):
+        config = make_config({"engine": name, "threads": threads or None})
+        with tempfile.TemporaryDirectory() as folder:
+            source = shortened(csv, Path(folder) / "rows.csv", rows)
+            with contextlib.closing(open_engine(model, config, context=CONTEXT)) as engine:
+                engine.score(engine.render(messages("warm up")), [answer_opening(label) for label in scale.labels])
+                cpu = time.process_time()
+                seconds = ours(engine, source, Path(folder), scale, topic)
+                cpu, how = time.process_time() - cpu, engine.describe()
+            rated = pandas.read_csv(Path(folder) / "rated.csv")
+        shares.append(rated[[share_column(label) for label in scale.labels]].to_numpy())
+        found |= {
+            "rows": len(rated),
+            "threads": how["threads"],
+            f"{name} rows/s": round(len(rated) / seconds, 2),
+            f"{name} rows per processor second": round(len(rated) / cpu, 2),
+        }
+        found |= {key: how[key] for key in ("device", "precision") if key in how}
+    gap_N = np.abs(shares[0] - shares[1]).max(axis=1)
+    found |= {
+        "ratio": round(found["torch rows/s"] / found["llama.cpp rows/s"], 2),
+        "probabilities differ": round(float(gap_N.mean()), 4),
+        "labels differ": int((shares[0].argmax(axis=1) != shares[1].argmax(axis=1)).sum()),
     }
     print(json.dumps(found))
 
@@ -169,6 +210,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "examples" / "base.gguf")
     parser.add_argument("--csv", type=Path, default=ROOT / "examples" / "formatted_dataset.csv")
+    parser.add_argument("--engine", choices=("torch",), help="compare this engine with the embedded one, and no peer")
+    parser.add_argument("--mapping", type=Path, help="with --engine: JSON of labels and topic (default: the visits')")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
     parser.add_argument(
@@ -187,6 +230,8 @@ def main() -> None:
     elif options.million:
         for rows in (10_000, 100_000, 1_000_000):
             subprocess.run([sys.executable, __file__, "--stub-rows", str(rows)], check=True)
+    elif options.engine:
+        compare_engines(options.model, options.csv, options.mapping, options.rows, options.threads)
     else:
         compare(options.model, options.csv, options.rows, options.threads, options.answer_tokens)
 

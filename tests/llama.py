@@ -1,4 +1,4 @@
-"""llama.cpp as the reference: the log-probability of every token after a prompt, from its server."""
+"""llama.cpp as the reference: the log-probability of every token after a prompt, and hidden states, from its server."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ import xllamacpp
 
 
 class Served:
-    """A GGUF served by llama.cpp with exact settings: float32 cache, no flash attention, no prompt cache."""
+    """A GGUF served by llama.cpp with exact settings: float32 cache, no flash attention, no prompt cache.
 
-    def __init__(self, path: Path, *, adapter: Path | None = None, context: int = 512) -> None:
+    With `states` it gives hidden states in place of log-probabilities.
+    """
+
+    def __init__(self, path: Path, *, adapter: Path | None = None, context: int = 512, states: bool = False) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.port, params.hostnames, params.api_keys = 0, ["127.0.0.1"], ["test"]
         params.n_ctx, params.n_parallel, params.warmup, params.verbosity = context, 1, False, 0
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if states:
+            params.embedding, params.embd_normalize = True, -1
+            params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_NONE
+            params.n_batch = params.n_ubatch = context  # a prompt has to fit into one pass
         if adapter is not None:
             lora = xllamacpp.CommonAdapterLoraInfo()
             lora.path, lora.scale = str(adapter), 1.0
@@ -52,3 +59,8 @@ class Served:
         for each in first["top_logprobs"]:
             log_V[each["id"]] = each["logprob"]
         return log_V
+
+    def states(self, tokens: list[int]) -> np.ndarray:
+        """Each token's state after the last block and the output norm, (T, D)."""
+        found = self.post("/embedding", {"content": tokens, "embd_normalize": -1})
+        return np.array(found[0]["embedding"], dtype=np.float32)

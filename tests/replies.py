@@ -7,6 +7,7 @@ with replies.serving(lambda request: replies.json_reply({"version": "0.33.0"})) 
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ class Reply:
 @dataclass
 class Server:
     url: str
+    port: int
     asked: list[Request] = field(default_factory=list)
 
 
@@ -59,7 +61,7 @@ def exchange(name: str) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
+def serving(answer: Callable[[Request], Reply], address: str = "127.0.0.1") -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -82,8 +84,12 @@ def serving(answer: Callable[[Request], Reply]) -> Iterator[Server]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{http.server_address[1]}")
+    class Http(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    http = Http((address, 0), Handler)
+    port = int(http.server_address[1])
+    server = Server(f"http://{f'[{address}]' if ':' in address else address}:{port}", port)
     thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

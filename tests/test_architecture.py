@@ -23,7 +23,7 @@ ROWS = (
     ("ratings",),
     ("outputs",),
     ("predict",),
-    ("model", "train", "export"),
+    ("model", "train", "export", "torch_engine"),
     ("estimate",),
     ("progress",),
     ("evaluate", "record_section", "record", "report_record", "report"),

@@ -112,6 +112,7 @@ def test_the_readme_lists_every_output() -> None:
         *outputs.TUNED_FILES,
         outputs.MODEL_SET,
         outputs.METADATA,
+        outputs.REGISTRATION_SAMPLE,
         outputs.LOG,
         outputs.EVENTS,
         "report.html",

@@ -24,6 +24,7 @@ from scripts.fine_tuner import (
 
 import tiny
 from expertune.cli.main import main
+from expertune.errors import EngineError
 from expertune.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +205,29 @@ def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> 
     assert content["few_shot_examples"]
     with pytest.raises(FineTuningNotSupportedError, match="xverse"):
         FineTuner(fallback_mode=False, quiet=True).process_dataset(frame(90), model, MAPPING, TOPIC, tmp_path / "out2")
+
+
+@pytest.mark.slow
+def test_our_own_decoder_rates_a_whole_run(tuned: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    """The same training; base, tuned file and few-shot prompt have the figures that llama.cpp gives them, nearly."""
+    success, metadata = FineTuner(quiet=True).process_dataset(
+        frame(), str(BASE), MAPPING, TOPIC, tmp_path, engine="torch", **QUICK
+    )
+    assert success and metadata["settings"]["engine"] == "torch"
+    expected, found = (
+        {each["name"]: each["log_loss"]["value"] for each in run["evaluation"]["evaluations"]}
+        for run in (tuned[1], metadata)
+    )
+    assert found.keys() == expected.keys() >= {"tuned", "base"}
+    for name in ("tuned", "base"):
+        assert found[name] == pytest.approx(expected[name], rel=0.05)
+    assert metadata["export"]["agreement"] == tuned[1]["export"]["agreement"]  # the file is checked in llama.cpp
+
+
+def test_our_own_decoder_refuses_what_it_does_not_read_before_any_work(tmp_path: Path) -> None:
+    model = tiny.make(tmp_path / "xverse.gguf", architecture="xverse")
+    with pytest.raises(EngineError, match=r"^--engine torch: .*'xverse' is not one that it reads; leave out --engine"):
+        FineTuner(quiet=True).process_dataset(frame(90), str(model), MAPPING, TOPIC, tmp_path / "out", engine="torch")
 
 
 def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:

@@ -166,6 +166,25 @@ def test_doctor(server: ContractServer, tmp_path: Path, capsys: pytest.CaptureFi
     assert re.fullmatch(rf" {{15}}[\d.]+ MB of memory, [\d,.]+ tokens/s: {time} for 1,000 rows .*, once", lines[at + 2])
 
 
+def test_doctor_asks_the_server_for_its_models_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Where only the server was started with OLLAMA_MODELS."""
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+    with ContractServer(tmp_path / "theirs") as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        _, lines, _ = _run(capsys, "doctor")
+        (line,) = [line for line in lines if line.startswith("models folder")]
+        assert "the server was asked; it has no models" in line
+        server.add("rater", tiny.make(tmp_path / "a.gguf", layers=1))
+        _, lines, _ = _run(capsys, "doctor")
+        assert f"{'models folder':14} {tmp_path / 'theirs'} (named by the server)" in lines
+    with ContractServer(tmp_path / "theirs", path_prefix="/root/.ollama/models") as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        _, lines, _ = _run(capsys, "doctor")
+        assert f"{'models folder':14} /root/.ollama/models (named by the server; not readable here)" in lines
+
+
 def test_doctor_without_ollama(capsys: pytest.CaptureFixture[str]):
     _, lines, _ = _run(capsys, "doctor")
     assert any(line.startswith("Ollama") and "no Ollama server answers at" in line for line in lines)

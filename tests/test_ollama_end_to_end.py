@@ -92,7 +92,9 @@ def test_what_is_registered_is_the_judged_file(contract: ContractServer, run: tu
     assert made["registered"] and made["digest"] == sha256(folder / "fine_tuned_model.gguf")
     assert made["agreement"]["labels"] == 1.0 and made["agreement"]["exact"] == made["agreement"]["rows"] > 10
     assert metadata["provenance"]["base"]["prompts_by"] == "Ollama 0.33.0"
-    assert names(contract.host) == {"small:latest", "my-rater:latest"}
+    assert names(contract.host) == {"small:latest", "my-rater:latest"} and contract.generator.loaded == {}
+    sample = json.loads((folder / "registration_sample.json").read_text())
+    assert sample["served"] == made["served"] and len(sample["records"]) == 12
 
 
 @pytest.mark.slow
@@ -120,6 +122,7 @@ def test_both_ways_of_use_give_the_label_of_the_file(
         output = tmp_path / f"{engine}.csv"
         ended = expertune("rate", new, "--with", folder, "--engine", engine, "--output", output, host=contract.host)
         assert ended.returncode == 0, ended.stderr
+        assert "Ollama answers otherwise" not in ended.stderr and contract.generator.loaded == {}
         with open(output, newline="") as file:
             tables[engine] = list(csv.DictReader(file))
     by_file, by_server = tables["llama.cpp"], tables["ollama"]

@@ -110,17 +110,22 @@ def finish(
     return _written(writer)
 
 
-def unpack(model: Path, path: Path) -> Path:
-    """Write the same model with every weight in float32, dequantised by gguf-py."""
+def unpack(model: Path, path: Path, *, blocks: int | None = None) -> Path:
+    """Write the same model, or its first blocks alone, with every weight in float32, dequantised by gguf-py."""
     reader = gguf.GGUFReader(model)
     architecture = reader.fields["general.architecture"].contents()
-    writer = gguf.GGUFWriter(path, architecture)
+    count = reader.fields[f"{architecture}.block_count"].contents()
+    blocks, writer = blocks or count, gguf.GGUFWriter(path, architecture)
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):
-            kinds = [*field.types, None]
-            writer.add_key_value(name, field.contents(), kinds[0], sub_type=kinds[1])
+            kinds, value = [*field.types, None], field.contents()
+            if name.startswith(f"{architecture}.") and isinstance(value, list) and len(value) == count:
+                value = value[:blocks]  # one for each block
+            writer.add_key_value(name, blocks if name.endswith(".block_count") else value, kinds[0], sub_type=kinds[1])
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for tensor in reader.tensors:
+        if tensor.name.startswith("blk.") and int(tensor.name.split(".")[1]) >= blocks:
+            continue
         plain = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         writer.add_tensor(tensor.name, np.ascontiguousarray(plain, dtype=np.float32))
     return _written(writer)

@@ -33,6 +33,12 @@ class Config(BaseModel):
         "lowered, in this order, until the plan fits.",
     )
 
+    engine: Literal["auto", "llama.cpp", "torch"] = Field(
+        default="auto",
+        description="Engine that rates: llama.cpp, or torch: the decoder that trains, which is faster. auto: "
+        "llama.cpp for the tuned file, as it will be served, and torch for the base that it is compared with.",
+    )
+
     # data
     seed: int = Field(
         default=42, ge=0, le=2**31 - 1, description="Random seed for the split, adapter initialisation and shuffling."
@@ -91,10 +97,7 @@ class Config(BaseModel):
         description="Class imbalance: auto adjusts the label logits by class frequency, balanced weights the loss.",
     )
     logit_adjustment: float = Field(
-        default=0.5,
-        ge=0.0,
-        le=2.0,
-        description="Strength of the logit adjustment; 1 removes the class prior completely.",
+        default=0.5, ge=0.0, le=2.0, description="Strength of the logit adjustment; 1 removes the class prior."
     )
     decision_weight: float = Field(
         default=20.0,
@@ -144,10 +147,7 @@ class Config(BaseModel):
         description="Minimum fraction of validation records with a clear label (a margin above the engine's noise) to "
         "which the saved file and the adapter give one label.",
     )
-
-    decision: bool = Field(
-        default=True, description="With a code branch, make the file a decision model (/v1/systemone)."
-    )
+    decision: bool = Field(default=True, description="With a code branch, make the file a decision model.")
 
     # model set
     approach: Literal["auto", "tune", "model-set"] = Field(

@@ -35,9 +35,8 @@ from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
 from .log import log_file
-from .modelset.build import BuildInputs, build, recipes
+from .modelset.build import build, inputs_of, recipes
 from .modelset.config import write as write_model_set
-from .modelset.training_signals import NOTHING, gather
 from .progress import Progress
 from .ratings.dataset import Dataset, load_dataset
 from .ratings.examples import chat_record
@@ -77,12 +76,7 @@ class FineTuner:
     """
 
     def __init__(
-        self,
-        debug_mode: bool = False,
-        fallback_mode: bool = True,
-        *,
-        quiet: bool = False,
-        allow_remote: bool = False,
+        self, debug_mode: bool = False, fallback_mode: bool = True, *, quiet: bool = False, allow_remote: bool = False
     ) -> None:
         self.debug_mode, self.fallback_mode, self.quiet = debug_mode, fallback_mode, quiet
         self.allow_remote = allow_remote
@@ -143,12 +137,8 @@ class FineTuner:
         except KeyboardInterrupt:
             raise Interrupted("stopped; run the same command with --resume to continue") from None
         except Exception as error:
-            log.error(
-                "%s: %s",
-                type(error).__name__,
-                error if isinstance(error, ExpertuneError) else "unexpected",
-                exc_info=self.debug_mode,
-            )
+            shown = error if isinstance(error, ExpertuneError) else "unexpected"
+            log.error("%s: %s", type(error).__name__, shown, exc_info=self.debug_mode)
             raise
 
     def register_model(
@@ -207,16 +197,7 @@ class FineTuner:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DatasetTooSmallWarning)  # a model set needs few records
             dataset = load_dataset(df, rating_mapping, target_topics, config)
-        inputs = BuildInputs(
-            model_name,
-            dataset.split,
-            dataset.scale,
-            target_topics,
-            created_at=outputs.now(),
-            seed=config.seed,
-            signals=NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed),
-            redact=config.redact,
-        )
+        inputs = inputs_of(model_name, dataset, config)
         model_set = build(inputs, recipes(len(dataset.scale.labels), redact=config.redact)[0])
         if output_dir is not None:
             write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, model_set)
@@ -225,12 +206,7 @@ class FineTuner:
 
 def _log_start(request: RunRequest, dataset: Dataset) -> None:
     """Log dataset, model and settings; no text of a record."""
-    log.info(
-        "%d records, %s, model %s, settings %s",
-        len(dataset.ratings),
-        dataset.counts,
-        request.model,
-        as_dict(request.config),
-    )
+    facts = len(dataset.ratings), dataset.counts, request.model, as_dict(request.config)
+    log.info("%d records, %s, model %s, settings %s", *facts)
     for line in dataset.audit.lines():
         log.info("audit: %s", line)

@@ -14,7 +14,6 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int:
-    """Available memory in bytes."""
     import psutil
 
     return psutil.virtual_memory().available

@@ -24,6 +24,7 @@ MODELFILE = "Modelfile"
 MODEL_SET = "model_set_config.json"
 READOUT = "readout.json"
 METADATA = "fine_tuning_metadata.json"
+REGISTRATION_SAMPLE = "registration_sample.json"
 LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -32,10 +33,7 @@ TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
 
 
 def open_folder(folder: Path) -> Path:
-    """Create the folder and check that it is writable, before any work.
-
-    Raises OutputError.
-    """
+    """Create the folder and check that it is writable, before any work. Raises OutputError."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; choose a folder with --output-dir")
@@ -81,11 +79,9 @@ def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
     """Write the resolved settings and the run's inputs; `--config` reads the file."""
     import yaml
 
-    write_text(
-        path,
-        "# expertune tune --config FILE repeats this run\n"
-        + yaml.safe_dump({"run": dict(run), "settings": as_dict(config)}, sort_keys=False, allow_unicode=True),
-    )
+    sections = {"run": dict(run), "settings": as_dict(config)}
+    text = yaml.safe_dump(sections, sort_keys=False, allow_unicode=True)
+    write_text(path, "# expertune tune --config FILE repeats this run\n" + text)
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ Values that are not finite are null in the files. Folders of version 0.1.0, whos
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from .config import Config, make_config
-from .errors import UsageError
 from .estimate.job import JobPlan
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
@@ -29,7 +27,7 @@ from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
 from .ratings.codes import WORDS, CodeBranch, LabelScoring, ScoredBy
-from .record_section import Section, parse
+from .record_section import Section, read
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
@@ -228,7 +226,8 @@ class Registration(Section):
 
     `reason` and `command` (to continue with) are set if it was refused, the other fields if it was registered: `digest`
     is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` the number of
-    prompts compared, `overridden` the gate failures that --force overrode.
+    prompts compared, `decisions` a line on the decision answers of a decision model, `overridden` the gate failures
+    that --force overrode.
     """
 
     name: str
@@ -242,6 +241,7 @@ class Registration(Section):
     bytes: str | None = None
     agreement: ServedAgreement | None = None
     prompts: int | None = None
+    decisions: str | None = None
     overridden: tuple[str, ...] = ()
     replaced: bool = False
 
@@ -300,11 +300,4 @@ class RunRecord(Section):
 
 def read_record(folder: Path) -> RunRecord:
     """Read the record of a finished run. Raises UsageError if it is missing or damaged."""
-    path = folder / METADATA
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: cannot be read ({type(error).__name__}); give the output folder of a finished run"
-        ) from None
-    return parse(RunRecord, content, path)
+    return read(RunRecord, folder / METADATA)

@@ -30,6 +30,16 @@ class Section(BaseModel):
         return json.loads(self.model_dump_json())
 
 
+def read(kind: type[Sound], path: Path) -> Sound:
+    """Read and parse a JSON file. Raises UsageError if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read ({reason}); give the output folder of a finished run") from None
+    return parse(kind, content, path)
+
+
 def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
     """Parse the `content` of a JSON file. Raises UsageError that names the first invalid field.
 

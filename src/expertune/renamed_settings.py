@@ -54,15 +54,12 @@ def current_settings(values: Mapping[str, Any], *, warn: bool = True) -> dict[st
             continue
         name = RENAMED.get(given, given)
         if name in current or (name != given and name in values):
-            raise UsageError(f"{name}: given twice, also by its old name {_old_name(name)}; leave that out")
+            old = next(old for old, new in RENAMED.items() if new == name)
+            raise UsageError(f"{name}: given twice, also by its old name {old}; leave that out")
         if name != given and warn:
             _warn(f"{given} is now called {name}; the next version will not know the old name")
         current[name] = _current_value(name, value, warn=warn)
     return current
-
-
-def _old_name(name: str) -> str:
-    return next(old for old, new in RENAMED.items() if new == name)
 
 
 def _current_value(name: str, value: Any, *, warn: bool) -> Any:

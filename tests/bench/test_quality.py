@@ -26,6 +26,7 @@ def entry(seed: int, tuned: float, *, model: str = "base", recommended: str = "t
         "seed": seed,
         "flags": "",
         "records": 0,
+        "engine": "llama.cpp",
         "rows": {"train": 350, "dev": 50, "test": 100},
         "recommended": recommended,
         "raters": {
@@ -41,8 +42,8 @@ def entry(seed: int, tuned: float, *, model: str = "base", recommended: str = "t
     }
 
 
-def wanted(seeds: tuple[int, ...], flags: list[str] | None = None) -> list[dict]:
-    options = argparse.Namespace(seeds=seeds, sets=["visits"], models=["base"], records=0)
+def wanted(seeds: tuple[int, ...], flags: list[str] | None = None, *, engine: str = "llama.cpp") -> list[dict]:
+    options = argparse.Namespace(seeds=seeds, sets=["visits"], models=["base"], records=0, engine=engine)
     return list(quality.cells(options, flags or []))
 
 
@@ -55,6 +56,18 @@ def test_cells_that_are_there_are_not_run_again() -> None:
 def test_a_run_with_other_flags_is_another_cell() -> None:
     with_flags = wanted((42,), ["--epochs", "1"])
     assert quality.missing(with_flags, [entry(42, 0.7)], again=False) == with_flags
+
+
+def test_a_run_with_another_engine_is_another_cell_and_another_line(tmp_path: Path) -> None:
+    by_torch = wanted((42,), engine="torch")
+    assert quality.missing(by_torch, [entry(42, 0.7)], again=False) == by_torch
+    old = entry(42, 0.7)
+    del old["engine"]  # a result from before there was a choice
+    runs.append_result(tmp_path / "results.jsonl", old)
+    runs.append_result(tmp_path / "results.jsonl", entry(42, 0.8, engine="torch"))
+    lines = list(quality.table(quality.read(tmp_path / "results.jsonl")))
+    assert any("| base | tuned | 1 | 0.700 [" in line for line in lines)
+    assert any("| base, rated by torch | tuned | 1 | 0.800 [" in line for line in lines)
 
 
 def test_it_says_which_cells_are_of_other_code(capsys: pytest.CaptureFixture[str]) -> None:

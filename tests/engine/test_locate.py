@@ -133,7 +133,7 @@ def test_a_server_on_another_machine_is_named(folder: Path, monkeypatch: pytest.
         UsageError, match=r"OLLAMA_HOST names another machine \(http://10.0.0.7:11434\).*--allow-remote"
     ):
         locate("absent")
-    monkeypatch.setenv("OLLAMA_HOST", "10.0.0.7:port")
+    monkeypatch.setenv("OLLAMA_HOST", "a host:11434")
     with pytest.raises(UsageError, match="OLLAMA_HOST was not used"):
         locate("absent")
 

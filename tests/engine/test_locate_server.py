@@ -152,7 +152,7 @@ def test_the_folder_of_the_service(folder: Path, tmp_path: Path, name: str, line
     blob.write_bytes(b"GGUF")
     blob.parent.parent.chmod(0)
     code = (
-        "import os, grp, difflib, httpx, ollama, encodings.idna\n"
+        "import os, grp, difflib, httpx, encodings.idna\n"
         "from expertune.engine.locate import locate\n"
         "from expertune.engine.ollama.server import OllamaServer\n"
         "from expertune.errors import FineTuningNotSupportedError\n"

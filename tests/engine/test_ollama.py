@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.modelset.config import output_schema
 from expertune.ratings.scale import answer_opening
+from ollama_contract.faults import Fault
 from ollama_contract.server import ContractServer
 from ollama_contract.templates import FOLDING, TEMPLATE
 
@@ -302,6 +304,48 @@ def test_the_memory_is_given_back(served: ContractServer, server: OllamaServer) 
     server.unload("knowing")
     assert "knowing:latest" not in {each["name"] for each in server.ask("GET", "/api/ps")["models"]}
     server.unload("knowing")  # what is not loaded is left alone
+
+
+def test_every_request_that_loads_the_model_says_how_long(served: ContractServer) -> None:
+    """Else OLLAMA_KEEP_ALIVE=0 on the server would load it anew for each."""
+    seen = len(served.requests)
+    with OllamaServer(served.url) as server, OllamaEngine(server, "knowing", context=512) as engine:
+        engine.score(engine.render(TALK), OPENINGS)
+        engine.chat(TALK, max_tokens=2)
+    loading = [each.json for each in served.requests[seen:] if each.path in ("/api/chat", "/api/generate")]
+    assert [body["keep_alive"] for body in loading] == ["5m"] * (len(loading) - 1) + [0] and len(loading) > 3
+
+
+@pytest.mark.parametrize("error", [None, EngineError("gone"), KeyboardInterrupt()])
+def test_the_model_is_unloaded_at_the_end(served: ContractServer, error: BaseException | None) -> None:
+    """Also after an error and after Ctrl-C, and where other models were asked for their prompts only."""
+    with suppress(EngineError, KeyboardInterrupt), OllamaServer(served.url) as server:
+        OllamaRenderer(server, "stranger-jinja", context=512)
+        with OllamaEngine(server, "knowing", context=512) as engine:
+            engine.score(engine.render(TALK), OPENINGS)
+            assert {"knowing:latest", "stranger-jinja:latest"} <= set(served.generator.loaded)
+            if error is not None:
+                raise error
+    assert not {"knowing:latest", "stranger-jinja:latest"} & set(served.generator.loaded)
+
+
+@pytest.mark.parametrize("path", ["/api/ps", "/api/generate"])
+@pytest.mark.parametrize("fault", ["closed", "busy", "cut"])
+def test_an_end_that_cannot_unload_is_an_end(served: ContractServer, fault: Fault, path: str) -> None:
+    with OllamaServer(served.url) as server:
+        OllamaRenderer(server, "knowing", context=512)
+        served.fail(path, fault)
+    served.heal()
+
+
+def test_a_model_is_unloaded_before_it_is_deleted(served: ContractServer) -> None:
+    with OllamaServer(served.url) as server:
+        server.copy("knowing", "short-lived")
+        OllamaRenderer(server, "short-lived", context=512)
+        seen = len(served.requests)
+        server.delete("short-lived")
+    paths = [each.path for each in served.requests[seen:]]
+    assert paths == ["/api/ps", "/api/generate", "/api/delete"]
 
 
 def test_no_server(tmp_path: Path) -> None:

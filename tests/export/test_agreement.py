@@ -48,7 +48,7 @@ def shares(logit_NK: np.ndarray, noise: float = 0.0, seed: int = 1) -> np.ndarra
 
 def checked(file_NK: np.ndarray, noise: float, config: Config = CONFIG) -> CheckedFile:
     """Check a file with these logits; llama.cpp reads it with noise."""
-    return check(rated(shares(adapter())), served(shares(file_NK, noise)), rated(shares(file_NK)), TRUTH, config)
+    return check(rated(shares(adapter())), served(shares(file_NK, noise)), served(shares(file_NK)), TRUTH, config)
 
 
 def test_the_noise_by_hand() -> None:
@@ -57,7 +57,8 @@ def test_the_noise_by_hand() -> None:
     ours, theirs = (
         tuple(Rated.of(str(at), line, scale) for at, line in enumerate(each.tolist())) for each in (second, first)
     )
-    found = check(ours, Pass(theirs, 1.0, 1.0, 10), ours, ValidationTruth([0, 1, 1], [0, 1, 2]), CONFIG).agreement
+    reread = Pass(ours, 1.0, 1.0, 10)
+    found = check(ours, Pass(theirs, 1.0, 1.0, 10), reread, ValidationTruth([0, 1, 1], [0, 1, 2]), CONFIG).agreement
     assert found.noise is not None
     assert found.noise.mean == pytest.approx(0.14 / 3) and found.noise.p95 == pytest.approx(0.094)
     assert found.noise.p99 == pytest.approx(0.0988) and found.noise.margin == 2 * found.noise.p99
@@ -83,7 +84,7 @@ def test_a_file_without_the_update_fails_also_on_few_records() -> None:
     few = slice(0, 12)
     by_adapter, file = shares(adapter())[few], shares(lost)[few]
     truth = ValidationTruth(LABELS[few], list(range(12)))
-    assert not check(rated(by_adapter), served(file), rated(file), truth, CONFIG).agreement.passed
+    assert not check(rated(by_adapter), served(file), served(file), truth, CONFIG).agreement.passed
 
 
 def test_labels_count_where_the_margin_exceeds_the_noise() -> None:
@@ -93,16 +94,16 @@ def test_labels_count_where_the_margin_exceeds_the_noise() -> None:
     changed[clear] = -changed[clear]
     truth = ValidationTruth([int(row.argmax()) if at in clear else 0 for at, row in enumerate(changed)], TRUTH.groups)
     by_adapter, file = rated(shares(adapter())), shares(changed)
-    found = check(by_adapter, served(file), rated(file), truth, CONFIG).agreement
+    found = check(by_adapter, served(file), served(file), truth, CONFIG).agreement
     assert found.log_loss is not None and found.log_loss.value is not None and found.log_loss.value < 0  # "better"
     assert not found.passed and found.labels == pytest.approx(112 / 120)
     loose = Config(min_label_agreement=0.9)
-    assert check(by_adapter, served(file), rated(file), truth, loose).agreement.passed
+    assert check(by_adapter, served(file), served(file), truth, loose).agreement.passed
 
 
 def test_two_readers_that_contradict_each_other_are_no_noise() -> None:
     found = check(
-        rated(shares(adapter())), served(shares(adapter(seed=9))), rated(shares(adapter())), TRUTH, CONFIG
+        rated(shares(adapter())), served(shares(adapter(seed=9))), served(shares(adapter())), TRUTH, CONFIG
     ).agreement
     assert found.noise is not None and found.noise.mean > 0.1 and not found.passed
 
@@ -131,5 +132,5 @@ def test_an_update_that_its_types_cannot_hold_fails_the_gate(tmp_path: Path, kin
     with GGUFFile(target.path) as file:
         by_file = evaluate(load(file, config, cpu), rows(), candidates, batch_size=8).log_probabilities_RK.exp().numpy()
     truth = ValidationTruth(by_adapter.argmax(1).tolist(), TRUTH.groups)  # the expert says what the adapter has learnt
-    found = check(rated(by_adapter), served(by_file), rated(by_file), truth, config).agreement
+    found = check(rated(by_adapter), served(by_file), served(by_file), truth, config).agreement
     assert found.passed == passes, found

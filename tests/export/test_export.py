@@ -144,7 +144,7 @@ def test_a_small_update_gets_larger_types_within_the_size_of_the_file(tmp_path: 
 
 
 def checked(*, passed: bool) -> CheckedFile:
-    return CheckedFile(Pass((), 1.0, 1.0, 10), (), FileAgreement(1.0, 0.0, 10, passed))
+    return CheckedFile(Pass((), 1.0, 1.0, 10), Pass((), 1.0, 1.0, 10), FileAgreement(1.0, 0.0, 10, passed))
 
 
 def merged_with(tmp_path: Path, passes: list[bool], config: Config = CONFIG) -> tuple[MergedModel, list[set[Type]]]:

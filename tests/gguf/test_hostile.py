@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import os
 import struct
+import tarfile
 import tracemalloc
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pyarrow
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFValueType as Value
 from hypothesis import HealthCheck, given, settings
@@ -105,10 +112,61 @@ def test_what_is_no_gguf(path: Path, content: bytes, words: str):
     assert words in fault(path, content)
 
 
-def test_a_zip_file(path: Path):
+def archived(path: Path, name: str) -> bytes:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data.pkl", "x")
-    assert "is not a GGUF but a zip archive" in fault(path, path.read_bytes())
+        archive.writestr(name, "x")
+    return path.read_bytes()
+
+
+def tarred(path: Path) -> bytes:
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("model.gguf"), io.BytesIO())
+    return path.read_bytes()
+
+
+def saved(path: Path, *, zipped: bool) -> bytes:
+    torch.save({"weight": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    return path.read_bytes()
+
+
+FORMATS: dict[str, Callable[[Path], bytes]] = {
+    "a PyTorch checkpoint; convert it": lambda path: saved(path, zipped=True),
+    "a Python pickle (an old PyTorch checkpoint?)": lambda path: saved(path, zipped=False),
+    "a zip archive; unpack it": lambda path: archived(path, "model.gguf"),
+    "a tar archive": tarred,
+    "a gzip archive": lambda path: gzip.compress(b"x"),
+    "a bzip2 archive": lambda path: bz2.compress(b"x"),
+    "an xz archive": lambda path: lzma.compress(b"x"),
+    "a zstandard archive": lambda path: pyarrow.compress(b"x", codec="zstd", asbytes=True),
+    "an HDF5 file": lambda path: b"\x89HDF\r\n\x1a\n" + bytes(16),
+    "an ONNX model": lambda path: b"\x08\x07\x12\x07pytorch\x1a\x032.1",
+    "a safetensors file": lambda path: struct.pack("<Q", 2) + b"{}",
+    "a Git LFS pointer; fetch the file itself (git lfs pull)": lambda path: (
+        b"version https://git-lfs.github.com/spec/v1\n"
+    ),
+    "an HTML page (a failed download?)": lambda path: b"\n<!DOCTYPE html><html>",
+    "a NumPy array": lambda path: b"\x93NUMPY\1\0",
+    "a text file": lambda path: b"FROM llama3\n",
+    "some other binary file": lambda path: bytes(range(200)),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_foreign_format_is_named(path: Path, name: str):
+    assert f"is not a GGUF but {name}" in fault(path, FORMATS[name](path))
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (4, "the unknown type 4: Q4_2, which llama.cpp removed; get the model in Q4_K_M"),
+        (31, "the unknown type 31: Q4_0_4_4, which llama.cpp removed; get the model in Q4_0"),
+        (38, "the unknown type 38: IQ4_NL_8_8, which llama.cpp removed; get the model in IQ4_NL"),
+        (99, "the unknown type 99: update the gguf package, or get another file"),
+    ],
+)
+def test_a_removed_type_says_what_to_use_instead(path: Path, number: int, says: str):
+    assert says in fault(path, pack(tensors=[("w", (32,), number, 0)]))
 
 
 def test_what_is_no_file(tmp_path: Path):

@@ -60,6 +60,11 @@ class Generator:
         text, rest = _answer(*self._found(body), body, body["prompt"])
         return _head(body) | {"response": text} | rest
 
+    def decide(self, body: Json) -> Json:
+        """POST /v1/systemone of 0.35, by the documentation of its client; never recorded."""
+        _, engine = self._found({**body, "stream": False})
+        return engine.decide({key: body[key] for key in ("state", "questions")}) | {"model": body["model"]}
+
     def _found(self, body: Json) -> tuple[Model, LlamaCppEngine]:
         model = self.store.find(body["model"])
         if body.get("stream", True):

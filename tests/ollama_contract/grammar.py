@@ -1,7 +1,4 @@
-"""JSON schema → GBNF in the manner of llama.cpp's json-schema-to-grammar, with its freedom in blanks.
-
-For the schemas of the tests only: objects whose properties are all required, texts, enums.
-"""
+"""JSON schema → GBNF as llama.cpp's json-schema-to-grammar, for the tests' schemas only: required texts and enums."""
 
 from __future__ import annotations
 

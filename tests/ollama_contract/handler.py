@@ -50,8 +50,6 @@ class Handler(BaseHTTPRequestHandler):
     def contract(self) -> ContractServer:
         return self.server.owner
 
-    # --- in and out ---
-
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -76,8 +74,6 @@ class Handler(BaseHTTPRequestHandler):
         self.begin(200, Content_Type=NDJSON, Transfer_Encoding="chunked")
         for content in itertools.chain(map(go_json, lines), [b""] if ended else []):
             self.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
-
-    # --- routes ---
 
     def do_GET(self) -> None:
         contract, is_blob = self.contract, self.path.startswith(BLOBS)
@@ -111,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             "POST /api/chat": lambda: generator.chat(body),
             "POST /api/generate": lambda: generator.generate(body),
         }
+        if contract.version >= "0.35":
+            answers["POST /v1/systemone"] = lambda: generator.decide(body)
         if route not in answers:
             self.send(404, b"404 page not found", "text/plain")
             return

@@ -34,7 +34,7 @@ def test_the_queue_has_every_doubtful_row_and_a_sample_of_the_others(tmp_path: P
     all_rows = read_csv(rated)
     queue = make_queue(rated, tmp_path / "review.csv", sample=0.1, seed=1)
     found = read_csv(tmp_path / "review.csv")
-    assert list(found[0])[:5] == HEAD and set(found[0]) == {*all_rows[0], *HEAD}
+    assert list(found[0])[:5] == HEAD and set(found[0]) == {*all_rows[0], *HEAD, "Review_Key"}
     assert {row["Reviewed_Rating"] + row["Review_Note"] for row in found} == {""}
     by_id = {row["Row_ID"]: row["Review_Reasons"] for row in found}
     doubtful = {row["Row_ID"] for row in all_rows if row["Review_Reasons"]} | {"r3", "r5"}

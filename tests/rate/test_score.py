@@ -59,8 +59,9 @@ class WordEngine:
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         assert schema is None
-        text = prompt.partition("say ")[2].strip()[:max_tokens]
-        return Generation(text, len(self.tokenize(prompt)), len(text), True)
+        said = prompt.partition("say ")[2].strip()
+        text = said[:max_tokens]
+        return Generation(text, len(self.tokenize(prompt)), len(text), text == said)
 
     def close(self) -> None:
         pass
@@ -99,6 +100,18 @@ def test_free_answers_of_a_sample_only() -> None:
     rows = [example(at, "33 say no") for at in range(4)]
     found = rate_examples(WordEngine(), rows, SCALE, answered={rows[1].id, rows[2].id})
     assert [each.answer for each in found] == [None, "no", "no", None]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_model_that_ends_none_of_its_first_answers_is_asked_for_no_more(slots: int) -> None:
+    rows = [example(at, f"33 say {'x' * 200}") for at in range(9)]
+    ids, seen = {row.id for row in rows[1:]}, list[int]()
+    found = rate_examples(WordEngine(slots), rows, SCALE, answered=ids, on_row=lambda done, total: seen.append(done))
+    assert [each.id for each in found] == [row.id for row in rows] and sorted(seen) == list(range(1, 10))
+    assert [each.answer and len(each.answer) for each in found] == [None, *[160] * 5, *[None] * 3]
+    rows[3] = example(3, "33 say no")
+    found = rate_examples(WordEngine(slots), rows, SCALE, answered=ids)
+    assert [each.answer and len(each.answer) for each in found] == [None, 160, 160, 2, *[160] * 5]
 
 
 def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_records() -> None:

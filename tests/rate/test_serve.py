@@ -59,6 +59,19 @@ def rated(product: Artifact, folder: Path, kind: Kind, **how: object) -> list[li
     return [[float(row[f"P({label})"]) for label in SCALE.labels] for row in read_csv(output)]
 
 
+def test_our_own_decoder_writes_the_file_that_llama_cpp_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    product = load_product(tuned(tmp_path))
+    by_llama_cpp, by_torch = (rated(product, tmp_path, kind) for kind in ("llama.cpp", "torch"))
+    for ours, theirs in zip(by_torch, by_llama_cpp, strict=True):
+        assert ours == pytest.approx(theirs, abs=5e-3)  # llama.cpp keeps keys and values in half precision
+    columns = [
+        [{**row, **dict.fromkeys(row.keys() - {"Prompt", "Predicted_Label"}, "")} for row in read_csv(tmp_path / name)]
+        for name in ("llama.cpp.csv", "torch.csv")
+    ]
+    assert columns[0] == columns[1]
+
+
 @pytest.mark.slow
 def test_the_registered_model_rates_as_its_engine_does(tmp_path: Path, server: ContractServer) -> None:
     product = load_product(tuned(tmp_path, registration={"name": "mine", "registered": True}))

@@ -26,9 +26,9 @@ from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.readout import record as readout_file
-from expertune.readout.fit import Fit, TrainingStates, fit
+from expertune.readout.fit import Fit, fit
 from expertune.readout.record import ReadoutRecord
-from expertune.readout.states import depths_of
+from expertune.readout.states import PooledStates, depths_of
 from expertune.record import ApproachChoice
 from expertune.register.preflight import gate_failures
 from rate.stub import Counted, read_csv
@@ -45,16 +45,16 @@ def dataset() -> Dataset:
     return load_dataset(pd.read_csv(ROWS).head(160), {"Match": 1, "Does Not Match": 0, "Unknown": -1}, TOPIC, CONFIG)
 
 
-def states_of(dataset: Dataset, *, known: float) -> TrainingStates:
+def states_of(dataset: Dataset, *, known: float) -> PooledStates:
     """Noise of two depths; at the second one the last token's state also knows the label, `known` deviations apart."""
     draw = np.random.default_rng(0)
     states_NLPD = draw.normal(size=(len(dataset.split.train), 2, 2, 8)).astype(np.float32)
     for at, row in enumerate(dataset.split.train):
         states_NLPD[at, 1, 1, row.value] += known
-    return TrainingStates(states_NLPD, (3, 5), 20)
+    return PooledStates(states_NLPD, (3, 5), 20)
 
 
-def fitted(dataset: Dataset, found: TrainingStates, **how: Any) -> Fit:
+def fitted(dataset: Dataset, found: PooledStates, **how: Any) -> Fit:
     made = fit(dataset.split.train, found, dataset.scale, dataset.split.groups, seed=1, **how)
     assert made is not None
     return made
@@ -110,7 +110,7 @@ def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:
 
 def test_too_few_records_give_no_readout(dataset: Dataset) -> None:
     found = states_of(dataset, known=1.0)
-    few = TrainingStates(found.states_NLPD[:8], found.depths, 20)
+    few = PooledStates(found.states_NLPD[:8], found.depths, 20)
     assert fit(dataset.split.train[:8], few, dataset.scale, {}, seed=1) is None
 
 

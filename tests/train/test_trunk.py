@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from expertune.config import Config
 from expertune.errors import Interrupted
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
+from expertune.model.states import shared_tokens
+from expertune.readout.states import BaseStates, TrainingPass
 from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
+from expertune.train.code_branch import CodeTokens
 from expertune.train.encode import Candidates, Row
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
 
 CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
+CODE = CodeTokens((60, 61), (71, 72, 73))
 SETTINGS: dict[str, Any] = {
     "rank": 4,
     "alpha": 8.0,
@@ -82,7 +87,7 @@ def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp
     for tunable in (upper, whole):
         tunable.lora.refresh()
     rows = rows_sharing(7, 0)
-    packs = [(training_batch(rows, (1.0,) * 3, shared=8).pack, 7)]
+    packs = [(training_batch(rows, (1.0,) * 3, shared=8).pack, rows)]
     trunk = make_trunk(upper, lambda: packs, CheckpointPlace(tmp_path, "run"), lambda rows: None)
     assert trunk is not None
     some = [rows[5], rows[2], rows[3]]
@@ -116,9 +121,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer_of(
-    tunable: Tunable, folder: Path | None, *, resume: bool = False, stop_at: int = 1000, run_id: str = "run"
+    tunable: Tunable,
+    folder: Path | None,
+    *,
+    resume: bool = False,
+    stop_at: int = 1000,
+    run_id: str = "run",
+    labels: Candidates = CANDIDATES,
 ) -> Trainer:
-    data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), CANDIDATES)
+    data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), labels)
     place = CheckpointPlace(folder, run_id, resume) if folder is not None else None
     config = Config(layers=2, **SETTINGS)
     trainer = Trainer(tunable, data, config, checkpoints=place, should_stop=lambda: trainer.step >= stop_at)
@@ -210,3 +221,38 @@ def test_nothing_is_cached_if_every_block_has_an_adapter(base: Path, tmp_path: P
     trainer = trainer_of(open_tunable(base, "all"), tmp_path)
     trainer.read_trunk()
     assert trainer.trunk_rows == 0 and not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize("layers", [1, 2, "all"])
+@pytest.mark.parametrize("shared", [8, 0])
+@pytest.mark.parametrize("code", [None, CODE])
+def test_the_states_that_a_readout_reads_on_the_way_are_those_of_the_prompts_alone(
+    base: Path, tmp_path: Path, layers: int | str, shared: int, code: CodeTokens | None
+) -> None:
+    states = BaseStates(base, Config(layers=layers, **{**SETTINGS, "compute_dtype": "fp32"}))
+    train = [replace(row, prompt=row.prompt[8 - shared :]) for row in rows_sharing(22, 0)]
+    dev = [replace(row, id=f"dev {row.id}") for row in rows_sharing(9, 1)]
+    prompts = [row.prompt for row in train]
+    place = CheckpointPlace(tmp_path, "run")
+    seen: list[int] = []
+    rows = TrainingPass(train, dev, replace(CANDIDATES, code=code), place)
+    found = states.of_training(rows, shared_tokens(prompts), seen.append)
+    assert sum(seen) == len(train)
+    np.testing.assert_allclose(found, states.of(prompts, shared_tokens(prompts)), rtol=0, atol=1e-4 * abs(found).max())
+    assert (tmp_path / NAME).exists() == (layers != "all")
+
+
+@pytest.mark.parametrize("code", [None, CODE])
+def test_the_training_takes_the_trunk_that_the_readout_wrote(
+    base: Path, tmp_path: Path, code: CodeTokens | None
+) -> None:
+    states = BaseStates(base, Config(layers=2, **{**SETTINGS, "compute_dtype": "fp32"}))
+    labels = replace(CANDIDATES, code=code)
+    rows = TrainingPass(rows_sharing(22, 0), rows_sharing(9, 1), labels, CheckpointPlace(tmp_path, "run"))
+    states.of_training(rows, 8, lambda rows: None)
+    made = (tmp_path / NAME).stat().st_ino
+    tunable, without = open_tunable(base, 2), open_tunable(base, 2)
+    trainer = trainer_of(tunable, tmp_path, labels=labels)
+    trainer.read_trunk()
+    assert (tmp_path / NAME).stat().st_ino == made
+    assert losses(trainer) == pytest.approx(losses(trainer_of(without, None, labels=labels)), abs=1e-4)

@@ -15,11 +15,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import decision_models
 import tiny
 from expertune.cli.main import main
 from expertune.config import Config, make_config, with_changes
 from expertune.engine.base import Engine, Generation, Scores
+from expertune.engine.decision import make_question
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.evaluate.judgement import Judgement
 from expertune.fine_tuner import FineTuner
@@ -30,12 +33,16 @@ from expertune.modelset.members import CandidateModel, further_members
 from expertune.modelset.select_raters import rated_rows, select_rater
 from expertune.predict.score import Pass
 from expertune.progress import Progress
+from expertune.rate.artifact import load_product
+from expertune.rate.runner import rate_file
+from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.record import ApproachChoice
 from expertune.workflow.choose import choose
 from expertune.workflow.evaluate import evaluate
 from expertune.workflow.state import Basis, Models, NotTuned
 from expertune.workflow.workspace import Workspace
+from ollama_contract.server import ContractServer
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -367,10 +374,10 @@ def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path
 
 def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
     path = tiny.make(tmp_path / "m.gguf", layers=1)
-    (found,) = further_members((str(path), "base", str(path)), "base", None, 1)
+    (found,) = further_members((str(path), "base", str(path)), "base", None, CONFIG)
     assert found.name == str(path) and found.digest and found.open
     with pytest.raises(UsageError, match="no such file"):
-        further_members(("gone.gguf",), "base", None, 1)
+        further_members(("gone.gguf",), "base", None, CONFIG)
 
 
 # --- the whole way ---
@@ -455,3 +462,77 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
         assert (tmp_path / "previous/fine_tuned_adapter.gguf").exists()
         assert metadata["model_set_info"]["judged"] and metadata["fallback_reason"] is None
         assert metadata["verdict"].startswith("Model set (as the test wants). The ")
+
+
+# --- decision models ---
+
+
+def decision_member(folder: Path, **how: Any) -> CandidateModel:
+    path = decision_models.make(folder / "nimble.gguf", context=2048, temperatures={"choice": 2.0}, **how)
+    (member,) = further_members([str(path)], "base", None, 1)
+    assert member.decides
+    return member
+
+
+def test_a_decision_model_is_asked_by_its_own_template_and_rates(tmp_path: Path, prepared: Dataset) -> None:
+    member = decision_member(tmp_path)
+    config = with_changes(CONFIG, redact=True)  # without TF-IDF, which knows more than chance
+    made = make(tmp_path, prepared, CandidateModel("absent", None, None), member, config=config)
+    assert (made.name, made.best, made.config.rater) == ("decision model", member.name, member.name)
+    assert made.config.screening is not None
+    (trial,) = made.config.screening.trials
+    assert (trial.candidate, trial.rows, trial.chosen) == ("decision template", len(prepared.split.dev), True)
+    base, decides = made.config.models
+    assert (base.decision, decides.decision) == (False, True) and (decides.prompt_tokens or 0) > 50
+    source = tmp_path / "new.csv"
+    pd.DataFrame({"Prompt": [row.prompt for row in prepared.split.dev]}).to_csv(source, index=False)
+    product = load_product(tmp_path)
+    with Progress(quiet=True) as progress, serve(product, "llama.cpp", threads=1) as served_:
+        assert served_.workers == 2 and "nimble.gguf is a decision model: asked by" in " ".join(served_.scorer.notes())
+        rate_file(source, tmp_path / "rated.csv", product, served_, progress.stage)
+        with pytest.raises(UsageError, match="a decision model or TF-IDF alone; leave out --rationale"):
+            rate_file(source, tmp_path / "again.csv", product, served_, progress.stage, rationale=True)
+    rated = pd.read_csv(tmp_path / "rated.csv")
+    assert made.dev is not None and len(made.dev) == len(rated)
+    with LlamaCppEngine(Path(member.name), threads=1) as engine:
+        for row, judged_, record in zip(rated.to_dict("records"), made.dev, prepared.split.dev, strict=True):
+            expected = engine.decide(record.prompt, made.config.question()).probabilities
+            assert judged_.probabilities == pytest.approx(expected, abs=1e-4)
+            assert [row[f"P({label})"] for label in prepared.scale.labels] == pytest.approx(expected, abs=1e-3)
+    with (
+        ContractServer(tmp_path / "models") as ollama,
+        pytest.MonkeyPatch.context() as patched,
+        pytest.raises(UsageError, match=r"rates as a decision model, by llama.cpp only"),
+    ):
+        patched.setenv("OLLAMA_HOST", ollama.url)
+        with serve(product, "ollama"):
+            pass
+
+
+def test_a_decision_model_is_judged_next_to_the_others(tmp_path: Path, prepared: Dataset) -> None:
+    members = [served("strong", RuleEngine(teacher(prepared, lambda _: True))), decision_member(tmp_path)]
+    made = make(tmp_path, prepared, *members)
+    assert made.best == "strong" and made.config.models[1].dev_agreement is not None
+    found = judged(tmp_path, made, prepared, *members)
+    names = [each.name for each in found.evaluations]
+    assert names == ["few-shot", "decision model nimble.gguf", "base", "TF-IDF", "majority"]
+    assert found.evaluations[1].rows == len(prepared.split.test)
+
+
+def test_an_ollama_name_of_a_decision_model_is_asked_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = decision_models.make(tmp_path / "m.gguf")
+    with ContractServer(tmp_path / "models") as ollama:
+        ollama.add("nimble", path)
+        monkeypatch.setenv("OLLAMA_HOST", ollama.url)
+        with OllamaServer() as server:
+            (member,) = further_members(["nimble"], "base", server, 1)
+            asked = len(ollama.requests)
+            assert member.decides and member.open is not None
+            engine = member.open()
+            assert isinstance(engine, LlamaCppEngine)
+            with engine, LlamaCppEngine(path, threads=1) as direct:
+                question = make_question({"Match": "", "Does Not Match": ""}, TOPIC)
+                assert engine.decide("cough", question) == direct.decide("cough", question)
+            assert len(ollama.requests) == asked  # its prompts are not written by the server

@@ -14,8 +14,8 @@ import typer
 from ..config import Config, Setting, settings
 from ..errors import DatasetTooSmallWarning, ExpertuneError, RenamedSettingWarning, UsageError
 from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
-from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics
-from .predict import merge_review, rate, review
+from .options import AllowRemote, Debug, Force, Input, Mapping_, Replace, Topics, replace_letters_that_cannot_be_shown
+from .predict import merge_review, rate, review, serve
 
 if TYPE_CHECKING:
     from ..record import RunRecord
@@ -265,12 +265,7 @@ def models(
     from .models import print_models
 
     print_models(
-        names or (),
-        input=input,
-        topics=topics,
-        rating_mapping=rating_mapping,
-        quick=quick,
-        allow_remote=allow_remote,
+        names or (), input=input, topics=topics, rating_mapping=rating_mapping, quick=quick, allow_remote=allow_remote
     )
 
 
@@ -285,6 +280,7 @@ def doctor(
 
 
 app.command()(rate)
+app.command()(serve)
 app.command()(review)
 app.command("merge-review")(merge_review)
 
@@ -292,6 +288,7 @@ app.command("merge-review")(merge_review)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. Errors are one line; --debug adds the traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    replace_letters_that_cannot_be_shown()
     warnings.showwarning = _one_line_warning
     warnings.simplefilter("always", DatasetTooSmallWarning)
     warnings.simplefilter("always", RenamedSettingWarning)

@@ -147,6 +147,7 @@ def _known(
     listed: Listed | None, capability: Capability, dataset: Dataset | None, quick: bool, progress: Progress
 ) -> Known:
     """Add the throughput and plan, measured now or earlier."""
+    from ..estimate.capability import tried
     from ..estimate.plan import REFERENCE_PLAN, planned, whole_run, with_cached_throughput, with_throughput
     from ..modelset.prompt_search import records_to_rate
 
@@ -154,7 +155,8 @@ def _known(
         kept = with_cached_throughput(capability)
         if quick or kept is not capability or not capability.tunable:
             return Known(kept, listed, REFERENCE_PLAN)
-    elif not capability.tunable:
+    capability = tried(capability)
+    if not capability.tunable:
         return Known(capability, listed, REFERENCE_PLAN)
     with progress.stage(f"Measuring {plain(capability.model)}") as stage:
         plan = REFERENCE_PLAN
@@ -253,6 +255,7 @@ def _model_lines(model: str) -> Iterator[tuple[str, str]]:
     with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
         ((listed, capability),) = _capabilities([model], server)
         known = _known(listed, capability, None, False, progress)
+        capability = known.capability
         run = _reference_run(known, progress)
     yield "model", plain(f"{capability.model}: {capability.reason}")
     for note in known.capability.notes:
@@ -288,15 +291,21 @@ def _reference_run(known: Known, progress: Progress) -> str:
 
 
 def _ollama() -> list[tuple[str, str]]:
-    """The server or why there is none, and the models folders on this disk."""
+    """The server or why there is none, and the models folders: the one that the server names, those on this disk."""
+    from ..engine.ollama.disk import readable
     from ..engine.ollama.server import OllamaServer
 
+    here, theirs, none = folders(), None, "none on this disk (OLLAMA_MODELS can name one)"
     try:
         with OllamaServer() as server:
             lines = [("Ollama", f"{server.url}, version {server.version_text}")]
+            theirs = server.models_folder()
+            none = "the server was asked; it has no models, whose files would name its folder, and none is on this disk"
     except ExpertuneError as error:
         lines = [("Ollama", str(error))]
-    return lines + [("models folder", line) for line in folders() or ["none on this disk (OLLAMA_MODELS can name one)"]]
+    if theirs is not None and not any(line.startswith(theirs) for line in here):
+        here.insert(0, f"{theirs} (named by the server{'' if readable(Path(theirs)) else '; not readable here'})")
+    return lines + [("models folder", line) for line in here or [none]]
 
 
 def folders() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,3 +23,10 @@ AllowRemote = Annotated[
     bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine; patient text is sent to it.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def replace_letters_that_cannot_be_shown() -> None:
+    """Make the terminal show "?" for a letter that its encoding lacks, so that no result and no run ends by it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -12,6 +12,7 @@ from ..progress import duration_text
 if TYPE_CHECKING:
     from ..evaluate.compare import Evaluation
     from ..export.summary import ExportSummary
+    from ..rate.http_server import Address, ServedFile
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
@@ -69,9 +70,21 @@ def print_registration(registration: Registration) -> None:
             f"average) and {agreement.chat_labels:.0%} also by a plain /api/chat."
         )
     print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
+    if registration.decisions:
+        print(registration.decisions)
     for line in registration.overridden:
         print(f"warning: registered although {line} (--force)")
     print(f"Try it: ollama run {registration.name}")
+
+
+def print_address(served: ServedFile, address: Address) -> None:
+    """Print how other programs ask the running server."""
+    print(f"{served.file} at {address.url}, on this machine only, until Ctrl-C. Requests need the key.")
+    if served.note:
+        print(f"note: {served.note}")
+    print(f"\nIn a shell:\n{address.curl(served.route, served.body)}")
+    print(f"\nIn Python:\n{address.python(served.route, served.body)}")
+    print(f"\nOpenAPI (needs the key): {address.url}/openapi.json · ready: {address.url}/health", flush=True)
 
 
 def print_tally(tally: Tally, output: Path) -> None:
@@ -103,6 +116,8 @@ def print_merged(merged: MergedReview, output: Path) -> None:
     )
     for line in merged.conflicts:
         print(f"conflict, left out: {line}")
+    for line in merged.damaged:
+        print(f"damaged, left out: {line}")
     if merged.renamed:
         print(f"note: {merged.renamed:,} records have a Row_ID that was in use; it got a suffix")
     if merged.journalled is not None:
@@ -145,7 +160,8 @@ def _training_lines(record: RunRecord) -> list[str]:
         f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
         f"label for {export.agreement:.1%} of {_compared(export)}.",
         *_noise_lines(export),
-        f"It rates {export.rows_per_second:.1f} records/s, its base {export.base_rows_per_second:.1f}.",
+        f"It rates {export.rows_per_second:.1f} records/s"
+        + (f", its base {export.base_rows_per_second:.1f}." if export.base_rows_per_second else "."),
     ]
     if not export.agreement_passed:
         lines.append(f"Warning: {disagreement(export, record.config)}")

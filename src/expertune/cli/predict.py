@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +20,7 @@ def rate(
         Path | None, typer.Option("--output", help="Output file; its suffix sets the format. [NEW_rated.csv]")
     ] = None,
     engine: Annotated[
-        Literal["llama.cpp", "ollama"], typer.Option("--engine", help="Engine that serves the model.")
+        Literal["llama.cpp", "torch", "ollama"], typer.Option("--engine", help="Engine that serves the model.")
     ] = "llama.cpp",
     model: Annotated[str | None, typer.Option("--model", help="The model's name in Ollama.")] = None,
     rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's rationale; slower.")] = False,
@@ -51,6 +53,7 @@ def rate(
     """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
+    from ..rate.registered_sample import change_since_registration
     from ..rate.runner import rate_file
     from ..rate.serve import serve
     from .output import print_tally
@@ -59,17 +62,42 @@ def rate(
     loaded = load_product(with_, product)
     options = {"slots": slots, "context": context, "allow_remote": allow_remote, "votes": votes}
     with Progress() as progress, serve(loaded, engine, model=model, threads=threads or None, **options) as served:
+        if changed := change_since_registration(loaded, served):
+            progress.say(f"warning: {changed}")
         tally = rate_file(
-            new,
-            target,
-            loaded,
-            served,
-            progress.stage,
-            rationale=rationale,
-            calibrated=calibration,
-            journal=journal,
+            new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
         )
     print_tally(tally, target)
+
+
+def serve(
+    *,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|FILE", help="The output folder of a run that tuned a model, or a GGUF file."),
+    ],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: a free one.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve a tuned model over HTTP to other programs on this machine, with a key, until Ctrl-C.
+
+    A file tuned with --code-branch answers /v1/systemone: the labels, in the order of the mapping, are the options.
+    """
+    from ..rate.http_server import Address, served_file, start
+    from .output import print_address
+
+    served = served_file(source)
+    server = start(served, port=port, threads=threads or None)
+    try:
+        print_address(served, Address(server.address.geturl(), server.key))
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+        os._exit(0)  # closing waits, with the GIL held, for every answer under way (xllamacpp 2026.10): for minutes
 
 
 def review(

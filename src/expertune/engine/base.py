@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..errors import EngineError
+
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 
 
@@ -25,6 +27,15 @@ class Scores:
 
     log_probs: tuple[float, ...]
     exact: bool
+
+
+def check_room(tokens: int, context: int) -> None:
+    """Raise EngineError for a prompt and answer of more tokens than the context."""
+    if tokens > context:
+        raise EngineError(
+            f"a prompt and its answer need {tokens} tokens but the context holds {context}; "
+            "shorten the row or raise the context"
+        )
 
 
 class Engine(Protocol):

@@ -59,6 +59,14 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
+def checked(prompt: str, messages: Sequence[Message]) -> str:
+    """The prompt. Raises EngineError where it does not hold the last user's message, blanks aside."""
+    record = messages[-1]["content"] if messages and messages[-1]["role"] == "user" else ""
+    if record.strip() not in prompt and "".join(record.split()) not in "".join(prompt.split()):
+        raise EngineError("the chat template leaves the record out of the prompt; choose a chat model")
+    return prompt
+
+
 def switches(template: str) -> dict[str, Any]:
     """Template variables that switch thinking off. A level is for harmony only: other templates refuse it."""
     return {"enable_thinking": False, **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {})}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..config import Config
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import Listed, Located, listed, locate
 from ..engine.ollama.server import OllamaServer
-from ..errors import ExpertuneError, FineTuningNotSupportedError
+from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError
 from ..files import size_text
 from ..gguf.read import GGUFFile
 from ..machine import free_memory, multiplies_bf16
@@ -20,6 +21,7 @@ from ..model.memory import MemoryEstimate, RowShape, estimate_memory, fits_cache
 from ..model.target_modules import first_adapted
 from ..train.recipe import with_recipe
 
+TRIAL_CONTEXT = 256  # tokens
 REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # default rows of an estimate
 
 
@@ -129,6 +131,18 @@ def _needed(
         recomputed=recomputed,
         first=first,
     )
+
+
+def tried(capability: Capability) -> Capability:
+    """The capability after llama.cpp ran the model and wrote a conversation with its chat template (takes a second)."""
+    if not capability.tunable or capability.path is None:
+        return capability
+    try:
+        with LlamaCppEngine(capability.path, context=TRIAL_CONTEXT) as engine:
+            engine.turn_end()
+    except EngineError as error:
+        return replace(capability, tunable=False, reason=str(error), estimate=None)
+    return capability
 
 
 def _of_listed(model: Listed) -> Capability:

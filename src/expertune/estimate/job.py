@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..config import Config
 from ..errors import UsageError
 from ..model.memory import LABEL_TOKENS, RowShape
+from ..predict.score import LONGEST_ANSWER
 from .capability import TrainingThroughput
 
 TITLES = {
@@ -28,8 +29,8 @@ TITLES = {
     "report": "Report",
 }
 ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a word takes as long as a record
-LONGEST_ANSWER = 160  # tokens (predict/score.py: rate_examples)
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
+COMPARED_BUDGET = 40.0  # seconds of the search for a model set that a tuned file is only compared with
 RESERVE = 0.1  # of the time given, for the error of the estimate
 BASE_SAMPLE = 100  # test records of the untuned base, which is only compared with
 FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
@@ -43,11 +44,19 @@ POOLING = 0.5  # time of a token in the readout's large packs, over that in an e
 
 @dataclass(frozen=True)
 class RatingSpeed:
-    """Speed of llama.cpp with one model: seconds to open it, to rate a record, and to generate a token."""
+    """Speed with one model: seconds to open it, to rate a record, and to generate a token.
+
+    `compared_seconds`: to rate a record with the base, which our decoder does in a run (None: as `record_seconds`).
+    """
 
     open_seconds: float
     record_seconds: float
     token_seconds: float
+    compared_seconds: float | None = None
+
+    @property
+    def base_seconds(self) -> float:
+        return self.record_seconds if self.compared_seconds is None else self.compared_seconds
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,10 @@ def plan_job(work: Work, speeds: Speeds, config: Config, given: frozenset[str] =
     Raises UsageError, with the least time that would do, if even the lowest values do not fit.
     """
     layers = work.blocks if config.layers == "all" else min(int(config.layers), work.blocks)
-    settings = JobSettings(layers, float(config.epochs), config.model_set_budget_seconds, min(ANSWERS, work.test))
+    budget = config.model_set_budget_seconds
+    if "model_set_budget_seconds" not in given:
+        budget = min(budget, COMPARED_BUDGET)
+    settings = JobSettings(layers, float(config.epochs), budget, min(ANSWERS, work.test))
     longest = LONGEST_ANSWER * speeds.rating.token_seconds
     planned = JobPlan(_stages(work, speeds, settings, config), settings, config.minutes, longest)
     if config.minutes is None:
@@ -189,7 +201,7 @@ def _lower(work: Work, settings: JobSettings, given: frozenset[str]) -> Iterator
 def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> tuple[JobStage, ...]:
     seconds = {
         "read": work.read_seconds,
-        "base": min(BASE_SAMPLE, work.test) * speeds.rating.record_seconds,
+        "base": min(BASE_SAMPLE, work.test) * speeds.rating.base_seconds,
         **_tuning(work, speeds, settings, config),
         **_rating(work, speeds, settings, config),
         "report": REPORT_SECONDS,
@@ -206,9 +218,11 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
     pooling = rate.load_seconds + POOLING * (records + work.test) * row * all_blocks * depth
-    readout = {"readout": pooling + FIT_SECONDS * work.train} if depth else {}
+    trunk = work.dev * row * rate.trunk_seconds_per_token  # that of the training rows is made in the same pass
+    readout = {"readout": pooling + trunk + FIT_SECONDS * work.train} if depth else {}
+    trunk += POOLING * work.train * row * rate.trunk_seconds_per_token
     return readout | {
-        "load": rate.load_seconds + records * row * rate.trunk_seconds_per_token,
+        "load": rate.load_seconds + (0.0 if depth else trunk),
         "train": settings.epochs * work.train * row / rate.tokens_per_second,
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
@@ -226,7 +240,7 @@ def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
-    few_shot = FEW_SHOT * rating.record_seconds
+    few_shot = FEW_SHOT * rating.base_seconds
     search = SIGNALS_SECONDS + rating.open_seconds + work.search_records * few_shot
     return {
         "model set": min(settings.model_set_seconds, search),

@@ -69,14 +69,14 @@ REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)
 REFERENCE_PARTS = {"train": 700, "dev": 100, "test": 200}
 
 
-def planned(dataset: Dataset, model: Path, config: Config | None = None, search_records: int = 0) -> Plan:
+def planned(dataset: Dataset, model: Path, search_records: int = 0) -> Plan:
     """Plan for a dataset; the model's own tokenizer counts the tokens of a sample spread over the rows.
 
     `search_records` is the number of records that the search for a model set rates.
     Raises EngineError if llama.cpp cannot load the model, and ModelFileError.
     """
     with GGUFFile(model) as file:
-        config = with_recipe(file, config or Config())
+        config = with_recipe(file, Config())
     shape, rating, read_seconds = _sampled(dataset, model, config)
     parts = {part: len(examples) for part, examples in dataset.examples.items()}
     blocks = blocks_of(model, Config())
@@ -138,11 +138,10 @@ def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capa
         return replace(capability, notes=(*capability.notes, f"its speed could not be measured ({line})"))
 
 
-def with_cached_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:
-    """Add the throughput if it is cached."""
-    if capability.path is None or cached_speed(TrainingThroughput, capability.path, shape, Config()) is None:
+def with_cached_throughput(capability: Capability) -> Capability:
+    if capability.path is None or cached_speed(TrainingThroughput, capability.path, REFERENCE, Config()) is None:
         return capability
-    return with_throughput(capability, shape)
+    return with_throughput(capability)
 
 
 def training_speed(path: Path, shape: RowShape, config: Config, *, fresh: bool = False) -> TrainingThroughput:

@@ -1,4 +1,4 @@
-"""Measure llama.cpp on a handful of records, and the conversion of a tensor, for the plan of a run. No torch here."""
+"""Measure the engine on a handful of records, and the conversion of a tensor, for the plan of a run. No torch here."""
 
 from __future__ import annotations
 
@@ -25,26 +25,44 @@ TOKENS = 8  # generated to measure the time of one
 T = TypeVar("T")
 
 
-def measure_rating(engine: Engine, examples: Sequence[Example], scale: RatingScale, open_seconds: float) -> RatingSpeed:
-    """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError."""
-    some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
-    some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
-    example, seconds = some[-1], list[float]()
-    rate_examples(engine, [example], scale)  # computes the beginning that all prompts share
-    for example in some:
-        start = time.perf_counter()
-        rate_examples(engine, [example], scale)
-        seconds.append(time.perf_counter() - start)
-        if sum(seconds) > SECONDS:
-            break
-    start = time.perf_counter()  # the prompt of the last record is still in the engine's cache
-    found = engine.generate(engine.render(example.messages), max_tokens=TOKENS)
+def measure_rating(
+    engine: Engine,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    open_seconds: float,
+    rater: Engine | None = None,
+) -> RatingSpeed:
+    """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError.
+
+    `rater` is the engine of what the tuned file is compared with.
+    """
+    record_seconds = _record_seconds(engine, examples, scale)
+    compared = record_seconds if rater in (None, engine) else _record_seconds(rater, examples, scale)
+    prompt = engine.render(examples[0].messages)
+    engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
+    start = time.perf_counter()
+    found = engine.generate(prompt, max_tokens=TOKENS)
     generating = time.perf_counter() - start
     return RatingSpeed(
         open_seconds=open_seconds,
-        record_seconds=sum(seconds) / len(seconds),
+        record_seconds=record_seconds,
         token_seconds=generating / max(1, found.answer_tokens),
+        compared_seconds=compared,
     )
+
+
+def _record_seconds(engine: Engine, examples: Sequence[Example], scale: RatingScale) -> float:
+    some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
+    some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
+    seconds = list[float]()
+    rate_examples(engine, [some[-1]], scale)  # computes the beginning that all prompts share
+    for group in [some] if engine.slots > 1 else [[each] for each in some]:
+        start = time.perf_counter()
+        rate_examples(engine, group, scale)
+        seconds += [(time.perf_counter() - start) / len(group)] * len(group)
+        if sum(seconds) > SECONDS:
+            break
+    return sum(seconds) / len(seconds)
 
 
 def spread(items: Sequence[T], count: int, size: Callable[[T], int]) -> list[T]:

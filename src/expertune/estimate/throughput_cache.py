@@ -6,49 +6,41 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from .. import __version__
 from ..config import Config
 from ..errors import OutputError
-from ..files import write_json
+from ..files import cache_folder, write_json
 from ..machine import usable_cores
 from ..model.memory import RowShape
 from .capability import TrainingThroughput
 from .job import RatingSpeed
 
 MOST = 500  # entries kept, the newest ones
-SETTINGS = (
-    "device",
-    "compute_dtype",
-    "threads",
-    "weight_cache",
-    "layers",
-    "rank",
-    "target_modules",
-    "batch_size",
-)  # those that affect the speed
+# settings that affect the speed
+SETTINGS = ("device", "compute_dtype", "threads", "weight_cache", "layers", "rank", "target_modules", "batch_size")
 POSITIVE = ("tokens_per_second", "look_tokens_per_second", "record_seconds")
 
 Speed = TypeVar("Speed", TrainingThroughput, RatingSpeed)
 
 
 def cache_file() -> Path:
-    """Path of the cache: $XDG_CACHE_HOME/expertune/rates.json, or under ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path.home() raises without a home
-    return Path(base) / "expertune" / "rates.json"
+    return cache_folder() / "rates.json"
 
 
 def cached_speed(kind: type[Speed], model: Path, shape: RowShape, config: Config) -> Speed | None:
     """Read the speed measured for this file on this machine; None if there is none."""
     try:
-        return _speed(kind, _read()[_key(kind.__name__, model, shape, config)])
-    except (OSError, KeyError, TypeError, ValueError):
+        speed = TypeAdapter(kind).validate_python(_read()[_key(kind.__name__, model, shape, config)])
+    except (OSError, KeyError, ValueError):
         return None
+    return speed if min(getattr(speed, name) for name in POSITIVE if hasattr(speed, name)) > 0 else None
 
 
 def cache_speed(model: Path, shape: RowShape, config: Config, speed: TrainingThroughput | RatingSpeed) -> None:
@@ -66,17 +58,6 @@ def _read() -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _speed(kind: type[Speed], values: Mapping[str, Any]) -> Speed:
-    """Parse an entry. Raises TypeError and ValueError for an invalid one."""
-    speed = kind(**values)
-    for name, wanted in get_type_hints(kind).items():
-        if not isinstance(getattr(speed, name), (int, float) if wanted is float else wanted):
-            raise TypeError(name)
-    if min(getattr(speed, name) for name in POSITIVE if hasattr(speed, name)) <= 0:
-        raise ValueError("a speed must be positive")
-    return speed
 
 
 def _key(kind: str, model: Path, shape: RowShape, config: Config) -> str:

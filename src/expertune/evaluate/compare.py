@@ -115,27 +115,26 @@ def evaluate(
     macro_f1, kappa, *weighted = bootstrap(
         rater, statistics, config.bootstrap_resamples, config.seed, config.confidence_level
     )
-    by_id = {each.id: each for each in rated}
+    by_id, level = {each.id: each for each in rated}, config.confidence_level
     ordered = [by_id[row.id] for row in truth]
     labels, shares = [scale.values.index(row.value) for row in truth], [each.probabilities for each in ordered]
+    loss_of_groups = group_sums(metrics.log_loss(labels, shares), groups_of([row.id for row in truth], groups))
     return Evaluation(
         name=name,
         rows=len(truth),
         groups=len(rater.counts_GTP),
         labels=tuple(scale.labels),
-        accuracy=accuracy(rater, config.confidence_level),
+        accuracy=accuracy(rater, level),
         macro_f1=macro_f1,
         kappa=kappa,
         weighted_kappa=weighted[0] if weighted else None,
         ordinal_reason=scale.ordinal_reason,
-        per_class=per_class(rater, scale, config.confidence_level),
+        per_class=per_class(rater, scale, level),
         confusion=tuple(tuple(int(count) for count in line) for line in rater.total_TP),
-        json_validity=_json_validity(ordered, scale, config.confidence_level),
-        answer_agreement=_answer_agreement(ordered, config.confidence_level),
-        log_loss=_log_loss(
-            labels, shares, [groups.get(row.id, ("row", row.id)) for row in truth], config.confidence_level
-        ),
-        calibration=calibrate(labels, shares, config.confidence_level),
+        json_validity=_json_validity(ordered, scale, level),
+        answer_agreement=_answer_agreement(ordered, level),
+        log_loss=mean_clustered(*loss_of_groups, level),
+        calibration=calibrate(labels, shares, level),
         rows_per_second=rows_per_second,
     )
 
@@ -166,7 +165,6 @@ def compare(
 
 
 def sampled_truth(truth: Sequence[Rating], rated: Sequence[Rated]) -> list[Rating]:
-    """The rows of `truth` that were rated."""
     ids = {each.id for each in rated}
     return [row for row in truth if row.id in ids]
 
@@ -189,12 +187,16 @@ def match_rows(
         [scale.values.index(row.value) for row in truth],
         [label_of[row.id] for row in truth],
         len(scale.labels),
-        [groups.get(row.id, ("row", row.id)) for row in truth],
+        groups_of([row.id for row in truth], groups),
     )
 
 
+def groups_of(ids: Sequence[str], groups: Mapping[str, Hashable]) -> list[Hashable]:
+    """Group of each row by its id; a row absent from `groups` is one of its own."""
+    return [groups.get(each, ("row", each)) for each in ids]
+
+
 def accuracy(rater: Clusters, confidence: float) -> Estimate:
-    """Share of records with the expert's label."""
     counts_GTP = rater.counts_GTP
     return wilson_clustered(counts_GTP.trace(axis1=1, axis2=2), counts_GTP.sum(axis=(1, 2)), confidence)
 
@@ -222,13 +224,6 @@ def per_class(rater: Clusters, scale: RatingScale, confidence: float) -> tuple[C
             )
         )
     return tuple(results)
-
-
-def _log_loss(
-    labels: Sequence[int], shares: Sequence[Sequence[float]], groups: Sequence[Hashable], confidence: float
-) -> Estimate:
-    """Mean over the records, clustered by group."""
-    return mean_clustered(*group_sums(metrics.log_loss(labels, shares), groups), confidence)
 
 
 def _json_validity(rated: Sequence[Rated], scale: RatingScale, confidence: float) -> Estimate | None:

@@ -8,7 +8,6 @@ misses of both proportions, so that intervals exist at 0 and 1 too.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -102,14 +101,10 @@ def _label(evaluation: Evaluation, result: ClassResult, stated: float | None) ->
 
 
 def _curve(result: ClassResult, confidence: float) -> tuple[PrevalencePoint, ...]:
-    points = []
-    for at in _steps():
+    points, ratio = [], HIGHEST / LOWEST
+    for step in range(POINTS):
+        at = LOWEST * ratio ** (step / (POINTS - 1))
         ppv, _ = predictive_values(result.sensitivity, result.specificity, at, confidence)
         if ppv.value is not None and ppv.interval is not None:
             points.append(PrevalencePoint(at, ppv.value, ppv.interval.low, ppv.interval.high))
     return tuple(points)
-
-
-def _steps() -> Sequence[float]:
-    ratio = HIGHEST / LOWEST
-    return [LOWEST * ratio ** (at / (POINTS - 1)) for at in range(POINTS)]

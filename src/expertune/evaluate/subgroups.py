@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,24 +74,25 @@ def subgroups_of(
     confidence: float,
 ) -> tuple[SubgroupColumn, ...]:
     """Evaluate one rater by these columns; without any, by age and sex where present."""
-    there = columns_of(truth)
+    there, by_id = columns_of(truth), {each.id: each for each in rated}
+
+    def subgroup(name: str, rows: Sequence[Rating]) -> Subgroup:
+        rater = match_rows(rows, [by_id[row.id] for row in rows], scale, groups)
+        classes = tuple(_class(each) for each in per_class(rater, scale, confidence))
+        return Subgroup(name, None, len(rows), accuracy(rater, confidence), classes)
+
     results = []
     for name in columns or [name for name in USUAL if folded(name) in there]:
         column = there.get(folded(name))
         if column is None:
             results.append(SubgroupColumn(name, note="the dataset has no such column"))
         else:
-            results.append(_column(column, truth, rated, scale, groups, confidence))
+            results.append(_column(column, truth, subgroup))
     return tuple(results)
 
 
 def _column(
-    column: str,
-    truth: Sequence[Rating],
-    rated: Sequence[Rated],
-    scale: RatingScale,
-    groups: Mapping[str, Hashable],
-    confidence: float,
+    column: str, truth: Sequence[Rating], subgroup: Callable[[str, Sequence[Rating]], Subgroup]
 ) -> SubgroupColumn:
     cells = [row.extra.get(column, "") for row in truth]
     banded = _are_ages(column, cells)
@@ -99,19 +100,15 @@ def _column(
     if len(set(names)) > MOST_VALUES or any(len(name) > LONGEST_VALUE for name in names):
         what = f"more than {MOST_VALUES} values, or longer ones than {LONGEST_VALUE} characters"
         return SubgroupColumn(column, note=f"{what}; give a column with few")
-    members: dict[str, list[int]] = defaultdict(list)
-    for at, name in enumerate(names):
-        members[name].append(at)
+    members: dict[str, list[Rating]] = defaultdict(list)
+    for row, name in zip(truth, names, strict=True):
+        members[name].append(row)
     order = [name for _, name in BANDS] if banded else sorted(members)
     hidden = hide({name: len(rows) for name, rows in members.items()})
-    by_id = {each.id: each for each in rated}
-    strata = []
-    for name in sorted(members, key=lambda name: (name == NOT_GIVEN, order.index(name) if name in order else 0)):
-        if name in hidden:
-            strata.append(Subgroup(name, hidden[name]))
-        else:
-            rows = [truth[at] for at in members[name]]
-            strata.append(_stratum(name, rows, [by_id[row.id] for row in rows], scale, groups, confidence))
+    strata = [
+        Subgroup(name, hidden[name]) if name in hidden else subgroup(name, members[name])
+        for name in sorted(members, key=lambda name: (name == NOT_GIVEN, order.index(name) if name in order else 0))
+    ]
     return SubgroupColumn(column, tuple(strata if banded else _unnamed(strata)))
 
 
@@ -134,26 +131,9 @@ def _unnamed(strata: Sequence[Subgroup]) -> list[Subgroup]:
     return kept
 
 
-def _stratum(
-    name: str,
-    truth: Sequence[Rating],
-    rated: Sequence[Rated],
-    scale: RatingScale,
-    groups: Mapping[str, Hashable],
-    confidence: float,
-) -> Subgroup:
-    rater = match_rows(truth, rated, scale, groups)
-    classes = tuple(_class(each) for each in per_class(rater, scale, confidence))
-    return Subgroup(name, None, len(truth), accuracy(rater, confidence), classes)
-
-
 def _class(result: ClassResult) -> SubgroupClass:
-    def enough(estimate: Estimate) -> Estimate | None:
-        return estimate if estimate.n >= FEWEST else None
-
-    return SubgroupClass(
-        result.label, enough(result.sensitivity), enough(result.specificity), enough(result.ppv), enough(result.npv)
-    )
+    figures = (result.sensitivity, result.specificity, result.ppv, result.npv)
+    return SubgroupClass(result.label, *(each if each.n >= FEWEST else None for each in figures))
 
 
 def _are_ages(column: str, cells: Sequence[str]) -> bool:

@@ -13,6 +13,7 @@ from .compare import Difference, Evaluation
 Outcome = Literal["better", "unclear", "not better"]
 _CALLED = {  # the product, where "… model" would be wrong
     "TF-IDF set": "word-count classifier (no language model)",
+    "decision model": "decision model of the model set",
     "readout": "readout of the base model's hidden states and word counts",
 }
 
@@ -49,10 +50,11 @@ def verdict(
     missing = [each.name for each in rivals.values() if each.name not in by_rival]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
-    clauses = [_clause(called, by_rival[each.name]) for called, each in rivals.items()]
+    *clauses, last = (_clause(called, by_rival[each.name]) for called, each in rivals.items())
     figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, base, tfidf, majority))
+    found = f"{', '.join(clauses)} and {last}"
     subject = _CALLED.get(tuned.name, f"{tuned.name} model")
-    line = f"The {subject} {_join(clauses)} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
+    line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
     return Verdict(line, outcome(by_rival[base.name]), outcome(by_rival[tfidf.name]), outcome(by_rival[majority.name]))
 
 
@@ -77,7 +79,3 @@ def _figure(evaluation: Evaluation) -> str:
 
 def _span(interval: Interval | None) -> str:
     return "" if interval is None else f" [{interval.low:.3f} to {interval.high:.3f}]"
-
-
-def _join(clauses: Sequence[str]) -> str:
-    return f"{', '.join(clauses[:-1])} and {clauses[-1]}"

@@ -87,21 +87,19 @@ class CheckedFile:
     """
 
     served: Pass
-    reread: Sequence[Rated]
+    reread: Pass
     agreement: FileAgreement
     by_code: Sequence[Rated] = ()
 
 
-def check(
-    adapter: Sequence[Rated], served: Pass, reread: Sequence[Rated], truth: ValidationTruth, config: Config
-) -> CheckedFile:
+def check(adapter: Sequence[Rated], served: Pass, reread: Pass, truth: ValidationTruth, config: Config) -> CheckedFile:
     """Compare a saved file with `adapter`, the predictions of base + adapter by our decoder.
 
     `served` are the file's by llama.cpp, `reread` those by our decoder. It passes if its log-loss is no higher than
     reading explains, and `min_label_agreement` of the records with a clear margin get the adapter's label; one record
     may always differ.
     """
-    adapter_NK, served_NK, reread_NK = (_shares(each) for each in (adapter, served.rated, reread))
+    adapter_NK, served_NK, reread_NK = (_shares(each) for each in (adapter, served.rated, reread.rated))
     noise = _noise(served_NK, reread_NK, truth, config.confidence_level)
     best_NK = np.sort(adapter_NK, axis=1)
     clear_N = best_NK[:, -1] - best_NK[:, -2] > noise.margin

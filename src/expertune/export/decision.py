@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..engine.llama_cpp.engine import LlamaCppEngine
 
 TYPE = "nimble"  # reads the codes A, B, C … as written after the prompt
+NOTE = "expertune.decision.note"
 RECORD = "zebra"  # stands for a record's text: a plain word, which templates leave alone
 MOST_TOKENISED = 16  # examples whose tokens are compared; their texts are compared for all
 
@@ -69,7 +70,7 @@ def decision_keys(architecture: str, frame: PromptFrame, temperature: float, not
         f"{architecture}.decision.temperature.choice": temperature,
         "tokenizer.chat_template.systemone": frame.template(),
     }
-    return {**keys, "expertune.decision.note": note} if note else keys
+    return {**keys, NOTE: note} if note else keys
 
 
 def _literal(text: str) -> str:

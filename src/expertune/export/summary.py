@@ -40,7 +40,7 @@ class ExportSummary:
     agreement_rows: int
     rounds: tuple[FileAgreement, ...]
     rows_per_second: float
-    base_rows_per_second: float
+    base_rows_per_second: float | None
     prompt_tokens_per_second: float | None = None
     base_prompt_tokens_per_second: float | None = None
     clear_rows: int | None = None
@@ -49,9 +49,12 @@ class ExportSummary:
     noise: Noise | None = None
 
 
-def summarize_export(file: GGUFFile, merged: MergedModel, by_base: Pass) -> ExportSummary:
-    """The figures of a merged file; `by_base` is a pass of the base, for its speed."""
-    served, agreement = merged.checked.served, merged.checked.agreement
+def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass | None) -> ExportSummary:
+    """The figures of a merged file; the passes of file and base by one engine are there for their speeds.
+
+    `by_base` is None where another engine rated the base.
+    """
+    agreement = merged.checked.agreement
     by_type: dict[str, list[TypeChoice]] = {}
     for choice in merged.choices:
         by_type.setdefault(choice.type.name, []).append(choice)
@@ -65,10 +68,10 @@ def summarize_export(file: GGUFFile, merged: MergedModel, by_base: Pass) -> Expo
         agreement_passed=agreement.passed,
         agreement_rows=agreement.rows,
         rounds=merged.rounds,
-        rows_per_second=served.rows_per_second,
-        base_rows_per_second=by_base.rows_per_second,
-        prompt_tokens_per_second=served.prompt_tokens / served.seconds,
-        base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds,
+        rows_per_second=by_file.rows_per_second,
+        base_rows_per_second=by_base.rows_per_second if by_base else None,
+        prompt_tokens_per_second=by_file.prompt_tokens / by_file.seconds,
+        base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds if by_base else None,
         clear_rows=agreement.clear_rows,
         log_loss=agreement.log_loss,
         log_loss_limit=agreement.log_loss_limit,

@@ -7,11 +7,12 @@ allocated for it, and each fault is one line that names the file and says what t
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import mmap
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,21 @@ from gguf import GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType
 
 from ..errors import ModelFileError
 from .fields import UINT32, UINT64, Cursor, Field
+from .foreign import HEAD, foreign_format
 from .quants import BLOCKS, dequantize
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+RERANKS = 4  # llama.cpp's pooling type of rerankers; embedding models have 1 to 3
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME = 63  # GGML_MAX_NAME is 64 with the closing zero
-SMALLEST_FIELD, SMALLEST_TENSOR = 14, 33  # bytes that one entry takes at least
-OTHER_FORMATS = {
-    b"PK\x03\x04": "a zip archive (a PyTorch checkpoint?)",
-    b"\x1f\x8b": "a gzip archive",
-    b"lmgg": "an old GGML file", b"fmgg": "an old GGML file", b"tjgg": "an old GGML file",
-    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself (git lfs pull)",
-    b"<": "an HTML page (a failed download?)",
+# In files of 2023 and 2024: ggml/include/ggml.h of llama.cpp, which now repacks Q4_0 and IQ4_NL when it loads them.
+REMOVED_TYPES = {
+    4: ("Q4_2", "Q4_K_M"), 5: ("Q4_3", "Q4_K_M"),
+    31: ("Q4_0_4_4", "Q4_0"), 32: ("Q4_0_4_8", "Q4_0"), 33: ("Q4_0_8_8", "Q4_0"),
+    36: ("IQ4_NL_4_4", "IQ4_NL"), 37: ("IQ4_NL_4_8", "IQ4_NL"), 38: ("IQ4_NL_8_8", "IQ4_NL"),
 }  # fmt: skip
+SMALLEST_FIELD, SMALLEST_TENSOR = 14, 33  # bytes that one entry takes at least
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,6 @@ class TensorInfo:
 
     @property
     def width(self) -> int:
-        """Elements in a row."""
         return self.shape[-1]
 
 
@@ -77,9 +78,7 @@ class GGUFFile:
     def __enter__(self) -> GGUFFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -97,9 +96,9 @@ class GGUFFile:
         return default if field is None else field.value
 
     def info(self, name: str) -> TensorInfo:
-        """One entry of `tensors`; a name that is absent is a ModelFileError that says so."""
+        """One entry of `tensors`. Raises ModelFileError for a name that is absent."""
         if name not in self.tensors:
-            raise ModelFileError(f"{self.path}: has no tensor {name}; this file is not complete for its architecture")
+            raise ModelFileError(f"{self.path}: the tensor {name} is missing; re-export the model")
         return self.tensors[name]
 
     def blocks(self, name: str) -> np.ndarray:
@@ -126,6 +125,29 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
         return {field.key: field.value for field in fields if field.type != GGUFValueType.ARRAY}
 
 
+def header_digest(path: Path, *, without: Collection[str] = ()) -> str:
+    """Digest of the metadata, but for the keys `without`, and of the tensors' names, shapes and types."""
+    digest = hashlib.sha256()
+    with GGUFFile(path) as file:
+        for field in file.fields.values():
+            if field.key not in without:
+                digest.update(f"{field.key}\0{field.type}\0".encode() + field.raw)
+        for info in file.tensors.values():
+            digest.update(f"{info.name}\0{info.shape}\0{info.type}".encode())
+    return digest.hexdigest()
+
+
+def why_not_generative(metadata: Mapping[str, Any]) -> str:
+    """The kind of a model that writes no text (an encoder, an embedding model, a reranker); "" for any other."""
+    family = str(metadata.get("general.architecture", ""))
+    if metadata.get(f"{family}.attention.causal") is False or "bert" in family or family == "t5encoder":
+        return "an encoder"
+    pooling = metadata.get(f"{family}.pooling_type", 0)
+    if pooling or "embedding" in family:
+        return "a reranker" if pooling == RERANKS else "an embedding model"
+    return ""
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
         if path.is_dir():
@@ -145,9 +167,9 @@ def _map(path: Path) -> mmap.mmap:
 
 def _header(cursor: Cursor) -> tuple[int, int, int]:
     """Version, number of tensors, number of metadata keys; leaves the cursor after them."""
-    head = cursor.map[:32]
-    if not head.startswith(MAGIC):
-        raise ModelFileError(f"{cursor.path}: is not a GGUF but {_format(head)}; give the GGUF file of the model")
+    if cursor.map[: len(MAGIC)] != MAGIC:
+        found = foreign_format(cursor.map[:HEAD])
+        raise ModelFileError(f"{cursor.path}: is not a GGUF but {found}; give the GGUF file of the model")
     cursor.skip(len(MAGIC), "the header")
     version = cursor.number(UINT32, "the header")
     if version and not version & 0xFFFF:
@@ -161,17 +183,6 @@ def _header(cursor: Cursor) -> tuple[int, int, int]:
     if tensors * SMALLEST_TENSOR + fields * SMALLEST_FIELD > cursor.size:
         raise cursor.damaged(f"{tensors} tensors and {fields} metadata keys cannot fit in {cursor.size} bytes")
     return version, tensors, fields
-
-
-def _format(head: bytes) -> str:
-    for magic, name in OTHER_FORMATS.items():
-        if head.startswith(magic):
-            return name
-    if head[8:9] == b"{":
-        return "a safetensors file"
-    if all(byte in b"\t\n\r" or byte >= 32 for byte in head):
-        return "a text file"
-    return "some other binary file"
 
 
 def _fields(cursor: Cursor, count: int) -> dict[str, Field]:
@@ -204,9 +215,7 @@ def _tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, TensorInfo
             raise cursor.damaged(f"tensor {info.name} does not begin at a multiple of {alignment} bytes")
         table[info.name] = info
     data = -(-cursor.position // alignment) * alignment
-    table = {
-        name: TensorInfo(name, info.shape, info.type, data + info.offset, info.nbytes) for name, info in table.items()
-    }
+    table = {name: replace(info, offset=data + info.offset) for name, info in table.items()}
     _check_spans(cursor, table)
     return table
 
@@ -224,9 +233,11 @@ def _tensor(cursor: Cursor) -> TensorInfo:
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
-        raise ModelFileError(
-            f"{cursor.path}: {what} has the unknown type {number}; update the gguf package, or get another file"
-        ) from None
+        remedy = "update the gguf package, or get another file"
+        if number in REMOVED_TYPES:
+            name, instead = REMOVED_TYPES[number]
+            remedy = f"{name}, which llama.cpp removed; get the model in {instead}"
+        raise ModelFileError(f"{cursor.path}: {what} has the unknown type {number}: {remedy}") from None
     block, size = BLOCKS[kind]
     if not all(shape) or shape[-1] % block:
         raise cursor.damaged(f"{what} cannot have the shape {shape} in {kind.name}")

@@ -1,25 +1,17 @@
-"""Read a ModelConfig from a GGUF by its architecture's module in `families`.
-
-A module is named after the architecture in the GGUF, with "-" written "_", and has one function, `model_config`.
-"""
+"""Read a ModelConfig from a GGUF by its architecture's function in `families`."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
-
 from ..errors import FineTuningNotSupportedError, ModelFileError
-from ..gguf.read import GGUFFile
-from . import families
+from ..gguf.read import GGUFFile, why_not_generative
 from .config import ModelConfig
+from .families import FAMILIES
 from .tensors import check_tensors
 
 
-@functools.cache
 def supported() -> tuple[str, ...]:
     """Names of the architectures that can be tuned, as in a GGUF."""
-    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(families.__path__)))
+    return tuple(sorted(FAMILIES))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
@@ -32,15 +24,16 @@ def read_config(file: GGUFFile) -> ModelConfig:
         raise FineTuningNotSupportedError(
             f"{file.path}: is one part of a split model; merge the parts with llama-gguf-split --merge"
         )
+    if kind := why_not_generative({key: file.metadata(key) for key in file.fields if "tokenizer" not in key}):
+        raise FineTuningNotSupportedError(f"{file.path}: is {kind}, which cannot rate; choose a chat model")
     family = str(file.metadata("general.architecture", ""))
-    if family not in supported():
+    if family not in FAMILIES:
         raise FineTuningNotSupportedError(
             f"{file.path}: the architecture {family or '(none)'!r} cannot be tuned yet "
             f"(supported: {', '.join(supported())}); use the model set instead"
         )
-    module = importlib.import_module(f"{families.__name__}.{family.replace('-', '_')}")
     try:
-        config: ModelConfig = module.model_config(file)
+        config = FAMILIES[family](file)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # text for a number, a list too short
         raise ModelFileError(f"{file.path}: invalid {family} metadata ({error}); re-export the model") from error
     check_tensors(file, config)

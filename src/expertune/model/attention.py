@@ -33,7 +33,6 @@ class Segment:
 
     @property
     def length_before(self) -> int:
-        """Number of tokens that precede the segment in its text."""
         return sum(stop - start for start, stop in self.before)
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from .config import ModelConfig
 from .experts import Mixture, MoEFunction
 from .feed_forward import ActivatedLinear, Activation
 from .forward_context import ForwardContext, norm_linear, post_norm
@@ -92,10 +93,7 @@ class PerLayerInput:
 
 @dataclass(frozen=True)
 class Block:
-    """Mixer, feed-forward and their post norms; `out_scale` multiplies the block's output.
-
-    With `parallel_residual` the feed-forward reads the block's input instead of the mixer's result.
-    """
+    """Mixer, feed-forward and their post norms; `out_scale` multiplies the block's output."""
 
     mixer: Mixer
     output: FusedLinear
@@ -103,17 +101,17 @@ class Block:
     feed_forward: FeedForward
     feed_forward_post_norm: Norm | None
     per_layer_input: PerLayerInput | None
-    parallel_residual: bool
-    residual_scale: float
+    config: ModelConfig
     out_scale: float
 
     def forward(self, x_TD: torch.Tensor, context: ForwardContext) -> torch.Tensor:
         """Residual stream after the block, float32: (T, D), or (N, D) at the wanted places."""
         mixed_TD = Linear.apply(self.mixer.mix(x_TD, context), context.anchor, self.output)
         x_TD = context.wanted(x_TD)
-        middle_TD = torch.add(x_TD, post_norm(mixed_TD, self.mixer_post_norm), alpha=self.residual_scale)
-        out_TD = self.feed_forward.forward(x_TD if self.parallel_residual else middle_TD, context)
-        x_TD = torch.add(middle_TD, post_norm(out_TD, self.feed_forward_post_norm), alpha=self.residual_scale)
+        scale = self.config.residual_scale
+        middle_TD = torch.add(x_TD, post_norm(mixed_TD, self.mixer_post_norm), alpha=scale)
+        out_TD = self.feed_forward.forward(x_TD if self.config.parallel_residual else middle_TD, context)
+        x_TD = torch.add(middle_TD, post_norm(out_TD, self.feed_forward_post_norm), alpha=scale)
         if self.per_layer_input is not None:
             x_TD = x_TD + self.per_layer_input.forward(x_TD, context)
         return x_TD if self.out_scale == 1.0 else x_TD * self.out_scale

@@ -78,8 +78,7 @@ class _Builder:
             feed_forward=self.feed_forward(prefix),
             feed_forward_post_norm=self.norm(prefix + "post_ffw_norm"),
             per_layer_input=self.per_layer_input(index) if config.per_layer_embedding_dim else None,
-            parallel_residual=config.parallel_residual,
-            residual_scale=config.residual_scale,
+            config=config,
             out_scale=1.0 if out_scale is None else float(out_scale),
         )
 
@@ -92,23 +91,13 @@ class _Builder:
         if layer.conv_kernel:
             return ShortConvolution(norm, inputs, self.need(prefix + "shortconv.conv.weight"))
         values_norm = Norm(None, None, self._config.epsilon, False) if self._config.value_norm else None
-        return SelfAttention(
-            index=index,
-            heads=layer.heads,
-            rope=layer.rope,
-            norm=norm,
-            qkv=inputs,
-            head_norms=(self.norm(prefix + "attn_q_norm"), self.norm(prefix + "attn_k_norm"), values_norm),
-            sinks_H=self.vector(prefix + "attn_sinks.weight"),
-            kv_shared_with=layer.kv_shared_with,
-            output_gate=layer.output_gate,
-        )
+        head_norms = self.norm(prefix + "attn_q_norm"), self.norm(prefix + "attn_k_norm"), values_norm
+        return SelfAttention(index, layer, norm, inputs, head_norms, self.vector(prefix + "attn_sinks.weight"))
 
     def feed_forward(self, prefix: str) -> FeedForward:
+        norm = "attn_norm" if self._config.parallel_residual else self._config.feed_forward_norm
         return FeedForward(
-            norm=self.norm(
-                prefix + ("attn_norm" if self._config.parallel_residual else self._config.feed_forward_norm)
-            ),
+            norm=self.norm(prefix + norm),
             dense=self.dense(prefix),
             mixture=self.mixture(prefix),
             shared_gate_D=self.vector(prefix + "ffn_gate_inp_shexp.weight"),
@@ -134,9 +123,9 @@ class _Builder:
     def router_norm(self, prefix: str) -> Norm | None:
         """Norm of Gemma 4's router: its weights are divided by the square root of the model width."""
         scale_D = self.vector(prefix + "ffn_gate_inp.scale")
-        return (
-            scale_D if scale_D is None else Norm(scale_D * self._config.width**-0.5, None, self._config.epsilon, False)
-        )
+        if scale_D is None:
+            return None
+        return Norm(scale_D * self._config.width**-0.5, None, self._config.epsilon, False)
 
     def dense(self, prefix: str) -> Dense | None:
         """The dense feed-forward network of a block, or the shared expert of a mixture."""

@@ -1,4 +1,4 @@
-"""Decoder configuration, read from GGUF metadata by one small file for each architecture (`families`).
+"""Decoder configuration, read from GGUF metadata by one function for each architecture (`families`).
 
 Axes: F rotated pair of a head.
 """
@@ -40,7 +40,6 @@ class Heads:
 
     @property
     def qkv_width(self) -> int:
-        """Width of the concatenated queries, keys and values."""
         return (self.queries + 2 * self.keys) * self.width
 
 

@@ -139,7 +139,6 @@ class Decoder:
         return self.head.logits(self.last_norm(x_ND))
 
     def _embed(self, tokens_T: torch.Tensor) -> torch.Tensor:
-        """Scaled token embeddings, float32 (T, D)."""
         x_TD = self._embedding.rows(tokens_T).to(self.device)
         return x_TD if self.config.embedding_scale == 1.0 else x_TD.mul_(self.config.embedding_scale)
 

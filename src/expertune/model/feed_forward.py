@@ -1,12 +1,10 @@
-"""Activations of the feed-forward, with hand-written derivatives.
-
-Axes: T token · F inner width · D model width.
-"""
+"""Activations of the feed-forward, with hand-written derivatives. Axes: T token · F inner width · D model width."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,10 +54,6 @@ def _gelu(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
-def _gelu_slope(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return torch.ops.aten.gelu_backward(dy, x, approximate="tanh")
-
-
 def _swiglu_oai(x: torch.Tensor) -> torch.Tensor:
     x = x.clamp(max=LIMIT)
     return torch.sigmoid(ALPHA * x).mul_(x)
@@ -75,7 +69,7 @@ def activation(name: str, *, gated: bool) -> Activation:
     """Activation by name: "silu", "gelu" (tanh form) or "swiglu_oai" (gpt-oss)."""
     value, slope, limit = {
         "silu": (torch.nn.functional.silu, torch.ops.aten.silu_backward, 0.0),
-        "gelu": (_gelu, _gelu_slope, 0.0),
+        "gelu": (_gelu, partial(torch.ops.aten.gelu_backward, approximate="tanh"), 0.0),
         "swiglu_oai": (_swiglu_oai, _swiglu_oai_slope, LIMIT),
     }[name]
     return Activation(value, slope, limit, gated)

@@ -54,7 +54,6 @@ class ForwardContext:
     shared_kv: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def wanted(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """Select the rows that the block computes."""
         return x_TD if self.wanted_N is None else x_TD[self.wanted_N]
 
 
@@ -66,7 +65,6 @@ def norm_linear(x_TD: torch.Tensor, norm: Norm | None, linear: FusedLinear, cont
 
 
 def post_norm(x_TD: torch.Tensor, norm: Norm | None) -> torch.Tensor:
-    """Apply a norm if there is one."""
     return x_TD if norm is None else ApplyNorm.apply(x_TD, norm, torch.float32)
 
 

@@ -106,10 +106,11 @@ def gated_delta_rule(
     continued = {segment.before[-1] for segment in segments if segment.before}
     states: dict[tuple[int, int], torch.Tensor] = {}
     out_THW = []
+    _, heads, width = q_THW.shape
     for segment in segments:
         if segment.start == segment.stop:
             continue
-        state_HWW = states[segment.before[-1]] if segment.before else q_THW.new_zeros(_state_shape(q_THW))
+        state_HWW = states[segment.before[-1]] if segment.before else q_THW.new_zeros(heads, width, width)
         start = segment.start
         for stop in sorted({segment.stop, *(end for begin, end in continued if begin == segment.start)}):
             for first in range(start, stop, CHUNK):
@@ -119,10 +120,6 @@ def gated_delta_rule(
             start = stop
             states[segment.start, stop] = state_HWW
     return torch.cat([*out_THW, torch.zeros_like(q_THW[segments[-1].stop :])])
-
-
-def _state_shape(q_THW: torch.Tensor) -> tuple[int, int, int]:
-    return (q_THW.shape[1], q_THW.shape[2], q_THW.shape[2])
 
 
 def _chunk(

@@ -25,10 +25,9 @@ SHARED_EXPERT = ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 ATTENTION_BIASES = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias")
+# GGML_ASSERT(n_embd_head == n_rot) in src/models/FAMILY.cpp
+WHOLE_HEADS = ("granite", "olmo2", "qwen2", "qwen3", "qwen3moe", "smollm3", "starcoder2")
 WIDEST = 1 << 16  # no head is this wide; stops a damaged file from using all memory
-LOG_MULTIPLIER = (
-    "rope.scaling.yarn_log_multiplier"  # part of YaRN's attention factor that the model was trained without
-)
 FEED_FORWARD_BIASES = ("ffn_gate.bias", "ffn_up.bias", "ffn_down.bias")
 
 
@@ -45,39 +44,42 @@ class Keys:
         """A positive integer. Raises ModelFileError if it is missing without a default or not positive."""
         value = self.get(name, default)
         if not isinstance(value, (int, float)) or value <= 0:
-            key = f"{self.family}.{name}"
-            raise ModelFileError(
-                f"{self.file.path}: the metadata key {key} is missing or not a positive number; re-export the model"
-            )
+            raise self.damaged(f"the metadata key {self.family}.{name} is missing or not a positive number")
         return int(value)
 
     def real(self, name: str, default: float) -> float:
         """A finite number. Raises ModelFileError for anything else."""
         value = self.get(name, default)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ModelFileError(
-                f"{self.file.path}: the metadata key {self.family}.{name} is not a finite number; re-export the model"
-            )
+            raise self.damaged(f"the metadata key {self.family}.{name} is not a finite number")
         return float(value)
 
     def blocks(self) -> int:
         """Number of blocks. Raises ModelFileError if there are more than tensors."""
         count, tensors = self.count("block_count"), len(self.file.tensors)
         if count > tensors:
+            raise self.damaged(f"metadata declare {count} blocks, but the file has only {tensors} tensors")
+        return count
+
+    def context(self) -> int:
+        """Number of positions. Raises ModelFileError if there is only one, on which llama.cpp would abort."""
+        count = self.count("context_length")
+        if count < 2:
             raise ModelFileError(
-                f"{self.file.path}: metadata declare {count} blocks, but the file has only {tensors} tensors; "
-                f"re-export the model"
+                f"{self.file.path}: {self.family}.context_length is {count}, too few for any text; re-export the model"
             )
         return count
 
     def rotated(self, head_width: int, name: str = "rope.dimension_count") -> int:
-        """Number of rotated elements of a head. Raises ModelFileError if it exceeds the head width."""
+        """Number of rotated elements of a head. Raises ModelFileError for a number that llama.cpp would abort on."""
         count = self.count(name, head_width)
-        if count > head_width:
+        if count < head_width and self.family in WHOLE_HEADS:
             raise ModelFileError(
-                f"{self.file.path}: {self.family}.{name} is {count}, but a head has only {head_width} elements; "
-                f"re-export the model"
+                f"{self.file.path}: {self.family}.{name} is {count}, but llama.cpp rotates whole heads ({head_width} "
+                f"elements) of a {self.family} model; re-export the model"
             )
+        if count > head_width:
+            raise self.damaged(f"{self.family}.{name} is {count}, but a head has only {head_width} elements")
         return count
 
     def each_layer(self, name: str, layers: int, default: int | None = None) -> tuple[int, ...]:
@@ -86,11 +88,11 @@ class Keys:
         if not isinstance(value, Sequence):
             return (int(value),) * layers if value == 0 else (self.count(name, default),) * layers
         if len(value) < layers:
-            raise ModelFileError(
-                f"{self.file.path}: {self.family}.{name} has {len(value)} values for {layers} layers; "
-                f"re-export the model"
-            )
+            raise self.damaged(f"{self.family}.{name} has {len(value)} values for {layers} layers")
         return tuple(int(each) for each in value[:layers])
+
+    def damaged(self, fault: str) -> ModelFileError:
+        return ModelFileError(f"{self.file.path}: {fault}; re-export the model")
 
     def refuse(self, what: str) -> FineTuningNotSupportedError:
         return FineTuningNotSupportedError(f"{self.file.path}: {what} cannot be tuned yet; use the model set")
@@ -129,8 +131,8 @@ def decoder(
         family=keys.family,
         layers=layers,
         width=width,
-        vocabulary=_rows(file, "token_embd.weight"),
-        context=keys.count("context_length"),
+        vocabulary=file.info("token_embd.weight").rows,
+        context=keys.context(),
         epsilon=keys.real("attention.layer_norm_epsilon" if layernorm else "attention.layer_norm_rms_epsilon", 1e-5),
         layernorm=layernorm,
     )
@@ -146,14 +148,11 @@ def mixture(file: GGUFFile, *, width: int | None = None) -> Experts:
         keys.count("expert_count"), keys.count("expert_used_count"), keys.count("expert_feed_forward_length", width)
     )
     if experts.used > experts.count:
-        raise ModelFileError(
-            f"{file.path}: {experts.used} experts per token, but only {experts.count} experts; re-export the model"
-        )
+        raise keys.damaged(f"{experts.used} experts per token, but only {experts.count} experts")
     return experts
 
 
 def map_layers(config: ModelConfig, change: Callable[[int, LayerConfig], LayerConfig]) -> ModelConfig:
-    """Replace each layer by `change(index, layer)`."""
     return replace(config, layers=tuple(change(index, layer) for index, layer in enumerate(config.layers)))
 
 
@@ -177,12 +176,6 @@ def with_window(config: ModelConfig, sliding: Sequence[bool], window: int, rope:
         return replace(layer, heads=replace(layer.heads, window=window), rope=rope or layer.rope)
 
     return map_layers(config, change)
-
-
-def _rows(file: GGUFFile, name: str) -> int:
-    if name not in file.tensors:
-        raise ModelFileError(f"{file.path}: the tensor {name} is missing; re-export the model")
-    return int(file.tensors[name].shape[0])
 
 
 # --- rotary positions ---
@@ -210,9 +203,7 @@ def read_rope(keys: Keys, head_width: int, *, neox_style: bool) -> Rope:
         if name in file.tensors:
             factors_F = file.tensor(name).reshape(-1).astype(np.float64)
             if len(factors_F) != len(inv_freq_F):
-                raise ModelFileError(
-                    f"{file.path}: {name} has {len(factors_F)} factors for {len(inv_freq_F)} rotated pairs"
-                )
+                raise keys.damaged(f"{name} has {len(factors_F)} factors for {len(inv_freq_F)} rotated pairs")
             inv_freq_F = inv_freq_F / factors_F
     kind = str(keys.get("rope.scaling.type", "linear"))
     attention_factor = keys.real("rope.scaling.attn_factor", 1.0)
@@ -222,9 +213,8 @@ def read_rope(keys: Keys, head_width: int, *, neox_style: bool) -> Rope:
     elif kind == "yarn":
         unscaled_F = _unscaled_share(keys, rotated, base)
         inv_freq_F = inv_freq_F / factor * (1.0 - unscaled_F) + inv_freq_F * unscaled_F
-        attention_factor *= (1.0 + 0.1 * math.log(factor)) / (
-            1.0 + 0.1 * keys.real(LOG_MULTIPLIER, 0.0) * math.log(factor)
-        )
+        untrained = keys.real("rope.scaling.yarn_log_multiplier", 0.0)  # share that the model was trained without
+        attention_factor *= (1.0 + 0.1 * math.log(factor)) / (1.0 + 0.1 * untrained * math.log(factor))
     elif kind not in ("none", "longrope"):
         raise keys.refuse(f"the rope scaling {kind!r}")
     return Rope(tuple(inv_freq_F.tolist()), attention_factor, neox_style)

@@ -36,14 +36,13 @@ class FusedLinear:
     """Linear layers with one input, their frozen weights concatenated by rows, with the adapters of the parts."""
 
     def __init__(
-        self, weight: FrozenWeight, parts: Sequence[Part], lora: LoraWeights | None, bias_O: torch.Tensor | None = None
+        self, weight: FrozenWeight, parts: Sequence[Part], lora: LoraWeights, bias_O: torch.Tensor | None
     ) -> None:
         self.weight, self.parts, self.lora, self.bias_O = weight, tuple(parts), lora, bias_O
-        self.adapted = tuple(part for part in parts if part.adapted and lora is not None)
+        self.adapted = tuple(part for part in parts if part.adapted)
 
     def fused_a(self, flat_P: torch.Tensor) -> torch.Tensor:
         """A of all adapted parts, (parts · R, I): they are contiguous in the flat vector."""
-        assert self.lora is not None
         first_RI = self.lora.a(self.adapted[0].name, flat_P)
         rows = self.lora.rank * len(self.adapted)
         return first_RI.as_strided((rows, first_RI.shape[1]), first_RI.stride(), first_RI.storage_offset())
@@ -52,7 +51,7 @@ class FusedLinear:
         """Output (T, O), and x @ A.T of the adapted parts (T, parts · R), which the backward pass needs."""
         weight_IO = self.weight.matrix().t()
         y_TO = x_TI @ weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_TI, weight_IO)
-        if not self.adapted or self.lora is None:
+        if not self.adapted:
             return y_TO, None
         low_TR = x_TI @ self.fused_a(self.lora.compute_P).t()
         for index, part in enumerate(self.adapted):
@@ -65,7 +64,7 @@ class FusedLinear:
     ) -> torch.Tensor | None:
         """Add dA and dB to the adapter's gradient; return dx (T, I) if `need_dx`."""
         dlow_TR: torch.Tensor | None = None
-        if self.lora is not None and low_TR is not None:
+        if low_TR is not None:
             dlow_TR = torch.empty_like(low_TR)
             for index, part in enumerate(self.adapted):
                 dy_part_TO = dy_TO[:, part.start : part.stop]
@@ -78,12 +77,11 @@ class FusedLinear:
         if not need_dx:
             return None
         dx_TI = dy_TO @ self.weight.matrix()
-        if dlow_TR is not None and self.lora is not None:
+        if dlow_TR is not None:
             dx_TI.addmm_(dlow_TR, self.fused_a(self.lora.compute_P))
         return dx_TI
 
     def _low(self, low_TR: torch.Tensor, index: int) -> torch.Tensor:
-        assert self.lora is not None
         return low_TR[:, index * self.lora.rank : (index + 1) * self.lora.rank]
 
 

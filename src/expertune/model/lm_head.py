@@ -1,7 +1,4 @@
-"""The output head: hidden states → logits over the vocabulary.
-
-Axes: N place · D model width · V vocabulary.
-"""
+"""The output head: hidden states → logits over the vocabulary. Axes: N place · D model width · V vocabulary."""
 
 from __future__ import annotations
 

@@ -158,7 +158,6 @@ def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine_memory()

@@ -130,7 +130,6 @@ def adapter_numbers(file: GGUFFile, config: ModelConfig, rank: int, first: int =
 
 
 def matrices(file: GGUFFile, index: int) -> Iterable[TensorInfo]:
-    """Tensors of a block with two or more axes."""
     prefix = f"blk.{index}."
     return (info for name, info in file.tensors.items() if name.startswith(prefix) and len(info.shape) > 1)
 

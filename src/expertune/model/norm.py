@@ -1,7 +1,4 @@
-"""RMSNorm and LayerNorm over the last axis, with a hand-written backward pass.
-
-Axes: T token · D normed width.
-"""
+"""RMSNorm and LayerNorm over the last axis, with a hand-written backward pass. Axes: T token · D normed width."""
 
 from __future__ import annotations
 
@@ -38,7 +35,6 @@ class Norm:
         return self._fused(x_TD)[0] if self._is_fused(x_TD) else self.weigh(self.unit(x_TD)[0])
 
     def saved(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what `backward` needs."""
         return (x_TD, self._fused(x_TD)[1]) if self._is_fused(x_TD) else self.unit(x_TD)
 
     def again(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:

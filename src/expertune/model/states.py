@@ -32,14 +32,20 @@ def pooled_states(
     """[mean over the tokens after the first `shared`, last token] after so many blocks: (R, L, 2, D)."""
     found = np.empty((len(prompts), len(depths), 2, decoder.config.width), dtype=np.float32)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for group in _groups(order, prompts, shared):
+    for group in pack_groups(order, list(map(len, prompts)), shared, PACK_TOKENS):
         pack, runs = _pack([prompts[at] for at in group], shared)
-        for place, x_TD in enumerate(decoder.states(pack, depths)):
-            for at, (start, stop) in zip(group, runs, strict=True):
-                own_TD = x_TD[start:stop]
-                found[at, place] = torch.stack([own_TD.mean(dim=0), own_TD[-1]]).cpu().numpy()
+        found[group] = pool(decoder.states(pack, depths), runs)
         on_prompt(len(group))
     return found
+
+
+def pool(states: Sequence[torch.Tensor], runs: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """[mean, last token] of each run [start, stop) of a pack at each depth: (R, L, 2, D); `states` are (T, D) each."""
+    pooled = [
+        torch.stack([torch.stack([x_TD[start:stop].mean(dim=0), x_TD[stop - 1]]) for x_TD in states])
+        for start, stop in runs
+    ]
+    return torch.stack(pooled).cpu().numpy()
 
 
 def shared_tokens(prompts: Sequence[Prompt]) -> int:
@@ -49,12 +55,15 @@ def shared_tokens(prompts: Sequence[Prompt]) -> int:
     return next((at for at in range(limit) if any(each[at] != first[at] for each in prompts)), limit)
 
 
-def _groups(order: Sequence[int], prompts: Sequence[Prompt], shared: int) -> Iterator[list[int]]:
-    """As many prompts at a time as a pack holds, one at least."""
+def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit: int) -> Iterator[list[int]]:
+    """Indices in `order`, as many at a time as a pack of `limit` tokens holds, one at least.
+
+    `lengths` are by index; the first `shared` tokens are there once.
+    """
     group, tokens = list[int](), shared
     for at in order:
-        own = len(prompts[at]) - shared
-        if group and tokens + own > PACK_TOKENS:
+        own = lengths[at] - shared
+        if group and tokens + own > limit:
             yield group
             group, tokens = [], shared
         group.append(at)

@@ -9,12 +9,7 @@ from ..errors import FineTuningNotSupportedError, ModelFileError
 from ..gguf.read import GGUFFile
 from .config import GatedDeltaNetConfig, LayerConfig, ModelConfig
 
-OPTIONAL_OUTSIDE_BLOCKS = (
-    "output.weight",
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-)
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 FUSED = {
     **dict.fromkeys(("attn_q", "attn_k", "attn_v"), "attn_qkv"),
     **dict.fromkeys(("ffn_gate_exps", "ffn_up_exps"), "ffn_gate_up_exps"),
@@ -42,11 +37,10 @@ def check_tensors(file: GGUFFile, config: ModelConfig) -> None:
             "per_layer_model_proj.weight": (all_layers, config.width),
             "per_layer_proj_norm.weight": (per_layer,),
         }
-    known = {*top, *OPTIONAL_OUTSIDE_BLOCKS}
+    known = {*top, "output.weight", *ROPE_FACTORS}
     if config.layernorm:
         known.add("output_norm.bias")
     for name, shape in top.items():
-        _require(file, name)
         _check_shape(file, name, (shape,))
     for index, layer in enumerate(config.layers):
         known |= _check_layer(file, config, layer, f"blk.{index}.")
@@ -66,7 +60,7 @@ def _check_layer(file: GGUFFile, config: ModelConfig, layer: LayerConfig, prefix
         fused = f"{prefix}{FUSED.get(name, name)}.weight"
         if f"{prefix}{full_name(name)}" not in file.tensors and fused in file.tensors:
             name = FUSED.get(name, name)
-        _require(file, f"{prefix}{full_name(name)}")
+        file.info(f"{prefix}{full_name(name)}")  # must be there
         known.add(full_name(name))
     known |= {full_name(name) for name in layer.optional}
     if "attn_q.bias" in known:
@@ -77,13 +71,8 @@ def _check_layer(file: GGUFFile, config: ModelConfig, layer: LayerConfig, prefix
     return {prefix + name for name in known}
 
 
-def _require(file: GGUFFile, name: str) -> None:
-    if name not in file.tensors:
-        raise ModelFileError(f"{file.path}: the tensor {name} is missing; re-export the model")
-
-
 def _check_shape(file: GGUFFile, name: str, allowed: tuple[Shape, ...]) -> None:
-    found = tuple(file.tensors[name].shape)
+    found = tuple(file.info(name).shape)
     if found not in allowed:
         wanted = " or ".join(str(shape) for shape in allowed)
         raise ModelFileError(

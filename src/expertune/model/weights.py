@@ -21,15 +21,19 @@ ROWS_AT_ONCE = 1 << 18  # elements dequantised before each conversion: the float
 class FrozenWeight:
     """One matrix (O, I) of one or more tensors of the file, concatenated by rows (q, k, v; gate, up).
 
-    `matrix()` returns it in the compute dtype. Quantised weights share one buffer (`Scratch`): a matrix is valid until
-    the next call of any `matrix()`.
+    Of tensors (E, O, I) it takes one `expert`. `matrix()` returns it in the compute dtype. Quantised weights share one
+    buffer (`Scratch`): a matrix is valid until the next call of any `matrix()`.
     """
 
-    def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage) -> None:
-        self._tensors = [(file.blocks(name), file.tensors[name].type) for name in names]
-        self._storage = storage
-        self.shape = (sum(file.tensors[name].rows for name in names), file.tensors[names[0]].width)
-        self.device = storage.device
+    def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage, expert: int | None = None) -> None:
+        self._parts, self._storage, self.device = [], storage, storage.device
+        for name in names:
+            info, blocks_OB = file.tensors[name], file.blocks(name)
+            if expert is not None:
+                outputs = info.shape[1]
+                blocks_OB = blocks_OB[expert * outputs : (expert + 1) * outputs]
+            self._parts.append((blocks_OB, info.type))
+        self.shape = (sum(len(blocks_OB) for blocks_OB, _ in self._parts), file.tensors[names[0]].width)
         self._cached: torch.Tensor | None = None
         if storage.scratch is None:
             self._cached = self._unpack(torch.empty(self.shape, dtype=storage.dtype)).to(storage.device)
@@ -44,7 +48,7 @@ class FrozenWeight:
 
     def _unpack(self, out_OI: torch.Tensor) -> torch.Tensor:
         row = 0
-        for blocks_OB, kind in self._tensors:
+        for blocks_OB, kind in self._parts:
             unpack(blocks_OB, kind, out_OI[row : row + len(blocks_OB)], threads=self._storage.threads)
             row += len(blocks_OB)
         return out_OI
@@ -53,39 +57,19 @@ class FrozenWeight:
 class ExpertWeights:
     """One linear layer for each of E experts, from tensors (E, O, I) concatenated by rows; with their biases."""
 
-    def __init__(
-        self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None = None
-    ) -> None:
-        self._tensors = [(file.blocks(name), *file.tensors[name].shape[:2], file.tensors[name].type) for name in names]
-        self._inputs, self._storage, self._bias_EO = file.tensors[names[0]].width, storage, bias_EO
-        self._cached: list[torch.Tensor] | None = None
-        if storage.scratch is None:
-            experts = range(file.tensors[names[0]].shape[0])
-            self._cached = [self._unpack(expert, None).to(storage.device) for expert in experts]
+    def __init__(self, file: GGUFFile, names: Sequence[str], storage: Storage, bias_EO: torch.Tensor | None) -> None:
+        experts = range(file.tensors[names[0]].shape[0])
+        self._weights = [FrozenWeight(file, names, storage, expert) for expert in experts]
+        self._bias_EO = bias_EO
 
     def product(self, expert: int, x_TI: torch.Tensor) -> torch.Tensor:
         """Linear layer of one expert on x, (T, O)."""
-        weight_IO = self._matrix(expert).t()
+        weight_IO = self._weights[expert].matrix().t()
         return x_TI @ weight_IO if self._bias_EO is None else torch.addmm(self._bias_EO[expert], x_TI, weight_IO)
 
     def back(self, expert: int, dy_TO: torch.Tensor) -> torch.Tensor:
         """Gradient of the input of `product`, (T, I)."""
-        return dy_TO @ self._matrix(expert)
-
-    def _matrix(self, expert: int) -> torch.Tensor:
-        if self._cached is not None:
-            return self._cached[expert]
-        return self._unpack(expert, self._storage.scratch).to(self._storage.device)
-
-    def _unpack(self, expert: int, scratch: Scratch | None) -> torch.Tensor:
-        shape = (sum(outputs for _, _, outputs, _ in self._tensors), self._inputs)
-        out_OI = scratch.take(shape, self._storage.dtype) if scratch else torch.empty(shape, dtype=self._storage.dtype)
-        row = 0
-        for blocks_NB, _, outputs, kind in self._tensors:
-            own_OB = blocks_NB[expert * outputs : (expert + 1) * outputs]
-            unpack(own_OB, kind, out_OI[row : row + outputs], threads=self._storage.threads)
-            row += outputs
-        return out_OI
+        return dy_TO @ self._weights[expert].matrix()
 
 
 class Scratch:

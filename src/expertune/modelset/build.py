@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import outputs
+from ..config import Config
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_text
 from ..ratings.schema import Rating, Split
 from .config import VERSION, ModelSetConfig, invalid_as_config_error, output_schema, unjudged
@@ -15,7 +18,7 @@ from .records import Decoding, FewShotExample, RatingLabel, Rule
 from .select import select, unconflicted
 from .system_prompt import definition, synonyms, system_prompt
 from .terms import summary_text
-from .training_signals import NOTHING, TrainingSignals
+from .training_signals import NOTHING, TrainingSignals, gather
 
 SHOTS = 8
 BOUNDARIES = 2  # of the shots, where there is material for them
@@ -35,6 +38,9 @@ class Recipe:
     boundaries: int = BOUNDARIES
     variant: int = 0
     summary: bool = True
+
+
+DECISION = Recipe("decision template", 0, 0, 0, False)  # the prompt is in the model's file
 
 
 def recipes(labels: int, *, redact: bool = False) -> tuple[Recipe, ...]:
@@ -63,6 +69,7 @@ class BuildInputs:
 
     `digest` is the sha256 of the model's file, `created_at` is ISO 8601. `signals` give boundary cases and summary: a
     redacted set takes none. `context` is the model's, in tokens; `count_tokens` counts a text as the model does.
+    `decides`: the model is a decision model.
     """
 
     model_name: str
@@ -74,8 +81,18 @@ class BuildInputs:
     digest: str | None = None
     signals: TrainingSignals = NOTHING
     redact: bool = False
+    decides: bool = False
     context: int = 4096
     count_tokens: Callable[[str], int] = estimate_tokens
+
+
+def inputs_of(model_name: str, dataset: Dataset, config: Config) -> BuildInputs:
+    """Inputs from a dataset, with the signals of its train rows."""
+    signals = NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed)
+    split, scale, topics = dataset.split, dataset.scale, dataset.topics
+    return BuildInputs(
+        model_name, split, scale, topics, outputs.now(), config.seed, signals=signals, redact=config.redact
+    )
 
 
 @invalid_as_config_error()
@@ -112,7 +129,6 @@ def build(inputs: BuildInputs, recipe: Recipe) -> ModelSetConfig:
 
 
 def _facts(inputs: BuildInputs) -> dict[str, Any]:
-    """The parts that do not depend on the recipe."""
     scale = inputs.scale
     return {
         "version": VERSION,
@@ -131,7 +147,7 @@ def _facts(inputs: BuildInputs) -> dict[str, Any]:
         "contains_patient_text": not inputs.redact,
         "redacted": inputs.redact,
         "rule": Rule(kind="single", members=(inputs.model_name,), reason="nothing was judged"),
-        "models": (unjudged(inputs.model_name, inputs.digest),),
+        "models": (unjudged(inputs.model_name, inputs.digest, decision=inputs.decides),),
         "screening": None,
         "tfidf": None,
     }

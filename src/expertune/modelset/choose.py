@@ -43,10 +43,7 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
         f"{f' [{interval.low:+.3f} to {interval.high:+.3f}]' if interval else ''}"
     )
     dev = ValidationComparison(
-        rows=rows,
-        macro_f1=figures,
-        difference=difference,
-        set_rates_by=model_set.config.rule.model_dump(mode="json"),
+        rows=rows, macro_f1=figures, difference=difference, set_rates_by=model_set.config.rule.model_dump(mode="json")
     )
     if proven(difference):
         return ApproachChoice(approach=MODEL_SET, reason=f"the model set is better: {line}", dev=dev)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .. import outputs
+from ..engine.decision import Question, make_question
 from ..errors import ModelSetConfigError
 from ..files import write_json
 from .records import (
@@ -142,6 +143,10 @@ class ModelSetConfig(StrictRecord):
             turns += [("user", example.prompt), ("assistant", example.answer)]
         return [{"role": role, "content": content} for role, content in (*turns, ("user", prompt))]
 
+    def question(self) -> Question:
+        """The question to a decision model of the set: the labels in the scale's order, with their definitions."""
+        return make_question({each.label: each.definition for each in self.rating_schema}, self.target_topics)
+
     def changed(self, **parts: Any) -> ModelSetConfig:
         """The same set with other parts, validated anew. Raises ModelSetConfigError."""
         with invalid_as_config_error():
@@ -160,14 +165,14 @@ class ModelSetConfig(StrictRecord):
             contains_patient_text=False,
             redacted=True,
             rule=Rule(kind="single", members=(base.name,), reason="redacted; not judged without its examples"),
-            models=(unjudged(base.name, base.digest),),
+            models=(unjudged(base.name, base.digest, decision=base.decision),),
             context_summary=None,
             screening=None,
             tfidf=None,
         )
 
 
-def unjudged(name: str, digest: str | None) -> Member:
+def unjudged(name: str, digest: str | None, *, decision: bool = False) -> Member:
     """The base model as the only member, of which no figures are known."""
     return Member(
         name=name,
@@ -178,6 +183,7 @@ def unjudged(name: str, digest: str | None) -> Member:
         seconds_per_record=None,
         prompt_tokens=None,
         asking=None,
+        decision=decision,
     )
 
 

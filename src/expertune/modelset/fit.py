@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .. import outputs
 from ..config import Config
+from ..engine.base import Engine
 from ..errors import EngineError
 from ..estimate.job import FEW_SHOT_SAMPLE
 from ..evaluate.judgement import rate_shown
@@ -20,16 +21,15 @@ from ..predict.score import Pass, Rated, sample_of
 from ..progress import Progress
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
-from .build import recipes
+from .build import inputs_of, recipes
 from .config import ModelSetConfig, write
 from .members import CandidateModel
-from .prompt_search import BuildContext, Clock, PromptSearchResult, prompted, search_prompt
+from .prompt_search import BuildContext, Clock, PromptSearchResult, prompted, rate_decisions, search_prompt
 from .records import TFIDF, Asking, Member, Screening, TfidfMember
 from .select_raters import RaterSelection, rated_rows, select_rater
 from .tfidf_classifier import predict_tfidf
-from .training_signals import NOTHING, gather
 
-FEW_SHOT, WORDS = "few-shot", "TF-IDF set"
+FEW_SHOT, WORDS, DECISION = "few-shot", "TF-IDF set", "decision model"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,12 @@ class ModelSet:
     @property
     def name(self) -> str:
         """Name of its rater in a report."""
-        return WORDS if self.config.rater == TFIDF else FEW_SHOT
+        return WORDS if self.config.rater == TFIDF else self.kind
+
+    @property
+    def kind(self) -> str:
+        """How its best language model is asked, the name of that one in a report."""
+        return DECISION if any(each.decision for each in self.config.models if each.name == self.best) else FEW_SHOT
 
 
 def fit_model_set(
@@ -67,8 +72,8 @@ def fit_model_set(
     """
     started = clock()
     path = folder / outputs.MODEL_SET
-    signals = NOTHING if config.redact else gather(prepared.split, prepared.scale, seed=config.seed)
-    context = BuildContext(path, prepared, config, progress, signals, clock, started + config.model_set_budget_seconds)
+    inputs = inputs_of(members[0].name, prepared, config)
+    context = BuildContext(path, inputs, prepared, config, progress, clock, started + config.model_set_budget_seconds)
     first = recipes(len(prepared.scale.labels), redact=config.redact)[0]
     write(path, context.build(members[0], first))
     searched = []
@@ -89,7 +94,7 @@ def _select(context: BuildContext, searched: Sequence[PromptSearchResult]) -> Ra
     judged = [each for each in searched if each.rated]
     if not judged:
         return None
-    prepared, tfidf = context.prepared, context.signals.tfidf
+    prepared, tfidf = context.prepared, context.inputs.signals.tfidf
     rows = sorted(set.intersection(*(set(each.rated) for each in judged)))
     truth = [prepared.split.dev[row] for row in rows]
     shares: dict[str, Sequence[Sequence[float]]] = {
@@ -104,7 +109,7 @@ def _assemble(
     context: BuildContext, searched: Sequence[PromptSearchResult], selection: RaterSelection | None, seconds: float
 ) -> ModelSetConfig:
     """The whole configuration: the base's own, with every member's figures in it."""
-    base, tfidf = searched[0].config, context.signals.tfidf
+    base, tfidf = searched[0].config, context.inputs.signals.tfidf
     rule = selection.rule if selection else base.rule
     faults = [f"a judgement of {each.member.name}: {each.fault}" for each in searched if each.fault]
 
@@ -142,6 +147,7 @@ def _prompt_facts(searched: PromptSearchResult, *, base: bool) -> dict[str, obje
         "seconds_per_record": searched.seconds_per_record,
         "prompt_tokens": searched.prompt_tokens,
         "asking": None if base else asking,
+        "decision": searched.member.decides,
     }
 
 
@@ -151,30 +157,52 @@ def _prompt_facts(searched: PromptSearchResult, *, base: bool) -> dict[str, obje
 def predict_test(
     made: ModelSet, prepared: Dataset, progress: Progress, members: Sequence[CandidateModel], *, seed: int | None = None
 ) -> dict[str, Pass]:
-    """Rate the test records with the set's rater, under its name, and with its best language model as "few-shot".
+    """Rate the test records with the set's rater, under its name, with its best language model as "few-shot" or
+    "decision model", and with every other decision model that was judged.
 
-    Its prompts are the longest of all, so where it is only compared with, `seed` draws FEW_SHOT_SAMPLE records for it.
-    Raises EngineError.
+    Few-shot prompts are the longest of all, so where the set is only compared with, `seed` draws FEW_SHOT_SAMPLE
+    records. Raises EngineError.
     """
+    judged = {each.name for each in made.config.models if each.dev_agreement is not None}
     best = next(member for member in members if member.name == made.best)
     test_examples: Sequence[Example] = prepared.examples["test"]
     if seed is not None:
         test_examples = sample_of(test_examples, FEW_SHOT_SAMPLE, seed)
-    examples = [prompted(made.config, example, best.name) for example in test_examples]
-    few_shot = _rate_test(best, examples, prepared, progress, f"Model set: test records, {Path(best.name).name}")
-    if made.name == FEW_SHOT or made.config.tfidf is None:
-        return {FEW_SHOT: few_shot}
+    passes = {made.kind: _rate_test(made.config, best, test_examples, prepared, progress)}
+    for each in members:
+        if each.decides and each.name in judged - {best.name}:
+            name = f"{DECISION} {Path(each.name).name}"
+            passes[name] = _rate_test(made.config, each, test_examples, prepared, progress)
+    if made.name == made.kind or made.config.tfidf is None:
+        return passes
     start, test = time.perf_counter(), prepared.split.test
     shares = predict_tfidf(made.config.tfidf, [row.prompt for row in test], prepared.scale.labels)
     rated = tuple(rated_rows(test, shares, prepared.scale))
     seconds = time.perf_counter() - start
-    return {made.name: Pass(rated, seconds, len(rated) / seconds, prompt_tokens=0), FEW_SHOT: few_shot}
+    return {made.name: Pass(rated, seconds, len(rated) / seconds, prompt_tokens=0), **passes}
+
+
+def rate_member(
+    member: CandidateModel, examples: Sequence[Example], prepared: Dataset, progress: Progress, title: str
+) -> Pass:
+    """Rate the examples with the model, with progress under `title`. Raises EngineError."""
+    with contextlib.closing(_opened(member)) as engine:
+        return rate_shown(progress, engine, examples, prepared.scale, title)
+
+
+def _opened(member: CandidateModel) -> Engine:
+    if member.open is None:
+        raise EngineError(f"{member.name}: its file is not on this machine")
+    return member.open()
 
 
 def _rate_test(
-    member: CandidateModel, examples: Sequence[Example], prepared: Dataset, progress: Progress, title: str
+    config: ModelSetConfig, member: CandidateModel, examples: Sequence[Example], prepared: Dataset, progress: Progress
 ) -> Pass:
-    if member.open is None:
-        raise EngineError(f"{member.name}: its file is not on this machine")
-    with contextlib.closing(member.open()) as engine:
-        return rate_shown(progress, engine, examples, prepared.scale, title)
+    title = f"Model set: test records, {Path(member.name).name}"
+    if not member.decides:
+        asked = [prompted(config, example, member.name) for example in examples]
+        return rate_member(member, asked, prepared, progress, title)
+    shown = progress.stage(title, total=len(examples), unit="records")
+    with contextlib.closing(_opened(member)) as engine, shown as stage:
+        return rate_decisions(engine, config, examples, prepared.scale, lambda done, total: stage.advance())

@@ -5,26 +5,27 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .. import outputs
 from ..config import Config
 from ..engine.base import Engine
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..errors import EngineError
-from ..predict.score import rate_examples
+from ..predict.decision import asked, decision_pass
+from ..predict.score import Pass, rate_examples
 from ..progress import Progress
 from ..ratings.dataset import Dataset
+from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from . import search
-from .build import BuildInputs, Recipe, build, recipes
+from .build import DECISION, BuildInputs, Recipe, build, recipes
 from .config import ModelSetConfig, write
 from .members import CandidateModel
 from .records import TrialRecord
 from .select_raters import agreement
-from .training_signals import TrainingSignals
 
 TOKEN_ROWS = 8  # whose prompts are counted for the mean
 
@@ -51,27 +52,16 @@ class BuildContext:
     """Inputs shared by all steps of the search. `deadline` is in the seconds of `clock`."""
 
     path: Path
+    inputs: BuildInputs
     prepared: Dataset
     config: Config
     progress: Progress
-    signals: TrainingSignals
     clock: Clock
     deadline: float
-    created_at: str = field(default_factory=outputs.now)
 
     def build(self, member: CandidateModel, recipe: Recipe, engine: Engine | None = None) -> ModelSetConfig:
         """The set of one member; without its engine, tokens are estimated."""
-        inputs = BuildInputs(
-            member.name,
-            self.prepared.split,
-            self.prepared.scale,
-            self.prepared.topics,
-            created_at=self.created_at,
-            seed=self.config.seed,
-            digest=member.digest,
-            signals=self.signals,
-            redact=self.config.redact,
-        )
+        inputs = replace(self.inputs, model_name=member.name, digest=member.digest, decides=member.decides)
         if engine is not None:
             inputs = replace(inputs, context=engine.context, count_tokens=engine.count_tokens)
         return build(inputs, recipe)
@@ -101,13 +91,21 @@ def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, le
     dev, scale = context.prepared.examples["dev"], context.prepared.scale
     true = [scale.values.index(example.value) for example in dev]
     tried, order = _candidates(context, member, engine), _fair_order(true, context.config.seed)
-    with context.progress.stage(f"Model set: trying prompts for {Path(member.name).name}", unit="records") as stage:
+    shown, tokens = Path(member.name).name, 0
+    title = asked(shown) if member.decides else f"Model set: trying prompts for {shown}"
+    with context.progress.stage(title, unit="records") as stage:
 
         def rate(candidate: PromptCandidate, rows: Sequence[int]) -> list[Shares]:
-            examples = [prompted(candidate.config, dev[row], member.name) for row in rows]
-            found = [each.probabilities for each in rate_examples(engine, examples, scale)]
+            nonlocal tokens
+            if member.decides:
+                made = rate_decisions(engine, candidate.config, [dev[row] for row in rows], scale)
+                found, tokens = made.rated, tokens + made.prompt_tokens
+            else:
+                found = rate_examples(
+                    engine, [prompted(candidate.config, dev[row], member.name) for row in rows], scale
+                )
             stage.advance(len(rows))
-            return found
+            return [each.probabilities for each in found]
 
         found = search.halve(
             tried,
@@ -121,9 +119,24 @@ def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, le
     if found.best is None:
         return PromptSearchResult(member, tried[0].config, {}, trials, found.complete)
     config, rated = found.best.candidate.config, dict(sorted(found.best.rated.items()))
-    prompts = [engine.render(prompted(config, dev[row], member.name).messages) for row in order[:TOKEN_ROWS]]
-    tokens = round(sum(map(engine.count_tokens, prompts)) / len(prompts))
-    return PromptSearchResult(member, config, rated, trials, found.complete, found.best.seconds / len(rated), tokens)
+    if member.decides:
+        mean = round(tokens / len(rated))
+    else:
+        prompts = [engine.render(prompted(config, dev[row], member.name).messages) for row in order[:TOKEN_ROWS]]
+        mean = round(sum(map(engine.count_tokens, prompts)) / len(prompts))
+    return PromptSearchResult(member, config, rated, trials, found.complete, found.best.seconds / len(rated), mean)
+
+
+def rate_decisions(
+    engine: Engine,
+    config: ModelSetConfig,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Pass:
+    """A decision model of the set over some records. Raises EngineError."""
+    assert isinstance(engine, LlamaCppEngine)  # further_members and base_member open no other for its file
+    return decision_pass(engine, config.question(), examples, scale, on_row=on_row)
 
 
 def records_to_rate(labels: int, dev_rows: int, *, redact: bool = False) -> int:
@@ -138,9 +151,10 @@ def _quality(true: Sequence[int], shares: Sequence[Shares]) -> tuple[float, ...]
 
 
 def _candidates(context: BuildContext, member: CandidateModel, engine: Engine) -> list[PromptCandidate]:
-    """Those recipes that differ once they are cut to the model's context."""
+    """Those recipes that differ once they are cut to the model's context; a decision model has only its own."""
     made: dict[tuple[str, tuple[str, ...]], PromptCandidate] = {}
-    for recipe in recipes(len(context.prepared.scale.labels), redact=context.config.redact):
+    own = recipes(len(context.prepared.scale.labels), redact=context.config.redact)
+    for recipe in (DECISION,) if member.decides else own:
         config = context.build(member, recipe, engine)
         made.setdefault((config.system_prompt, config.example_ids), PromptCandidate(recipe, config))
     return list(made.values())

@@ -113,6 +113,7 @@ class Member(StrictRecord):
     """A language model: `digest` is the sha256 of its file; `asking` is null for the base model.
 
     `weight` is 1 for the member that rates and 0 for the others. `prompt_tokens` is the mean of a whole prompt's.
+    A `decision` model is asked by its own template with labels and definitions as options; its `asking` is not used.
     """
 
     name: Text
@@ -123,6 +124,7 @@ class Member(StrictRecord):
     seconds_per_record: Annotated[float, Field(ge=0)] | None
     prompt_tokens: Annotated[int, Field(ge=0)] | None
     asking: Asking | None
+    decision: bool = False
 
 
 class TermTable(StrictRecord):

@@ -109,10 +109,7 @@ def _rounds(candidates: int, rows: int) -> list[int]:
 
 
 def _extend(
-    trial: PromptTrial[C],
-    rows: Sequence[int],
-    rate: Callable[[C, Sequence[int]], Sequence[Shares]],
-    budget: Budget,
+    trial: PromptTrial[C], rows: Sequence[int], rate: Callable[[C, Sequence[int]], Sequence[Shares]], budget: Budget
 ) -> bool:
     """Rate what the trial lacks of `rows`; False where the candidate cannot be asked. Raises _OutOfTime."""
     missing = [row for row in rows if row not in trial.rated]

@@ -100,7 +100,6 @@ def agreement(true_N: Sequence[int] | Indices, share_NK: Floats) -> ValidationAg
 def rated_rows(
     truth: Sequence[Rating], share_NK: Sequence[Sequence[float]] | Floats, scale: RatingScale
 ) -> list[Rated]:
-    """Probabilities as predictions of these rows."""
     return [Rated.of(row.id, shares, scale) for row, shares in zip(truth, share_NK, strict=True)]
 
 

@@ -74,7 +74,7 @@ def _terms(lines: Sequence[str]) -> set[str]:
 
 
 def _is_word(token: str) -> bool:
-    return len(token) > 1 and not any(letter.isdigit() for letter in token)
+    return len(token) > 1 and token[0].isalpha() and not any(letter.isdigit() for letter in token)
 
 
 def _surest(own: Counts, total: Counts, shared: set[str]) -> tuple[Term, ...]:
@@ -88,7 +88,7 @@ def _surest(own: Counts, total: Counts, shared: set[str]) -> tuple[Term, ...]:
     for z, term, log_odds in sorted(scored, key=lambda each: (-each[0], each[1])):
         if z < CERTAIN or len(chosen) == MOST:
             break
-        if not any(_overlap(term, each.term) for each in chosen):
+        if not any(set(term.split()) & set(each.term.split()) for each in chosen):
             chosen.append(Term(term=term, log_odds=round(log_odds, 3), z=round(z, 2), rows=own[term]))
     return tuple(chosen)
 
@@ -98,7 +98,3 @@ def _log_odds(here: int, all_here: int, there: int, all_there: int, prior: float
     first, second = here + prior, there + prior
     odds = math.log(first / (all_here + PRIOR - first)) - math.log(second / (all_there + PRIOR - second))
     return odds, math.sqrt(1 / first + 1 / second)
-
-
-def _overlap(term: str, other: str) -> bool:
-    return bool(set(term.split()) & set(other.split()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .records import TFIDF, TermTable, TfidfTables
 
 MOST_TERMS = 2000  # words and pairs, and as many letter groups: about 100 kB for three labels
 FEWEST_ROWS = 10
+NO_TERM = " "  # in no text as a term
 ROWS_FOR_SHARED = 50  # from here on a term must occur in two rows: a term of one row may identify a patient
 
 Floats = NDArray[np.float64]
@@ -29,18 +31,30 @@ Vectorizer = Callable[..., Any]
 VECTORIZERS: tuple[Vectorizer, Vectorizer] = (word_tfidf, letter_tfidf)
 
 
+@dataclass(frozen=True)
+class TfidfSettings:
+    """Terms of each kind at most, C of scikit-learn's logistic regression, and whether groups of letters count too."""
+
+    most_terms: int = MOST_TERMS
+    inverse_regularisation: float = 1.0
+    letters: bool = True
+
+
 def fit_tfidf(
-    train: Sequence[Rating], scale: RatingScale, *, seed: int, most_terms: int = MOST_TERMS
+    train: Sequence[Rating], scale: RatingScale, *, seed: int, how: TfidfSettings = TfidfSettings()
 ) -> TfidfTables | None:
-    """The classifier's record, of so many terms of each kind; None for fewer than ten rows or two labels."""
+    """The classifier's record; None for fewer than ten rows or two labels."""
     from sklearn.linear_model import LogisticRegression
 
     if len(train) < FEWEST_ROWS or len({row.value for row in train}) < 2:
         return None
     texts = [row.prompt for row in train]
-    fitted = [_fitted(vectorizer, texts, most_terms) for vectorizer in VECTORIZERS]
+    words, letters = (_fitted(vectorizer, texts, how.most_terms) for vectorizer in VECTORIZERS)
+    fitted = [words, letters if how.letters else letter_tfidf(vocabulary=[NO_TERM]).fit(texts)]
     features = _features(texts, fitted)
-    model: Any = LogisticRegression(class_weight="balanced", max_iter=1000, random_state=seed)
+    model: Any = LogisticRegression(
+        C=how.inverse_regularisation, class_weight="balanced", max_iter=1000, random_state=seed
+    )
     model.fit(features, [row.value for row in train])
     weight_KV, intercept_K = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
@@ -101,14 +115,14 @@ def out_of_fold(
     groups: Mapping[str, str],
     *,
     seed: int,
-    most_terms: int = MOST_TERMS,
+    how: TfidfSettings = TfidfSettings(),
 ) -> list[tuple[float, ...]]:
     """Each row's probabilities by a classifier that saw no row of its group; [] where that cannot be learnt."""
     fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)
     found: list[tuple[float, ...]] = [()] * len(train)
     for fold in range(FOLDS):
         rest = [row for row, own in zip(train, fold_N, strict=True) if own != fold]
-        tables = fit_tfidf(rest, scale, seed=seed, most_terms=most_terms)
+        tables = fit_tfidf(rest, scale, seed=seed, how=how)
         if tables is None:
             return []
         places = [int(at) for at in np.flatnonzero(fold_N == fold)]
@@ -125,7 +139,7 @@ def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> An
             return made.fit(texts)
         except ValueError:  # no term is in two rows, or no text has one
             continue
-    return vectorizer(vocabulary=[" "]).fit(texts)
+    return vectorizer(vocabulary=[NO_TERM]).fit(texts)
 
 
 def _features(texts: Sequence[str], fitted: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import BoundedSemaphore
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ..engine.base import Engine, Message
 from ..errors import EngineError
@@ -18,7 +18,9 @@ from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
+T = TypeVar("T")
 Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
+FIRST_ANSWERS, LONGEST_ANSWER = 5, 160  # free answers that are asked for first; tokens of one at most
 LEAST = 1e-45  # a probability of 0 has no logarithm
 
 
@@ -209,21 +211,50 @@ def rate_examples(
     *,
     answered: Collection[str] = (),
     scoring: LabelScoring = WORDS,
-    max_tokens: int = 160,
+    max_tokens: int = LONGEST_ANSWER,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Rated]:
     """Predict the label of every example, in the order given, `engine.slots` at a time.
 
     Each record whose id is in `answered` also gets a greedy answer of at most `max_tokens` without a grammar: what the
-    model writes when nothing constrains it. `on_row(done, total)` is called in the caller's thread.
+    model writes when nothing constrains it. A model that ends none of the first FIRST_ANSWERS is asked for no more.
+    `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
-    pool = ThreadPoolExecutor(max_workers=max(1, engine.slots), thread_name_prefix="rate")
+    asked = [example for example in examples if example.id in answered]
+    found: dict[str, Rated] = {}
+
+    def rate(some: Sequence[Example], ids: Collection[str]) -> int:
+        """Rate some of the examples; the number of answers that the model ended."""
+
+        def one(example: Example) -> tuple[Rated, bool]:
+            return _rate(engine, example, scale, scoring, max_tokens if example.id in ids else 0)
+
+        def show(at: int, _: int) -> None:
+            if on_row is not None:
+                on_row(done + at, len(examples))
+
+        done = len(found)
+        rated = in_parallel(one, some, engine.slots, show)
+        found.update((example.id, each) for example, (each, _) in zip(some, rated, strict=True))
+        return sum(ends for _, ends in rated)
+
+    first = {example.id for example in asked[:FIRST_ANSWERS]}
+    ended = rate([example for example in examples if example.id in first], first)
+    rate([example for example in examples if example.id not in first], answered if ended else ())
+    return [found[example.id] for example in examples]
+
+
+def in_parallel(
+    work: Callable[[Example], T],
+    examples: Sequence[Example],
+    slots: int,
+    on_row: Callable[[int, int], object] | None = None,
+) -> list[T]:
+    """`work` for every example, in the order given, `slots` at a time; `on_row` and errors as in `rate_examples`."""
+    pool = ThreadPoolExecutor(max_workers=max(1, slots), thread_name_prefix="rate")
     try:
-        futures = [
-            pool.submit(_rate, engine, example, scale, scoring, example.id in answered, max_tokens)
-            for example in examples
-        ]
+        futures = [pool.submit(work, example) for example in examples]
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             if on_row is not None:
@@ -251,13 +282,15 @@ def rate_pass(
 
 
 def _rate(
-    engine: Engine, example: Example, scale: RatingScale, scoring: LabelScoring, generate: bool, max_tokens: int
-) -> Rated:
+    engine: Engine, example: Example, scale: RatingScale, scoring: LabelScoring, answer_tokens: int
+) -> tuple[Rated, bool]:
+    """The rated record, and True if it has a free answer that the model ended."""
     prompt = engine.render(example.messages)
     found = score_labels(engine, prompt, scale, scoring, row=example.id)
     rated = Rated.of(example.id, found.probabilities, scale, exact=found.exact)
-    if not generate:
-        return rated
-    answer = engine.generate(prompt, max_tokens=max_tokens).text
-    state, value, _ = parse_answer(answer, scale)
-    return replace(rated, answer=answer, answer_state="rated" if state == "rated" else "unparsable", answer_value=value)
+    if not answer_tokens:
+        return rated, False
+    answer = engine.generate(prompt, max_tokens=answer_tokens)
+    state, value, _ = parse_answer(answer.text, scale)
+    state = "rated" if state == "rated" else "unparsable"
+    return replace(rated, answer=answer.text, answer_state=state, answer_value=value), answer.finished

@@ -45,18 +45,17 @@ class Stage:
         self.started = self._last = clock()
         self._throughput, self._display, self._clock, self._lock = Throughput(), display, clock, threading.Lock()
 
-    def advance(self, n: int = 1, *, note: str = "") -> None:
-        """Report `n` more units; `note` is a short text of numbers, never text of a record."""
+    def advance(self, n: int = 1) -> None:
+        """Report `n` more units."""
         with self._lock:
             now = self._clock()
             self._throughput.add(n, now - self._last)
-            self._last, self.done, self.note = now, self.done + n, note or self.note
+            self._last, self.done = now, self.done + n
             self.rate = rate = self._throughput.rate
             self.seconds_left = max(0, self.total - self.done) / rate if rate and self.total is not None else None
             self._display.update(self)
 
     def follow(self, event: StepEvent, throughput: RunThroughput) -> None:
-        """Show the state after a training step."""
         with self._lock:
             self.done, self.total, self.unit = event.step, event.steps, "tokens"
             self.rate, self.seconds_left = throughput.tokens.rate, throughput.seconds_left(event.steps - event.step)
@@ -216,21 +215,18 @@ class Progress:
         self._log = EventLog(events) if events is not None else None
         self._clock = clock
         self._open: list[Stage] = []
-        self._training = contextlib.ExitStack()  # the stage of events that come outside any stage
         self._throughput = RunThroughput()
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._training.__exit__(*error)
         if self._log is not None:
             self._log.close()
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
         """Open a stage. `done` units were finished by an earlier run; `unit` names what is counted ("records")."""
-        self._training.close()
         stage = Stage(name, total, done, unit, self._display, self._clock)
         self._display.open(stage)
         self._open.append(stage)
@@ -243,20 +239,20 @@ class Progress:
             self._display.close(stage, ending.format(stage.count, duration_text(stage.seconds)))
 
     def say(self, line: str) -> None:
-        """Show one line."""
         self._display.say(line)
 
     def show(self, event: Event) -> None:
-        """Show a training event in the innermost open stage (else in a new one) and append it to the file."""
+        """Show a training event in the innermost open stage, if any, and append it to the file."""
         if self._log is not None:
             self._log.write(event)
         self._throughput.add(event)
         if not self._open:
-            self._training.enter_context(self.stage("Training", total=event.steps))
+            return
+        stage = self._open[-1]
         if isinstance(event, DevEvent):
-            self._display.say(f"{self._open[-1].name}: step {event.step:,}, {validation_text(event)}")
+            self._display.say(f"{stage.name}: step {event.step:,}, {validation_text(event)}")
         else:
-            self._open[-1].follow(event, self._throughput)
+            stage.follow(event, self._throughput)
 
 
 def _choose_display(quiet: bool, console: Console | None) -> Lines | Bars:

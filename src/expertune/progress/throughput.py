@@ -71,6 +71,5 @@ def duration_text(seconds: float) -> str:
 
 
 def validation_text(event: DevEvent) -> str:
-    """Format the figures of one validation."""
     best = " (best so far)" if event.best else ""
     return f"validation loss {event.loss:.3f}, macro-F1 {event.macro_f1:.3f}, accuracy {event.accuracy:.3f}{best}"

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..engine.decision import Question
 from ..errors import DatasetError, ModelSetConfigError, UsageError
+from ..export.agreement import Noise
 from ..files import sha256
 from ..modelset.config import ModelSetConfig, read
 from ..outputs import METADATA, MODEL_SET, READOUT
@@ -35,7 +37,9 @@ class Artifact:
     did not have it. `registered` is the name in Ollama, `served` the sha256 of its blob there (the file's tensors, if
     not the file). `prompts_by_server` says that Ollama wrote the prompts when the product was made. `config_id` is the
     sha256 of everything in the folder that decides a rating, but for the model files. `model_set` is there where more
-    than the base model can give an opinion; each member is then asked by its own messages.
+    than the base model can give an opinion; each member is then asked by its own messages. `noise` is how far
+    two correct readers of the tuned file differ, where the run measured it. `question` is there where the file is a
+    decision model that was judged by its decision interface.
     """
 
     kind: Product
@@ -55,6 +59,9 @@ class Artifact:
     model_set: ModelSetConfig | None = None
     readout: ReadoutRecord | None = None
     scoring: LabelScoring = WORDS
+    noise: Noise | None = None
+    question: Question | None = None
+    topics: str = ""
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -86,7 +93,7 @@ def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
     except ModelSetConfigError as error:
         raise UsageError(str(error)) from None
     if wanted is not None:
-        raise UsageError(f"{folder}: holds no {wanted} product; leave out --product, or choose another")
+        raise UsageError(f"{folder}: holds no {wanted} product; give another folder, or rate with another --product")
     raise UsageError(f"{folder}: holds neither a tuned model nor a model set; give the output folder of a finished run")
 
 
@@ -119,6 +126,8 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         config_id=_config_id("tuned", scale, system_prompt(scale, topics, branch), ways),
         trust=checked_uncertainty(record.rating, scale),
         scoring=scoring,
+        noise=record.export.noise if record.export else None,
+        topics=topics,
     )
 
 
@@ -171,6 +180,7 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
         config_id=_config_id("model-set", scale, config.system_prompt, shots),
         trust=checked_uncertainty(record.rating if record else None, scale),
         model_set=config if config.has_votes else None,
+        question=config.question() if config.models[0].decision else None,
     )
 
 

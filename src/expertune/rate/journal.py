@@ -175,13 +175,13 @@ class Journal:
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
-            known = (
-                self._db.execute(
-                    "SELECT 1 FROM ratings WHERE key IN (SELECT id FROM keys) AND record = ?", (record,)
-                ).fetchone()
-                for record, _, _ in corrections
-            )
-            return sum(each is not None for each in known)
+        return sum(self.has_rated(record) for record, _, _ in corrections)
+
+    def has_rated(self, record: bytes) -> bool:
+        """True if any model rated the record."""
+        sought = "SELECT 1 FROM ratings WHERE key IN (SELECT id FROM keys) AND record = ?"
+        with self._lock, self._sqlite_errors():
+            return self._db.execute(sought, (record,)).fetchone() is not None
 
     def close(self) -> None:
         self._db.close()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..ratings.cells import as_text, filled, is_blank
-from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE
+from ..ratings.cells import as_text, filled, for_error, identifier, is_blank
+from ..ratings.columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
 from ..ratings.normalize import words
 from ..ratings.read import RecordFile, Table, check_text, open_records, rating_values, read_ratings, read_table
 from ..ratings.scale import RatingScale
 from .journal import Journal, record_hash
+from .queue_key import KEY, candidates, is_damaged, restored
 from .review import NOTE, REVIEWED
 from .runner import BATCH
 from .writer import checked_output, open_output
@@ -32,13 +34,15 @@ class Reviewed:
 
 @dataclass(frozen=True)
 class MergedReview:
-    """`conflicts` is a line for each reviewed row whose text is rated otherwise elsewhere; none of them was taken."""
+    """`conflicts` is a line for each reviewed row whose text is rated otherwise elsewhere, `damaged` for each whose
+    cells are not those of the queue; none of them was taken."""
 
     added: int
     known: int
     not_reviewed: int
     renamed: int
     conflicts: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
     journalled: int | None = None
 
 
@@ -47,35 +51,73 @@ def merge_review(
 ) -> MergedReview:
     """Write `output`: the rows of `into` as they are, then the reviewed rows with the reviewer's rating and note.
 
+    What a spreadsheet did to a row is mended by its key, or by `journal` where the file has no keys.
     Raises DatasetError (file, row, column) for a rating outside the mapping or a broken file, UsageError, OutputError.
     """
     checked_output(output, into)
     checked_output(output, reviewed)
+    if journal is not None and not journal.is_file():
+        raise UsageError(f"{journal}: no such journal; give the one of the run that rated these records")
     there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale)}
     rows, blank = read_reviewed(reviewed, scale)
-    fresh, known, conflicts = _sorted_out(rows, there, reviewed, into)
     records = open_records(into)
-    cells, renamed = _cells(fresh, records)
-    with open_output(output, records, {}) as writer:
-        for batch in records.batches(BATCH):
-            writer.write([record.cells for record in batch])
-        writer.write(cells)
-    merged = MergedReview(len(fresh), known, blank, renamed, tuple(conflicts))
-    if journal is None:
-        return merged
-    if not journal.is_file():
-        raise UsageError(f"{journal}: no such journal; {output} is written, repeat with the right --journal")
-    with Journal(journal) as kept:
+    with nullcontext() if journal is None else Journal(journal) as kept:
+        rows, damaged = _mended(rows, records, reviewed, kept)
+        fresh, known, conflicts = _sorted_out(rows, there, reviewed, into)
+        cells, renamed = _cells(fresh, records)
+        with open_output(output, records, {}) as writer:
+            for batch in records.batches(BATCH):
+                writer.write([record.cells for record in batch])
+            writer.write(cells)
+        merged = MergedReview(len(fresh), known, blank, renamed, tuple(conflicts), damaged)
+        if kept is None:
+            return merged
         return replace(merged, journalled=kept.override([(record_hash(r.prompt), r.value, r.note) for r in rows]))
+
+
+def _mended(
+    rows: Sequence[Reviewed], records: RecordFile, reviewed: Path, journal: Journal | None
+) -> tuple[list[Reviewed], tuple[str, ...]]:
+    """The rows as they were queued, and a line for each that is not a row of the queue any more."""
+    names = [name for name in records.columns if folded(name) not in _OVERWRITTEN]
+    mended, damaged = [], []
+    for row in rows:
+        cells = _queued_cells(row, names, journal)
+        if lost := [column for column, cell in cells.items() if cell is None]:
+            damaged.append(f'{reviewed} row {row.row}, column "{for_error(lost[0], 40)}": {_NOT_QUEUED}')
+        else:
+            mended.append(replace(row, prompt=str(next(iter(cells.values()))), cells={**row.cells, **cells}))
+    return mended, tuple(damaged)
+
+
+def _queued_cells(row: Reviewed, names: Sequence[str], journal: Journal | None) -> dict[str, str | None]:
+    """The cells that are merged, the prompt first, as they were queued; None for a cell that cannot be known."""
+    table = Table("", tuple(row.cells), ())
+    key, prompt = table.find((KEY,)), table.need(PROMPT)
+    if key is None:
+        return {prompt: _known_text(row.prompt, journal)}
+    columns = dict.fromkeys((prompt, *(column for name in names if (column := table.find((name,))))))
+    return {column: restored(as_text(row.cells[key]), column, as_text(row.cells[column])) for column in columns}
+
+
+def _known_text(prompt: str, journal: Journal | None) -> str | None:
+    """The text of a row without a key: as the journal knows it, or as it is unless it is plainly damaged."""
+    if journal is not None:
+        return next((each for each in candidates(prompt) if journal.has_rated(record_hash(each))), None)
+    return None if is_damaged(prompt) else prompt
 
 
 def read_reviewed(path: Path, scale: RatingScale) -> tuple[list[Reviewed], int]:
     """The rows with a reviewer's rating (a value or a label), and how many have none. Raises DatasetError."""
     table = read_table(path)
     rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))
-    done = tuple((row, cells) for row, cells in table.records if not is_blank(cells.get(rating)))
+    done = tuple(
+        (row, cells)
+        for row, cells in table.records
+        if not is_blank(cells.get(rating)) or scale.value_of(cells.get(rating)) is not None
+    )
     rated = Table(table.source, table.columns, done)
-    check_text(rated, prompt)
+    check_text(rated, prompt, needed=False)  # a blank one is not in the queue
     values = rating_values(rated, rating, scale)
     rows = [
         Reviewed(row, as_text(cells[prompt]), value, filled(cells, note), cells)
@@ -117,16 +159,16 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
     table = Table(str(records.path), records.columns, ())
     names = {name: table.find(columns) for name, columns in _OURS.items()}
-    taken = {as_text(record.cells.get(names["id"] or "")) for batch in records.batches(BATCH) for record in batch}
+    taken = {identifier(record.cells, names["id"]) for batch in records.batches(BATCH) for record in batch}
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
-        cells = {column: row.cells.get(source.find((column,)) or "") for column in records.columns}
+        cells: dict[Any, Any] = {each: row.cells.get(source.find((each,)) or "") for each in records.columns}
         cells |= {names["prompt"]: row.prompt, names["value"]: row.value}
         if names["rationale"]:
             cells[names["rationale"]] = row.note
         if names["id"]:
-            wanted = as_text(cells[names["id"]]) or f"review-{row.row}"
+            wanted = identifier({names["id"]: cells.get(names["id"])}, names["id"]) or f"review-{row.row}"
             number, own = 1, wanted
             while own in taken:
                 number += 1
@@ -138,4 +180,6 @@ def _cells(fresh: Sequence[Reviewed], records: RecordFile) -> tuple[list[dict[st
     return rows, renamed
 
 
+_NOT_QUEUED = "not the queued one (a spreadsheet may have changed it); rate the record in a new review.csv"
+_OVERWRITTEN = {folded(name) for name in (*VALUE, *RATIONALE)}
 _OURS = {"prompt": PROMPT, "value": VALUE, "rationale": RATIONALE, "id": ROW_ID, "patient": PATIENT}

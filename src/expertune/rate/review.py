@@ -21,6 +21,7 @@ from ..files import write_text
 from ..ratings.cells import as_text, is_blank
 from ..ratings.read import RecordFile, open_records
 from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
+from .queue_key import KEY, protected, row_key
 from .runner import BATCH
 from .writer import LINE_END
 
@@ -61,7 +62,7 @@ def _checked(records: RecordFile) -> RecordFile:
     for column in (RATING, LABEL, CONFIDENCE, REASONS, ERROR):
         if column not in records.columns:
             raise DatasetError(f'{records.path}: no column "{column}"; give a file that expertune rate has written')
-    if taken := [column for column in (REVIEWED, NOTE) if column in records.columns]:
+    if taken := [column for column in (REVIEWED, NOTE, KEY) if column in records.columns]:
         raise DatasetError(f'{records.path}: column "{taken[0]}" is there already; give the file before its review')
     return records
 
@@ -108,14 +109,21 @@ def _confidence(cells: Mapping[str, Any]) -> float:
 
 
 def _write(output: Path, records: RecordFile, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The reviewer's columns first, then what they are judged by, then the record."""
+    """The reviewer's columns first, then what they are judged by, then the record; its key comes last.
+
+    With a byte order mark, without which Excel does not read UTF-8. Only the record's own cells are protected.
+    """
     head = (REVIEWED, NOTE, REASONS, LABEL, CONFIDENCE)
     columns = [*head, *(column for column in records.columns if column not in head)]
+    own = set(records.columns[: records.columns.index(RATING)])
     text = io.StringIO()
     table = csv.writer(text, lineterminator=LINE_END)
-    table.writerow(columns)
-    table.writerows([_shown(row.get(column)) for column in columns] for row in rows)
-    write_text(output, text.getvalue())
+    table.writerow([*columns, KEY])
+    for row in rows:
+        cells = {column: _shown(row.get(column)) for column in columns}
+        written = [protected(cell) if column in own else cell for column, cell in cells.items()]
+        table.writerow([*written, row_key(cells)])
+    write_text(output, f"\ufeff{text.getvalue()}")
 
 
 def _shown(cell: Any) -> str:

@@ -98,7 +98,8 @@ def rate_file(
     """
     scorer = served.scorer
     if rationale and not scorer.explains:
-        raise UsageError(f"{product.folder}: its model set rates by TF-IDF alone; leave out --rationale")
+        how = "a decision model or TF-IDF alone"
+        raise UsageError(f"{product.folder}: its model set rates by {how}; leave out --rationale")
     votes = product.model_set is not None
     wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale, votes=votes)
     request = RateRequest(scorer, product.config_id, product.seed, served.digest, wanted, workers=served.workers)

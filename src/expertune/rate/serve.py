@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from ..config import make_config
+from ..config import Config, make_config
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.locate import locate
@@ -24,13 +24,15 @@ from ..files import sha256
 from ..modelset.config import ModelSetConfig
 from ..modelset.records import TFIDF
 from ..modelset.tfidf_classifier import TfidfClassifier
+from ..predict.decision import DecisionScorer
 from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
 from ..readout.record import ReadoutRecord
 from ..readout.scorer import ReadoutScorer
 from ..readout.states import BaseStates
+from ..torch_engine import open_engine
 from .artifact import Artifact
 
-Kind = Literal["llama.cpp", "ollama"]
+Kind = Literal["llama.cpp", "torch", "ollama"]
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,12 @@ def serve(
             if kind == "ollama" and server is not None:
                 served = _by_ollama(each, server, name, *options, room)
             else:
-                served = _by_llama_cpp(each, server, name, *options, room)
+                by = "llama.cpp" if product.readout is not None else kind  # the readout only has it write the prompts
+                settings = make_config({"engine": by, "threads": threads})
+                served = _by_file(each, server, name, slots, settings, room)
             stack.enter_context(contextlib.closing(served.engine))
             found.append(served)
-        scorers = {
-            each.model_name: LanguageModelScorer(served.engine, each.messages, product.scale, product.scoring)
-            for each, served in zip(wanted, found, strict=True)
-        }
+        scorers = {each.model_name: _scorer(each, served.engine) for each, served in zip(wanted, found, strict=True)}
         if product.readout is not None:
             scorer = _readout_scorer(product, product.readout, found[0], threads)
             yield ServedModel(scorer, found[0].digest, scorer.slots)
@@ -99,6 +100,15 @@ def serve(
             digest = hashlib.sha256("\n".join(sorted(served.digest for served in found)).encode()).hexdigest()
             workers = min((served.workers for served in found), default=1)
             yield ServedModel(_voting(config, scorers, product.scale.labels), digest, workers)
+
+
+def _scorer(product: Artifact, engine: Engine) -> Scorer:
+    """By the decision interface where the product was judged by it, else by words or codes."""
+    words = LanguageModelScorer(engine, product.messages, product.scale, product.scoring)
+    if product.question is None:
+        return words
+    assert isinstance(engine, LlamaCppEngine)  # _by_ollama has refused it
+    return DecisionScorer(engine, product.question, words if product.kind == "tuned" else None)
 
 
 def _readout_scorer(
@@ -131,6 +141,7 @@ def _members(product: Artifact, config: ModelSetConfig, votes: bool) -> list[Art
             context=each.asking.decoding.num_ctx if each.asking else product.context,
             messages=partial(config.messages, model=each.name),
             model_set=None,
+            question=config.question() if each.decision else None,
         )
         for each in config.models
         if votes or each.name == config.rater
@@ -151,6 +162,8 @@ def _voting(config: ModelSetConfig, models: Mapping[str, Scorer], labels: Sequen
 def _by_ollama(
     product: Artifact, server: OllamaServer, model: str | None, slots: int, threads: int | None, context: int
 ) -> ServedEngine:
+    if product.question is not None:
+        raise UsageError(f"{product.model_name}: rates as a decision model, by llama.cpp only; leave out --engine")
     name = model or (product.registered if product.kind == "tuned" else product.model_name)
     if name is None:
         raise UsageError(
@@ -186,17 +199,21 @@ def _local_file(name: str, server: OllamaServer) -> Path | None:
     return None
 
 
-# --- llama.cpp ---
+# --- a file: llama.cpp or torch ---
 
 
 def _needs_server(product: Artifact) -> bool:
-    return product.prompts_by_server or (product.file is None and not Path(product.model_name).is_file())
+    return _rendered_by_server(product) or (product.file is None and not Path(product.model_name).is_file())
 
 
-def _by_llama_cpp(
-    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, threads: int | None, context: int
+def _rendered_by_server(product: Artifact) -> bool:
+    return product.prompts_by_server and product.question is None  # a decision model's template is in its file
+
+
+def _by_file(
+    product: Artifact, server: OllamaServer | None, model: str | None, slots: int, config: Config, context: int
 ) -> ServedEngine:
-    if product.prompts_by_server and server is None:
+    if _rendered_by_server(product) and server is None:
         raise UsageError(
             f"{product.folder}: its prompts were written by Ollama, and no server answers; start it (`ollama serve`), "
             "so that the model is asked as it was taught"
@@ -210,8 +227,8 @@ def _by_llama_cpp(
                 f"{product.model_name}: no longer the file that the {product.kind.replace('-', ' ')} was made for (its "
                 "sha256 differs); run expertune tune again, or name that file with --model"
             )
-    renderer = _renderer(product, server, context) if product.prompts_by_server and server is not None else None
-    engine = LlamaCppEngine(file, context=context, slots=slots, threads=threads, renderer=renderer)
+    renderer = _renderer(product, server, context) if _rendered_by_server(product) and server is not None else None
+    engine = open_engine(file, config, context=context, slots=slots, renderer=renderer)
     # one more than its slots, which keep to their row: it is rendered and tokenised while the others are computed
     return ServedEngine(engine, digest or sha256(file), engine.slots + 1)
 

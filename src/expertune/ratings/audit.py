@@ -190,7 +190,11 @@ def _stated(line: str, scale: RatingScale) -> set[int]:
     found: set[int] = set()
     for match in _STATED.finditer(line):
         rest = match["rating"]
-        pieces = (rest, re.split(r"""[,;.("'}*]|\s[-–]\s""", rest, maxsplit=1)[0])
+        pieces = (
+            rest,
+            re.sub(r"^(?:[-=]?>|[=→\s])+", "", rest),
+            re.split(r"""[,;.("'}*]|\s[-–]\s""", rest, maxsplit=1)[0],
+        )
         found.update(value for piece in pieces if (value := scale.value_of(piece)) is not None)
     return found
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+from string import ascii_lowercase
 from typing import Any
 
-BLANK = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat"}  # missing values as other tools write them
+# Missing values as other systems write them: pandas and R, SAS and Stata (".", ".a" to ".z", "._"), databases, and
+# Excel and SPSS with their errors (German, French and Spanish too). Case does not matter.
+BLANK = {
+    *("", "nan", "-nan", "none", "null", "(null)", "\\n", "na", "n/a", "<na>", "nat", "1.#ind", "1.#qnan"),
+    *(".", "._", *(f".{letter}" for letter in ascii_lowercase)),
+    *("#n/a", "#na", "#n/a n/a", "#null!", "#value!", "#ref!", "#div/0!", "#num!", "#name?", "#spill!", "#calc!"),
+    *("#nv", "#wert!", "#bezug!", "#zahl!", "#valeur!", "#nom?", "#nombre!", "#¡valor!", "#¿nombre?", "#sysmis"),
+}
 BROKEN_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL and unpaired surrogates
 
 
@@ -17,10 +28,16 @@ def as_text(cell: Any) -> str:
     """
     if isinstance(cell, str):
         return cell
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
+    is_number = isinstance(cell, (numbers.Real, Decimal)) and not isinstance(cell, bool)
+    if is_number and (whole := as_whole(cell)) is not None:
+        return str(whole)
     text = str(cell)
     return "" if is_blank_text(text) else text
+
+
+def as_whole(number: Any) -> int | None:
+    """Return a number of any type (Decimal and NumPy's too) as int if it is whole, else None."""
+    return int(number) if math.isfinite(number) and number == int(number) else None
 
 
 def is_blank(cell: Any) -> bool:
@@ -35,6 +52,11 @@ def filled(record: Mapping[str, Any], column: str | None) -> str:
     """Return a cell as stripped text; "" for a blank cell and for a missing column."""
     cell = record.get(column) if column else None
     return "" if is_blank(cell) else as_text(cell).strip()
+
+
+def identifier(record: Mapping[str, Any], column: str | None) -> str:
+    """Return an id as stripped text: "1000.0" is "1000", as a column of numbers with one empty cell is exported."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", filled(record, column))
 
 
 def for_error(cell: Any, longest: int = 24) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from .cells import filled
+from .cells import filled, identifier
 from .columns import PATIENT, RATIONALE, ROW_ID, VALUE
 from .read import Table, check_text, rating_values, read_table
 from .scale import RatingScale
@@ -50,9 +50,9 @@ def format_raw(path: Path, scale: RatingScale, topics: str) -> pandas.DataFrame:
     kept = [column for column in table.columns if column not in used]
     rows = []
     for place, (_, record) in enumerate(table.records):
-        row: dict[str, Any] = {ROW_ID[0]: filled(record, ids) or str(place + 1)}
+        row: dict[str, Any] = {ROW_ID[0]: identifier(record, ids) or str(place + 1)}
         if patient:
-            row[PATIENT[0]] = filled(record, patient)
+            row[PATIENT[0]] = identifier(record, patient)
         row["Prompt"] = _prompt(record, fields, scale, topics)
         row[VALUE[0]], row[RATIONALE[0]] = values[place], filled(record, rationale)
         rows.append({**row, **{column: filled(record, column) for column in kept}})

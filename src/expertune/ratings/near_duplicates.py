@@ -125,9 +125,17 @@ def _visits(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int
 
     least = 100 * max(0.0, 1 - 2 * (1 - threshold))
     for indices in _buckets((text.numbers, i) for i, text in enumerate(texts) if len(text.numbers) >= _VISIT_NUMBERS):
-        for i, j in combinations(indices, 2):
+        for i, j in _pairs_with_numbers(indices, texts):
             if fuzz.ratio(texts[i].own, texts[j].own, score_cutoff=least) >= least:
                 yield i, j
+
+
+def _pairs_with_numbers(indices: Sequence[int], texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
+    """All pairs of texts with the same numbers; of very many (one hospital's phone number) those alike in words."""
+    if len(indices) <= _LARGE:
+        return combinations(indices, 2)
+    buckets = _minhash_buckets([texts[i].tokens for i in indices])
+    return iter({(indices[a], indices[b]) for bucket in buckets for a, b in _worth_comparing(bucket)})
 
 
 def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
@@ -143,9 +151,20 @@ def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
                     places[tuple(bag[:place] + bag[place + 1 :])].setdefault(word, i)
     for rest, left_out in places.items():
         if rest and len(left_out) > 1:
-            for (word, i), (other, j) in combinations(left_out.items(), 2):
+            for word, other in _alike_words(left_out):
                 if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
+                    i, j = left_out[word], left_out[other]
                     yield min(i, j), max(i, j)
+
+
+def _alike_words(left_out: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """All pairs of words; of very many, those that are equal without one letter (symmetric deletion, Garbe 2012)."""
+    words = list(left_out)
+    if len(words) <= _LARGE:
+        return combinations(words, 2)
+    shorter = ((word[:at] + word[at + 1 :], i) for i, word in enumerate(words) for at in range(len(word)))
+    buckets = _buckets((*shorter, *((word, i) for i, word in enumerate(words))))
+    return ((words[i], words[j]) for bucket in buckets for i, j in combinations(dict.fromkeys(bucket), 2))
 
 
 def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:

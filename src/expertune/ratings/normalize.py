@@ -7,7 +7,10 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
+
+from .cells import as_whole
 
 # Ways to write one rating. A family counts only where one of its members is a label of the mapping.
 FAMILIES = (
@@ -71,27 +74,68 @@ ABSTENTIONS = (
 _WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 
 
+# Bullets, rules and table borders. A bullet stands before a letter: "- 5 kg" and "(-)" keep their minus.
+_DECORATION = re.compile(r"^[^\S\n]*-\s+(?=[^\W\d_])|[-=~]{3,}", re.MULTILINE)
+_WORD = "[0-9a-z\x80-\U0010ffff]+"  # of a casefolded text without what _KEPT removes
+# A minus that is not a hyphen: before a number ("-5"), or after a word or alone ("HER2-", "nitrite -", "(-)").
+_SIGN = r"[+<>=~$%?]|!(?==)|(?<=\w)#|(?<![\w-])-(?=\d)|(?<!-)-{1,2}(?![\w-])"
+_SPLIT = re.compile(f"{_WORD}|{_SIGN}")
+_SPLIT_WITH_DECIMALS = re.compile(rf"\d+(?:\.\d+)+|{_WORD}|{_SIGN}")
+
+
+class _Kept(dict[int, str]):
+    """For str.translate: what becomes of a character that is not ASCII, by its Unicode category (UAX #44).
+
+    Letters, numbers and marks stay, symbols and the signs among the punctuation are words of their own, dashes are a
+    minus, invisible characters go, and the rest separates words.
+    """
+
+    def __missing__(self, code: int) -> str:
+        letter = chr(code)
+        kind = unicodedata.category(letter)
+        if code < 128 or (kind[0] in "LNM" and not 0xFE00 <= code <= 0xFE0F):  # not the selectors of a glyph's variant
+            kept = letter
+        elif letter in "−‐‑–":
+            kept = "-"
+        elif kind in ("Sm", "Sc", "So") or letter in "‰٪؟†":
+            kept = f" {letter} "
+        else:
+            kept = "" if kind in ("Cf", "Mn") else " "
+        self[code] = kept
+        return kept
+
+
+_KEPT = _Kept()
+
+
+def _tokenize(text: str, split: re.Pattern[str]) -> list[str]:
+    text = text.casefold()
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_KEPT)
+    return split.findall(_DECORATION.sub(" ", text))
+
+
 def fold(text: str) -> str:
-    """Remove differences in case, spaces and punctuation, so that "Not a  match." equals "not a match"."""
-    text = unicodedata.normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
-    return " ".join(re.findall(r"[^\W_]+", text))
+    """Remove differences in case, spaces and punctuation, so that "Not a  match." equals "not a match".
+
+    What carries meaning stays: signs ("HER2+", "HER2 -"), "?" and the marks of every script.
+    """
+    return " ".join(_tokenize(text.replace("'", "").replace("’", ""), _SPLIT))
 
 
 def as_whole_number(raw: Any) -> int | None:
-    """Convert 1, 1.0, "1", "1.0" and NumPy's numbers to 1; return None for anything else, also for booleans."""
+    """Convert 1, 1.0, "1", "1.0", Decimal and NumPy's numbers to 1; return None for all else, also for booleans."""
     if isinstance(raw, bool):
         return None
     if isinstance(raw, str):
         match = _WHOLE_NUMBER.fullmatch(raw.strip().replace("−", "-"))
         return int(match[1]) if match else None
-    if isinstance(raw, numbers.Integral):
-        return int(raw)
-    return int(float(raw)) if isinstance(raw, numbers.Real) and float(raw).is_integer() else None
+    return as_whole(raw) if isinstance(raw, (numbers.Real, Decimal)) else None
 
 
 def words(text: str) -> list[str]:
-    """Return the words and numbers of a text in lower case; "37.1" stays one number."""
-    return re.findall(r"\d+(?:\.\d+)+|[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
+    """Return the words, numbers and signs of a text in lower case; "37.1" stays one number."""
+    return _tokenize(text, _SPLIT_WITH_DECIMALS)
 
 
 def specific_lines(prompts: Sequence[str]) -> list[list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from .cells import BROKEN_TEXT, as_text, filled, for_error, is_blank
+from .cells import BROKEN_TEXT, as_text, filled, for_error, identifier, is_blank
 from .columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
 from .scale import RatingScale
 from .schema import Rating
@@ -103,7 +103,7 @@ def _ratings(table: Table, scale: RatingScale, notes: list[str] | None) -> list[
     ids, id_notes = _ids(table, row_id)
     if notes is not None:
         notes.extend((*table.notes, *id_notes))
-    used = {prompt, value, rationale, patient, *(() if id_notes else (row_id,))}
+    used = {prompt, value, rationale, patient, row_id}
     return [
         Rating(
             id=ids[i],
@@ -112,12 +112,11 @@ def _ratings(table: Table, scale: RatingScale, notes: list[str] | None) -> list[
             value=values[i],
             label=scale.label_of(values[i]),
             rationale=filled(cells, rationale),
-            group=filled(cells, patient) or None,
-            # a repeated Row_ID still shows which rows belong together: kept under its canonical name
+            group=identifier(cells, patient) or None,
             extra={
-                ROW_ID[0] if column == row_id else column: as_text(cells.get(column))
-                for column in table.columns
-                if column not in used
+                **{column: as_text(cells.get(column)) for column in table.columns if column not in used},
+                # a repeated Row_ID still shows which rows belong together: kept under its canonical name
+                **({ROW_ID[0]: identifier(cells, row_id)} if row_id and id_notes else {}),
             },
         )
         for i, (row, cells) in enumerate(table.records)
@@ -144,10 +143,11 @@ def check_text(table: Table, column: str, *, needed: bool = True) -> None:
 def rating_values(table: Table, column: str, scale: RatingScale, *, raw: bool = False) -> list[int]:
     """Return the value of every record. Raises DatasetError listing the values outside the mapping and their rows."""
     cells = [(row, record.get(column)) for row, record in table.records]
-    blank = [row for row, cell in cells if is_blank(cell)]
+    values = [scale.standardize(cell) if raw else scale.value_of(cell) for _, cell in cells]
+    # a label of the mapping may be "None" or "NA"
+    blank = [row for (row, cell), value in zip(cells, values, strict=True) if value is None and is_blank(cell)]
     if blank:
         raise table.fault(blank, column, "no rating; rate the row or remove it")
-    values = [scale.standardize(cell) if raw else scale.value_of(cell) for _, cell in cells]
     outside = [(row, cell) for (row, cell), value in zip(cells, values, strict=True) if value is None]
     if outside:
         shown = list(dict.fromkeys(for_error(cell) for _, cell in outside))
@@ -166,7 +166,7 @@ def _ids(table: Table, column: str | None) -> tuple[list[str], tuple[str, ...]]:
     rows = [str(row) for row, _ in table.records]
     if column is None:
         return rows, ()
-    ids = [filled(record, column) for _, record in table.records]
+    ids = [identifier(record, column) for _, record in table.records]
     if all(ids) and len(set(ids)) == len(ids):
         return ids, ()
     problem = "is not unique" if all(ids) else "is blank in some rows"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +44,7 @@ class RatingScale:
         number = as_whole_number(raw)
         if number is not None:
             return number if number in self.values else None
-        return self.synonyms.get(fold(raw)) if isinstance(raw, str) else None
+        return self.synonyms.get(fold(_typed_label(raw) or ""))
 
     def standardize(self, raw: Any) -> int | None:
         """Return the value of a cell in a raw file: like value_of, but the codes of the mapping come first."""
@@ -86,9 +88,19 @@ def make_scale(mapping: Mapping[Any, Any], *, ordinal: bool | None = None) -> Ra
 
 
 def _label_text(key: Any) -> str:
-    if not isinstance(key, str) or not fold(key):
+    label = _typed_label(key) or ""
+    if not fold(label).strip("? "):
         raise DatasetError(f"rating mapping: {key!r} is not a label; use words (or whole numbers for raw codes)")
-    return key.strip()
+    return label.strip()
+
+
+def _typed_label(cell: Any) -> str | None:
+    """Return a label as text: True, NumPy's too, as "True", Decimal("0.50") as "0.5"; None for lists and the like."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Decimal) and cell.is_finite():
+        return f"{cell.normalize():f}"
+    return str(cell) if isinstance(cell, numbers.Real) or type(cell).__name__ in ("bool", "bool_") else None
 
 
 def _first_labels(names: Mapping[str, int]) -> dict[int, str]:

@@ -19,7 +19,8 @@ OWN_KEYS = (
     "expertune.",
 )
 SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of Located and OllamaModel
-SAME_SHOWN = ("template", "requires", "messages", "capabilities")  # of /api/show
+SAME_SHOWN = ("template", "requires", "messages")  # of /api/show
+DECISION_KEYS = (".decision.", ".systemone")  # parts of the keys that make a decision model
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,20 @@ def differences(created: OllamaModel, shown: Mapping[str, Any], serving: Serving
     wrong += [name for name in SAME_SHOWN if (shown.get(name) or None) != (serving.shown.get(name) or None)]
     if shown["details"].get("family") != serving.shown["details"].get("family"):
         wrong.append("details.family")
+    before, now = (set(each.get("capabilities") or ()) for each in (serving.shown, shown))
+    decides = any(_is_decision_key(key) for key in shown.get("model_info") or {})
+    if before - now or (now - before and not decides):  # a decision model may be able to do more
+        wrong.append("capabilities")
     new, old = (_served(each.get("model_info") or {}) for each in (shown, serving.shown))
     return sorted({*wrong, *(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))})
 
 
 def _served(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info.items() if not key.startswith(OWN_KEYS)}
+    return {key: value for key, value in info.items() if not key.startswith(OWN_KEYS) and not _is_decision_key(key)}
+
+
+def _is_decision_key(key: str) -> bool:
+    return any(part in key for part in DECISION_KEYS)
 
 
 def unproven(name: str) -> str:

@@ -21,10 +21,12 @@ from ..files import sha256
 from ..modelset.config import output_schema
 from ..predict.score import rate_examples
 from ..progress import Progress
+from ..rate.registered_sample import write_sample
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..record import Registration, RunRecord, ServedAgreement
 from .create import ServingConfig, create_request, differences, unproven
+from .decisions import check_decisions
 from .preflight import gate_failures
 from .verify import Tolerance, check_bytes, check_ratings, sample
 from .verify_prompts import check_renders, check_rows, check_tokens, probes
@@ -93,7 +95,10 @@ def register(
             fallback=False,  # the file must not be compared with itself
         ) as by_server:
             prompts = _check_prompts(by_server, by_file, candidate, rows, progress)
-            agreement = _check_ratings(by_server, by_file, candidate, rows, progress)
+            agreement = _check_ratings(by_server, by_file, candidate, rows, served, progress)
+            decisions = check_decisions(
+                server, temporary, by_file, candidate.file, rows, candidate.scale, _tolerance(candidate)
+            )
         server.copy(temporary, name)
     log.info("registered %s with Ollama %s, sha256 %s", name, server.version_text, digest)
     return Registration(
@@ -106,6 +111,7 @@ def register(
         bytes=kept,
         agreement=agreement,
         prompts=prompts,
+        decisions=decisions,
         overridden=overridden,
         replaced=taken,
     )
@@ -253,10 +259,15 @@ def _check_prompts(
 
 
 def _check_ratings(
-    by_server: OllamaEngine, by_file: LlamaCppEngine, candidate: Candidate, rows: list[Example], progress: Progress
+    by_server: OllamaEngine,
+    by_file: LlamaCppEngine,
+    candidate: Candidate,
+    rows: list[Example],
+    served: str,
+    progress: Progress,
 ) -> ServedAgreement:
-    scale, export, scoring = candidate.scale, candidate.record.export, candidate.record.scoring
-    tolerance = Tolerance.of(export.noise if export else None)
+    """Compare the ratings, and keep the first of the server's for `expertune rate`."""
+    scale, scoring, tolerance = candidate.scale, candidate.record.scoring, _tolerance(candidate)
     with progress.stage("Comparing ratings of the file and Ollama", total=2 * len(rows), unit="records") as stage:
         first = rate_examples(by_file, rows, scale, scoring=scoring, on_row=lambda done, total: stage.advance())
         try:
@@ -264,4 +275,13 @@ def _check_ratings(
         except PartOfCharacterError:
             second = None
             stage.advance(len(rows))
-        return check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)), tolerance)
+        agreement = check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)), tolerance)
+    if second is not None:
+        prompts = [row.messages[-1]["content"] for row in rows]
+        write_sample(candidate.file.parent, served, by_server.server.version_text, prompts, second)
+    return agreement
+
+
+def _tolerance(candidate: Candidate) -> Tolerance:
+    export = candidate.record.export
+    return Tolerance.of(export.noise if export else None)

@@ -7,14 +7,13 @@ left out. Facts without a place of their own are shown as they are, nested ones 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UsageError
 from ..evaluate.prevalence import at_prevalence
 from ..files import write_json, write_text
-from ..record_section import parse
+from ..record_section import read
 from ..report_record import ReportRecord
 from .page import render_html
 from .plots import Plot, draw_plots, write_plots
@@ -36,21 +35,18 @@ def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
     Raises UsageError where the folder has no report.json or it cannot be read, OutputError as write_report.
     """
     path = Path(folder) / "report.json"
-    remedy = "give the output folder of a finished run"
     if prevalence is not None and not 0 <= prevalence < 1:
         raise UsageError(f"--prevalence: {prevalence:g} is not a share (0 or more, below 1)")
+    report = read(ReportRecord, path)
     try:
-        report = parse(ReportRecord, json.loads(path.read_text(encoding="utf-8")), path)
         if prevalence is not None and report.evaluations:
             table = at_prevalence(report.evaluations[0], prevalence)
             report = report.model_copy(update={"prevalence": table})
         page, plots = _render(report)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except UsageError:
-        raise
-    except Exception as error:  # no JSON, or parts that contradict each other
-        raise UsageError(f"{path}: not the report of a run ({type(error).__name__}); {remedy}") from None
+    except Exception as error:  # parts that contradict each other
+        raise UsageError(
+            f"{path}: not the report of a run ({type(error).__name__}); give the output folder of a finished run"
+        ) from None
     _write(folder, report, page, plots)
 
 

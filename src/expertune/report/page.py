@@ -13,18 +13,6 @@ from .plots import Plot, draw_plots, svg
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-EXPORT_SHOWN = (
-    "types",
-    "bytes",
-    "base_bytes",
-    "agreement",
-    "probability_gap",
-    "log_loss",
-    "log_loss_limit",
-    "noise",
-    "rows_per_second",
-    "base_rows_per_second",
-)
 RIVALS = ("base", "TF-IDF", "majority")  # names of the raters that the verdict compares with
 READINGS = ("worse", "no clear difference", "better")
 
@@ -49,7 +37,6 @@ def _environment() -> Environment:
     )
     pages.filters.update(number=number, percent=percent, span=span, size=size, duration=duration, reading=reading)
     pages.filters["facts"] = lambda section: list(facts(section))
-    pages.globals["export_shown"] = EXPORT_SHOWN
     return pages
 
 

@@ -215,7 +215,6 @@ def _finite(points: Points) -> Points:
 
 
 def _smooth(points: Points) -> Points:
-    """Take the running mean over a tenth of the steps."""
     reach = max(1, len(points) // 20)
     near = [[y for _, y in points[max(0, at - reach) : at + reach + 1]] for at in range(len(points))]
     return [(x, sum(values) / len(values)) for (x, _), values in zip(points, near, strict=True)]

@@ -109,7 +109,6 @@ def _logs(shares: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np
 
 
 def _tempered(log_NK: NDArray[np.float64], temperature: float, bias_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities (rows, labels) under a calibration."""
     from scipy.special import softmax
 
     return softmax(log_NK / temperature + bias_K, axis=1)
@@ -118,7 +117,6 @@ def _tempered(log_NK: NDArray[np.float64], temperature: float, bias_K: NDArray[n
 def _loss(
     log_NK: NDArray[np.float64], true_N: NDArray[np.intp], temperature: float, bias_K: NDArray[np.float64]
 ) -> float:
-    """Mean log-loss in nats."""
     share_N = _tempered(log_NK, temperature, bias_K)[np.arange(len(true_N)), true_N]
     return float(-np.log(np.maximum(share_N, LEAST)).mean())
 

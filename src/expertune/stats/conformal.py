@@ -48,11 +48,7 @@ def fewest_rows(coverage: float) -> int:
 
 
 def fit_conformal(
-    probabilities: Sequence[Sequence[float]],
-    truth: Sequence[int],
-    labels: Sequence[str],
-    *,
-    coverage: float = COVERAGE,
+    probabilities: Sequence[Sequence[float]], truth: Sequence[int], labels: Sequence[str], *, coverage: float = COVERAGE
 ) -> Conformal:
     """Thresholds from validation rows: `probabilities` (rows, labels) and the index of each row's true label."""
     thresholds, counts, exact = [], [], []

@@ -131,9 +131,13 @@ def difference_clustered(difference_N: Floats, groups: Sequence[Hashable], confi
 
 def group_sums(value_N: Floats, groups: Sequence[Hashable]) -> tuple[Floats, Floats]:
     """Sum of the values and number of the rows of each group."""
-    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
-    group_N = np.array([number[group] for group in groups], dtype=np.intp)
+    group_N = _numbered(groups)
     return np.bincount(group_N, weights=value_N).astype(np.float64), np.bincount(group_N).astype(np.float64)
+
+
+def _numbered(groups: Sequence[Hashable]) -> NDArray[np.intp]:
+    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    return np.array([number[group] for group in groups], dtype=np.intp)
 
 
 def _error_of_mean(mean: float, sum_G: Floats, rows_G: Floats) -> float | None:
@@ -157,9 +161,7 @@ class Clusters:
 
 def clusters(truth: Sequence[int], predicted: Sequence[int], labels: int, groups: Sequence[Hashable]) -> Clusters:
     """Confusion counts by group; `truth` and `predicted` are label indices, `groups` the group of each row."""
-    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
-    rows = np.array([number[group] for group in groups], dtype=np.intp)
-    return Clusters(confusion(truth, predicted, labels, rows, len(number)))
+    return Clusters(confusion(truth, predicted, labels, _numbered(groups), len(set(groups))))
 
 
 def resamples(raters: Sequence[Clusters], statistics: Sequence[Statistic], count: int, seed: int) -> Floats:
@@ -202,9 +204,8 @@ def paired(
     values_RB = resamples([first, second], [statistic], count, seed)[:, 0]
     value = defined((statistic.of(first.total_TP) - statistic.of(second.total_TP)).item())
     width = statistic.high - statistic.low
-    interval = bootstrap_interval(
-        value, values_RB[0] - values_RB[1], (-width, width), len(first.counts_GTP), confidence
-    )
+    apart_B, groups = values_RB[0] - values_RB[1], len(first.counts_GTP)
+    interval = bootstrap_interval(value, apart_B, (-width, width), groups, confidence)
     return Estimate(value, interval, int(first.total_TP.sum()))
 
 

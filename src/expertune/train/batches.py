@@ -12,8 +12,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from ..config import Config
 from ..model.attention import Segment
 from ..model.forward_context import Pack
+from ..model.memory import DEV_ROWS
 from ..model.states import ROUND, shared_tokens
 from .class_balance import Decision
 from .code_branch import CodeTokens
@@ -168,7 +170,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class DevBatch:
-    """A pack that contains each row's prompt once, followed by the row's own answer and by every candidate answer.
+    """A pack that contains each row's prompt once, followed by the row's own answer, if any, and by every candidate.
 
     `continuations` are in the order of the target places. The candidates' targets have weight 0: they add no loss.
     """
@@ -204,15 +206,16 @@ class _Targets:
 
 
 def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
-    """Pack rows so that one pass scores every label and the row's own answer."""
+    """Pack rows so that one pass scores every label and the row's own answer, if it has one."""
     packer, shared = _Packer(), shared_beginning(rows)
     prefix = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     targets, continuations = _Targets(packer), []
     for index, row in enumerate(rows):
         start, stop = packer.add((*row.prompt[shared:], *candidates.shared), prefix)
         prompt, opened = (start, stop - len(candidates.shared)), (start, stop)
-        own_answer = targets.add(row.answer, row.weights, (*prefix, prompt))
-        continuations.append(Continuation(index, None, own_answer))
+        if row.answer:
+            own_answer = targets.add(row.answer, row.weights, (*prefix, prompt))
+            continuations.append(Continuation(index, None, own_answer))
         for label, tokens in enumerate(candidates.own):
             candidate = targets.add(tokens, (0.0,) * len(tokens), (*prefix, opened))
             continuations.append(Continuation(index, label, candidate))
@@ -229,6 +232,21 @@ def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
         sum(row.length for row in rows),
     )
     return DevBatch(batch, tuple(continuations), tuple(rows))
+
+
+def prompt_runs(pack: Pack, rows: Sequence[Row], shared: int) -> list[tuple[int, int]]:
+    """Where each row's prompt after its first `shared` tokens is in a pack of `training_batch`: [start, stop)."""
+    prefix = pack.segments[0].stop if pack.segments[0].stop < len(rows[0].prompt) else 0
+    before = ((0, prefix),) if prefix else ()
+    starts = [each.start for each in pack.segments if each.before == before and each.start >= prefix]
+    return [
+        (start + shared - prefix, start + len(row.prompt) - prefix) for start, row in zip(starts, rows, strict=True)
+    ]
+
+
+def rows_of_evaluation(config: Config) -> int:
+    """Rows in one pack of an evaluation."""
+    return max(DEV_ROWS, config.batch_size)
 
 
 def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 
 import torch
 
+from ..model.decoder import Decoder
 from ..model.load import Tunable
+from ..model.states import pack_groups
 from ..stats.metrics import confusion, macro_f1
-from .batches import DevBatch, by_length, dev_batch, groups_of
+from .batches import DevBatch, by_length, dev_batch, groups_of, shared_beginning
 from .encode import Candidates, Row
 from .loss import log_probabilities
 from .rows import dev_rows
 from .trunk import Trunk
 
 ROWS_ON_CUDA = 64  # in one batch; kernels of fewer rows end before the next ones are started
+# of the prompts in one pack when rating, without their common beginning: few-shot examples may take most of a prompt
+OWN_TOKENS, OWN_TOKENS_ON_CUDA = 4096, 32_768
 
 
 @dataclass(frozen=True)
@@ -78,20 +82,41 @@ def evaluate(
     )
 
 
+def label_log_probs(decoder: Decoder, prompts: Sequence[Sequence[int]], candidates: Candidates) -> torch.Tensor:
+    """Natural-log probability of each label's own tokens after each prompt, float32 (R, K)."""
+    rows = [Row("", 0, tuple(prompt), (), ()) for prompt in prompts]
+    made, shared = (dev_rows, 0) if decoder.fills_rows else (dev_batch, shared_beginning(rows))
+    limit = shared + (OWN_TOKENS_ON_CUDA if decoder.device.type == "cuda" else OWN_TOKENS)
+    scores_RK = torch.empty(len(rows), len(candidates.own))
+    for group in pack_groups(by_length(rows), list(map(len, prompts)), shared, limit):
+        _, scores_RSK = _log_probs(decoder, made([rows[at] for at in group], candidates), candidates, None)
+        scores_RK[group] = scores_RSK[:, 0]
+    return scores_RK
+
+
 @torch.no_grad()
-def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trunk | None) -> _Sums:
-    batch, rows, device = made.batch, made.rows, tunable.placement.device
-    hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N, trunk and trunk.start(batch.pack))
-    log_N = log_probabilities(tunable.decoder, hidden_ND, batch.targets_N.to(device)).cpu()
+def _log_probs(
+    decoder: Decoder, made: DevBatch, candidates: Candidates, trunk: Trunk | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p of each target, (N,), and of each row's labels by each way, (R, S, K)."""
+    batch = made.batch
+    hidden_ND = decoder.hidden(batch.pack, batch.places_N, trunk and trunk.start(batch.pack))
+    log_N = log_probabilities(decoder, hidden_ND, batch.targets_N.to(decoder.device)).cpu()
     log_C = torch.zeros(len(made.continuations)).index_add_(0, made.continuation_N, log_N)
     ways = 1 if candidates.code is None else 2
-    scores_RSK, rationales = torch.empty(len(rows), ways, len(candidates.own)), []
+    scores_RSK = torch.empty(len(made.rows), ways, len(candidates.own))
     for each, log_of_answer in zip(made.continuations, log_C.tolist(), strict=True):
-        if each.label is None:
-            rationales.append(log_N[each.targets][slice(*rows[each.row].rationale)])
-        else:
+        if each.label is not None:
             scores_RSK[each.row, int(each.code), each.label] = log_of_answer
-    rationale_M = torch.cat(rationales)
+    return log_N, scores_RSK
+
+
+def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trunk | None) -> _Sums:
+    batch, rows = made.batch, made.rows
+    log_N, scores_RSK = _log_probs(tunable.decoder, made, candidates, trunk)
+    rationale_M = torch.cat(
+        [log_N[each.targets][slice(*rows[each.row].rationale)] for each in made.continuations if each.label is None]
+    )
     return _Sums(
         loss=-float((log_N * batch.weights_N).sum()),
         weight=float(batch.weights_N.sum()),

@@ -20,9 +20,17 @@ import torch
 from ..config import Config
 from ..errors import Interrupted, TrainingFailedError
 from ..model.load import Tunable
-from ..model.memory import DEV_ROWS, tokens_at_once
+from ..model.memory import tokens_at_once
 from . import checkpoint
-from .batches import Batch, epoch_order, groups_of, micro_batches, shared_beginning, training_batch
+from .batches import (
+    Batch,
+    epoch_order,
+    groups_of,
+    micro_batches,
+    rows_of_evaluation,
+    shared_beginning,
+    training_batch,
+)
 from .checkpoint import Checkpoint, CheckpointPlace
 from .class_balance import balance
 from .cuda_graph import GraphedStep
@@ -85,13 +93,9 @@ class Trainer:
                 raise Interrupted("stopped before the training; run the same command with --resume to continue")
 
         if self.trunk_rows and self._checkpoints is not None:
-            data, size = self._data, self._dev_batch_size
-            packs = partial(packs_of_all, data.train, data.dev, data.candidates, shared=self._shared, size=size)
+            data, dev_rows = self._data, rows_of_evaluation(self._config)
+            packs = partial(packs_of_all, data.train, data.dev, data.candidates, dev_rows=dev_rows)
             self._trunk = make_trunk(self._tunable, packs, self._checkpoints, go_on)
-
-    @property
-    def _dev_batch_size(self) -> int:
-        return max(DEV_ROWS, self._config.batch_size)
 
     @property
     def step(self) -> int:
@@ -217,7 +221,7 @@ class Trainer:
             self._tunable,
             self._data.dev,
             self._data.candidates,
-            batch_size=self._dev_batch_size,
+            batch_size=rows_of_evaluation(self._config),
             trunk=self._trunk,
         )
         self.last_evaluation = found

@@ -22,7 +22,8 @@ from ..errors import OutputError
 from ..files import atomic, size_text
 from ..model.forward_context import Pack
 from ..model.load import Tunable
-from .batches import by_length, dev_batch, groups_of, training_batch
+from ..model.states import PACK_TOKENS, pack_groups
+from .batches import by_length, dev_batch, groups_of, shared_beginning, training_batch
 from .checkpoint import CheckpointPlace
 from .encode import Candidates, Row
 
@@ -31,7 +32,8 @@ log = logging.getLogger("expertune")
 NAME = "trunk.bin"
 DISK_SHARE = 0.5  # of the free space at most; the rest is for checkpoints and the model file
 Places = dict[bytes, slice]  # a segment's text → its tokens in the file
-Packs = Callable[[], Iterable[tuple[Pack, int]]]  # each with its number of rows; made anew, since all at once are large
+Packs = Callable[[], Iterable[tuple[Pack, Sequence[Row]]]]  # made anew, since all at once are large
+Stream = Callable[[Pack, Sequence[Row]], torch.Tensor]
 
 
 @dataclass
@@ -56,11 +58,16 @@ class Trunk:
 
 
 def make_trunk(
-    tunable: Tunable, packs: Packs, place: CheckpointPlace, advance: Callable[[int], object]
+    tunable: Tunable,
+    packs: Packs,
+    place: CheckpointPlace,
+    advance: Callable[[int], object],
+    stream: Stream | None = None,
 ) -> Trunk | None:
     """Open the file of this run, or compute it from the packs; `advance` gets the number of rows of each.
 
-    None, with a line in the log, if the disk has no room for it.
+    `stream` gives `Decoder.trunk` of a pack where more is read from the same pass. None, with a line in the log, if the
+    disk has no room for the file.
     """
     path, dtype = place.folder / NAME, tunable.placement.dtype
     places = _layout(packs)
@@ -68,7 +75,7 @@ def make_trunk(
     facts = (place.run_id, str(dtype), *shape, *places)
     owner = hashlib.sha256(repr(facts).encode()).digest()
     size = math.prod(shape) * dtype.itemsize
-    if not (place.resume and _is_whole(path, size, owner)):
+    if not _is_whole(path, size, owner):
         place.folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         free = shutil.disk_usage(place.folder).free
@@ -76,7 +83,7 @@ def make_trunk(
             log.warning("no trunk cache: it needs %s, %s are free; steps take longer", size_text(size), size_text(free))
             return None
         try:
-            _write(path, tunable, packs, owner, advance)
+            _write(path, stream or (lambda pack, rows: tunable.decoder.trunk(pack)), dtype, packs, owner, advance)
         except OutputError as error:
             log.warning("no trunk cache: %s; steps take longer", error)
             return None
@@ -85,26 +92,37 @@ def make_trunk(
 
 
 def packs_of_all(
-    train: Sequence[Row], dev: Sequence[Row], candidates: Candidates, *, shared: int, size: int
-) -> Iterator[tuple[Pack, int]]:
-    """Packs of `size` rows with all segments that training and evaluation compute; each with its number of rows."""
-    for rows in groups_of(train, range(len(train)), size):
-        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared, code=candidates.code).pack, len(rows)
-    for rows in groups_of(dev, by_length(dev), size):
-        yield dev_batch(rows, candidates).batch.pack, len(rows)
+    train: Sequence[Row], dev: Sequence[Row], candidates: Candidates, *, dev_rows: int
+) -> Iterator[tuple[Pack, Sequence[Row]]]:
+    """Packs with all segments that training and evaluation compute, and the rows of each: large ones of training rows,
+    then those of an evaluation, whose common beginning depends on the rows of a pack."""
+    shared, code = shared_beginning(train), candidates.code
+    lengths = [row.length + (len(code.lead) if code else 0) for row in train]
+    for group in pack_groups(by_length(train), lengths, shared, PACK_TOKENS):
+        rows = [train[at] for at in group]
+        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared, code=code).pack, rows
+    for rows in groups_of(dev, by_length(dev), dev_rows):
+        yield dev_batch(rows, candidates).batch.pack, rows
 
 
-def _write(path: Path, tunable: Tunable, packs: Packs, owner: bytes, advance: Callable[[int], object]) -> None:
+def _write(
+    path: Path,
+    stream: Stream,
+    dtype: torch.dtype,
+    packs: Packs,
+    owner: bytes,
+    advance: Callable[[int], object],
+) -> None:
     """Write each segment at its first occurrence, in the order of `_layout`, then the owner."""
     written = set[bytes]()
     with atomic(path) as file, torch.no_grad():
         for pack, rows in packs():
-            trunk_TD = tunable.decoder.trunk(pack).to(tunable.placement.dtype).cpu()
+            trunk_TD = stream(pack, rows).to(dtype).cpu()
             for key, tokens in _texts(pack):
                 if key not in written:
                     file.write(trunk_TD[tokens].contiguous().view(torch.uint8).numpy().tobytes())
                     written.add(key)
-            advance(rows)
+            advance(len(rows))
         file.write(owner)
 
 

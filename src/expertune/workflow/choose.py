@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from ..config import with_changes
 from ..errors import ModelSetConfigError
+from ..estimate.job import COMPARED_BUDGET
 from ..modelset.choose import MODEL_SET, TUNE, by_validation, with_readout
 from ..modelset.fit import ModelSet
 from ..modelset.fit import fit_model_set as fit
@@ -26,9 +28,14 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
     try:
         with ws.stage("model set"):
-            given = "model_set_budget_seconds" in basis.given
-            config = basis.config if given else within_time(basis.config, basis.job, ws.elapsed)
-            return fit(ws.folder, basis.dataset, config, ws.progress, basis.models.candidates)
+            config, members = basis.config, basis.models.candidates
+            limited = "model_set_budget_seconds" not in basis.given
+            if isinstance(tuned, Tuned):
+                members = tuple(each.compared for each in members)
+                budget = min(config.model_set_budget_seconds, COMPARED_BUDGET)
+                config = with_changes(config, model_set_budget_seconds=budget) if limited else config
+            config = within_time(config, basis.job, ws.elapsed) if limited else config
+            return fit(ws.folder, basis.dataset, config, ws.progress, members)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):
             raise

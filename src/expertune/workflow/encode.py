@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 
 from .. import outputs
+from ..config import with_changes
+from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
 from ..files import write_text
-from ..predict.score import Pass, sample_of
+from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
+from ..torch_engine import NAME as TORCH
+from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Row, candidates, check_lengths, encode
 from .code_branch import branch_of, decision_frame
-from .plan_time import plan_time
+from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
@@ -31,10 +37,11 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
 
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     config, base = plan.config, plan.base
+    context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
-    opened = base.open(context=config.max_tokens + ANSWER_ROOM, threads=config.threads)
+    opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
-    with ws.stage("read"), opened as engine:
+    with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
         branch, notes = branch_of(engine, plan)
         plan = replace(plan, dataset=plan.dataset.with_codes(branch))
         lines = training_lines(plan.dataset.examples["train"])
@@ -44,11 +51,9 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
-        plan = plan_time(plan, dataset, rows, engine, open_seconds, ws)
-
-        def rate_base() -> Pass:
-            return rate_shown(ws.progress, engine, test, dataset.scale, "Base model: test records")
-
+        by_file = rater if config.engine == TORCH else engine
+        plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
+        rate_base = partial(rate_shown, ws.progress, rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
@@ -57,7 +62,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             candidates=answers,
             context=engine.context,
             test=rated,
-            notes=(*engine.notes, *notes),
+            notes=(*rater.notes, *notes),
             folds_system=engine.folds_system,
             plan=plan,
             branch=branch,
@@ -65,9 +70,14 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         )
 
 
-def _token_rows(
-    engine: LlamaCppEngine, plan: TrainingPlan, ws: Workspace
-) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int) -> AbstractContextManager[Engine]:
+    """The engine that rates the base: our decoder where it may, which is faster."""
+    if not compares_by_torch(plan.base.path, plan.config):
+        return nullcontext(engine)
+    return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
+
+
+def _token_rows(engine: Engine, plan: TrainingPlan, ws: Workspace) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
     """Token rows by part, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     examples = [example for part in dataset.examples.values() for example in part]

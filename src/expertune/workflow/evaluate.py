@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 from ..errors import EngineError
 from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
-from ..modelset.choose import READOUT, TUNE
-from ..modelset.fit import FEW_SHOT, ModelSet, predict_test
-from ..predict.score import Pass, Rated, sample_of
+from ..modelset.choose import MODEL_SET, READOUT
+from ..modelset.fit import WORDS, ModelSet, predict_test, rate_member
+from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
+from ..torch_engine import open_base
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
 
-Passes = Mapping[str, Pass]
 TUNED = "tuned"
 
 
@@ -33,18 +32,6 @@ class Evaluated:
     unjudged: str = ""
 
 
-@dataclass(frozen=True)
-class _Rated:
-    """Name and passes of the product, and passes of the other products over the test records."""
-
-    name: str
-    dev: Sequence[Rated]
-    test: Pass
-    base_test: Pass
-    others: Passes
-    notes: tuple[str, ...] = ()
-
-
 def evaluate(
     choice: ApproachChoice,
     tuned: Tuned | NotTuned,
@@ -53,81 +40,75 @@ def evaluate(
     ws: Workspace,
     readout: Readout | None = None,
 ) -> Evaluated:
-    """Rate the test records with every product and compare them. Raises EngineError for a tuned model only."""
+    """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
+    chosen = model_set if choice.approach == MODEL_SET else None
     with ws.stage("judge"):
-        if readout is not None and choice.approach == READOUT:
-            return _judged(_rate_readout(readout, tuned, model_set, basis, ws), basis)
-        if choice.approach == TUNE and isinstance(tuned, Tuned):
-            return _judged(_with_readout(_rate_tuned(tuned, model_set, basis, ws), readout), basis)
-        assert model_set is not None  # choose() names an existing one
-        if model_set.dev is None:
-            return Evaluated(None, None, unjudged=model_set.unjudged or "")
+        if chosen is not None and chosen.dev is None:
+            return Evaluated(None, None, unjudged=chosen.unjudged or "")
         try:
-            rated = _rate_model_set(model_set, model_set.dev, tuned, basis, ws)
-            return _judged(_with_readout(rated, readout), basis)
+            dev, passes, notes = _passes(tuned, model_set, chosen, basis, ws)
+            if readout is not None:
+                dev[READOUT], passes[READOUT] = readout.dev.rated, readout.test
+            base_test = basis.base_test
+            if base_test is None:
+                base, data = basis.models.candidates[0], basis.dataset
+                base_test = rate_member(base, data.examples["test"], data, ws.progress, "Base model: test records")
         except EngineError as error:
+            if chosen is None:
+                raise
             return Evaluated(None, None, unjudged=str(error))
+        name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
+        return _judged(name, dev[name], passes, notes, basis, base_test)
 
 
-def _judged(rated: _Rated, basis: Basis) -> Evaluated:
-    dataset, config = basis.dataset, basis.config
-    known = {each.id for each in rated.dev}
-    seen = dataset.without(frozenset(row.id for row in dataset.split.dev if row.id not in known))
-    uncertainty = learn_uncertainty(rated.dev, seen, config)
-    judgement = judge(
-        rated.name,
-        rated.test,
-        rated.base_test,
-        dataset,
-        config,
-        others=rated.others,
-        conformal=uncertainty.conformal,
-    )
-    return Evaluated(judgement, uncertainty, rated.notes)
+def _passes(
+    tuned: Tuned | NotTuned, model_set: ModelSet | None, chosen: ModelSet | None, basis: Basis, ws: Workspace
+) -> tuple[dict[str, Sequence[Rated]], dict[str, Pass], tuple[str, ...]]:
+    """Validation records as tuned model and model set rated them, their passes over the test records, and notes.
 
-
-def _rate_tuned(tuned: Tuned, model_set: ModelSet | None, basis: Basis, ws: Workspace) -> _Rated:
-    """Rate with the tuned model, then with the model set, whose failure must not end the run."""
-    test = _tuned_test(tuned, ws)
-    others, notes = _model_set_test(model_set, basis, ws)
-    return _Rated(TUNED, tuned.dev.rated, test, tuned.encoded.test, others, notes)
-
-
-def _rate_readout(
-    readout: Readout, tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, ws: Workspace
-) -> _Rated:
-    """Rate with the readout, and with the products that it was chosen over; a model set's failure ends nothing."""
-    by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    others, notes = _model_set_test(model_set, basis, ws)
-    base = basis.base_test or _base_test(basis, ws)
-    return _Rated(READOUT, readout.dev.rated, readout.test, base, {**by_tuned, **others}, notes)
-
-
-def _with_readout(rated: _Rated, readout: Readout | None) -> _Rated:
-    return rated if readout is None else replace(rated, others={**rated.others, READOUT: readout.test})
-
-
-def _model_set_test(model_set: ModelSet | None, basis: Basis, ws: Workspace) -> tuple[Passes, tuple[str, ...]]:
-    """Passes of the model set, if there is one that could be evaluated, and a note if it failed."""
+    The model set comes first where it was `chosen`; else its failure is a note.
+    """
+    dev: dict[str, Sequence[Rated]] = {}
+    by_tuned: dict[str, Pass] = {}
+    if isinstance(tuned, Tuned):
+        dev[TUNED], by_tuned[TUNED] = tuned.dev.rated, _tuned_test(tuned, ws)
     if model_set is None or model_set.dev is None:
-        return {}, ()
+        return dev, by_tuned, ()
+    dev[model_set.name] = model_set.dev
+    seed = None if chosen and model_set.name != WORDS else basis.config.seed
+    members = basis.models.candidates if chosen else tuple(each.compared for each in basis.models.candidates)
     try:
-        candidates, seed = basis.models.candidates, basis.config.seed
-        return predict_test(model_set, basis.dataset, ws.progress, candidates, seed=seed), ()
+        by_set = predict_test(model_set, basis.dataset, ws.progress, members, seed=seed)
     except EngineError as error:
-        return {}, (f"the model set was not evaluated on the test records: {error}",)
+        if chosen:
+            raise
+        return dev, by_tuned, (f"the model set was not evaluated on the test records: {error}",)
+    return dev, ({**by_set, **by_tuned} if chosen else {**by_tuned, **by_set}), ()
 
 
-def _rate_model_set(
-    model_set: ModelSet, dev: Sequence[Rated], tuned: Tuned | NotTuned, basis: Basis, ws: Workspace
-) -> _Rated:
-    """Rate with the model set, and with the tuned model that it was chosen over, if any."""
-    by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
-    seed = None if model_set.name == FEW_SHOT else basis.config.seed
-    passes = predict_test(model_set, basis.dataset, ws.progress, basis.models.candidates, seed=seed)
-    base = basis.base_test or _base_test(basis, ws)
-    others = {name: each for name, each in passes.items() if name != model_set.name}
-    return _Rated(model_set.name, dev, passes[model_set.name], base, {**others, **by_tuned})
+def _judged(
+    name: str, dev: Sequence[Rated], passes: Mapping[str, Pass], notes: tuple[str, ...], basis: Basis, base_test: Pass
+) -> Evaluated:
+    """Judge the product `name` by its passes over validation (`dev`) and test records; compare it with the others."""
+    dataset, config = basis.dataset, basis.config
+    known = {each.id for each in dev}
+    seen = dataset.without(frozenset(row.id for row in dataset.split.dev if row.id not in known))
+    uncertainty = learn_uncertainty(dev, seen, config)
+    others = {other: each for other, each in passes.items() if other != name}
+    conformal = uncertainty.conformal
+    judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)
+    return Evaluated(judgement, uncertainty, (*notes, *_answers_note(passes.get(TUNED))))
+
+
+def _answers_note(tuned: Pass | None) -> tuple[str, ...]:
+    """A note if the tuned model was asked for no more free answers (see `rate_examples`)."""
+    answers = sum(each.answer is not None for each in tuned.rated) if tuned else 0
+    if tuned is None or answers != FIRST_ANSWERS or answers == len(tuned.rated):
+        return ()
+    return (
+        f"the tuned model ended none of its first {answers} free-text answers within {LONGEST_ANSWER} tokens; "
+        "it was asked for no more",
+    )
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
@@ -136,20 +117,12 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     plan, dataset = encoded.plan, encoded.dataset
     answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
 
-    def rate_file() -> Pass:
-        with plan.base.open(context=encoded.context, threads=plan.config.threads, file=tuned.file) as engine:
+    def rate() -> Pass:
+        opened = open_base(plan.base, plan.config, context=encoded.context, file=tuned.file)
+        with contextlib.closing(opened) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
-            rate = partial(rate_shown, ws.progress, engine, examples, scale, "Tuned model: test records")
-            return rate(answered=answered, scoring=tuned.scoring)
+            title, by = "Tuned model: test records", tuned.scoring
+            return rate_shown(ws.progress, engine, examples, scale, title, answered=answered, scoring=by)
 
-    return ws.once("tuned-test", plan.run_id, rate_file)
-
-
-def _base_test(basis: Basis, ws: Workspace) -> Pass:
-    base = basis.models.candidates[0]
-    if base.open is None:
-        raise EngineError(f"{base.name}: its file is not on this machine")
-    with contextlib.closing(base.open()) as engine:
-        examples, scale = basis.dataset.examples["test"], basis.dataset.scale
-        return rate_shown(ws.progress, engine, examples, scale, "Base model: test records")
+    return ws.once("tuned-test", plan.run_id, rate)

@@ -8,6 +8,8 @@ from ..engine.base_model import Base, find_base
 from ..engine.ollama.server import running_server
 from ..modelset.members import base_member, further_members
 from ..rate.artifact import ANSWER_ROOM
+from ..torch_engine import NAME as TORCH
+from ..torch_engine import check_readable
 from .state import Models, RunRequest, as_value
 from .workspace import Workspace
 
@@ -15,7 +17,8 @@ from .workspace import Workspace
 def find_models(request: RunRequest, ws: Workspace) -> Models:
     """Locate the base, in the running Ollama or on disk, and the further models of `config.models`.
 
-    Raises UsageError for a path that does not exist and ModelFileError for a damaged file. A model without a local
+    Raises UsageError for a path that does not exist, ModelFileError for a damaged file, and EngineError for one that
+    `config.engine` does not read. A model without a local
     file gives NotTuned: a model set can be made for it.
     """
     name, config = request.model, request.config
@@ -23,7 +26,9 @@ def find_models(request: RunRequest, ws: Workspace) -> Models:
     server = running_server(allow_remote=request.allow_remote) if needs_server else None
     if server is not None:
         ws.stack.callback(server.close)
-    further = further_members(config.models, name, server, config.threads)
+    further = further_members(config.models, name, server, config)
     base = as_value(lambda: find_base(name, server, context=config.max_tokens + ANSWER_ROOM))
-    first = base_member(name, base if isinstance(base, Base) else None, server, config.threads)
+    if isinstance(base, Base) and config.engine == TORCH:
+        check_readable(base.path)
+    first = base_member(name, base if isinstance(base, Base) else None, server, config)
     return Models(base, (first, *further))

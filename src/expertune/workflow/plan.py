@@ -13,14 +13,8 @@ from ..renamed_settings import current_settings
 from .state import Models, NotTuned, RunRequest, TrainingPlan, as_value, run_identity
 from .workspace import Workspace
 
-AUTOMATIC = {
-    "device": AUTO,
-    "compute_dtype": AUTO,
-    "threads": None,
-    "learning_rate": AUTO,
-    "epochs": AUTO,
-    "layers": AUTO,
-}  # values that mean: chosen by the run
+# values that mean: chosen by the run
+AUTOMATIC = {**dict.fromkeys(("device", "compute_dtype", "learning_rate", "epochs", "layers"), AUTO), "threads": None}
 BUDGET = Config().model_set_budget_seconds
 
 

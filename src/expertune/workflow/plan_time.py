@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..config import Config, with_changes
-from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..engine.base import Engine
 from ..errors import ExpertuneError, UsageError
 from ..estimate.job import LEAST_BUDGET, JobPlan, Speeds, Work, plan_job
 from ..estimate.plan import blocks_of, shape_of, training_speed
 from ..estimate.rating_speed import measure_conversion, measure_rating
-from ..model.memory import RowShape
 from ..modelset.prompt_search import records_to_rate
 from ..progress import duration_text
 from ..ratings.dataset import Dataset
@@ -27,13 +26,18 @@ log = logging.getLogger("expertune")
 CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "model_set_seconds"}
 
 
+@dataclass(frozen=True)
+class Served:
+    """The base in the engine that will rate the tuned file, in the one of the raters that it is compared with, and the
+    seconds to open the first."""
+
+    engine: Engine
+    rater: Engine
+    open_seconds: float
+
+
 def plan_time(
-    plan: TrainingPlan,
-    dataset: Dataset,
-    rows: Mapping[str, Sequence[Row]],
-    engine: LlamaCppEngine,
-    open_seconds: float,
-    ws: Workspace,
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served, ws: Workspace
 ) -> TrainingPlan:
     """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
 
@@ -44,52 +48,43 @@ def plan_time(
         return plan
     try:
         with ws.progress.stage("Measuring this machine's speed"):
-            work, speeds = _measured(plan, dataset, rows, engine, open_seconds)
+            work, speeds = _measured(plan, dataset, rows, served)
     except (ExpertuneError, RuntimeError, MemoryError) as error:
         line = str(error).partition("\n")[0]
         if plan.config.minutes is not None:
             raise UsageError(f"--minutes: the speed of this machine could not be measured ({line})") from error
         log.warning("no plan of the time: %s", line)
         return plan
-    ws.parts["read"] = round(ws.elapsed, 3)
-    work = replace(work, read_seconds=ws.parts["read"])
-    job = (
-        _resumed(work, speeds, plan.config)
-        if ws.resume
-        else plan_job(work, speeds, plan.config, frozenset(plan.requested.model_fields_set))
-    )
+    ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
+    job = _planned(replace(work, read_seconds=read_seconds), speeds, plan, resume=ws.resume)
     for line in plan_lines(job):
         ws.progress.say(line)
         log.info("%s", line)
     return _with_settings(plan, job, ws)
 
 
-def _resumed(work: Work, speeds: Speeds, config: Config) -> JobPlan:
-    job = plan_job(work, speeds, with_changes(config, minutes=None))
-    return replace(job, minutes=config.minutes)
+def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) -> JobPlan:
+    config = plan.config
+    given = frozenset(plan.requested.model_fields_set)
+    if not resume:
+        return plan_job(work, speeds, config, given)
+    return replace(plan_job(work, speeds, with_changes(config, minutes=None), given), minutes=config.minutes)
 
 
 def _measured(
-    plan: TrainingPlan,
-    dataset: Dataset,
-    rows: Mapping[str, Sequence[Row]],
-    engine: LlamaCppEngine,
-    open_seconds: float,
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
 ) -> tuple[Work, Speeds]:
-    shape, train = shape_of(rows["train"]), dataset.examples["train"]
+    config, path, shape = plan.config, plan.base.path, shape_of(rows["train"])
     speeds = Speeds(
-        training_speed(plan.base.path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
-        measure_rating(engine, train, dataset.scale, open_seconds),
-        measure_conversion(plan.base.path, plan.config.target_modules),
+        training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
+        measure_rating(served.engine, dataset.examples["train"], dataset.scale, served.open_seconds, served.rater),
+        measure_conversion(path, config.target_modules),
     )
-    return _work(plan.config, dataset, shape, blocks_of(plan.base.path, plan.requested)), speeds
-
-
-def _work(config: Config, dataset: Dataset, shape: RowShape, blocks: Mapping[str, int]) -> Work:
     parts = {part: len(examples) for part, examples in dataset.examples.items()}
+    blocks = blocks_of(path, plan.requested)
     search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
     depth = max(depths_of(blocks["blocks"])) if config.readout else 0
-    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth)
+    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth), speeds
 
 
 def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:

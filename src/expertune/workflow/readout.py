@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
-from ..files import atomic
 from ..predict.score import Pass, Rated
-from ..readout.fit import Fit, TrainingStates, fit
+from ..readout.fit import Fit, fit
 from ..readout.record import VERSION, ReadoutRecord
-from ..readout.states import BaseStates
+from ..readout.states import BaseStates, PooledStates, TrainingPass
 from .state import EncodedDataset, NotTuned
 from .workspace import Workspace
 
@@ -35,16 +32,6 @@ class Readout:
     dev: Pass
     test: Pass
     out_of_fold: Mapping[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class _States:
-    """Pooled states of all records, by part one after the other, and the seconds that they took."""
-
-    states_NLPD: NDArray[np.float32]
-    depths: tuple[int, ...]
-    shared: int
-    seconds: float
 
 
 def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
@@ -71,46 +58,40 @@ def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | 
     return readout
 
 
-def _states(encoded: EncodedDataset, ws: Workspace) -> _States:
+def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
     """States of all records, computed once: a resumed run reads them from the checkpoints."""
-    from ..model.states import shared_tokens  # imports torch
+    from ..model.states import shared_tokens  # these import torch
+    from ..train.checkpoint import CheckpointPlace
 
     path, run_id = ws.checkpoints / "states.npz", encoded.plan.run_id
-    if ws.resume and (kept := _read(path, run_id)):
+    if ws.resume and (kept := PooledStates.read(path, run_id)):
         return kept
-    prompts = [row.prompt for part in encoded.rows.values() for row in part]
-    shared = shared_tokens([row.prompt for row in encoded.rows["train"]])
-    with ws.progress.stage("Hidden states of the base", total=len(prompts), unit="records") as stage:
+    rows = encoded.rows
+    shared = shared_tokens([row.prompt for row in rows["train"]])
+    place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
+    training = TrainingPass(rows["train"], rows["dev"], encoded.candidates, place)
+    with ws.progress.stage("Hidden states of the base", total=sum(map(len, rows.values())), unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(encoded.plan.base.path, encoded.plan.config)
-        states_NLPD = base.of(prompts, shared, on_prompt=stage.advance)
-    found = _States(states_NLPD, base.depths, shared, time.perf_counter() - start)
-    with atomic(path) as file:
-        numbers = {"states": states_NLPD, "depths": base.depths, "shared": shared, "seconds": found.seconds}
-        np.savez(file, run_id=run_id, **numbers)
+        parts = [
+            base.of_training(training, shared, stage.advance)
+            if part == "train"
+            else base.of([row.prompt for row in own], shared, on_prompt=stage.advance)
+            for part, own in rows.items()
+        ]
+    found = PooledStates(np.concatenate(parts), base.depths, shared, time.perf_counter() - start)
+    found.write(path, run_id)
     return found
 
 
-def _read(path: Path, run_id: str) -> _States | None:
-    """The kept states; None if the file is missing or of another run."""
-    try:
-        with np.load(path) as kept:
-            if str(kept["run_id"]) != run_id:
-                return None
-            depths = tuple(map(int, kept["depths"]))
-            return _States(kept["states"], depths, int(kept["shared"]), float(kept["seconds"]))
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _fitted(encoded: EncodedDataset, states: _States, ws: Workspace) -> Readout | None:
+def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Readout | None:
     dataset, config = encoded.dataset, encoded.plan.config
     of_part, at = {}, 0
     for part, rows in encoded.rows.items():
         of_part[part] = states.states_NLPD[at : at + len(rows)]
         at += len(rows)
     train = dataset.split.train
-    found = TrainingStates(of_part["train"], states.depths, states.shared)
+    found = replace(states, states_NLPD=of_part["train"])
     with ws.progress.stage("Fitting the readout"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:

@@ -60,9 +60,7 @@ def write_results(
         outputs.retire(ws.folder, (outputs.READOUT,))
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
-    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws)
-    if readout is not None:
-        record = record.model_copy(update={"readout_info": _readout_info(readout.record)})
+    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
@@ -74,11 +72,11 @@ def write_results(
 def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
     """Move the tuned file into place; for a model set retire the tuned files of an earlier run."""
     if kept is None:
-        outputs.retire(ws.folder, outputs.TUNED_FILES)
+        outputs.retire(ws.folder, (*outputs.TUNED_FILES, outputs.REGISTRATION_SAMPLE))
         return
     encoded = kept.encoded
     kept.file.replace(ws.folder / outputs.MODEL)
-    outputs.retire(ws.folder, (outputs.MODEL_SET,))
+    outputs.retire(ws.folder, (outputs.MODEL_SET, outputs.REGISTRATION_SAMPLE))
     system = None if encoded.folds_system else basis.dataset.system
     outputs.write_modelfile(ws.folder, encoded.plan.base.located, system=system)
 
@@ -92,6 +90,7 @@ def _record(
     evaluated: Evaluated,
     basis: Basis,
     ws: Workspace,
+    readout: Readout | None,
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
@@ -108,6 +107,7 @@ def _record(
         fine_tuning_info=_fine_tuning_info(kept) if kept else None,
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
         code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, dataset.scale),
+        readout_info=_readout_info(readout.record) if readout else None,
         fallback_reason=why_not,
         choice=choice,
         verdict=line,
@@ -168,8 +168,7 @@ def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
 
 def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditRecord:
     about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
-    notes = (*dataset.notes, *about_model, *evaluated.notes)
-    audit = dataset.audit
+    audit, notes = dataset.audit, (*dataset.notes, *about_model, *evaluated.notes)
     return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
 
 

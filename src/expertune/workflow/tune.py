@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
+from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
 from ..export.merged import MergeTarget, merge, merged_bytes, write_merged
@@ -22,6 +23,8 @@ from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
 from ..modelset.tfidf_classifier import out_of_fold
 from ..predict.score import Pass, Rated
+from ..torch_engine import AUTO, open_base
+from ..torch_engine import NAME as TORCH
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.interrupt import stop_after_step
@@ -87,19 +90,21 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
             merged = merge(
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
-            export = summarize_export(file, merged, encoded.test)
-    _require_gain_over_base(merged.checked.reread, trained, encoded)
-    branch = scored(encoded, keys, merged.checked.reread, merged.checked.by_code)
-    tuned = Tuned(merged.path, merged.checked.served, trained.summary, export, trained.history, encoded, branch)
+            by_file = merged.checked.reread if plan.config.engine == TORCH else merged.checked.served
+            export = summarize_export(file, merged, by_file, encoded.test if plan.config.engine != AUTO else None)
+    words = merged.checked.reread.rated
+    _require_gain_over_base(words, trained, encoded)
+    branch = scored(encoded, keys, words, merged.checked.by_code)
+    tuned = Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded, branch)
     return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
 
 
 def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
-    opened = plan.base.open(context=tuned.encoded.context, threads=plan.config.threads, file=tuned.file)
+    opened = open_base(plan.base, plan.config, context=tuned.encoded.context, file=tuned.file)
     title, examples = "Rating the validation records by code", dataset.examples["dev"]
-    with ws.stage("export"), ws.part("check"), opened as engine:
+    with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
 
@@ -182,7 +187,6 @@ def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
-    """Metadata of the written GGUF files."""
     plan = encoded.plan
     return {
         "general.name": f"{plan.base.name} tuned by Expertune",
@@ -206,7 +210,6 @@ def _served_or_diverged(trained: _Trained) -> Iterator[None]:
 
 
 def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
-    """Write the merged file with these types."""
     total = merged_bytes(target.base, choices) // MEGABYTE
     with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
@@ -222,26 +225,28 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     ):
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
-        reread, by_code = _reread(encoded, target)
-    truth = ValidationTruth(
-        [row.label for row in encoded.rows["dev"]],
-        [dataset.split.groups.get(row.id, ("row", row.id)) for row in encoded.rows["dev"]],
-    )
+        reread, by_code = _reread(encoded, target, served.prompt_tokens)
+    rows = encoded.rows["dev"]
+    truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
     checked = check(trained.adapter_dev, served, reread, truth, plan.config)
     log.info("attempt %d: %s", attempt, checked.agreement)
     return replace(checked, by_code=by_code)
 
 
-def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[tuple[Rated, ...], tuple[Rated, ...]]:
+def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) -> tuple[Pass, tuple[Rated, ...]]:
     """The validation records by the merged file in our decoder, by words and by codes; its adapter changes nothing."""
     from ..model.load import load, place
+    from ..train.batches import rows_of_evaluation
     from ..train.evaluate import evaluate
 
     config = encoded.plan.config
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
-        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=max(8, config.batch_size))
-    return _rated(found.log_probabilities_RK, encoded), _rated(found.code_log_RK, encoded)
+        start = time.perf_counter()
+        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
+        seconds = time.perf_counter() - start
+    rated = _rated(found.log_probabilities_RK, encoded)
+    return Pass(rated, seconds, len(rated) / seconds, prompt_tokens), _rated(found.code_log_RK, encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:

@@ -35,7 +35,6 @@ class Workspace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start of the run."""
         return time.perf_counter() - self.started
 
     def stage(self, name: str) -> AbstractContextManager[None]:

@@ -11,15 +11,17 @@ from types import TracebackType
 from typing import Any
 
 from ...errors import EngineError, ModelFileError
-from ...gguf.read import read_metadata
+from ...gguf.read import read_metadata, why_not_generative
 from ...machine import usable_cores
-from ..base import Generation, Message, Scores
-from ..chat_template import Renderer, after_turn, answer_lead, fold_system, remarks, shows_system, switches
+from ..base import Generation, Message, Scores, check_room
+from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
+from ..decision import ROUTE, Decision, Question, read_decision
 from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
 from .context import largest_context
 from .server import EmbeddedServer, Launch
+from .trial import check_runs
 
 REMEMBERED = 256  # answers whose tokens are kept
 
@@ -48,7 +50,9 @@ class LlamaCppEngine:
     ) -> None:
         with _as_engine_error():
             metadata = read_metadata(model)
+            _check_generates(model, metadata)
             largest = largest_context(model, metadata)
+            check_runs(model, min(context or largest, largest))
             if adapter is not None:
                 read_metadata(adapter)
         self.model, self.adapter = model, adapter
@@ -77,8 +81,9 @@ class LlamaCppEngine:
 
     def render(self, messages: Sequence[Message]) -> str:
         if self._renderer is not None:
-            return self._renderer(messages)
-        return self._render(fold_system(messages) if self.folds_system else messages) + self._lead
+            return checked(self._renderer(messages), messages)
+        prompt = self._render(fold_system(messages) if self.folds_system else messages)
+        return checked(prompt, messages) + self._lead
 
     def tokenize(self, prompt: str) -> list[int]:
         return [token for token, _ in self._tokens(prompt, begin=True, special=True)]
@@ -173,7 +178,7 @@ class LlamaCppEngine:
         prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
-        self._check_room(len(start) + max((len(tail) for tail in tails), default=0))
+        check_room(len(start) + max((len(tail) for tail in tails), default=0), self.context)
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
             following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
             walk = following.walk if self._walking.allowed else None
@@ -188,7 +193,7 @@ class LlamaCppEngine:
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
-        self._check_room(len(tokens) + 1)
+        check_room(len(tokens) + 1, self.context)
         body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         if schema is not None:
             body["grammar"] = schema_grammar(schema)
@@ -196,15 +201,23 @@ class LlamaCppEngine:
             answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
         return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
 
+    def decide(self, record: str, question: Question) -> Decision:
+        """A decision model's probabilities of the question's options for a record, by its own template."""
+        with self._slot():
+            try:
+                answer = self._server.ask(ROUTE, question.request(record))
+            except EngineError as error:
+                if "too many options" not in str(error):
+                    raise
+                most = str(error).rpartition(" ")[2]
+                raise EngineError(
+                    f"{self.model.name}: this decision model takes at most {most} options, the rating scale has "
+                    f"{len(question.options)} labels; choose another model"
+                ) from None
+        return read_decision(answer, question)
+
     def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
         return self._server.ask("/completion", {**body, "response_fields": fields})
-
-    def _check_room(self, tokens: int) -> None:
-        if tokens > self.context:
-            raise EngineError(
-                f"a prompt and its answer need {tokens} tokens but the context holds {self.context}; "
-                "shorten the row or raise the context"
-            )
 
     @contextmanager
     def _slot(self) -> Iterator[int]:
@@ -248,6 +261,11 @@ def _bytes(piece: str | list[int]) -> bytes:
 
 def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
+
+
+def _check_generates(model: Path, metadata: Mapping[str, Any]) -> None:
+    if kind := why_not_generative(metadata):
+        raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
 
 
 @contextmanager

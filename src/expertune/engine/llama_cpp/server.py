@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -19,18 +20,26 @@ from .http import JsonClient
 
 SILENT, ERRORS = -1, 1  # llama.cpp's verbosity
 LOAD_ERROR = "error loading model: "
+FAILED = 3  # exit code of a child whose model llama.cpp could not load
+KILLED = -9  # SIGKILL
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The settings that a server is started with; `context` is the tokens of one slot."""
+    """The settings that a server is started with; `context` is the tokens of one slot.
+
+    `port` 0 is a free one. `public` is a folder whose files other programs may read with the key; "": there are none.
+    """
 
     model: str
     adapter: str
     context: int
     slots: int
     threads: int
+    repack: bool = True  # copy the weights into a form that computes faster; without, they stay in the mapped file
+    port: int = 0
+    public: str = ""
 
 
 class EmbeddedServer:
@@ -44,7 +53,8 @@ class EmbeddedServer:
         try:
             server = _start(launch, self.key, SILENT)
         except RuntimeError:
-            raise EngineError(f"{launch.model}: llama.cpp cannot load it: {_reason(launch)}") from None
+            reason = attempt(launch) or "cannot load it: not enough memory"
+            raise EngineError(f"{launch.model}: llama.cpp {reason}") from None
         self.address = urllib.parse.urlparse(server.listening_address)
         client = JsonClient(
             self.address.hostname or "",
@@ -64,7 +74,8 @@ class EmbeddedServer:
         status, value = self._client.request("GET" if body is None else "POST", path, body)
         if status != 200:
             reason = str(value.get("error", {}).get("message", status)).strip() if isinstance(value, dict) else status
-            raise EngineError(f"llama.cpp refused {path}: {str(reason).splitlines()[0][:200]}")
+            reason = template_error(str(reason)) or str(reason).splitlines()[0][:200]
+            raise EngineError(f"llama.cpp refused {path}: {reason}")
         return value
 
     def close(self) -> None:
@@ -86,7 +97,7 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
     params.model.path = launch.model
     if launch.adapter:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(launch.adapter, 1.0)]
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], launch.port, [key]
     params.offline, params.ui, params.endpoint_slots, params.no_mmproj = True, False, False, True
     params.n_ctx, params.n_parallel, params.kv_unified = launch.context * launch.slots, launch.slots, False
     params.n_batch, params.n_ubatch, params.warmup = BATCH, BATCH, False
@@ -96,29 +107,69 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     # No copies of old prompts in memory: they hold patient text, up to 8 GB of it.
     params.cache_ram_mib = 0
+    params.no_extra_bufts = not launch.repack
+    if launch.public:
+        params.ui, params.public_path = True, launch.public
     # Each kept connection holds one of the server's threads.
-    params.n_threads_http = launch.slots + 4
+    params.n_threads_http = launch.slots + (32 if launch.public else 4)
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = launch.threads
     return xllamacpp.Server(params)
 
 
-def _reason(launch: Launch) -> str:
-    """The reason of a failed load: llama.cpp prints it on stderr only, so a child process tries again and is read."""
-    code = (
-        "import json, sys; from expertune.engine.llama_cpp.server import ERRORS, Launch, _start; "
-        "_start(Launch(**json.loads(sys.argv[1])), 'none', ERRORS)"
-    )
+def attempt(launch: Launch) -> str:
+    """Load the model and decode two tokens in a child process; "", or what llama.cpp cannot do, and why.
+
+    What llama.cpp asserts (GGML_ASSERT) ends its process, and it prints its reasons on stderr only.
+    """
+    code = f"import json, sys; from {__name__} import _attempt; _attempt(**json.loads(sys.argv[1]))"
     path = os.pathsep.join(entry for entry in sys.path if entry)
     child = subprocess.run(
         [sys.executable, "-c", code, json.dumps(asdict(launch))],
         capture_output=True,
         text=True,
         errors="replace",
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "GGML_NO_BACKTRACE": "1"},
         check=False,
     )
-    errors = [line for line in child.stderr.splitlines() if re.match(r"[\d.]+ E ", line)]
+    if child.returncode == KILLED:
+        return "cannot load it: the system ended it, most likely for want of memory"
+    return "" if child.returncode == 0 else _reason(child.stderr, aborted=child.returncode != FAILED)
+
+
+def _attempt(**values: Any) -> None:
+    """In the child."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump, which would be as large as the model
+    try:
+        server = _start(Launch(**values), "none", ERRORS)
+    except RuntimeError:
+        sys.exit(FAILED)
+    address = urllib.parse.urlparse(server.listening_address)
+    client = JsonClient(
+        address.hostname or "", address.port or 0, headers={"Authorization": "Bearer none"}, connections=1
+    )
+    client.request("POST", "/completion", {"prompt": [0, 0], "n_predict": 1})
+    sys.stdout.flush()
+    os._exit(0)  # without the destructors, which may wait
+
+
+def _reason(stderr: str, *, aborted: bool) -> str:
+    lines = stderr.splitlines()
+    if aborted:
+        failed = [line for line in lines if "GGML_ASSERT" in line or " failed" in line]
+        return f"would abort on it: {failed[0].rpartition('/')[2].strip()[:200] if failed else 'no reason given'}"
+    if refused := template_error(stderr):
+        return f"cannot load it: {refused}"
+    errors = [line for line in lines if re.match(r"[\d.]+ E ", line)]
     best = next((line for line in errors if LOAD_ERROR in line), errors[0] if errors else "")
     reason = best.split(LOAD_ERROR)[-1] if LOAD_ERROR in best else re.sub(r"^[\d.]+ E (\w+: )?(error: )?", "", best)
-    return reason.strip()[:200] or "not enough memory, or a damaged file"
+    return f"cannot load it: {reason.strip()[:200] or 'not enough memory, or a damaged file'}"
+
+
+def template_error(text: str) -> str:
+    """The chat template's own words in llama.cpp's account of an error; "" if there are none."""
+    found = re.findall(r"^Error: (?:Jinja Exception: )?(.+)", text, re.MULTILINE)
+    return f"the chat template refuses it: {found[-1].strip()[:200]}" if found else ""

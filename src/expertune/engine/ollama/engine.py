@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import EngineError
 from ..base import Generation, Message, Scores
-from ..chat_template import remarks
+from ..chat_template import checked, remarks
 from ..json_schema import fits
 from ..llama_cpp.engine import LlamaCppEngine
 from .render import OllamaRenderer, refuse_cloud
@@ -81,7 +81,7 @@ class OllamaEngine:
     # --- rendering and tokens ---
 
     def render(self, messages: Sequence[Message]) -> str:
-        return self._renderer(messages)
+        return checked(self._renderer(messages), messages)
 
     def tokenize(self, prompt: str) -> list[int]:
         return self._own_tokenizer().tokenize(prompt)
@@ -193,7 +193,7 @@ class OllamaEngine:
         }
 
     def close(self) -> None:
-        """Free the tokenizer and what was loaded from the file; the server and its model stay."""
+        """Free the tokenizer and what was loaded from the file; the server, when closed, unloads its model."""
         for engine in (self._tokenizer, self._by_file):
             if engine is not None:
                 engine.close()

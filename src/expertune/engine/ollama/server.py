@@ -1,30 +1,43 @@
-"""A running Ollama server over the `ollama` client: retries while it is busy, and never contacts another host."""
+"""A running Ollama server over HTTP: retries while it is busy, and never contacts another host.
+
+Not over the `ollama` package: importing it makes a client from the environment, which fails for a SOCKS proxy, an
+unusual NO_PROXY or a missing SSL_CERT_FILE, although no proxy and no certificate are needed here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ...errors import EngineError, UsageError
+from ...errors import EngineError, ExpertuneError, UsageError
 from .errors import Unavailable, explained
 from .host import checked_url
+from .model import BLOB, shown
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 600.0  # loading a large model comes before its first answer
 PATIENCE_SECONDS = 60.0  # how long a busy or vanished server is asked again
 FIRST_WAIT, LONGEST_WAIT = 0.1, 8.0  # seconds between two attempts, doubled each time
 UPLOAD_BLOCK = 1 << 20  # bytes
+UNLOAD_SECONDS = 5.0
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError)  # what reading an answer of another form raises
+# Sent with each request that loads a model: under OLLAMA_KEEP_ALIVE=0 the server would load it anew for every record.
+# Ollama's own default, so that the memory is freed in time even after kill -9.
+KEEP_ALIVE = "5m"
+LOADING = ("/api/chat", "/api/generate", "/v1/systemone")
 
 
 class OllamaServer:
     """Safe for many threads; a context manager. Nothing but `url` is ever contacted: no proxy, no redirect.
 
+    The models that were asked stay loaded between the requests, and are unloaded when the server is closed.
     `patience` is the seconds for which a busy, killed or vanished server is asked again before EngineError.
     Raises UsageError for a server on another machine without `allow_remote`, EngineError where none answers.
     """
@@ -38,14 +51,21 @@ class OllamaServer:
         timeout: float = ANSWER_SECONDS,
     ) -> None:
         import httpx
-        from ollama import Client
 
         self.url = checked_url(host, allow_remote=allow_remote)
         self._patience = patience
-        limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS)
-        # trust_env would send patient text through a proxy that some variable names
-        client = Client(self.url, timeout=limits, follow_redirects=False, trust_env=False)
-        self._client = cast("httpx.Client", client._client)  # for the fields that the client's own verbs do not know
+        key = os.environ.get("OLLAMA_API_KEY", "").strip()  # of a proxy in front of a server on another machine
+        try:
+            self._client = httpx.Client(
+                base_url=self.url,
+                timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
+                headers={"Authorization": f"Bearer {key}"} if key.isascii() and key else {},
+                trust_env=False,  # else patient text would go through a proxy that some variable names
+                verify=self.url.startswith("https:"),  # else no certificate is read
+            )
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{self.url}: not an address ({error}); OLLAMA_HOST looks like 127.0.0.1:11434") from None
+        self._asked: set[str] = set()  # models that may be loaded
         self._closed = threading.Event()
         self._failures = (httpx.TransportError, httpx.StreamError, ConnectionError, json.JSONDecodeError)
         try:
@@ -68,6 +88,9 @@ class OllamaServer:
         nothing is lost, and what is asked here changes nothing, so nothing is done twice.
         """
         what = str((body or {}).get("model") or "Ollama")
+        if path in LOADING and body is not None and "keep_alive" not in body:
+            body = {**body, "keep_alive": KEEP_ALIVE}
+            self._asked.add(what)
 
         def once() -> Any:
             answer = self._client.request(method, path, json=body)
@@ -129,12 +152,23 @@ class OllamaServer:
         """Template, system, parameters, details … of a model. Raises UsageError where it is not there."""
         return dict(self.ask("POST", "/api/show", {"model": model}))
 
+    def models_folder(self) -> str | None:
+        """The folder that the server keeps its models in, by the path of one; None where it names no path."""
+        for each in self.tags():
+            with contextlib.suppress(ExpertuneError, *MALFORMED):
+                for path in shown(each["name"], self.show(each["name"])).weights:
+                    folder, _, blob = path.replace("\\", "/").rpartition("/blobs/")
+                    if BLOB.search(blob):
+                        return path[: len(folder)]
+        return None
+
     def holds(self, model: str) -> bool:
         """Check whether a model of that name is there."""
         return full_name(model) in {full_name(each["name"]) for each in self.tags()}
 
     def unload(self, model: str) -> None:
         """Free the memory that the model takes in the server; a model that is not loaded is not an error."""
+        self._asked.discard(model)
         loaded = {full_name(each["name"]) for each in self.ask("GET", "/api/ps")["models"]}
         if full_name(model) in loaded:
             self.ask("POST", "/api/generate", {"model": model, "keep_alive": 0})
@@ -178,16 +212,26 @@ class OllamaServer:
         self.ask("POST", "/api/copy", {"source": source, "destination": target})
 
     def delete(self, model: str) -> None:
-        """Remove a name and what no other name needs; a name that is not there is not an error."""
+        """Unload a model and remove its name and what no other name needs; one that is not there is not an error."""
+        if model in self._asked:
+            self._release(model)  # Ollama keeps a deleted model in memory
         with contextlib.suppress(UsageError):
             self.ask("DELETE", "/api/delete", {"model": model})
 
     # --- closing ---
 
     def close(self) -> None:
-        """Stop retrying and close the connections; safe to call twice."""
+        """Stop retrying, unload what was asked here and close the connections; safe to call twice."""
         self._closed.set()
+        self._client.timeout = UNLOAD_SECONDS
+        for model in tuple(self._asked):
+            self._release(model)
         self._client.close()
+
+    def _release(self, model: str) -> None:
+        """Unload a model at the end of its use, which no failure of the server may hide."""
+        with contextlib.suppress(ExpertuneError, *MALFORMED):
+            self.unload(model)
 
     def __enter__(self) -> OllamaServer:
         return self

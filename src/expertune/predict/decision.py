@@ -1,0 +1,90 @@
+"""Rate records with a decision model: one prefill each, by the question and the template of the file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..engine.decision import ROUTE, Decision, Question
+from ..errors import EngineError
+from ..ratings.scale import RatingScale
+from ..ratings.schema import Example
+from .score import LanguageModelScorer, Pass, Prediction, Rated, in_parallel
+
+
+class DecisionEngine(Protocol):
+    """An engine whose file is a decision model (LlamaCppEngine)."""
+
+    name: str
+    slots: int
+
+    @property
+    def model(self) -> Path: ...
+
+    def decide(self, record: str, question: Question) -> Decision:
+        """Raises EngineError, also where the question has more options than the model can take."""
+        ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class DecisionScorer:
+    """A Scorer by the decision interface; `words` explains where the same file also answers in words."""
+
+    def __init__(self, engine: DecisionEngine, question: Question, words: LanguageModelScorer | None = None) -> None:
+        self.name, self.slots, self.explains = engine.name, engine.slots, words is not None
+        self._engine, self._question, self._words = engine, question, words
+
+    def render(self, record: str) -> str:
+        """The question as it is asked: the template in the file makes the prompt of it."""
+        return json.dumps(self._question.request(record), ensure_ascii=False)
+
+    def score(self, record: str) -> Prediction:
+        return Prediction(self._engine.decide(record, self._question).probabilities)
+
+    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
+        if self._words is None:
+            raise EngineError("a decision model gives no reasons; leave out --rationale")
+        return self._words.explain(record, label, max_tokens=max_tokens)
+
+    def notes(self) -> tuple[str, ...]:
+        return (asked(self._engine.model.name),)
+
+    def describe(self) -> dict[str, Any]:
+        return {**self._engine.describe(), "asked_by": ROUTE}
+
+
+def asked(name: str) -> str:
+    """Describe in one line how a decision model was asked."""
+    return f"{name} is a decision model: asked by its own template ({ROUTE} of the embedded llama.cpp)"
+
+
+def decision_pass(
+    engine: DecisionEngine,
+    question: Question,
+    examples: Sequence[Example],
+    scale: RatingScale,
+    *,
+    on_row: Callable[[int, int], None] | None = None,
+) -> Pass:
+    """All records once through a decision model, timed, as `score.rate_pass` does for answers in words.
+
+    Raises EngineError, which names the record.
+    """
+
+    def decide(example: Example) -> Decision:
+        try:
+            return engine.decide(example.messages[-1]["content"], question)
+        except EngineError as error:
+            raise EngineError(f"row {example.id}: {error}") from None
+
+    start = time.perf_counter()
+    found = in_parallel(decide, examples, engine.slots, on_row)
+    seconds = time.perf_counter() - start
+    rated = tuple(
+        Rated.of(example.id, each.probabilities, scale) for example, each in zip(examples, found, strict=True)
+    )
+    return Pass(rated, seconds, len(rated) / seconds if seconds > 0 else 0.0, sum(each.prompt_tokens for each in found))
