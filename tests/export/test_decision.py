@@ -123,8 +123,8 @@ def test_the_frame_is_the_prompt_of_every_template(tmp_path: Path, name: str) ->
 
 
 def test_a_template_that_rewrites_the_record_has_no_frame(tmp_path: Path) -> None:
-    shouting = tiny.CHAT_TEMPLATE.replace("message['content']", "message['content'] | upper")
-    base = tiny.make(tmp_path / "base.gguf", chat_template=shouting)
+    one_line = tiny.CHAT_TEMPLATE.replace("message['content']", "message['content'] | replace('\\n', ' ')")
+    base = tiny.make(tmp_path / "base.gguf", chat_template=one_line)
     with LlamaCppEngine(base, context=768, threads=1) as engine:
         assert framed(engine)[1] is None
 

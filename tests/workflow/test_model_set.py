@@ -469,7 +469,7 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
 
 def decision_member(folder: Path, **how: Any) -> CandidateModel:
     path = decision_models.make(folder / "nimble.gguf", context=2048, temperatures={"choice": 2.0}, **how)
-    (member,) = further_members([str(path)], "base", None, 1)
+    (member,) = further_members([str(path)], "base", None, CONFIG)
     assert member.decides
     return member
 
@@ -527,7 +527,7 @@ def test_an_ollama_name_of_a_decision_model_is_asked_from_its_file(
         ollama.add("nimble", path)
         monkeypatch.setenv("OLLAMA_HOST", ollama.url)
         with OllamaServer() as server:
-            (member,) = further_members(["nimble"], "base", server, 1)
+            (member,) = further_members(["nimble"], "base", server, CONFIG)
             asked = len(ollama.requests)
             assert member.decides and member.open is not None
             engine = member.open()
