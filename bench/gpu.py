@@ -148,7 +148,7 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
         return
     last = measured[-1]
     own = [each for each in entries if (each["date"], each["card"]) == (last["date"], last["card"])]
-    real = {each["model"] for each in own if each.get("real")}
+    real = {each["model"] for each in own if each.get("real") and "model" in each}
     yield from runs.table(
         ("model", "rows a step", "side", "tokens/s", "Expertune's ratio", "peak MB"), list(speed_rows(own))
     )

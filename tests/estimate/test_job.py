@@ -10,7 +10,17 @@ import pytest
 from expertune.config import Config, with_changes
 from expertune.errors import UsageError
 from expertune.estimate.capability import TrainingThroughput
-from expertune.estimate.job import FIT_SECONDS, POOLING, JobPlan, RatingSpeed, Speeds, Work, plan_job, with_layers
+from expertune.estimate.job import (
+    COMPARED_BUDGET,
+    FIT_SECONDS,
+    POOLING,
+    JobPlan,
+    RatingSpeed,
+    Speeds,
+    Work,
+    plan_job,
+    with_layers,
+)
 from expertune.model.memory import RowShape
 
 RATE = TrainingThroughput(
@@ -43,7 +53,7 @@ def test_each_stage_counts_the_records_that_it_reads():
     found = seconds(plan_job(replace(WORK, search_records=30), SPEEDS, CONFIG))
     assert found["read"] == 7
     assert found["base"] == 20 * 0.5
-    assert found["load"] == pytest.approx(3 + 80 * 100 * 0.002)
+    assert found["load"] == pytest.approx(3 + (POOLING * 70 + 10) * 100 * 0.002)  # large packs of training records
     assert found["train"] == 4 * 70 * 100 / 100
     assert found["validate"] == 5 * 10 * 112 / 200
     assert found["check"] == pytest.approx(1 + 10 * 0.5 + 3 + 10 * 112 * (1 / 200 + 0.002))
@@ -53,8 +63,22 @@ def test_each_stage_counts_the_records_that_it_reads():
 
 
 def test_the_search_takes_no_longer_than_its_budget():
-    config = CONFIG.model_copy(update={"model_set_budget_seconds": 12.0})
-    assert seconds(plan_job(replace(WORK, search_records=500), SPEEDS, config))["model set"] == 12
+    config, work = CONFIG.model_copy(update={"model_set_budget_seconds": 12.0}), replace(WORK, search_records=500)
+    assert seconds(plan_job(work, SPEEDS, config))["model set"] == 12
+    assert seconds(plan_job(work, SPEEDS, CONFIG))["model set"] == COMPARED_BUDGET
+    assert seconds(plan_job(work, SPEEDS, CONFIG, frozenset({"model_set_budget_seconds"})))["model set"] == 120
+
+
+def test_what_the_tuned_file_is_compared_with_has_a_speed_of_its_own():
+    rating = replace(SPEEDS.rating, compared_seconds=0.1)
+    found, one = (
+        seconds(plan_job(replace(WORK, search_records=30), replace(SPEEDS, rating=each), CONFIG))
+        for each in (rating, SPEEDS.rating)
+    )
+    assert found["base"] == 20 * 0.1
+    assert found["model set"] == pytest.approx(2 + 1 + 30 * 1.5 * 0.1)
+    assert found["check"] == one["check"]
+    assert found["judge"] == pytest.approx(one["judge"] - 20 * 1.5 * 0.4)
 
 
 def test_only_a_tuned_model_needs_no_model_set():
@@ -65,7 +89,9 @@ def test_only_a_tuned_model_needs_no_model_set():
 
 def test_a_readout_reads_all_records_up_to_its_depth():
     found = seconds(plan_job(replace(WORK, readout_blocks=15), SPEEDS, CONFIG))
-    assert found["readout"] == pytest.approx(3 + POOLING * 100 * 100 * (1 / 200 + 0.002) / 2 + 70 * FIT_SECONDS)
+    pooling = POOLING * 100 * 100 * (1 / 200 + 0.002) / 2
+    assert found["readout"] == pytest.approx(3 + pooling + 10 * 100 * 0.002 + 70 * FIT_SECONDS)
+    assert found["load"] == 3  # the same pass writes the trunk cache
 
 
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
@@ -78,7 +104,12 @@ def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
 
 def test_without_a_limit_nothing_is_changed():
     settings = plan_job(WORK, SPEEDS, CONFIG).settings
-    assert (settings.layers, settings.epochs, settings.model_set_seconds, settings.answers) == (20, 4, 120, 20)
+    assert (settings.layers, settings.epochs, settings.model_set_seconds, settings.answers) == (
+        20,
+        4,
+        COMPARED_BUDGET,
+        20,
+    )
     assert limited(60).settings == settings
 
 
@@ -89,13 +120,13 @@ def test_settings_are_given_up_in_their_order():
         config = CONFIG.model_copy(update={"layers": layers, "epochs": epochs, "model_set_budget_seconds": budget})
         return plan_job(work, SPEEDS, config).seconds
 
-    corners = [takes(20, 4, 120), takes(10, 4, 120), takes(10, 2, 120), takes(10, 2, 20)]
+    corners = [takes(20, 4, 40), takes(10, 4, 40), takes(10, 2, 40), takes(10, 2, 20)]
     layers, epochs, budget = (limited((one + other) / 2 / 54, work=work).settings for one, other in pairwise(corners))
     assert 10 < layers.layers < 20
-    assert (layers.epochs, layers.model_set_seconds, layers.answers) == (4, 120, 20)
+    assert (layers.epochs, layers.model_set_seconds, layers.answers) == (4, 40, 20)
     assert 2 < epochs.epochs < 4
-    assert (epochs.layers, epochs.model_set_seconds, epochs.answers) == (10, 120, 20)
-    assert 20 < budget.model_set_seconds < 120
+    assert (epochs.layers, epochs.model_set_seconds, epochs.answers) == (10, 40, 20)
+    assert 20 < budget.model_set_seconds < 40
     assert (budget.layers, budget.epochs, budget.answers) == (10, 2, 20)
     answers = limited((corners[-1] - 5) / 54, work=work).settings
     assert (answers.layers, answers.epochs, answers.model_set_seconds, answers.answers) == (10, 2, 20, 15)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from expertune.engine.decision import ROUTE
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
 
@@ -65,7 +64,7 @@ class Generator:
         """POST /v1/systemone of 0.35, by the documentation of its client; never recorded."""
         _, engine = self._found({**body, "stream": False})
         asked = {key: body[key] for key in ("state", "questions")}
-        return engine._server.ask(ROUTE, asked) | {"model": body["model"]}
+        return engine._server.ask("/v1/systemone", asked) | {"model": body["model"]}
 
     def _found(self, body: Json) -> tuple[Model, LlamaCppEngine]:
         model = self.store.find(body["model"])

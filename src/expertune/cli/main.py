@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -265,7 +266,12 @@ def models(
     from .models import print_models
 
     print_models(
-        names or (), input=input, topics=topics, rating_mapping=rating_mapping, quick=quick, allow_remote=allow_remote
+        names or (),
+        input=input,
+        topics=topics,
+        rating_mapping=rating_mapping,
+        quick=quick,
+        allow_remote=allow_remote,
     )
 
 
@@ -290,8 +296,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     replace_letters_that_cannot_be_shown()
     warnings.showwarning = _one_line_warning
-    warnings.simplefilter("always", DatasetTooSmallWarning)
-    warnings.simplefilter("always", RenamedSettingWarning)
+    for kind in (DatasetTooSmallWarning, RenamedSettingWarning):
+        warnings.simplefilter("always", kind)
     try:
         app(arguments, standalone_mode=True)
     except ExpertuneError as error:
@@ -299,14 +305,12 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail(None, arguments, EXIT_INTERRUPTED, "error: stopped")
     except Exception as error:
-        kind = type(error).__name__
-        _fail(error, arguments, EXIT_FAILED, f"error: unexpected {kind}; run again with --debug and report the output")
+        name = type(error).__name__
+        _fail(error, arguments, EXIT_FAILED, f"error: unexpected {name}; run again with --debug and report the output")
 
 
 def _fail(error: Exception | None, arguments: list[str], code: int, line: str) -> None:
     if error is not None and "--debug" in arguments:
-        import traceback
-
         traceback.print_exception(error)
     print(" ".join(line.split()), file=sys.stderr)
     raise SystemExit(code)

@@ -120,7 +120,7 @@ def fit(
     best = min(
         (
             _Fusion(trial, letters, words_NK, each)
-            for trial in (_best_trial(found, problem, balance) for balance in BALANCE)
+            for trial in _best_trials(found, problem)
             for letters, words_NK in by_words.items()
             for each in (weights if words else [(1.0, 0.0)])
         ),
@@ -140,15 +140,16 @@ def _words(letters: bool) -> TfidfSettings:
     return TfidfSettings(most_terms=MOST_TERMS, inverse_regularisation=WORDS_C, letters=letters)
 
 
-def _best_trial(found: PooledStates, problem: _Problem, balance: float) -> _Trial:
-    """The depth, features and regularisation with the lowest out-of-fold log-loss."""
-    trials = (
-        _Trial(layer, features, balance, c, _cross_validated(x_NF, problem, balance, c))
-        for layer, features in itertools.product(range(len(found.depths)), FEATURES)
-        for x_NF in (features_of(found.states_NLPD[:, layer], features),)
-        for c in INVERSE_REGULARISATION
-    )
-    return min(trials, key=lambda trial: problem.log_loss(trial.share_NK))
+def _best_trials(found: PooledStates, problem: _Problem) -> list[_Trial]:
+    """The depth, features and regularisation with the lowest out-of-fold log-loss, with each balance of the classes."""
+
+    def trial(layer: int, features: str, c: float, balance: float) -> _Trial:
+        x_NF = features_of(found.states_NLPD[:, layer], features)
+        return _Trial(layer, features, balance, c, _cross_validated(x_NF, problem, balance, c))
+
+    settings = itertools.product(range(len(found.depths)), FEATURES, INVERSE_REGULARISATION)
+    best = min((trial(*each, BALANCE[0]) for each in settings), key=lambda each: problem.log_loss(each.share_NK))
+    return [best, *(trial(best.layer, best.features, best.c, balance) for balance in BALANCE[1:])]
 
 
 def _cross_validated(x_NF: Floats, problem: _Problem, balance: float, c: float) -> Floats:
