@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import decision_models
 import talkers
 import tiny
+from expertune.engine.decision import is_decision_model
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
-from expertune.export.decision import PromptFrame, decision_keys, frame_of
-from expertune.gguf.read import GGUFFile
+from expertune.export.decision import PromptFrame, decision_keys, frame_of, is_decision_key
+from expertune.export.merged import MergeTarget, write_merged
+from expertune.export.quant_types import WeightUpdate
+from expertune.gguf.read import GGUFFile, read_metadata
 from expertune.gguf.write import write_model
 from expertune.predict.score import rate_examples
 from expertune.ratings.codes import CodeBranch, LabelScoring
@@ -107,6 +111,18 @@ def test_the_keys_change_nothing_else(tmp_path: Path) -> None:
         assert with_keys.tensors.keys() == without.tensors.keys()
         for name in without.tensors:
             assert with_keys.blocks(name).tobytes() == without.blocks(name).tobytes()
+
+
+def test_a_tuned_decision_model_does_not_keep_the_keys_of_its_base(tmp_path: Path) -> None:
+    with GGUFFile(decision_models.make(tmp_path / "base.gguf", temperatures={"choice.3_5": 2.0})) as base:
+        assert is_decision_model(read_metadata(base.path))
+        keys = decision_keys("llama", PromptFrame("<s>", "Code:"), 1.0)
+        for name, metadata, left in (("none", {}, {}), ("own", keys, keys)):
+            target = MergeTarget(tmp_path / f"{name}.gguf", base, WeightUpdate({}, 1.0), metadata, 1)
+            write_merged(target, ())
+            found = read_metadata(target.path)
+            assert {key: found[key] for key in found if is_decision_key(key)} == left
+            assert found.keys() | keys.keys() >= base.fields.keys() - {"llama.decision.temperature.choice.3_5"}
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..engine.decision import TEMPLATE
 from ..ratings.codes import CodeBranch
 from ..ratings.schema import Example
 
@@ -68,9 +69,14 @@ def decision_keys(architecture: str, frame: PromptFrame, temperature: float, not
     keys: dict[str, str | float] = {
         f"{architecture}.decision.type": TYPE,
         f"{architecture}.decision.temperature.choice": temperature,
-        "tokenizer.chat_template.systemone": frame.template(),
+        TEMPLATE: frame.template(),
     }
     return {**keys, NOTE: note} if note else keys
+
+
+def is_decision_key(key: str) -> bool:
+    """Keys that a tuned file must not keep from its base: they tell how to ask what the base was tuned for."""
+    return ".decision." in key or key == TEMPLATE
 
 
 def _literal(text: str) -> str:
