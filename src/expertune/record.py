@@ -31,7 +31,8 @@ from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration")  # callers test for these keys
+# callers test for these keys
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration", "unlabelled")
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -155,6 +156,15 @@ class SplitCounts(Section):
     groups: int = 0
 
 
+class UnlabelledRecords(Section):
+    """Records without a rating, where `--unlabelled` gave a file: read, trained on (`used`), and left out by reason."""
+
+    file: str
+    read: int
+    used: int
+    left_out: dict[str, int]
+
+
 class BaseFile(Section):
     """The base model's file, and what rendered its prompts."""
 
@@ -235,6 +245,7 @@ class RunRecord(Section):
     conformal: Coverage | None = None
     data_audit: AuditRecord
     split: SplitCounts
+    unlabelled: UnlabelledRecords | None = None
     rating_mapping: dict[str, int]
     provenance: Provenance
     settings: dict[str, SettingValue]

@@ -13,7 +13,17 @@ from typing import Any, Literal
 from .estimate.job import JobPlan
 from .export.summary import ExportSummary
 from .files import write_json
-from .record import VERSION, ApproachChoice, AuditRecord, EvaluationRecord, Provenance, RunRecord, Section, SettingValue
+from .record import (
+    VERSION,
+    ApproachChoice,
+    AuditRecord,
+    EvaluationRecord,
+    Provenance,
+    RunRecord,
+    Section,
+    SettingValue,
+    UnlabelledRecords,
+)
 from .train.events import DevEvent, StepEvent
 
 
@@ -73,6 +83,7 @@ class ReportRecord(EvaluationRecord):
     curves: Curves | None = None
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
+    unlabelled: UnlabelledRecords | None = None
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
@@ -96,6 +107,7 @@ class ReportRecord(EvaluationRecord):
             curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,
+            unlabelled=run.unlabelled,
         )
 
 

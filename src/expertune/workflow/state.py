@@ -81,7 +81,10 @@ class TrainingPlan:
 @dataclass(frozen=True)
 class EncodedDataset:
     """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
-    records."""
+    records.
+
+    `rows` are those of each part, and of the records without a rating as "unlabelled".
+    """
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
@@ -146,6 +149,7 @@ def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
     facts = {
         "base": base.sha256,
         "rows": dataset.input_sha256,
+        "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
         "topics": dataset.topics,
         "labels": dataset.scale.labels,
         "settings": as_dict(config),
