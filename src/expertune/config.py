@@ -34,6 +34,7 @@ class Config(BaseModel):
         description="Minutes for the whole run; adapted layers, epochs, model-set search and free-text answers are "
         "lowered, in this order, until the plan fits.",
     )
+
     engine: Literal["auto", "llama.cpp", "torch"] = Field(
         default="auto",
         description="Engine that rates: llama.cpp, or torch: the decoder that trains, which is faster. auto: "
@@ -65,10 +66,7 @@ class Config(BaseModel):
         description="Longest record in tokens, prompt and answer; at most the model's context length.",
     )
     long_records: Literal["error", "drop"] = Field(default="error", description="What to do with longer records.")
-    unlabelled: Path | None = Field(
-        default=None,
-        description="File of records without a rating: the tuned model learns the readout's labels of them.",
-    )
+    unlabelled: Path | None = Field(default=None, description="File of records without a rating, to train on as well.")
 
     # adapter
     rank: int = Field(default=16, ge=1, le=256, description="LoRA rank.")
