@@ -17,7 +17,6 @@ from ..evaluate.judgement import rate_shown
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
-from ..ratings.examples import chat_messages
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
@@ -78,7 +77,7 @@ def _token_rows(
         rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
         others = []
         for each in unrated:
-            messages = chat_messages(each.prompt, dataset.scale, dataset.topics)
+            messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
             others.append(unrated_row(each.id, engine.tokenize(engine.render(messages)), answers))
             stage.advance()
     limit = min(config.max_tokens, engine.context)
