@@ -45,7 +45,7 @@ def test_records_without_a_rating_are_trained_on_and_counted(
     assert set(left_out) <= {reasons.RATED, reasons.KEPT_BACK}  # some are of a patient kept back for validation or test
     assert metadata["training"]["unlabelled"] == used and metadata["settings"]["unlabelled"] == str(path)
     assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 140
-    line = f"{used} of 44 records without a rating are trained on"
+    line = f"{used} of 44 records without a rating to train on"
     assert line in capsys.readouterr().err and line in (tmp_path / "run/fine_tuner.log").read_text()
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["unlabelled"] == metadata["unlabelled"]

@@ -44,8 +44,8 @@ class Unlabelled:
         """Describe the counts; no text of a record."""
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
         return (
-            f"{self.source}: {len(self.records):,} of {self.read:,} records without a rating are trained on, with the "
-            f"labels of a classifier{f' (left out: {reasons})' if reasons else ''}"
+            f"{self.source}: {len(self.records):,} of {self.read:,} records without a rating to train on, with a "
+            f"classifier's labels{f' (left out: {reasons})' if reasons else ''}"
         )
 
     def without(self, ids: Collection[str]) -> Unlabelled:
