@@ -175,6 +175,12 @@ def test_layers_are_a_number_or_one_of_two_words() -> None:
             make_config({"layers": wrong})
 
 
+def test_a_path_travels_as_text() -> None:
+    config = make_config({"unlabelled": Path("a/b.csv")})
+    assert as_dict(config)["unlabelled"] == "a/b.csv" and make_config(as_dict(config)) == config
+    assert make_config({"unlabelled": "a/b.csv"}) == config and Config().unlabelled is None
+
+
 def test_a_configuration_does_not_change() -> None:
     config = Config()
     with pytest.raises(ValueError, match="frozen"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -14,6 +15,7 @@ from .errors import UsageError
 from .renamed_settings import RENAMED, current_settings
 
 AUTO: Literal["auto"] = "auto"
+NOT_OF_KIND = {bool: "neither true nor false", tuple: "not a list of names", Path: "not the path of a file"}
 
 
 class Config(BaseModel):
@@ -64,6 +66,7 @@ class Config(BaseModel):
         description="Longest record in tokens, prompt and answer; at most the model's context length.",
     )
     long_records: Literal["error", "drop"] = Field(default="error", description="What to do with longer records.")
+    unlabelled: Path | None = Field(default=None, description="File of records without a rating, to train on as well.")
 
     # adapter
     rank: int = Field(default=16, ge=1, le=256, description="LoRA rank.")
@@ -267,12 +270,8 @@ def _message(error: ValidationError) -> str:
         return f"{name}: {value!r} is out of range ({setting.reach()})"
     if kinds & {"int_from_float", "int_parsing"} and _is_number(value):
         return f"{name}: {value!r} is not a whole number"
-    if setting.kind is bool:
-        return f"{name}: {value!r} is neither true nor false"
-    if setting.kind is tuple:
-        return f"{name}: {value!r} is not a list of names"
-    words = " or ".join(setting.words)
-    return f"{name}: {value!r} is {f'neither a number nor {words}' if words else 'not a number'}"
+    number = f"neither a number nor {' or '.join(setting.words)}" if setting.words else "not a number"
+    return f"{name}: {value!r} is {NOT_OF_KIND.get(setting.kind, number)}"
 
 
 def _is_number(value: Any) -> bool:

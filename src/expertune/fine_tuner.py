@@ -208,5 +208,7 @@ def _log_start(request: RunRequest, dataset: Dataset) -> None:
     """Log dataset, model and settings; no text of a record."""
     facts = len(dataset.ratings), dataset.counts, request.model, as_dict(request.config)
     log.info("%d records, %s, model %s, settings %s", *facts)
+    if dataset.unlabelled:
+        log.info("%s", dataset.unlabelled.line())
     for line in dataset.audit.lines():
         log.info("audit: %s", line)

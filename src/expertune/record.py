@@ -34,7 +34,7 @@ from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
 # callers test for these keys
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "code_branch", "registration")
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "code_branch", "registration", "unlabelled")
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -184,6 +184,15 @@ class SplitCounts(Section):
     groups: int = 0
 
 
+class UnlabelledRecords(Section):
+    """Records without a rating, where `--unlabelled` gave a file: read, trained on (`used`), and left out by reason."""
+
+    file: str
+    read: int
+    used: int
+    left_out: dict[str, int]
+
+
 class BaseFile(Section):
     """The base model's file, and what rendered its prompts."""
 
@@ -265,6 +274,7 @@ class RunRecord(Section):
     conformal: Coverage | None = None
     data_audit: AuditRecord
     split: SplitCounts
+    unlabelled: UnlabelledRecords | None = None
     rating_mapping: dict[str, int]
     provenance: Provenance
     settings: dict[str, SettingValue]

@@ -23,6 +23,7 @@ from .record import (
     RunRecord,
     Section,
     SettingValue,
+    UnlabelledRecords,
 )
 from .train.events import DevEvent, StepEvent
 
@@ -84,6 +85,7 @@ class ReportRecord(EvaluationRecord):
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
     code_branch: CodeBranchInfo | None = None
+    unlabelled: UnlabelledRecords | None = None
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
@@ -108,6 +110,7 @@ class ReportRecord(EvaluationRecord):
             export=run.export,
             choice=run.choice,
             code_branch=run.code_branch,
+            unlabelled=run.unlabelled,
         )
 
 

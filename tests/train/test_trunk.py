@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import stat
 from dataclasses import replace
@@ -24,7 +25,7 @@ from expertune.readout.states import BaseStates, TrainingPass
 from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
 from expertune.train.code_branch import CodeTokens
-from expertune.train.encode import Candidates, Row
+from expertune.train.encode import Candidates, Row, unrated_row
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
@@ -256,3 +257,25 @@ def test_the_training_takes_the_trunk_that_the_readout_wrote(
     trainer.read_trunk()
     assert (tmp_path / NAME).stat().st_ino == made
     assert losses(trainer) == pytest.approx(losses(trainer_of(without, None, labels=labels)), abs=1e-4)
+
+
+def test_rows_without_a_rating_are_in_the_same_pass_whatever_they_are_rated(base: Path, tmp_path: Path) -> None:
+    """Their labels are known after the pass; one of them has another beginning and is shorter than that of the rest."""
+    states = BaseStates(base, Config(layers=2, **{**SETTINGS, "compute_dtype": "fp32"}))
+    rated, place = rows_sharing(22, 0), CheckpointPlace(tmp_path, "run")
+    dev = [replace(row, id=f"dev {row.id}") for row in rows_sharing(9, 1)]
+    prompts = [(*rated[0].prompt[:8], 103, 210 + at, 220 + at) for at in range(6)] + [(50, 60, 61)]
+    unrated = [unrated_row(f"u{at}", prompt, CANDIDATES) for at, prompt in enumerate(prompts)]
+    found = states.of_training(TrainingPass([*rated, *unrated], dev, CANDIDATES, place), 8, lambda rows: None)
+    alone = states.of([row.prompt for row in (*rated, *unrated)], 8)
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-4 * abs(found).max())
+    made = (tmp_path / NAME).stat().st_ino
+    soft = {row.id: (0.1, 0.2, 0.7) for row in unrated}
+    learned = [*rated, *(unrated_row(row.id, row.prompt, CANDIDATES, 2) for row in unrated)]
+    tunable = open_tunable(base, 2)
+    trainer = Trainer(
+        tunable, TrainingData(learned, dev, CANDIDATES, soft), Config(layers=2, **SETTINGS), checkpoints=place
+    )
+    trainer.read_trunk()
+    assert (tmp_path / NAME).stat().st_ino == made and trainer.schedule.steps_in_epoch == 8
+    assert all(math.isfinite(loss) for loss in losses(trainer))

@@ -20,6 +20,7 @@ from .read import from_frame, read_ratings
 from .scale import RatingScale, load_scale
 from .schema import Example, Rating, Split
 from .split import split
+from .unlabelled import Unlabelled, load_unlabelled
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Dataset:
     input_sha256: hex digest of the rows as read, the same for a file and a DataFrame of the same rows
     source: path of the input, for messages
     notes: messages of the reader for the user
+    unlabelled: records without a rating to train on, if a file was given
     """
 
     ratings: tuple[Rating, ...]
@@ -48,6 +50,7 @@ class Dataset:
     input_sha256: str
     source: str
     notes: tuple[str, ...]
+    unlabelled: Unlabelled | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -61,7 +64,8 @@ class Dataset:
 
         parts = {name: kept(rows) for name, rows in self.split.parts().items()}
         examples = {name: kept(rows) for name, rows in self.examples.items()}
-        return replace(self, split=replace(self.split, **parts), examples=examples)
+        unlabelled = self.unlabelled and self.unlabelled.without(ids)
+        return replace(self, split=replace(self.split, **parts), examples=examples, unlabelled=unlabelled)
 
     def with_codes(self, branch: CodeBranch | None) -> Dataset:
         """Return the same rows with the codes of the labels in the system prompt."""
@@ -94,6 +98,10 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         )
     duplicates = find_duplicates(ratings, config.near_duplicate_threshold)
     parts = split(ratings, duplicates, dev_share=config.dev_share, test_share=config.test_share, seed=config.seed)
+    threshold = config.near_duplicate_threshold
+    unlabelled = config.unlabelled and load_unlabelled(
+        config.unlabelled, ratings, parts, threshold=threshold, notes=notes
+    )
     return Dataset(
         ratings=tuple(ratings),
         scale=scale,
@@ -105,6 +113,7 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         input_sha256=_digest(ratings),
         source=source,
         notes=tuple(notes),
+        unlabelled=unlabelled,
     )
 
 

@@ -16,8 +16,8 @@ from ..errors import DatasetError
 from .cells import BROKEN_TEXT, as_text, filled, for_error, identifier, is_blank
 from .columns import PATIENT, PROMPT, RATIONALE, ROW_ID, VALUE, folded
 from .scale import RatingScale
-from .schema import Rating
-from .tables import Row, TableFile, check_unique, open_table
+from .schema import Rating, UnratedRecord
+from .tables import BATCH_ROWS, Row, TableFile, check_unique, open_table
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,30 @@ def open_records(path: Path) -> RecordFile:
         raise DatasetError(f"{path}: no rows; there is nothing to rate")
     columns = table.columns or tuple(kinds)
     return RecordFile(table, columns, rows, Table(str(path), columns, ()).need(PROMPT), kinds)
+
+
+def read_unrated(path: Path, *, notes: list[str]) -> tuple[list[UnratedRecord], int]:
+    """Read the rows of a file without their ratings, and count those without a usable prompt, which are left out.
+
+    Raises DatasetError as `open_records`.
+    """
+    file = open_records(path)
+    columns = Table(str(path), file.columns, ())
+    row_id, patient = columns.find(ROW_ID), columns.find(PATIENT)
+    rows = [row for batch in file.batches(BATCH_ROWS) for row in batch]
+    notes.extend(file.notes)
+    records = [
+        UnratedRecord(
+            id=f"unlabelled {each.row}",
+            row=each.row,
+            prompt=each.prompt,
+            group=identifier(each.cells, patient) or None,
+            extra={ROW_ID[0]: identifier(each.cells, row_id)},
+        )
+        for each in rows
+        if each.fault is None
+    ]
+    return records, len(rows) - len(records)
 
 
 def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:

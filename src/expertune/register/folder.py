@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import Config
+from ..config import Config, with_changes
 from ..engine.locate import Located, locate
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
@@ -62,7 +62,8 @@ def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dat
     source = data if data is not None else Path(str(kept["run"].get("input")))
     if isinstance(source, Path) and not source.is_file():
         raise UsageError(f"{source}: the run's dataset is not there; give its path with --input")
-    dataset = load_dataset(source, record.rating_mapping, record.processing_info.target_topics, record.config)
+    config = with_changes(record.config, unlabelled=None)  # only training needs those records
+    dataset = load_dataset(source, record.rating_mapping, record.processing_info.target_topics, config)
     if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
         raise UsageError(f"{dataset.source}: not the dataset of this run; give its path with --input")
     return dataset.with_codes(record.branch)

@@ -119,7 +119,7 @@ def training_batch(
             _, stop = packer.add(code.lead, (*before, (start, start + len(row.prompt) - shared)))
             places.append(stop - 1)
             targets += (code.codes[row.label],)
-            weights.append(code_weight * class_weights[row.label])
+            weights.append(code_weight * class_weights[row.label] * row.rated)
     return Batch(
         packer.pack(),
         torch.tensor(places),
@@ -240,7 +240,8 @@ def prompt_runs(pack: Pack, rows: Sequence[Row], shared: int) -> list[tuple[int,
     before = ((0, prefix),) if prefix else ()
     starts = [each.start for each in pack.segments if each.before == before and each.start >= prefix]
     return [
-        (start + shared - prefix, start + len(row.prompt) - prefix) for start, row in zip(starts, rows, strict=True)
+        (start + min(shared, len(row.prompt) - 1) - prefix, start + len(row.prompt) - prefix)
+        for start, row in zip(starts, rows, strict=True)
     ]
 
 
@@ -249,9 +250,18 @@ def rows_of_evaluation(config: Config) -> int:
     return max(DEV_ROWS, config.batch_size)
 
 
-def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Order of the rows in an epoch; depends only on seed and epoch, so that a resumed run has the same order."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def epoch_order(rows: int, *, seed: int, epoch: int, unrated: int = 0) -> np.ndarray:
+    """Order of the rows in an epoch; depends only on seed and epoch, so that a resumed run has the same order.
+
+    The `unrated` rows, numbered after the others, are spread evenly among them: a step's loss is divided by the weights
+    of its own rows, so one without a rated row would give the others their full weight.
+    """
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(rows)
+    if not unrated:
+        return order
+    place = np.concatenate([(np.arange(count) + 0.5) / count for count in (rows, unrated)])
+    return np.concatenate([order, rows + draw.permutation(unrated)])[np.argsort(place, kind="stable")]
 
 
 def by_length(rows: Sequence[Row]) -> list[int]:

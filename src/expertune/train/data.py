@@ -39,7 +39,8 @@ class TrainingResult:
 class TrainingData:
     """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
 
-    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id.
+    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id. Rows without a
+    rating, which all have one, come last in `train`.
     Raises TrainingFailedError if a part is empty.
     """
 
@@ -51,3 +52,8 @@ class TrainingData:
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
             raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
+
+    @property
+    def rated(self) -> int:
+        """Number of training rows that the expert rated."""
+        return sum(row.rated for row in self.train)

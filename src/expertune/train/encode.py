@@ -18,7 +18,8 @@ from .code_branch import CodeTokens, code_tokens
 class Row:
     """An example as tokens. `weights` has one loss weight per answer token; the prompt is never a target.
 
-    `rationale` is the slice of the answer that contains the expert's rationale; empty if none was given.
+    `rationale` is the slice of the answer that contains the expert's rationale; empty if none was given. Of a row that
+    is not `rated`, the label is another rater's.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Row:
     answer: tuple[int, ...]
     weights: tuple[float, ...]
     rationale: tuple[int, int] = (0, 0)
+    rated: bool = True
 
     @property
     def length(self) -> int:
@@ -125,6 +127,12 @@ def _encode_row(
     of_token = [1.0] * start + [rationale_weight if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
     rationale = (start, len(answer)) if has_text else (0, 0)
     return Row(example.id, label, prompt, answer + end, tuple(of_token), rationale)
+
+
+def unrated_row(id: str, prompt: Sequence[int], answers: Candidates, label: int = 0) -> Row:
+    """A row that learns only its label decisions: no token has a weight, and the answer ends with the last decision."""
+    answer = (*answers.shared, *answers.own[label])[: answers.decisions(label)[-1] + 1]
+    return Row(id, label, tuple(prompt), answer, (0.0,) * len(answer), rated=False)
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:

@@ -202,7 +202,8 @@ class Trainer:
     def _batches(self, step: int) -> list[Batch]:
         """Batches of a step; they depend only on seed and step, so that a resumed run has the same ones."""
         epoch, within = divmod(step, self.schedule.steps_in_epoch)
-        order = epoch_order(len(self._data.train), seed=self._config.seed, epoch=epoch)
+        rated = self._data.rated
+        order = epoch_order(rated, seed=self._config.seed, epoch=epoch, unrated=len(self._data.train) - rated)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         decoder, device = self._tunable.decoder, self._tunable.placement.device.type

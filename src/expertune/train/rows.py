@@ -63,7 +63,7 @@ def training_rows(
         if code is not None:
             places.append((len(rows) + index) * pack.row_length + len(leads[index]) - 1)
             targets += (code.codes[row.label],)
-            weights.append(code_weight * class_weights[row.label])
+            weights.append(code_weight * class_weights[row.label] * row.rated)
     fill = [0] * (-len(places) % max(PLACES, 4 * len(rows)))
     return Batch(
         pack,

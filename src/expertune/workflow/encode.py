@@ -23,7 +23,7 @@ from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
-from ..train.encode import Row, candidates, check_lengths, encode
+from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
 from .code_branch import branch_of, decision_frame
 from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
@@ -47,7 +47,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         lines = training_lines(plan.dataset.examples["train"])
         write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
-        rows, dataset = _token_rows(engine, plan, ws)
+        rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
@@ -77,19 +77,28 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
     return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
 
 
-def _token_rows(engine: Engine, plan: TrainingPlan, ws: Workspace) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
-    """Token rows by part, and the dataset without records that are too long."""
+def _token_rows(
+    engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Workspace
+) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+    """Token rows by part and of the records without a rating, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
+    unrated = dataset.unlabelled.records if dataset.unlabelled else ()
     examples = [example for part in dataset.examples.values() for example in part]
-    with ws.progress.stage("Tokenising", total=len(examples), unit="records") as stage:
+    with ws.progress.stage("Tokenising", total=len(examples) + len(unrated), unit="records") as stage:
         rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
+        others = []
+        for each in unrated:
+            messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
+            others.append(unrated_row(each.id, engine.tokenize(engine.render(messages)), answers))
+            stage.advance()
     limit = min(config.max_tokens, engine.context)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
-    kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
+    fitting |= {row.id: row for row in check_lengths(others, limit, drop=True)}
+    kept = dataset.without(frozenset(each.id for each in (*examples, *unrated) if each.id not in fitting))
     empty = [part for part, left in kept.examples.items() if not left]
     if empty:
         raise TrainingFailedError(
             f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
         )
     by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
-    return by_part, kept
+    return by_part | {"unlabelled": tuple(row for row in others if row.id in fitting)}, kept

@@ -57,7 +57,8 @@ def plan_time(
         return plan
     ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
     job = _planned(replace(work, read_seconds=read_seconds), speeds, plan, resume=ws.resume)
-    for line in plan_lines(job):
+    unlabelled = [f"  {dataset.unlabelled.line()}"] if dataset.unlabelled else []
+    for line in [*plan_lines(job), *unlabelled]:
         ws.progress.say(line)
         log.info("%s", line)
     return _with_settings(plan, job, ws)
@@ -84,7 +85,9 @@ def _measured(
     blocks = blocks_of(path, plan.requested)
     search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
     depth = max(depths_of(blocks["blocks"])) if config.readout else 0
-    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth), speeds
+    unlabelled = sum(row.length for row in rows["unlabelled"])
+    found = Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled)
+    return found, speeds
 
 
 def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:

@@ -7,6 +7,7 @@ from ..config import as_dict
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
+from ..ratings.unlabelled import Unlabelled
 from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
 from ..record import (
@@ -22,6 +23,7 @@ from ..record import (
     ReadoutInfo,
     RunRecord,
     SplitCounts,
+    UnlabelledRecords,
 )
 from ..report import write_report
 from ..report_record import ReportRecord
@@ -118,6 +120,7 @@ def _record(
         conformal=evaluation.conformal,
         data_audit=_audit(dataset, kept, evaluated),
         split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
+        unlabelled=_unlabelled(dataset.unlabelled, kept) if dataset.unlabelled else None,
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         provenance=_provenance(basis, ws),
         settings=as_dict(config),
@@ -170,6 +173,12 @@ def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditR
     about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
     audit, notes = dataset.audit, (*dataset.notes, *about_model, *evaluated.notes)
     return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
+
+
+def _unlabelled(found: Unlabelled, kept: Tuned | None) -> UnlabelledRecords:
+    used = kept.training.unlabelled if kept else 0
+    unused = {"no tuned model learned them": len(found.records) - used} if used < len(found.records) else {}
+    return UnlabelledRecords(file=found.source, read=found.read, used=used, left_out={**found.left_out, **unused})
 
 
 def _provenance(basis: Basis, ws: Workspace) -> Provenance:

@@ -84,7 +84,10 @@ class TrainingPlan:
 @dataclass(frozen=True)
 class EncodedDataset:
     """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
-    records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it."""
+    records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it.
+
+    `rows` are those of each part, and of the records without a rating as "unlabelled".
+    """
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
@@ -160,6 +163,7 @@ def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
     facts = {
         "base": base.sha256,
         "rows": dataset.input_sha256,
+        "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
         "topics": dataset.topics,
         "labels": dataset.scale.labels,
         "settings": as_dict(config),

@@ -21,12 +21,13 @@ from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
-from ..modelset.tfidf_classifier import out_of_fold
+from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
 from ..predict.score import Pass, Rated
 from ..torch_engine import AUTO, open_base
 from ..torch_engine import NAME as TORCH
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
+from ..train.encode import Row, unrated_row
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
 from .code_branch import decision_of, scored
@@ -109,15 +110,30 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
 
 
 def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
-    """Out-of-fold probabilities of the training records by the readout, or by TF-IDF where there is none."""
+    """Probabilities of the training records, out of fold, and of those without a rating: by the readout, or by TF-IDF
+    where there is none."""
     dataset, config = encoded.dataset, encoded.plan.config
-    if config.soft_label_weight == 0.0:
-        return {}
     if readout is not None:
-        return readout.out_of_fold
-    train = dataset.split.train
-    found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
-    return {row.id: shares for row, shares in zip(train, found, strict=False)}
+        return readout.soft_labels
+    train, soft = dataset.split.train, {}
+    if config.soft_label_weight:
+        found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
+        soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
+    others = dataset.unlabelled.records if dataset.unlabelled else ()
+    tables = fit_tfidf(train, dataset.scale, seed=config.seed) if others else None
+    if tables is not None:
+        found = predict_tfidf(tables, [each.prompt for each in others], dataset.scale.labels)
+        soft |= {each.id: shares for each, shares in zip(others, found, strict=True)}
+    return soft
+
+
+def unrated_rows(encoded: EncodedDataset, soft: SoftLabels) -> tuple[Row, ...]:
+    """The rows of the records without a rating, each with its most probable label; none without soft labels."""
+    return tuple(
+        unrated_row(row.id, row.prompt, encoded.candidates, max(range(len(shares)), key=shares.__getitem__))
+        for row in encoded.rows["unlabelled"]
+        if (shares := soft.get(row.id))
+    )
 
 
 def _train(
@@ -128,7 +144,7 @@ def _train(
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
-    config = encoded.plan.config
+    config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
     placement = place(file, config)
     longest = max(row.length for rows in encoded.rows.values() for row in rows)
     started = time.perf_counter()
@@ -137,7 +153,7 @@ def _train(
     ws.parts["load"] = load_seconds
     trainer = Trainer(
         tunable,
-        TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates, soft),
+        TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
@@ -166,7 +182,7 @@ def _train(
         tensors=lora.pairs(),
         metadata=_provenance(encoded),
     )
-    summary = summarize_training(config, result, tunable, load_seconds)
+    summary = summarize_training(config, result, tunable, load_seconds, len(unrated))
     return _Trained(
         WeightUpdate(lora.pairs(), lora.scale),
         placement.threads,
