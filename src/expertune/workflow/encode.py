@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 from ..config import with_changes
@@ -19,7 +20,7 @@ from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
-from ..train.encode import Row, candidates, check_lengths, encode
+from ..train.encode import Candidates, Row, candidates, check_lengths, encode
 from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
@@ -30,7 +31,30 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
-def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> TrainingPlan | NotTuned:
+    """Add the plan of the run's time, for which the records are tokenized. Raises as `encode_dataset`."""
+
+    def timed(plan: TrainingPlan) -> TrainingPlan:
+        with _tokenized(plan, ws) as found:
+            return found.plan
+
+    return plan if isinstance(plan, NotTuned) else as_value(lambda: timed(plan))
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """Token rows, the plan with its times, and the open engines: that of the file, and that of the base's ratings."""
+
+    rows: Mapping[str, tuple[Row, ...]]
+    candidates: Candidates
+    dataset: Dataset
+    plan: TrainingPlan
+    engine: LlamaCppEngine
+    rater: Engine
+
+
+@contextmanager
+def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
     config, base = plan.config, plan.base
     context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
@@ -41,20 +65,26 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         rows, dataset = _token_rows(engine, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         by_file = rater if config.engine == TORCH else engine
         plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
-        rate_base = partial(rate_shown, ws.progress, rater, test, dataset.scale, "Base model: test records")
+        yield _Tokenized(rows, answers, dataset, plan, engine, rater)
+
+
+def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+    with _tokenized(plan, ws) as found:
+        dataset, plan = found.dataset, found.plan
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
+        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
             dataset=dataset,
-            rows=rows,
-            candidates=answers,
-            context=engine.context,
+            rows=found.rows,
+            candidates=found.candidates,
+            context=found.engine.context,
             test=rated,
-            notes=tuple(rater.notes),
-            folds_system=engine.folds_system,
+            notes=tuple(found.rater.notes),
+            folds_system=found.engine.folds_system,
             plan=plan,
         )
 

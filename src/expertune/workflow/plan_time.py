@@ -44,7 +44,7 @@ def plan_time(
     A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
     cannot be measured. Raises UsageError if the time given is too short for any run.
     """
-    if ws.progress.quiet and plan.config.minutes is None:
+    if ws.progress.quiet and plan.config.minutes is None and not ws.dry_run:
         return plan
     try:
         with ws.progress.stage("Measuring this machine's speed"):
@@ -57,7 +57,7 @@ def plan_time(
         return plan
     ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
     job = _planned(replace(work, read_seconds=read_seconds), speeds, plan, resume=ws.resume)
-    for line in plan_lines(job):
+    for line in () if ws.dry_run else plan_lines(job):
         ws.progress.say(line)
         log.info("%s", line)
     return _with_settings(plan, job, ws)

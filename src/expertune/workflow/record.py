@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from .. import outputs
 from ..config import as_dict
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
@@ -23,6 +26,7 @@ from ..record import (
     RunRecord,
     SplitCounts,
 )
+from ..register.preflight import failed_checks, gate_failures
 from ..report import write_report
 from ..report_record import ReportRecord
 from .evaluate import Evaluated
@@ -30,8 +34,6 @@ from .plan_time import with_actual
 from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
-
-PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET, outputs.READOUT)
 
 
 def write_results(
@@ -88,9 +90,9 @@ def _record(
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
-    line = _line(choice, why_not, kept, evaluated)
-    evaluation = EvaluationRecord.of(line, evaluated.judgement, config.prevalence)
-    return RunRecord(
+    verdict = f"The model set has not been evaluated: {evaluated.unjudged}."
+    evaluation = EvaluationRecord.of(verdict, evaluated.judgement, config.prevalence)
+    record = RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
             model_name=request.model,
@@ -103,7 +105,7 @@ def _record(
         readout_info=_readout_info(readout.record) if readout else None,
         fallback_reason=why_not,
         choice=choice,
-        verdict=line,
+        verdict=evaluation.verdict.line,
         evaluation=evaluation,
         training=kept.training if kept else None,
         export=kept.export if kept else None,
@@ -118,18 +120,38 @@ def _record(
         timings=dict(ws.seconds),
         plan=with_actual(basis.job, ws),
     )
+    return _checked(record, choice)
 
 
-def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evaluated: Evaluated) -> str:
-    """The verdict, preceded by the reason if there is a model set instead of a tuned model."""
-    judgement = evaluated.judgement
-    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    if kept and choice.approach == TUNE:
-        return verdict
+def _checked(record: RunRecord, choice: ApproachChoice) -> RunRecord:
+    """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
+    failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
+    line = _line(record, choice, failed, by_gate)
+    changes: dict[str, object] = {
+        "failed_checks": tuple(failed),
+        "verdict": line,
+        "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
+    }
+    if (tuned := record.fine_tuning_info) is not None:
+        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
+    if (model_set := record.model_set_info) is not None:
+        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
+        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
+    return record.model_copy(update=changes)
+
+
+def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
+    """The verdict, preceded by failed checks and by the reason if there is no tuned model or it is not recommended."""
+    verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
+    judged = f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
+    if choice.approach == TUNE:
+        return f"{judged}{verdict}"
     if choice.approach == READOUT:
-        served = "; the tuned file is for Ollama" if kept else f"; no tuned model: {why_not}" if why_not else ""
-        return f"Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
-    return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
+        served = f"; no tuned model: {why_not}" if why_not else ""
+        if record.fine_tuning_info:
+            served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
+        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
+    return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
@@ -169,7 +191,7 @@ def _provenance(basis: Basis, ws: Workspace) -> Provenance:
     base = basis.base
     known = {"input_rows": basis.dataset.input_sha256, **({"base": base.sha256} if base else {})}
     return Provenance(
-        hashes={**known, **outputs.hashes(ws.folder, PRODUCTS)},
+        hashes={**known, **outputs.hashes(ws.folder, outputs.PRODUCTS)},
         versions=outputs.versions(),
         base=BaseFile(path=str(base.path), source=base.located.source, prompts_by=base.prompts_by) if base else None,
     )
