@@ -12,14 +12,15 @@ import typer
 from ..errors import UsageError
 from .options import Debug
 
+FOLDER = Path("outputs/demo")
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def demo(
     *,
     folder: Annotated[
-        Path, typer.Argument(help="Output folder; an earlier demo in it is kept in previous/run.")
-    ] = Path("outputs/demo"),
+        Path, typer.Argument(help="Output folder; an earlier run in it is kept in previous/run.")
+    ] = FOLDER,
     base: Annotated[bool, typer.Option("--base", help="Use the example model in examples/; needs no network.")] = False,
     debug: Debug = False,
 ) -> None:

@@ -25,20 +25,21 @@ def print_doctor(model: str | None, *, as_json: bool = False) -> None:
 
     from ..outputs import versions
 
-    memory, server = psutil.virtual_memory(), _ollama()
+    memory, (ollama, here, none) = psutil.virtual_memory(), _ollama()
     known, run = (None, "") if model is None else _known(model)
     if as_json:
         document: dict[str, object] = {
             "versions": versions(),
             "cores": os.cpu_count(),
             "memory_bytes": {"available": memory.available, "total": memory.total},
-            "ollama": server[0][1],
-            "models_folders": [line for _, line in server[1:]],
+            "ollama": ollama,
+            "models_folders": here,
         }
         print_json(document | ({"model": {**known.to_dict(), "run": run or None}} if known else {}))
         return
     lines = [*versions().items(), ("cores", os.cpu_count())]
-    lines += [("memory", f"{size_text(memory.available)} free of {size_text(memory.total)}"), *server]
+    lines += [("memory", f"{size_text(memory.available)} free of {size_text(memory.total)}"), ("Ollama", ollama)]
+    lines += [("models folder", line) for line in here or [none]]
     for name, line in (*lines, *(_model_lines(known, run) if known else ())):
         print(f"{name:14} {line}")
 
@@ -89,19 +90,20 @@ def _reference_run(known: Known, progress: Progress) -> str:
     return f"a whole run on {sum(parts.values()):,} records of {plan.shape.row} tokens: {duration_text(found.seconds)}"
 
 
-def _ollama() -> list[tuple[str, str]]:
-    """The server or why there is none, and the models folders: the one that the server names, those on this disk."""
+def _ollama() -> tuple[str, list[str], str]:
+    """The server or why there is none, the models folders (the one that the server names, those on this disk), and
+    what to say if there is no folder."""
     from ..engine.ollama.disk import readable
     from ..engine.ollama.server import OllamaServer
 
     here, theirs, none = folders(), None, "none on this disk (OLLAMA_MODELS can name one)"
     try:
         with OllamaServer() as server:
-            lines = [("Ollama", f"{server.url}, version {server.version_text}")]
+            ollama = f"{server.url}, version {server.version_text}"
             theirs = server.models_folder()
             none = "the server was asked; it has no models, whose files would name its folder, and none is on this disk"
     except ExpertuneError as error:
-        lines = [("Ollama", str(error))]
+        ollama = str(error)
     if theirs is not None and not any(line.startswith(theirs) for line in here):
         here.insert(0, f"{theirs} (named by the server{'' if readable(Path(theirs)) else '; not readable here'})")
-    return lines + [("models folder", line) for line in here or [none]]
+    return ollama, here, none

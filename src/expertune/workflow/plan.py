@@ -88,7 +88,7 @@ def check_resumed(folder: Path, config: Config, topics: str) -> None:
     if differ:
         named = ", ".join(f"{name} ({value!r}, there {before[name]!r})" for name, value in differ.items())
         raise UsageError(
-            f"--resume: not the settings of the run in {folder}: {named}; repeat its settings, or start without --resume"
+            f"--resume: not the settings of the run in {folder}: {named}; repeat those, or start without --resume"
         )
 
 
