@@ -126,6 +126,11 @@ def tune(
         on_result=show,
         **values,
     )
+    _end(success, metadata, force=force)
+
+
+def _end(success: bool, metadata: Mapping[str, Any], *, force: bool) -> None:
+    """Show the registration, and end with the exit code of docs/usage.md."""
     registration = metadata.get("registration")
     if registration is not None:
         _show_registration(registration)
