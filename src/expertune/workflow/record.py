@@ -120,10 +120,10 @@ def _record(
         timings=dict(ws.seconds),
         plan=with_actual(basis.job, ws),
     )
-    return _checked(record, choice)
+    return with_checks(record, choice)
 
 
-def _checked(record: RunRecord, choice: ApproachChoice) -> RunRecord:
+def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
     """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
     failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
     line = _line(record, choice, failed, by_gate)
