@@ -115,7 +115,7 @@ class FineTuner:
         raised before any work if the name `register` is not available or no server answers.
         """
         config = make_config(settings)
-        _check_folder(Path(output_dir), config, target_topics, resume=resume, overwrite=overwrite)
+        _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
         if target is not None:
             check_target(target, model_name, config)
@@ -153,7 +153,7 @@ class FineTuner:
         Raises what the run itself would raise before its long work.
         """
         config, folder = make_config(settings), Path(output_dir)
-        _check_folder(folder, config, target_topics, resume=resume, overwrite=overwrite)
+        _check_folder(folder, model_name, config, target_topics, resume=resume, overwrite=overwrite)
         dataset = load_dataset(df, rating_mapping, target_topics, config)
         request = RunRequest(model_name, config, resume, self.fallback_mode, self.allow_remote)
         with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode, dry_run=True) as ws:
@@ -234,10 +234,9 @@ class FineTuner:
         return model_set.model_dump(mode="json")
 
 
-def _check_folder(folder: Path, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:
+def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:
     """Raise UsageError for a finished run without `overwrite`, and for a resumed run with other settings."""
-    if not overwrite:
-        outputs.refuse_finished(folder)
+    outputs.check_finished(folder, (model, *config.models), overwrite=overwrite)
     if resume:
         check_resumed(folder, config, topics)
 

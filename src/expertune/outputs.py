@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata as packages
 from pathlib import Path
@@ -46,9 +46,14 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
-def refuse_finished(folder: Path) -> None:
-    """Raise UsageError if the folder holds the results of a finished run."""
-    if (folder / METADATA).exists():
+def check_finished(folder: Path, models: Iterable[str], *, overwrite: bool) -> None:
+    """Raise UsageError if the folder holds a finished run without `overwrite`, or with one of the models in it."""
+    if not (folder / METADATA).exists():
+        return
+    for model in map(Path, models):
+        if model.is_file() and model.resolve().parent == folder.resolve():
+            raise UsageError(f"{model}: is in the folder of a finished run; choose another --output-dir")
+    if not overwrite:
         raise UsageError(
             f"{folder}: holds a finished run; choose another --output-dir, or give --overwrite (the results that are "
             f"there now are then kept in {folder / EARLIER})"

@@ -11,7 +11,7 @@ import pytest
 from expertune import outputs
 from expertune.cli.main import main
 from expertune.config import make_config
-from expertune.errors import ModelSetConfigError, UsageError
+from expertune.errors import DatasetError, ModelSetConfigError, UsageError
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
 from expertune.record import read_record
@@ -114,3 +114,22 @@ def test_settings_that_a_limit_chose_are_not_held_against_the_command(tmp_path: 
     check_resumed(tmp_path, make_config({"minutes": 5}), "t")
     with pytest.raises(UsageError, match=r"minutes \(9.0, there 5.0\)"):
         check_resumed(tmp_path, make_config({"minutes": 9}), "t")
+
+
+def test_a_bad_record_leaves_a_finished_run_where_it_is(tmp_path: Path) -> None:
+    make(tmp_path)
+    before = {name: found for name, found in hashes(tmp_path).items() if name not in LOGS}
+    rows = pd.read_csv(ROWS).head(90)
+    rows.loc[7, "Prompt"] = "cough and fever " * 12_500
+    with pytest.raises(DatasetError, match="--max-tokens"):
+        FineTuner(quiet=True).process_dataset(rows, str(BASE), None, "second", tmp_path)
+    assert {name: found for name, found in hashes(tmp_path).items() if name not in LOGS} == before
+
+
+def test_a_model_in_the_folder_that_would_be_replaced_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    model = tmp_path / "fine_tuned_model.gguf"
+    model.write_bytes(BASE.read_bytes())
+    with pytest.raises(UsageError, match=r"fine_tuned_model.gguf: is in the folder of a finished run; choose another"):
+        FineTuner(quiet=True).process_dataset(pd.read_csv(ROWS), str(model), None, "second", tmp_path)
+    assert model.exists()

@@ -60,10 +60,8 @@ def verdict(
     line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
     if tuned.name == WORD_COUNTS:
         line += " It is not compared with TF-IDF, which is the same kind of rater."
-    of_base, of_tfidf, of_majority = (
-        outcome(by_rival[each.name]) if each in rivals.values() else None for each in (base, tfidf, majority)
-    )
-    return Verdict(line, of_base, of_tfidf, of_majority)
+    outcomes = {each.name: outcome(by_rival[each.name]) for each in rivals.values()}
+    return Verdict(line, outcomes[base.name], outcomes.get(tfidf.name), outcomes[majority.name])
 
 
 def outcome(difference: Difference) -> Outcome:

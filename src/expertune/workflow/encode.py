@@ -21,13 +21,17 @@ from ..ratings.dataset import Dataset
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Candidates, Row, candidates, check_lengths, encode
+from .plan import write_inputs
 from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
-    """Encode the dataset as token rows. Raises DatasetError for records that are too long."""
+    """Encode the dataset as token rows, and write the training's inputs to the folder.
+
+    Raises DatasetError for records that are too long; nothing is written then.
+    """
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
@@ -73,6 +77,7 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     with _tokenized(plan, ws) as found:
         dataset, plan = found.dataset, found.plan
+        write_inputs(plan, ws)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):

@@ -25,7 +25,7 @@ BUDGET = Config().model_set_budget_seconds
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
-    """Resolve device, dtype, threads, learning rate, epochs and layers, and write the training's inputs to the folder.
+    """Resolve device, dtype, threads, learning rate, epochs and layers; writes nothing.
 
     NotTuned if no tuning was requested, there are too few records, or the model cannot be tuned.
     Raises UsageError if checkpoints in the folder belong to another run.
@@ -48,17 +48,14 @@ def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> T
     plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
-    if not ws.dry_run:
-        lines = training_lines(dataset.examples["train"])
-        write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
-    write_settings(plan, ws)
     return plan
 
 
-def write_settings(plan: TrainingPlan, ws: Workspace) -> None:
-    """Write training_config.yaml. Raises OutputError."""
-    if ws.dry_run:
-        return
+def write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
+    """Write training_data.jsonl and training_config.yaml, after an earlier run has been moved. Raises OutputError."""
+    ws.retire_earlier_run()
+    lines = training_lines(plan.dataset.examples["train"])
+    write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
     run = {"input": plan.dataset.source, "model": plan.base.name, "topics": plan.dataset.topics}
     outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)
 

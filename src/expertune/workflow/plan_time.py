@@ -17,7 +17,6 @@ from ..progress import duration_text
 from ..ratings.dataset import Dataset
 from ..readout.states import depths_of
 from ..train.encode import Row
-from .plan import write_settings
 from .state import TrainingPlan, run_identity
 from .workspace import Workspace
 
@@ -60,7 +59,7 @@ def plan_time(
     for line in () if ws.dry_run else plan_lines(job):
         ws.progress.say(line)
         log.info("%s", line)
-    return _with_settings(plan, job, ws)
+    return _with_settings(plan, job, resume=ws.resume)
 
 
 def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) -> JobPlan:
@@ -87,16 +86,14 @@ def _measured(
     return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth), speeds
 
 
-def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:
-    """Add the plan; settings that it changed are written to the folder and are part of the run's identity."""
+def _with_settings(plan: TrainingPlan, job: JobPlan, *, resume: bool) -> TrainingPlan:
+    """Add the plan; settings that it changed are part of the run's identity."""
     changes = {name: getattr(job.settings, own) for name, own in CHOSEN.items()}
     config = plan.config
-    if config.minutes is None or ws.resume or all(getattr(config, name) == value for name, value in changes.items()):
+    if config.minutes is None or resume or all(getattr(config, name) == value for name, value in changes.items()):
         return replace(plan, job=job)
     config = with_changes(config, **changes)
-    plan = replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
-    write_settings(plan, ws)
-    return plan
+    return replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
 
 
 def plan_lines(job: JobPlan) -> list[str]:

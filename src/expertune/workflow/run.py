@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .. import outputs
 from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
@@ -29,8 +28,6 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     with the record when the results are written, before registration. Raises as FineTuner.process_dataset.
     """
     models = find_models(request, ws)  # the base file, and the models that a model set may prompt
-    if outputs.retire_run(ws.folder):
-        ws.progress.say(f"The finished run that was in {ws.folder} is now in {ws.folder / outputs.EARLIER}.")
     plan = plan_training(dataset, models, request, ws)  # TrainingPlan | NotTuned
     encoded = encode_dataset(plan, ws)  # EncodedDataset | NotTuned: token rows, the base's predictions
     readout = fit_readout(encoded, ws)  # Readout | None: classifier on the base's hidden states

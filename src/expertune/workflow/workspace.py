@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import outputs
-from ..log import log_file
+from ..log import log, log_file
 from ..predict.pass_cache import cached_pass
 from ..predict.score import Pass
 from ..progress import Progress
@@ -18,8 +18,8 @@ from ..progress import Progress
 @dataclass(frozen=True)
 class Workspace:
     """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far, `parts` that of the
-    stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start. With `dry_run`
-    nothing is written to the folder.
+    stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start. `dry_run`: the run
+    ends with the plan of its time.
     """
 
     folder: Path
@@ -38,6 +38,13 @@ class Workspace:
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+    def retire_earlier_run(self) -> None:
+        """Move the results of a finished run out of the folder, before the first file of this run is written."""
+        if outputs.retire_run(self.folder):
+            line = f"The finished run that was in {self.folder} is now in {self.folder / outputs.EARLIER}"
+            self.progress.say(line)
+            log.info("%s", line)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall time of the block to that of the stage."""
