@@ -49,7 +49,7 @@ class ProcessingInfo(Section):
 
 
 class FineTuningInfo(Section):
-    """Present if a tuned model was made."""
+    """Present if a tuned model was made; `success` is False if it failed the quality gate."""
 
     approach: str
     success: bool = True
@@ -58,7 +58,10 @@ class FineTuningInfo(Section):
 
 
 class ModelSetInfo(Section):
-    """Present if a model set was made; `judged` is False if no model could rate the test records."""
+    """Present if a model set was made; `judged` is False if no model could rate the test records.
+
+    `success` is True only for a set that was judged and passed its checks, or that was not chosen.
+    """
 
     approach: str
     success: bool = True
@@ -256,7 +259,10 @@ class Registration(Section):
 
 
 class RunRecord(Section):
-    """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run."""
+    """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run.
+
+    `failed_checks`: why the recommended product is no success; empty if it was judged and passed its checks.
+    """
 
     version: int = 1
     processing_info: ProcessingInfo
@@ -265,6 +271,7 @@ class RunRecord(Section):
     readout_info: ReadoutInfo | None = None
     code_branch: CodeBranchInfo | None = None
     fallback_reason: str | None = None
+    failed_checks: tuple[str, ...] = ()
     choice: ApproachChoice | None = None
     verdict: str
     evaluation: EvaluationRecord

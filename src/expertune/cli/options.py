@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+EXIT_FAILED, EXIT_FELL_BACK, EXIT_INTERRUPTED = 1, 3, 130
 
 Input = Annotated[Path, typer.Option("--input", help="formatted_dataset.csv (or .jsonl, .parquet).")]
 Topics = Annotated[str, typer.Option("--topics", help="Topics that the records are rated for.")]
@@ -22,7 +25,13 @@ Force = Annotated[
 AllowRemote = Annotated[
     bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine; patient text is sent to it.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, in ASCII, which every terminal and pipe takes."""
+    print(json.dumps(document, indent=2, default=str))
 
 
 def replace_letters_that_cannot_be_shown() -> None:

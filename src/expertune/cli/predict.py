@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import AllowRemote, Debug, Mapping_
+from .options import AllowRemote, AsJson, Debug, Mapping_
 
 
 def rate(
@@ -48,6 +48,7 @@ def rate(
         typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
     ] = False,
     allow_remote: AllowRemote = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
@@ -67,7 +68,7 @@ def rate(
         tally = rate_file(
             new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
         )
-    print_tally(tally, target)
+    print_tally(tally, target, as_json=as_json)
 
 
 def serve(
@@ -108,6 +109,7 @@ def review(
         float, typer.Option("--sample", min=0, max=1, help="Share of confident records to add at random.")
     ] = 0.02,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of that sample.")] = 42,
+    debug: Debug = False,
 ) -> None:
     """Queue rated records for human review, the most useful first, each with its reason."""
     from ..rate.review import make_queue
@@ -125,6 +127,7 @@ def merge_review(
     journal: Annotated[
         Path | None, typer.Option("--journal", help="Also record the corrections in this `expertune rate` journal.")
     ] = None,
+    debug: Debug = False,
 ) -> None:
     """Add reviewed records to a dataset for the next tuning; conflicts are listed and left out."""
     from ..rate.merge import merge_review as merge

@@ -30,6 +30,27 @@ def gate_failures(record: RunRecord) -> list[str]:
     return failures
 
 
+def failed_checks(record: RunRecord) -> list[str]:
+    """Reasons why the recommended product is no success, one line each.
+
+    It must have been evaluated on the test records. A tuned model must pass the quality gate, a readout must be better
+    than its base, and every product better than always choosing the most common label. (A model set may ask its base
+    with the base's own prompt, so it need not be better than that.)
+    """
+    verdict, approach = record.evaluation.verdict, record.choice.approach if record.choice else "tune"
+    if not record.evaluation.evaluations:
+        return ["the product has not been evaluated on the test records"]
+    if approach == "tune":
+        return gate_failures(record)
+    failures = []
+    if approach == "readout" and verdict.base == "not better":
+        failures.append("the readout is not better than the base on the test records")
+    if verdict.majority == "not better":
+        name = approach.replace("-", " ")
+        failures.append(f"the {name} is not better than always choosing the most common label")
+    return failures
+
+
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:
     """True where the tuned model's macro-F1 on the test records is not above the rival's.
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
-from .. import outputs
 from ..config import with_changes
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
@@ -16,26 +15,54 @@ from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
-from ..files import write_text
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
+from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
-from ..ratings.examples import training_lines
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
 from .code_branch import branch_of, decision_frame
+from .plan import write_inputs
 from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
-    """Encode the dataset as token rows. Raises DatasetError for records that are too long."""
+    """Encode the dataset as token rows, and write the training's inputs to the folder.
+
+    Raises DatasetError for records that are too long; nothing is written then.
+    """
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
-def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> TrainingPlan | NotTuned:
+    """Add the plan of the run's time, for which the records are tokenized. Raises as `encode_dataset`."""
+
+    def timed(plan: TrainingPlan) -> TrainingPlan:
+        with _tokenized(plan, ws) as found:
+            return found.plan
+
+    return plan if isinstance(plan, NotTuned) else as_value(lambda: timed(plan))
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """Token rows, the plan with its times, and the open engines: that of the file, and that of the base's ratings."""
+
+    rows: Mapping[str, tuple[Row, ...]]
+    candidates: Candidates
+    dataset: Dataset
+    plan: TrainingPlan
+    engine: LlamaCppEngine
+    rater: Engine
+    branch: CodeBranch | None
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
     config, base = plan.config, plan.base
     context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
@@ -44,29 +71,34 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
         branch, notes = branch_of(engine, plan)
         plan = replace(plan, dataset=plan.dataset.with_codes(branch))
-        lines = training_lines(plan.dataset.examples["train"])
-        write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
         answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
         rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         by_file = rater if config.engine == TORCH else engine
         plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
-        rate_base = partial(rate_shown, ws.progress, rater, test, dataset.scale, "Base model: test records")
+        yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
+
+
+def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+    with _tokenized(plan, ws) as found:
+        dataset, plan = found.dataset, found.plan
+        write_inputs(plan, ws)
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
+        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
             dataset=dataset,
-            rows=rows,
-            candidates=answers,
-            context=engine.context,
+            rows=found.rows,
+            candidates=found.candidates,
+            context=found.engine.context,
             test=rated,
-            notes=(*rater.notes, *notes),
-            folds_system=engine.folds_system,
+            notes=(*found.rater.notes, *found.notes),
+            folds_system=found.engine.folds_system,
             plan=plan,
-            branch=branch,
-            frame=decision_frame(engine, dataset.examples["train"], branch) if branch else None,
+            branch=found.branch,
+            frame=decision_frame(found.engine, dataset.examples["train"], found.branch) if found.branch else None,
         )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from .. import outputs
 from ..config import as_dict
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
@@ -25,6 +28,7 @@ from ..record import (
     SplitCounts,
     UnlabelledRecords,
 )
+from ..register.preflight import failed_checks, gate_failures
 from ..report import write_report
 from ..report_record import ReportRecord
 from .code_branch import untuned
@@ -39,7 +43,6 @@ SCORED = {  # end of the verdict
     "code": " Its labels are scored by their codes, which rate better than the words on the validation records.",
     "both": " Its labels are scored by words and codes, which rate better together on the validation records.",
 }
-PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET, outputs.READOUT)
 
 
 def write_results(
@@ -96,9 +99,9 @@ def _record(
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
-    line = _line(choice, why_not, kept, evaluated)
-    evaluation = EvaluationRecord.of(line, evaluated.judgement, config.prevalence)
-    return RunRecord(
+    verdict = f"The model set has not been evaluated: {evaluated.unjudged}."
+    evaluation = EvaluationRecord.of(verdict, evaluated.judgement, config.prevalence)
+    record = RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
             model_name=request.model,
@@ -112,7 +115,7 @@ def _record(
         readout_info=_readout_info(readout.record) if readout else None,
         fallback_reason=why_not,
         choice=choice,
-        verdict=line,
+        verdict=evaluation.verdict.line,
         evaluation=evaluation,
         training=kept.training if kept else None,
         export=kept.export if kept else None,
@@ -128,18 +131,38 @@ def _record(
         timings=dict(ws.seconds),
         plan=with_actual(basis.job, ws),
     )
+    return with_checks(record, choice)
 
 
-def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evaluated: Evaluated) -> str:
-    """The verdict, preceded by the reason if there is a model set instead of a tuned model."""
-    judgement = evaluated.judgement
-    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    if kept and choice.approach == TUNE:
-        return verdict + SCORED[kept.scoring.by]
+def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
+    """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
+    failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
+    line = _line(record, choice, failed, by_gate)
+    changes: dict[str, object] = {
+        "failed_checks": tuple(failed),
+        "verdict": line,
+        "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
+    }
+    if (tuned := record.fine_tuning_info) is not None:
+        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
+    if (model_set := record.model_set_info) is not None:
+        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
+        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
+    return record.model_copy(update=changes)
+
+
+def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
+    """The verdict, preceded by failed checks and by the reason if there is no tuned model or it is not recommended."""
+    verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
+    judged = f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
+    if choice.approach == TUNE:
+        return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
     if choice.approach == READOUT:
-        served = "; the tuned file is for Ollama" if kept else f"; no tuned model: {why_not}" if why_not else ""
-        return f"Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
-    return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
+        served = f"; no tuned model: {why_not}" if why_not else ""
+        if record.fine_tuning_info:
+            served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
+        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
+    return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
@@ -185,7 +208,7 @@ def _provenance(basis: Basis, ws: Workspace) -> Provenance:
     base = basis.base
     known = {"input_rows": basis.dataset.input_sha256, **({"base": base.sha256} if base else {})}
     return Provenance(
-        hashes={**known, **outputs.hashes(ws.folder, PRODUCTS)},
+        hashes={**known, **outputs.hashes(ws.folder, outputs.PRODUCTS)},
         versions=outputs.versions(),
         base=BaseFile(path=str(base.path), source=base.located.source, prompts_by=base.prompts_by) if base else None,
     )
