@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from expertune.evaluate.compare import evaluate
+from expertune.evaluate.compare import Difference, evaluate
 from expertune.evaluate.verdict import Outcome
 from expertune.predict.score import Rated
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating
 from expertune.record import ApproachChoice, RunRecord
 from expertune.register.preflight import failed_checks
+from expertune.stats.intervals import Interval
 from expertune.workflow.record import with_checks
 from records import MAPPING, MODEL_SET, run_record
 
@@ -23,13 +24,25 @@ AGREES_TOO_LITTLE = {"agreement": 0.9, "agreement_passed": False, "agreement_row
 DISAGREES = "the saved file gives the trained model's label for only 90.0% of 50 validation records"
 
 
-def judged(approach: str, *, base: Outcome = "better", majority: Outcome = "better", **more: Any) -> RunRecord:
-    """A run that recommends this product, with these outcomes on the test records."""
+def judged(
+    approach: str,
+    *,
+    base: Outcome = "better",
+    majority: Outcome = "better",
+    differences: tuple[Difference, ...] = (),
+    **more: Any,
+) -> RunRecord:
+    """A run that recommends this product, with these outcomes and differences on the test records."""
     verdict = {"line": "The product is good.", "base": base, "majority": majority}
     record = run_record(choice={"approach": approach, "reason": "so"}, evaluation={"verdict": verdict}, **more)
     names = ("readout", "tuned", "base", "majority") if approach == "readout" else (approach, "base", "majority")
     found = tuple(evaluate(name, TRUTH, RIGHT, SCALE, {}, record.config) for name in names)
-    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update={"evaluations": found})})
+    changes = {"evaluations": found, "differences": differences}
+    return record.model_copy(update={"evaluation": record.evaluation.model_copy(update=changes)})
+
+
+def difference(rival: str, low: float, high: float) -> Difference:
+    return Difference("product", rival, (low + high) / 2, Interval(low, high, "bootstrap", 0.95), 100)
 
 
 def checked(record: RunRecord) -> RunRecord:
@@ -71,20 +84,25 @@ def test_a_readout_is_a_success_of_its_own_and_says_that_the_tuned_file_failed()
         "Recommended for rating: the readout (so); the tuned file is for Ollama, but the saved"
     )
     assert found.fine_tuning_info is not None and not found.fine_tuning_info.success
-    worse = checked(judged("readout", base="not better"))
-    assert worse.failed_checks == ("the readout is not better than the base on the test records",)
-    assert worse.verdict.startswith("Failed check: the readout is not better than the base on the test records. ")
+    worse = checked(judged("readout", differences=(difference("base", -0.3, -0.1),)))
+    assert worse.failed_checks == ("the readout is worse than the base on the test records",)
+    assert worse.verdict.startswith(
+        "Failed check: the readout is worse than the base on the test records. Recommended "
+    )
 
 
-def test_a_model_set_must_be_judged_and_better_than_the_most_common_label() -> None:
+def test_a_model_set_must_be_judged_and_not_worse_than_the_most_common_label() -> None:
     made: dict[str, Any] = {"fine_tuning_info": None, "export": None, "fallback_reason": "it diverged"}
-    good = checked(judged("model-set", model_set_info={**MODEL_SET, "judged": True}, **made))
+    with_set = {**made, "model_set_info": {**MODEL_SET, "judged": True}}
+    good = checked(judged("model-set", **with_set))
     assert good.failed_checks == () and good.model_set_info is not None and good.model_set_info.success
     assert good.verdict == "No tuned model: it diverged. The product is good."
-    as_its_base = judged("model-set", base="not better", model_set_info={**MODEL_SET, "judged": True}, **made)
-    assert failed_checks(as_its_base) == []  # it may ask its base with the base's own prompt
-    poor = checked(judged("model-set", majority="not better", model_set_info={**MODEL_SET, "judged": True}, **made))
-    assert poor.verdict.startswith("Failed check: the model set is not better than always choosing the most common ")
+    by_chance = judged("model-set", differences=(difference("majority", -0.2, 0.1),), **with_set)
+    assert failed_checks(by_chance) == []  # the verdict says: no clear difference
+    poor = checked(judged("model-set", differences=(difference("majority", -0.2, -0.1),), **with_set))
+    assert poor.verdict.startswith(
+        "Failed check: the model set is worse than always choosing the most common label on "
+    )
     assert poor.model_set_info is not None and not poor.model_set_info.success
     choice = ApproachChoice(approach="model-set", reason="so")
     unjudged = with_checks(run_record(choice=choice.to_dict(), model_set_info=MODEL_SET, **made), choice)

@@ -33,22 +33,21 @@ def gate_failures(record: RunRecord) -> list[str]:
 def failed_checks(record: RunRecord) -> list[str]:
     """Reasons why the recommended product is no success, one line each.
 
-    It must have been evaluated on the test records. A tuned model must pass the quality gate, a readout must be better
-    than its base, and every product better than always choosing the most common label. (A model set may ask its base
-    with the base's own prompt, so it need not be better than that.)
+    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout or a model set,
+    which is not registered, must not be worse than the base or than always choosing the most common label.
     """
-    verdict, approach = record.evaluation.verdict, record.choice.approach if record.choice else "tune"
+    approach = record.choice.approach if record.choice else "tune"
     if not record.evaluation.evaluations:
         return ["the product has not been evaluated on the test records"]
     if approach == "tune":
         return gate_failures(record)
-    failures = []
-    if approach == "readout" and verdict.base == "not better":
-        failures.append("the readout is not better than the base on the test records")
-    if verdict.majority == "not better":
-        name = approach.replace("-", " ")
-        failures.append(f"the {name} is not better than always choosing the most common label")
-    return failures
+    differences = record.evaluation.differences
+    worse = {each.second for each in differences if each.value < 0 and not each.includes_zero}
+    rivals = {"base": "the base", "majority": "always choosing the most common label"}
+    name = approach.replace("-", " ")
+    return [
+        f"the {name} is worse than {called} on the test records" for rival, called in rivals.items() if rival in worse
+    ]
 
 
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:

@@ -99,8 +99,9 @@ def _record(
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
-    verdict = f"The model set has not been evaluated: {evaluated.unjudged}."
-    evaluation = EvaluationRecord.of(verdict, evaluated.judgement, config.prevalence)
+    judgement = evaluated.judgement
+    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
+    evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence)
     record = RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
