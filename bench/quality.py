@@ -203,7 +203,7 @@ def row(entries: Sequence[Entry], rater: str | None) -> list[str]:
 
 def less_tfidf(entry: Entry, rater: str) -> Entry:
     """Macro-F1 less that of TF-IDF on the same records; an interval is there for the recommended rater only."""
-    if rater == entry["recommended"]:
+    if rater == entry["recommended"] and "TF-IDF" in entry["recommended_less"]:
         return entry["recommended_less"]["TF-IDF"]
     own, other = (entry["raters"][name]["macro_f1"]["value"] for name in (rater, "TF-IDF"))
     return {"value": own - other, "low": None, "high": None}

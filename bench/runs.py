@@ -23,7 +23,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from expertune.cli.main import EXIT_FELL_BACK  # noqa: E402
+from expertune.cli.options import EXIT_FELL_BACK  # noqa: E402
 from expertune.files import write_text  # noqa: E402
 from expertune.machine import usable_cores  # noqa: E402
 
@@ -122,7 +122,7 @@ def tune(csv: Path, mapping: Path | None, topic: str, model: Path, folder: Path,
     # the code beside this bench, and no server that might lend its templates: every run is of the file alone
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     child = run_child(command, folder.parent / f"{folder.name}.log", {"PYTHONPATH": path, "OLLAMA_HOST": "127.0.0.1:9"})
-    if child.code not in (0, EXIT_FELL_BACK):
+    if child.code not in (0, EXIT_FELL_BACK) and not (folder / "fine_tuning_metadata.json").exists():
         raise ChildFailed(child.last_error)
     return child
 

@@ -26,7 +26,7 @@ ROWS = (
     ("model", "train", "export", "torch_engine"),
     ("estimate",),
     ("progress",),
-    ("evaluate", "record_section", "record", "report_record", "report"),
+    ("evaluate", "record_section", "registration_record", "record", "report_record", "report"),
     ("modelset", "readout", "rate", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from expertune.cli import main
+from expertune.cli import tune as tune_command
 from expertune.config import (
     Config,
     Setting,
@@ -95,7 +96,9 @@ def test_settings_travel_through_a_yaml_file(tmp_path: Path) -> None:
 
     config = make_config({"epochs": 7, "export_type": "Q6_K", "seed": 3, "subgroups": "Age,Sex", "threads": 2})
     write_config(tmp_path / "run.yaml", config, {"input": "rows.csv", "model": "m", "topics": "t"})
-    run, merged = main._merged(tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4})
+    run, merged = tune_command._merged(
+        tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4}
+    )
     assert run == {"input": "rows.csv", "model": "other", "topics": "t"}
     assert make_config(merged) == with_changes(config, rank=4) == make_config({**as_dict(config), "rank": 4})
     assert make_config(json.loads(json.dumps(as_dict(config)))) == config
@@ -175,6 +178,12 @@ def test_layers_are_a_number_or_one_of_two_words() -> None:
             make_config({"layers": wrong})
 
 
+def test_a_path_travels_as_text() -> None:
+    config = make_config({"unlabelled": Path("a/b.csv")})
+    assert as_dict(config)["unlabelled"] == "a/b.csv" and make_config(as_dict(config)) == config
+    assert make_config({"unlabelled": "a/b.csv"}) == config and Config().unlabelled is None
+
+
 def test_a_configuration_does_not_change() -> None:
     config = Config()
     with pytest.raises(ValueError, match="frozen"):
@@ -224,10 +233,10 @@ def test_an_old_configuration_file_is_taken_and_new_flags_overrule_it(tmp_path: 
     path.write_text(yaml.safe_dump({"run": {"input": "r", "model": "m", "topics": "t"}, "settings": OF_0_1_0}))
     nothing = {"input": None, "model": None, "topics": None}
     with pytest.warns(RenamedSettingWarning):
-        assert make_config(main._merged(path, nothing, {})[1]) == as_now()
+        assert make_config(tune_command._merged(path, nothing, {})[1]) == as_now()
     with pytest.warns(RenamedSettingWarning):
         flags = {"gradient_accumulation_steps": 7, "rank": None}
-        assert make_config(main._merged(path, nothing, flags)[1]) == with_changes(
+        assert make_config(tune_command._merged(path, nothing, flags)[1]) == with_changes(
             as_now(), gradient_accumulation_steps=7
         )
 

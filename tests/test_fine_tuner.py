@@ -232,8 +232,10 @@ def test_our_own_decoder_refuses_what_it_does_not_read_before_any_work(tmp_path:
 
 def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     success, metadata = FineTuner(quiet=True).process_dataset(frame(90), "llama2", MAPPING, TOPIC, tmp_path)
-    assert success
-    assert metadata["model_set_info"]["judged"] is False
+    assert not success
+    assert metadata["failed_checks"] == ["the product has not been evaluated on the test records"]
+    assert metadata["model_set_info"]["judged"] is False and metadata["model_set_info"]["success"] is False
+    assert ". The model set has not been evaluated: " in metadata["verdict"]
     assert metadata["evaluation"]["evaluations"] == []
 
 

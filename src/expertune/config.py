@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -13,6 +14,7 @@ from .renamed_settings import RENAMED, current_settings
 from .setting import Setting, setting_of
 
 AUTO: Literal["auto"] = "auto"
+NOT_OF_KIND = {bool: "neither true nor false", tuple: "not a list of names", Path: "not the path of a file"}
 
 
 class Config(BaseModel):
@@ -69,6 +71,7 @@ class Config(BaseModel):
         description="Longest record in tokens, prompt and answer; at most the model's context length.",
     )
     long_records: Literal["error", "drop"] = Field(default="error", description="What to do with longer records.")
+    unlabelled: Path | None = Field(default=None, description="File of records without a rating, to train on as well.")
 
     # adapter
     rank: int = Field(default=16, ge=1, le=256, description="LoRA rank.")
@@ -102,10 +105,7 @@ class Config(BaseModel):
         description="Class imbalance: auto adjusts the label logits by class frequency, balanced weights the loss.",
     )
     logit_adjustment: float = Field(
-        default=0.5,
-        ge=0.0,
-        le=2.0,
-        description="Strength of the logit adjustment; 1 removes the class prior completely.",
+        default=0.5, ge=0.0, le=2.0, description="Strength of the logit adjustment; 1 removes the class prior."
     )
     decision_weight: float = Field(
         default=20.0,
@@ -113,6 +113,8 @@ class Config(BaseModel):
         le=1e4,
         description="Loss weight of the choice among the labels; a token of the answer has 1.",
     )
+    code_branch: bool = Field(default=False, description="Also train a one-token answer: the code of the label.")
+    code_weight: float = Field(default=0.1, ge=0.0, le=1.0, description="Loss weight of the codes; the words have 1.")
     soft_label_weight: float = Field(
         default=0.5,
         ge=0.0,
@@ -153,6 +155,7 @@ class Config(BaseModel):
         description="Minimum fraction of validation records with a clear label (a margin above the engine's noise) to "
         "which the saved file and the adapter give one label.",
     )
+    decision: bool = Field(default=True, description="With a code branch, make the file a decision model.")
 
     # model set
     approach: Literal["auto", "tune", "model-set"] = Field(
@@ -252,12 +255,8 @@ def _message(error: ValidationError) -> str:
         return f"{name}: {value!r} is out of range ({setting.reach()})"
     if kinds & {"int_from_float", "int_parsing"} and _is_number(value):
         return f"{name}: {value!r} is not a whole number"
-    if setting.kind is bool:
-        return f"{name}: {value!r} is neither true nor false"
-    if setting.kind is tuple:
-        return f"{name}: {value!r} is not a list of names"
-    words = " or ".join(setting.words)
-    return f"{name}: {value!r} is {f'neither a number nor {words}' if words else 'not a number'}"
+    number = f"neither a number nor {' or '.join(setting.words)}" if setting.words else "not a number"
+    return f"{name}: {value!r} is {NOT_OF_KIND.get(setting.kind, number)}"
 
 
 def _is_number(value: Any) -> bool:

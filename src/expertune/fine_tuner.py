@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import outputs
-from .config import as_dict, make_config
+from .config import Config, as_dict, make_config
 from .engine.ollama.server import running_server
 from .errors import (
     DatasetError,
@@ -43,9 +43,11 @@ from .ratings.examples import chat_record
 from .record import RunRecord, read_record
 from .register.folder import RegistrationTarget, check_target, load_dataset_again, register_again
 from .register.preflight import gate_failures
+from .workflow.dry_run import dry_run
+from .workflow.plan import check_resumed
 from .workflow.run import run
 from .workflow.state import RunRequest
-from .workflow.workspace import open_workspace
+from .workflow.workspace import Workspace, open_workspace
 
 log = logging.getLogger("expertune")
 
@@ -90,6 +92,7 @@ class FineTuner:
         output_dir: str | Path = "outputs",
         *,
         resume: bool = False,
+        overwrite: bool = True,
         register: str | None = None,
         replace: bool = False,
         force: bool = False,
@@ -98,7 +101,9 @@ class FineTuner:
     ) -> tuple[bool, dict[str, Any]]:
         """Tune `model_name` (a GGUF path or an Ollama name) on `df` (a DataFrame or path); returns (success, metadata).
 
-        `settings` are fields of `config.Config`. Success means that a tuned model or a model set was made and checked.
+        `settings` are fields of `config.Config`. Success means that a product was made, evaluated on records that it
+        never saw, and passed its checks; metadata["failed_checks"] has the reasons if not.
+        `overwrite` allows `output_dir` to hold a finished run, which is kept in previous/run.
         `register` registers the tuned model with the running Ollama under this name if it passes the quality gate;
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
         registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
@@ -110,6 +115,7 @@ class FineTuner:
         raised before any work if the name `register` is not available or no server answers.
         """
         config = make_config(settings)
+        _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
         if target is not None:
             check_target(target, model_name, config)
@@ -125,11 +131,35 @@ class FineTuner:
         )
         with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode) as ws, self._logged():
             _log_start(request, dataset)
-            for line in (str(dataset.columns), *dataset.notes):
-                ws.progress.say(line)
+            _say_columns(dataset, ws)
             record = run(request, dataset, ws, on_result)
         registration = record.registration
-        return registration is None or registration.registered, record.to_dict()
+        registered = registration is None or registration.registered
+        return registered and not record.failed_checks, record.to_dict()
+
+    def plan_run(
+        self,
+        df: Any,
+        model_name: str,
+        rating_mapping: Any = None,
+        target_topics: str = "",
+        output_dir: str | Path = "outputs",
+        *,
+        resume: bool = False,
+        overwrite: bool = True,
+        **settings: Any,
+    ) -> list[str]:
+        """Plan of `process_dataset` with these arguments, in lines: its settings and times; writes nothing there.
+
+        Raises what the run itself would raise before its long work.
+        """
+        config, folder = make_config(settings), Path(output_dir)
+        _check_folder(folder, model_name, config, target_topics, resume=resume, overwrite=overwrite)
+        dataset = load_dataset(df, rating_mapping, target_topics, config)
+        request = RunRequest(model_name, config, resume, self.fallback_mode, self.allow_remote)
+        with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode, dry_run=True) as ws:
+            _say_columns(dataset, ws)
+            return dry_run(request, dataset, ws)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -206,9 +236,23 @@ class FineTuner:
         return model_set.model_dump(mode="json")
 
 
+def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:
+    """Raise UsageError for a finished run without `overwrite`, and for a resumed run with other settings."""
+    outputs.check_finished(folder, (model, *config.models), overwrite=overwrite)
+    if resume:
+        check_resumed(folder, config, topics)
+
+
+def _say_columns(dataset: Dataset, ws: Workspace) -> None:
+    for line in (str(dataset.columns), *dataset.notes):
+        ws.progress.say(line)
+
+
 def _log_start(request: RunRequest, dataset: Dataset) -> None:
     """Log dataset, model and settings; no text of a record."""
     facts = len(dataset.ratings), dataset.counts, request.model, as_dict(request.config)
     log.info("%d records, %s, model %s, settings %s", *facts)
+    if dataset.unlabelled:
+        log.info("%s", dataset.unlabelled.line())
     for line in dataset.audit.lines():
         log.info("audit: %s", line)

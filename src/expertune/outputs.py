@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata as packages
 from pathlib import Path
@@ -29,7 +29,10 @@ LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"
 PREVIOUS = "previous"
+EARLIER = f"{PREVIOUS}/run"  # the run that was there before
 TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
+PRODUCTS = (*TUNED_FILES, MODEL_SET, READOUT)
+RESULTS = (*PRODUCTS, REGISTRATION_SAMPLE, "report.json", "report.html", "plots", METADATA)  # the metadata last
 
 
 def open_folder(folder: Path) -> Path:
@@ -43,8 +46,40 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
+def check_finished(folder: Path, models: Iterable[str], *, overwrite: bool) -> None:
+    """Raise UsageError if the folder holds a finished run without `overwrite`, or with one of the models in it."""
+    if not (folder / METADATA).exists():
+        return
+    for model in map(Path, models):
+        if model.is_file() and model.resolve().parent == folder.resolve():
+            raise UsageError(f"{model}: is in the folder of a finished run; choose another --output-dir")
+    if not overwrite:
+        raise UsageError(
+            f"{folder}: holds a finished run; choose another --output-dir, or give --overwrite (the results that are "
+            f"there now are then kept in {folder / EARLIER})"
+        )
+
+
+def retire_run(folder: Path) -> bool:
+    """Move the results of a finished run to previous/run, where it is again a whole run; True if there was one.
+
+    It replaces the run that was kept there. The metadata move last, so that a move that was stopped goes on here.
+    """
+    if not (folder / METADATA).exists():
+        return False
+    earlier = folder / EARLIER
+    if (earlier / METADATA).exists():
+        shutil.rmtree(earlier)
+    for each in (earlier.parent, earlier):
+        each.mkdir(mode=0o700, exist_ok=True)
+    for name in RESULTS:
+        if (folder / name).exists():
+            (folder / name).replace(earlier / name)
+    return True
+
+
 def retire(folder: Path, names: tuple[str, ...]) -> None:
-    """Move files of an earlier run to previous/, so that the folder holds the results of one run."""
+    """Move files that the run did not choose to previous/, so that the folder holds the results of one run."""
     for name in names:
         if (folder / name).exists():
             (folder / PREVIOUS).mkdir(mode=0o700, exist_ok=True)

@@ -20,19 +20,23 @@ from .evaluate.judgement import Judgement
 from .evaluate.prevalence import PrevalenceTable, at_prevalence
 from .evaluate.subgroups import SubgroupColumn
 from .evaluate.verdict import Verdict
+from .export.decision import PromptFrame
 from .export.summary import ExportSummary
 from .files import write_json
 from .outputs import METADATA
 from .predict.uncertainty import Uncertainty
 from .ratings.audit import Finding
+from .ratings.codes import WORDS, CodeBranch, LabelScoring, ScoredBy
 from .ratings.prompts import PromptTemplate
 from .record_section import Section, read
+from .registration_record import Registration
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "registration")  # callers test for these keys
+# callers test for these keys
+ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "code_branch", "registration", "unlabelled")
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -47,7 +51,7 @@ class ProcessingInfo(Section):
 
 
 class FineTuningInfo(Section):
-    """Present if a tuned model was made."""
+    """Present if a tuned model was made; `success` is False if it failed the quality gate."""
 
     approach: str
     success: bool = True
@@ -56,7 +60,10 @@ class FineTuningInfo(Section):
 
 
 class ModelSetInfo(Section):
-    """Present if a model set was made; `judged` is False if no model could rate the test records."""
+    """Present if a model set was made; `judged` is False if no model could rate the test records.
+
+    `success` is True only for a set that was judged and passed its checks, or that was not chosen.
+    """
 
     approach: str
     success: bool = True
@@ -79,6 +86,32 @@ class ReadoutInfo(Section):
     states_weight: float
     tfidf_weight: float
     out_of_fold: dict[str, dict[str, float]]
+
+
+class CodeBranchInfo(Section):
+    """Present if the system prompt lists a code for each label: after `lead` the tuned model answers by it.
+
+    `scored_by` is how the labels of a record are scored, chosen by `validation`: macro-F1 and log-loss of the words,
+    the code and both on the validation records. `frame` is the prompt up to the code, None if no two texts around
+    the record give it. `temperature` and `note` are those of the decision keys in the file; None if it has none.
+    """
+
+    lead: str
+    codes: dict[str, str]
+    scored_by: ScoredBy
+    reason: str
+    validation: dict[str, dict[str, float]]
+    frame: PromptFrame | None = None
+    temperature: float | None = None
+    note: str = ""
+
+    @property
+    def branch(self) -> CodeBranch:
+        return CodeBranch(self.lead, tuple(self.codes.values()))
+
+    @property
+    def scoring(self) -> LabelScoring:
+        return LabelScoring(self.scored_by, self.branch)
 
 
 class ValidationComparison(Section):
@@ -156,6 +189,15 @@ class SplitCounts(Section):
     groups: int = 0
 
 
+class UnlabelledRecords(Section):
+    """Records without a rating, where `--unlabelled` gave a file: read, trained on (`used`), and left out by reason."""
+
+    file: str
+    read: int
+    used: int
+    left_out: dict[str, int]
+
+
 class BaseFile(Section):
     """The base model's file, and what rendered its prompts."""
 
@@ -177,50 +219,10 @@ class Provenance(Section):
         return self.base is not None and self.base.prompts_by.startswith("Ollama")
 
 
-class ServedAgreement(Section):
-    """Agreement of the registered model with the evaluated file, on `rows` test records.
-
-    `exact` counts the records whose labels Ollama could score exactly; `labels` and `probability_gap` are None if
-    Ollama cannot score the labels. `chat_labels` is the share with the same label from a plain /api/chat; `ties` counts
-    records whose two most probable labels are nearly equal.
-    """
-
-    rows: int
-    exact: int
-    labels: float | None
-    probability_gap: float | None
-    chat_labels: float
-    ties: int
-
-
-class Registration(Section):
-    """Outcome of the registration with Ollama.
-
-    `reason` and `command` (to continue with) are set if it was refused, the other fields if it was registered: `digest`
-    is the file's sha256, `served` that of the server's blob, `bytes` how the two compare, `prompts` the number of
-    prompts compared, `decisions` a line on the decision answers of a decision model, `overridden` the gate failures
-    that --force overrode.
-    """
-
-    name: str
-    registered: bool
-    reason: str | None = None
-    command: str | None = None
-    server: str | None = None
-    ollama: str | None = None
-    digest: str | None = None
-    served: str | None = None
-    bytes: str | None = None
-    agreement: ServedAgreement | None = None
-    prompts: int | None = None
-    decisions: str | None = None
-    overridden: tuple[str, ...] = ()
-    replaced: bool = False
-
-
 class RunRecord(Section):
     """fine_tuning_metadata.json: inputs, product, evaluation, and what is needed to repeat the run.
 
+    `failed_checks`: why the recommended product is no success; empty if it was judged and passed its checks.
     `prompt_template` is how the prompts were made from columns, where that is known; `rating_codes` are the codes of a
     raw file with their values.
     """
@@ -230,7 +232,9 @@ class RunRecord(Section):
     fine_tuning_info: FineTuningInfo | None = None
     model_set_info: ModelSetInfo | None = None
     readout_info: ReadoutInfo | None = None
+    code_branch: CodeBranchInfo | None = None
     fallback_reason: str | None = None
+    failed_checks: tuple[str, ...] = ()
     choice: ApproachChoice | None = None
     verdict: str
     evaluation: EvaluationRecord
@@ -240,6 +244,7 @@ class RunRecord(Section):
     conformal: Coverage | None = None
     data_audit: AuditRecord
     split: SplitCounts
+    unlabelled: UnlabelledRecords | None = None
     rating_mapping: dict[str, int]
     rating_codes: dict[str, int] = Field(default_factory=dict)
     prompt_template: PromptTemplate | None = None
@@ -249,6 +254,16 @@ class RunRecord(Section):
     timings: dict[str, float]
     plan: JobPlan | None = None
     registration: Registration | None = None
+
+    @property
+    def branch(self) -> CodeBranch | None:
+        """The codes that the system prompt of the run lists."""
+        return self.code_branch.branch if self.code_branch else None
+
+    @property
+    def scoring(self) -> LabelScoring:
+        """How the tuned model's labels are scored."""
+        return self.code_branch.scoring if self.code_branch else WORDS
 
     @property
     def config(self) -> Config:

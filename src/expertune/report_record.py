@@ -13,7 +13,18 @@ from typing import Any, Literal
 from .estimate.job import JobPlan
 from .export.summary import ExportSummary
 from .files import write_json
-from .record import VERSION, ApproachChoice, AuditRecord, EvaluationRecord, Provenance, RunRecord, Section, SettingValue
+from .record import (
+    VERSION,
+    ApproachChoice,
+    AuditRecord,
+    CodeBranchInfo,
+    EvaluationRecord,
+    Provenance,
+    RunRecord,
+    Section,
+    SettingValue,
+    UnlabelledRecords,
+)
 from .train.events import DevEvent, StepEvent
 
 
@@ -73,6 +84,8 @@ class ReportRecord(EvaluationRecord):
     curves: Curves | None = None
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
+    code_branch: CodeBranchInfo | None = None
+    unlabelled: UnlabelledRecords | None = None
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
@@ -96,6 +109,8 @@ class ReportRecord(EvaluationRecord):
             curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,
+            code_branch=run.code_branch,
+            unlabelled=run.unlabelled,
         )
 
 

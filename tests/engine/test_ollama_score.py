@@ -100,3 +100,13 @@ def test_a_model_that_ends_its_turn_shows_its_alternatives_before_a_grammar() ->
     found = score(ends, "<p>", ANSWERS, SPELLING)
     assert found.exact and found.log_probs == pytest.approx(EXPECTED)
     assert asked == [False, True] * 4 and all(map(math.isfinite, found.log_probs))
+
+
+def test_codes_take_one_request_for_one_place() -> None:
+    """The answers share all but their last token: the alternatives there are the scores."""
+    server = Server()
+    codes, spelled = ['{"r": "yes', '{"r": "no'], [[1, 2], [1, 3]]
+    spelling = Spelling([0], [[(token, PIECES[token]) for token in answer] for answer in spelled], tokenize)
+    found = score(server, "<p>", codes, spelling)
+    assert found.exact and found.log_probs == pytest.approx((-0.2, -2.0))
+    assert server.asked == [('<p>{"r": "', 1, False)]

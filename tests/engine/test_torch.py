@@ -14,9 +14,14 @@ import tiny
 from expertune.config import make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError
+from expertune.predict.score import rate_examples
 from expertune.predict.together import Together
-from expertune.ratings.scale import answer_opening
+from expertune.ratings.codes import LabelScoring, ScoredBy
+from expertune.ratings.examples import chat_messages
+from expertune.ratings.scale import answer_opening, make_scale
+from expertune.ratings.schema import Example
 from expertune.torch_engine import TorchEngine
+from expertune.train.code_branch import choose_branch
 from label_sets import ASK, LABEL_SETS, Decoder, split, summed
 
 CONFIG = make_config({"engine": "torch", "threads": 1, "device": "cpu", "compute_dtype": "fp32"})
@@ -90,6 +95,22 @@ def test_threads_get_the_scores_of_their_own_record(engine: TorchEngine) -> None
     assert len(set(alone)) == len(asked) > engine.slots
     for ours, expected in zip(together, alone, strict=True):
         assert ours == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("by", ["code", "both"])
+def test_codes_are_scored_as_by_llama_cpp(engine: TorchEngine, served: LlamaCppEngine, by: ScoredBy) -> None:
+    labels = LABEL_SETS["english"]
+    scale = make_scale({label: value for value, label in enumerate(labels)})
+    branch = choose_branch(served, served.render(ASK), len(labels))
+    assert branch is not None
+    examples = [
+        Example(str(row), "test", chat_messages("cough " * (1 + row), scale, "x", branch), "", labels[0], 0)
+        for row in range(5)
+    ]
+    ours, theirs = (rate_examples(each, examples, scale, scoring=LabelScoring(by, branch)) for each in (engine, served))
+    assert len({each.probabilities for each in ours}) == len(examples)
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.probabilities == pytest.approx(their.probabilities, abs=5 * CACHE_ROUNDING)
 
 
 def test_texts_and_answers_are_llama_cpps(engine: TorchEngine, served: LlamaCppEngine) -> None:

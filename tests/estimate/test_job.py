@@ -94,6 +94,20 @@ def test_a_readout_reads_all_records_up_to_its_depth():
     assert found["load"] == 3  # the same pass writes the trunk cache
 
 
+def test_records_without_a_rating_are_counted_in_training_and_readout():
+    """As many tokens as 35 training records have take as long as these, but for the fit."""
+    config = Config(layers=20, epochs=2)
+
+    def seconds(**changes: int) -> dict[str, float]:
+        work = replace(WORK, readout_blocks=20, **changes)
+        return {stage.name: stage.seconds for stage in plan_job(work, SPEEDS, config).stages}
+
+    alone, with_them, as_rated = seconds(), seconds(unlabelled_tokens=35 * 100), seconds(train=105)
+    assert with_them["train"] == as_rated["train"] == pytest.approx(1.5 * alone["train"])
+    assert with_them["readout"] == pytest.approx(as_rated["readout"] - 35 * FIT_SECONDS)
+    assert {name for name in alone if with_them[name] != alone[name]} == {"readout", "train"}
+
+
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
     fewer = with_layers(RATE, -5)
     assert 1 / fewer.tokens_per_second == pytest.approx(0.01 - 5 * 0.0004)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.train.code_branch import choose_branch, code_tokens, is_decision
 
 OURS = Path(__file__).parents[1] / "data/vocab"
 # larger vocabularies with their vectors (llama.cpp's models/ folder): checked where they are
@@ -132,3 +133,15 @@ def test_continuations_of_real_vocabularies(served: tuple[Path, LlamaCppEngine])
     apart = engine.tokenize("Rate this record") + engine.continuation("Rate this record", "ing")
     text = engine._server.ask("/detokenize", {"tokens": apart})["content"]
     assert text.endswith("Rate this recording")
+
+
+def test_the_codes_are_one_token_each_after_their_lead(served: tuple[Path, LlamaCppEngine]) -> None:
+    _, engine = served
+    prompt = engine.render([{"role": "user", "content": "cough"}])
+    branch = choose_branch(engine, prompt, 30)
+    assert branch is not None and is_decision(engine, prompt, branch)
+    found, begin = code_tokens(engine, prompt, branch), engine.tokenize(prompt)
+    assert len(set(found.codes)) == 30
+    for answer, code in zip(branch.answers(), found.codes, strict=True):
+        assert engine.tokenize(prompt + answer) == [*begin, *found.lead, code]
+    assert engine.tokenize(prompt + branch.lead) == [*begin, *found.lead]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 import tiny
+from expertune.cli.main import main
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import UsageError
 from expertune.modelset.build import BuildInputs, build, recipes
@@ -86,6 +88,18 @@ def test_words_alone_need_no_model(tmp_path: Path) -> None:
     product = load_product(folder)
     with serve(product, "llama.cpp") as served, pytest.raises(UsageError, match="TF-IDF alone; leave out --rationale"):
         rate_file(folder / "new.csv", folder / "other.csv", product, served, Counted().stage, rationale=True)
+
+
+def test_the_tally_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", "TF-IDF")
+    write_csv(tmp_path / "new.csv", visits(5))
+    with pytest.raises(SystemExit) as end:
+        main(["rate", str(tmp_path / "new.csv"), "--with", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert not end.value.code and found["output"] == str(tmp_path / "new_rated.csv")
+    assert (found["rows"], found["computed"], found["failed"]) == (5, 5, 0)
+    assert found["review"] == sum(bool(row["Review_Reasons"]) for row in read_csv(tmp_path / "new_rated.csv"))
+    assert found["seconds"] > 0 and isinstance(found["notes"], list)
 
 
 def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Path) -> None:

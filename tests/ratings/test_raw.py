@@ -149,7 +149,7 @@ def test_choices_that_cannot_be(tmp_path: Path, choices: list[str], kind: type[E
 
 
 def test_the_choices_are_one_setting_that_travels_through_yaml_and_flags(tmp_path: Path) -> None:
-    from expertune.cli.main import _merged
+    from expertune.cli.tune import _merged
     from expertune.outputs import write_config
 
     config = make_config({"column": [*NAMED, "patient=MRN, old"]})

@@ -17,9 +17,10 @@ from expertune.model.load import Placement, Tunable, load
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, load_scale
 from expertune.ratings.schema import Example
-from expertune.train.batches import training_batch
+from expertune.ratings.unlabelled import MOST_PER_RATED
+from expertune.train.batches import epoch_order, training_batch
 from expertune.train.class_balance import balance
-from expertune.train.encode import Candidates, Row, candidates, encode
+from expertune.train.encode import Candidates, Row, candidates, encode, unrated_row
 from expertune.train.evaluate import evaluate
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import log_probabilities, weighted_loss
@@ -95,6 +96,45 @@ def test_soft_labels_are_shared_out_over_the_forks() -> None:
     assert (first.weight, second.weight) == pytest.approx((10, 7.5))  # a quarter of the shares parted before
     (only,) = balance(config, THREE, [row("a", 0), row("b", 1)], soft).decisions["b"]
     assert dict(zip(only.tokens, only.shares, strict=True)) == {41: 0.0, 43: 1.0}
+
+
+def test_a_row_without_a_rating_learns_its_soft_label_alone_with_less_weight() -> None:
+    rated, soft = [row("a", 0), row("b", 1), row("c", 1)], {"a": (0.2, 0.5, 0.3), "u": (0.2, 0.5, 0.3)}
+    config = Config(decision_weight=10, soft_label_weight=0.5)
+    plain = balance(config, THREE, rated, soft)
+    found = balance(config, THREE, [*rated, unrated_row("u", (5, 6), THREE, 0)], soft)
+    assert found.weights == plain.weights and all(
+        found.decisions[each.id] == plain.decisions[each.id] for each in rated
+    )
+    first, second = found.decisions["u"]
+    assert dict(zip(first.tokens, first.shares, strict=True)) == pytest.approx({41: 0.5, 43: 0.5})
+    assert dict(zip(second.tokens, second.shares, strict=True)) == pytest.approx({42: 0.4, 45: 0.6})
+    assert (first.weight, second.weight) == pytest.approx((10 / MOST_PER_RATED, 10 / MOST_PER_RATED / 2))
+    assert first.offsets == plain.decisions["a"][0].offsets  # its label counts in no class frequency
+    with pytest.raises(KeyError):
+        balance(config, THREE, [unrated_row("u", (5, 6), THREE)])
+
+
+def test_a_row_without_a_rating_has_no_weight_but_its_decisions() -> None:
+    answers = [unrated_row("u", (5, 6), THREE, label).answer for label in range(3)]
+    assert answers == [(30, 31, 41, 42), (30, 31, 43), (30, 31, 41, 45)]  # up to the last token at which labels part
+    own = unrated_row("u", (5, 6), THREE, 1)
+    found = balance(Config(decision_weight=10), THREE, [row("a", 0), own], {"u": (0.0, 1.0, 0.0)})
+    batch = training_batch([own], found.weights, found.decisions)
+    assert batch.decisions is not None and float(batch.weights_N.sum()) == 0.0
+    assert batch.targets_N[batch.decisions.rows_M].tolist() == [43] and batch.weight == 10 / MOST_PER_RATED
+
+
+def test_rows_without_a_rating_are_spread_evenly_over_the_batches() -> None:
+    rated, unrated, size = 30, 90, 8
+    for epoch in range(3):
+        order = epoch_order(rated, seed=1, epoch=epoch, unrated=unrated)
+        assert sorted(order.tolist()) == list(range(rated + unrated))
+        shares = [int((order[at : at + size] < rated).sum()) for at in range(0, len(order), size)]
+        assert set(shares) <= {1, 2, 3}
+    first, second = (epoch_order(rated, seed=1, epoch=epoch, unrated=unrated).tolist() for epoch in (0, 1))
+    assert first != second and first == epoch_order(rated, seed=1, epoch=0, unrated=unrated).tolist()
+    assert np.array_equal(epoch_order(9, seed=1, epoch=0, unrated=0), epoch_order(9, seed=1, epoch=0))
 
 
 @pytest.mark.parametrize("at_once", [1 << 24, 2048])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import stat
 from dataclasses import replace
@@ -23,12 +24,14 @@ from expertune.model.states import shared_tokens
 from expertune.readout.states import BaseStates, TrainingPass
 from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
-from expertune.train.encode import Candidates, Row
+from expertune.train.code_branch import CodeTokens
+from expertune.train.encode import Candidates, Row, unrated_row
 from expertune.train.loop import Trainer, TrainingData
 from expertune.train.loss import weighted_loss
 from expertune.train.trunk import NAME, make_trunk
 
 CANDIDATES = Candidates((30, 31), ((41, 42, 7), (43, 7), (44, 45, 7)))
+CODE = CodeTokens((60, 61), (71, 72, 73))
 SETTINGS: dict[str, Any] = {
     "rank": 4,
     "alpha": 8.0,
@@ -119,9 +122,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer_of(
-    tunable: Tunable, folder: Path | None, *, resume: bool = False, stop_at: int = 1000, run_id: str = "run"
+    tunable: Tunable,
+    folder: Path | None,
+    *,
+    resume: bool = False,
+    stop_at: int = 1000,
+    run_id: str = "run",
+    labels: Candidates = CANDIDATES,
 ) -> Trainer:
-    data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), CANDIDATES)
+    data = TrainingData(rows_sharing(22, 0), rows_sharing(9, 1), labels)
     place = CheckpointPlace(folder, run_id, resume) if folder is not None else None
     config = Config(layers=2, **SETTINGS)
     trainer = Trainer(tunable, data, config, checkpoints=place, should_stop=lambda: trainer.step >= stop_at)
@@ -217,8 +226,9 @@ def test_nothing_is_cached_if_every_block_has_an_adapter(base: Path, tmp_path: P
 
 @pytest.mark.parametrize("layers", [1, 2, "all"])
 @pytest.mark.parametrize("shared", [8, 0])
+@pytest.mark.parametrize("code", [None, CODE])
 def test_the_states_that_a_readout_reads_on_the_way_are_those_of_the_prompts_alone(
-    base: Path, tmp_path: Path, layers: int | str, shared: int
+    base: Path, tmp_path: Path, layers: int | str, shared: int, code: CodeTokens | None
 ) -> None:
     states = BaseStates(base, Config(layers=layers, **{**SETTINGS, "compute_dtype": "fp32"}))
     train = [replace(row, prompt=row.prompt[8 - shared :]) for row in rows_sharing(22, 0)]
@@ -226,19 +236,46 @@ def test_the_states_that_a_readout_reads_on_the_way_are_those_of_the_prompts_alo
     prompts = [row.prompt for row in train]
     place = CheckpointPlace(tmp_path, "run")
     seen: list[int] = []
-    found = states.of_training(TrainingPass(train, dev, CANDIDATES, place), shared_tokens(prompts), seen.append)
+    rows = TrainingPass(train, dev, replace(CANDIDATES, code=code), place)
+    found = states.of_training(rows, shared_tokens(prompts), seen.append)
     assert sum(seen) == len(train)
     np.testing.assert_allclose(found, states.of(prompts, shared_tokens(prompts)), rtol=0, atol=1e-4 * abs(found).max())
     assert (tmp_path / NAME).exists() == (layers != "all")
 
 
-def test_the_training_takes_the_trunk_that_the_readout_wrote(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [None, CODE])
+def test_the_training_takes_the_trunk_that_the_readout_wrote(
+    base: Path, tmp_path: Path, code: CodeTokens | None
+) -> None:
     states = BaseStates(base, Config(layers=2, **{**SETTINGS, "compute_dtype": "fp32"}))
-    rows = TrainingPass(rows_sharing(22, 0), rows_sharing(9, 1), CANDIDATES, CheckpointPlace(tmp_path, "run"))
+    labels = replace(CANDIDATES, code=code)
+    rows = TrainingPass(rows_sharing(22, 0), rows_sharing(9, 1), labels, CheckpointPlace(tmp_path, "run"))
     states.of_training(rows, 8, lambda rows: None)
     made = (tmp_path / NAME).stat().st_ino
     tunable, without = open_tunable(base, 2), open_tunable(base, 2)
-    trainer = trainer_of(tunable, tmp_path)
+    trainer = trainer_of(tunable, tmp_path, labels=labels)
     trainer.read_trunk()
     assert (tmp_path / NAME).stat().st_ino == made
-    assert losses(trainer) == pytest.approx(losses(trainer_of(without, None)), abs=1e-4)
+    assert losses(trainer) == pytest.approx(losses(trainer_of(without, None, labels=labels)), abs=1e-4)
+
+
+def test_rows_without_a_rating_are_in_the_same_pass_whatever_they_are_rated(base: Path, tmp_path: Path) -> None:
+    """Their labels are known after the pass; one of them has another beginning and is shorter than that of the rest."""
+    states = BaseStates(base, Config(layers=2, **{**SETTINGS, "compute_dtype": "fp32"}))
+    rated, place = rows_sharing(22, 0), CheckpointPlace(tmp_path, "run")
+    dev = [replace(row, id=f"dev {row.id}") for row in rows_sharing(9, 1)]
+    prompts = [(*rated[0].prompt[:8], 103, 210 + at, 220 + at) for at in range(6)] + [(50, 60, 61)]
+    unrated = [unrated_row(f"u{at}", prompt, CANDIDATES) for at, prompt in enumerate(prompts)]
+    found = states.of_training(TrainingPass([*rated, *unrated], dev, CANDIDATES, place), 8, lambda rows: None)
+    alone = states.of([row.prompt for row in (*rated, *unrated)], 8)
+    np.testing.assert_allclose(found, alone, rtol=0, atol=1e-4 * abs(found).max())
+    made = (tmp_path / NAME).stat().st_ino
+    soft = {row.id: (0.1, 0.2, 0.7) for row in unrated}
+    learned = [*rated, *(unrated_row(row.id, row.prompt, CANDIDATES, 2) for row in unrated)]
+    tunable = open_tunable(base, 2)
+    trainer = Trainer(
+        tunable, TrainingData(learned, dev, CANDIDATES, soft), Config(layers=2, **SETTINGS), checkpoints=place
+    )
+    trainer.read_trunk()
+    assert (tmp_path / NAME).stat().st_ino == made and trainer.schedule.steps_in_epoch == 8
+    assert all(math.isfinite(loss) for loss in losses(trainer))

@@ -84,7 +84,7 @@ def test_a_stopped_training_is_kept_until_it_was_gone_on_with(tmp_path: Path, mo
     (kept,) = (tmp_path / "checkpoints").rglob("*.pt")
     before = [sha256(path) for path in (kept, tmp_path / "training_config.yaml")]
 
-    with pytest.raises(UsageError, match="belongs to other settings, another base or other rows; repeat those"):
+    with pytest.raises(UsageError, match=r"--resume: not the settings of the run .*: rank \(4, there 8\); repeat"):
         tune(tmp_path, rank=4, resume=True)
     with pytest.raises(
         FineTuningNotSupportedError, match=r"llama2.*; the stopped training is kept: --resume continues"

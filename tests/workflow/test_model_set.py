@@ -278,6 +278,7 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
     raters = [each.name for each in found.evaluations]
     assert raters == ["TF-IDF set", "few-shot", "base", "TF-IDF", "majority"]
     assert found.verdict.line.startswith("The word-count classifier (no language model) is better")
+    assert [each.second for each in found.differences] == ["few-shot", "base", "majority"]  # not with its own kind
 
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Dataset) -> None:

@@ -1,16 +1,17 @@
-"""Output of `expertune models` and `doctor`: models, whether each can be tuned, memory and time."""
+"""Output of `expertune models`: models, whether each can be tuned, memory and time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ExpertuneError, UsageError
 from ..files import size_text
 from ..progress import duration_text, speed_text
+from .options import print_json
 
 if TYPE_CHECKING:
     from ..engine.locate import Listed
@@ -45,10 +46,14 @@ class Known:
         )
 
     @property
-    def size(self) -> str:
+    def bytes(self) -> int | None:
         if self.listed is not None:
-            return size_text(self.listed.size)
-        return size_text(self.capability.path.stat().st_size) if self.capability.path is not None else NONE
+            return self.listed.size
+        return self.capability.path.stat().st_size if self.capability.path is not None else None
+
+    @property
+    def size(self) -> str:
+        return NONE if self.bytes is None else size_text(self.bytes)
 
     @property
     def takes(self) -> tuple[str, str, str]:
@@ -66,6 +71,25 @@ class Known:
     def whole_run(self) -> str:
         """Time of the whole run."""
         return NONE if self.run is None else duration_text(self.run.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as numbers; None where a figure is not known."""
+        capability = self.capability
+        estimate, rate = capability.estimate, capability.estimate and capability.estimate.rate
+        return {
+            "name": self.listed.name if self.listed else capability.model,
+            "family": capability.family or (self.listed and self.listed.family),
+            "parameters": capability.parameters,
+            "quantisation": capability.quantisation or (self.listed and self.listed.quantisation),
+            "bytes": self.bytes,
+            "tunable": capability.tunable,
+            "reason": capability.reason,
+            "notes": capability.notes,
+            "memory_bytes": estimate and estimate.memory.peak,
+            "tokens_per_second": rate and rate.tokens_per_second,
+            "training_seconds": rate and self.plan.seconds(rate),
+            "run_seconds": self.run and self.run.seconds,
+        }
 
     @property
     def why(self) -> str:
@@ -92,6 +116,7 @@ def print_models(
     column: Sequence[str] = (),
     quick: bool = False,
     allow_remote: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Print the server, then a row for each model: what it is, whether it can be tuned, memory and time.
 
@@ -105,13 +130,19 @@ def print_models(
         raise UsageError("--quick, --input: the time for a dataset must be measured; give one of the two")
     dataset = None if input is None else read_input(input, rating_mapping, topics, column)
     with ExitStack() as stack:
-        server = None if names and all(Path(name).is_file() for name in names) else _open_server(stack, allow_remote)
-        models = _capabilities(names, server)
-        if not models:
-            print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
-            return
+        only_files = bool(names) and all(Path(name).is_file() for name in names)
+        server, source = (None, "") if only_files else _open_server(stack, allow_remote)
+        if source and not as_json:
+            print(source)
+        models = capabilities_of(names, server)
         progress = stack.enter_context(Progress())
-        known = [_known(each, can, dataset, quick, progress) for each, can in models]
+        known = [known_model(each, can, dataset, quick, progress) for each, can in models]
+    if as_json:
+        print_json({"source": source or None, "models": [each.to_dict() for each in known]})
+        return
+    if not known:
+        print("There are no models; get one with `ollama pull`, for example `ollama pull llama3.2:1b`.")
+        return
     rows = [
         (plain(_name(each)), *each.facts, each.size, _yes(each), *each.takes, each.whole_run, plain(each.why))
         for each in known
@@ -121,21 +152,19 @@ def print_models(
         print(line)
 
 
-def _open_server(stack: ExitStack, allow_remote: bool) -> OllamaServer | None:
-    """Open the server and print its address; None if none answers."""
+def _open_server(stack: ExitStack, allow_remote: bool) -> tuple[OllamaServer | None, str]:
+    """Open the server, None if none answers; and a line that says where the models are."""
     from ..engine.ollama.server import OllamaServer
 
     try:
         server = OllamaServer(allow_remote=allow_remote, patience=5.0)
     except ExpertuneError as error:
-        print(f"{', '.join(folders()) or 'No models folder on this disk'} ({error})")
-        return None
+        return None, f"{', '.join(folders()) or 'No models folder on this disk'} ({error})"
     stack.enter_context(server)
-    print(f"Ollama {server.version_text} at {server.url}")
-    return server
+    return server, f"Ollama {server.version_text} at {server.url}"
 
 
-def _capabilities(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
+def capabilities_of(names: Sequence[str], server: OllamaServer | None) -> list[tuple[Listed | None, Capability]]:
     from ..estimate.capability import capabilities, capability
 
     if not names:
@@ -144,7 +173,7 @@ def _capabilities(names: Sequence[str], server: OllamaServer | None) -> list[tup
     return [listed.get(name.removesuffix(":latest")) or (None, capability(name, server)) for name in names]
 
 
-def _known(
+def known_model(
     listed: Listed | None, capability: Capability, dataset: Dataset | None, quick: bool, progress: Progress
 ) -> Known:
     """Add the throughput and plan, measured now or earlier."""
@@ -227,86 +256,6 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     for row in (COLUMNS, *rows):
         print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def print_doctor(model: str | None) -> None:
-    """Print library versions, machine, Ollama and, if named, the model."""
-    import os
-
-    import psutil
-
-    from ..outputs import versions
-
-    for name, version in versions().items():
-        print(f"{name:14} {version}")
-    print(f"{'cores':14} {os.cpu_count()}")
-    memory = psutil.virtual_memory()
-    print(f"{'memory':14} {size_text(memory.available)} free of {size_text(memory.total)}")
-    for name, line in _ollama():
-        print(f"{name:14} {line}")
-    if model is not None:
-        for name, line in _model_lines(model):
-            print(f"{name:14} {line}")
-
-
-def _model_lines(model: str) -> Iterator[tuple[str, str]]:
-    from ..engine.ollama.server import running_server
-    from ..progress import Progress
-
-    with (None if Path(model).is_file() else running_server()) or nullcontext() as server, Progress() as progress:
-        ((listed, capability),) = _capabilities([model], server)
-        known = _known(listed, capability, None, False, progress)
-        capability = known.capability
-        run = _reference_run(known, progress)
-    yield "model", plain(f"{capability.model}: {capability.reason}")
-    for note in known.capability.notes:
-        yield "", plain(note)
-    if known.capability.path is None:
-        return
-    family, weights, quantisation = known.facts
-    yield "", f"{family}, {weights} weights, {quantisation}, {known.size}"
-    memory, rate, time = known.takes
-    if capability.tunable:
-        yield "", f"{memory} of memory, {rate} tokens/s: {time} for {known.plan.words(str(known.plan.shape.row))}"
-        yield "", run
-
-
-def _reference_run(known: Known, progress: Progress) -> str:
-    """The time of a whole run on 1,000 records, or why it is not known."""
-    from ..estimate.plan import REFERENCE_PARTS, reference_plan, whole_run
-    from ..modelset.prompt_search import records_to_rate
-    from ..ratings.scale import DEFAULT_MAPPING
-
-    capability, parts = known.capability, REFERENCE_PARTS
-    if capability.path is None or capability.estimate is None:
-        return ""
-    try:
-        with progress.stage(f"Measuring {plain(capability.model)} with llama.cpp"):
-            plan = reference_plan(capability.path, records_to_rate(len(DEFAULT_MAPPING), parts["dev"]))
-            found = whole_run(plan, capability)
-    except ExpertuneError as error:
-        return f"the time of a whole run could not be estimated ({error})"
-    if found is None:
-        return ""
-    return f"a whole run on {sum(parts.values()):,} records of {plan.shape.row} tokens: {duration_text(found.seconds)}"
-
-
-def _ollama() -> list[tuple[str, str]]:
-    """The server or why there is none, and the models folders: the one that the server names, those on this disk."""
-    from ..engine.ollama.disk import readable
-    from ..engine.ollama.server import OllamaServer
-
-    here, theirs, none = folders(), None, "none on this disk (OLLAMA_MODELS can name one)"
-    try:
-        with OllamaServer() as server:
-            lines = [("Ollama", f"{server.url}, version {server.version_text}")]
-            theirs = server.models_folder()
-            none = "the server was asked; it has no models, whose files would name its folder, and none is on this disk"
-    except ExpertuneError as error:
-        lines = [("Ollama", str(error))]
-    if theirs is not None and not any(line.startswith(theirs) for line in here):
-        here.insert(0, f"{theirs} (named by the server{'' if readable(Path(theirs)) else '; not readable here'})")
-    return lines + [("models folder", line) for line in here or [none]]
 
 
 def folders() -> list[str]:

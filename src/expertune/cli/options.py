@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..config import SETTINGS
+
+EXIT_FAILED, EXIT_FELL_BACK, EXIT_INTERRUPTED = 1, 3, 130
 
 Input = Annotated[Path, typer.Option("--input", help="Rated records: CSV, TSV, JSONL or Parquet.")]
 Column = Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help=SETTINGS["column"].help)]
@@ -25,7 +28,13 @@ Force = Annotated[
 AllowRemote = Annotated[
     bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine; patient text is sent to it.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document, in ASCII, which every terminal and pipe takes."""
+    print(json.dumps(document, indent=2, default=str))
 
 
 def replace_letters_that_cannot_be_shown() -> None:

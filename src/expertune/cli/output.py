@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..files import size_text
 from ..progress import duration_text
+from .options import print_json
 
 if TYPE_CHECKING:
     from ..evaluate.compare import Evaluation
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from ..rate.merge import MergedReview
     from ..rate.review import Queue
     from ..rate.runner import Tally
-    from ..record import Registration, RunRecord
+    from ..record import RunRecord
+    from ..registration_record import Registration
     from ..stats.intervals import Estimate
 
 
@@ -87,9 +89,13 @@ def print_address(served: ServedFile, address: Address) -> None:
     print(f"\nOpenAPI (needs the key): {address.url}/openapi.json · ready: {address.url}/health", flush=True)
 
 
-def print_tally(tally: Tally, output: Path) -> None:
+def print_tally(tally: Tally, output: Path, *, as_json: bool = False) -> None:
     """Print the counts of rating a file."""
     counts = tally.counts
+    if as_json:
+        facts = {"output": str(output), **counts._asdict(), "seconds": round(tally.seconds, 3), "notes": tally.notes}
+        print_json(facts)
+        return
     print(
         f"{output}: {counts.rows:,} records, {counts.computed:,} rated now in {duration_text(tally.seconds)} "
         f"({tally.rows_per_second:,.1f} records/s), {counts.failed:,} not rated, {counts.review:,} to be reviewed"
@@ -150,12 +156,10 @@ def _noise_lines(export: ExportSummary) -> list[str]:
 
 def _training_lines(record: RunRecord) -> list[str]:
     """Size, speed and agreement of the saved file; types, dtype and memory are in the report."""
-    from ..register.preflight import disagreement
-
     training, export = record.training, record.export
     if training is None or export is None:
         return []
-    lines = [
+    return [
         f"\nTrained {training.steps} steps; step {training.best_step} was best on the validation records and was kept.",
         f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
         f"label for {export.agreement:.1%} of {_compared(export)}.",
@@ -163,6 +167,3 @@ def _training_lines(record: RunRecord) -> list[str]:
         f"It rates {export.rows_per_second:.1f} records/s"
         + (f", its base {export.base_rows_per_second:.1f}." if export.base_rows_per_second else "."),
     ]
-    if not export.agreement_passed:
-        lines.append(f"Warning: {disagreement(export, record.config)}")
-    return lines

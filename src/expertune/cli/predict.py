@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import AllowRemote, Column, Debug, Mapping_
+from .options import AllowRemote, AsJson, Column, Debug, Mapping_
 
 
 def rate(
@@ -50,6 +50,7 @@ def rate(
         typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
     ] = False,
     allow_remote: AllowRemote = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
@@ -69,7 +70,7 @@ def rate(
         tally = rate_file(
             new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
         )
-    print_tally(tally, target)
+    print_tally(tally, target, as_json=as_json)
 
 
 def serve(
@@ -84,7 +85,10 @@ def serve(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Serve a tuned model over HTTP to other programs on this machine, with a key, until Ctrl-C."""
+    """Serve a tuned model over HTTP to other programs on this machine, with a key, until Ctrl-C.
+
+    A file tuned with --code-branch answers /v1/systemone: the labels, in the order of the mapping, are the options.
+    """
     from ..rate.http_server import Address, served_file, start
     from .output import print_address
 
@@ -107,6 +111,7 @@ def review(
         float, typer.Option("--sample", min=0, max=1, help="Share of confident records to add at random.")
     ] = 0.02,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of that sample.")] = 42,
+    debug: Debug = False,
 ) -> None:
     """Queue rated records for human review, the most useful first, each with its reason."""
     from ..rate.review import make_queue
@@ -125,6 +130,7 @@ def merge_review(
     journal: Annotated[
         Path | None, typer.Option("--journal", help="Also record the corrections in this `expertune rate` journal.")
     ] = None,
+    debug: Debug = False,
 ) -> None:
     """Add reviewed records to a dataset for the next tuning; conflicts are listed and left out."""
     from ..rate.merge import merge_review as merge

@@ -35,6 +35,8 @@ class Walking:
 
     def after_row(self, tails: Sequence[Sequence[int]], questions: int) -> Walking:
         """The state for the next row. Walking saves nothing if it takes a question for each place all the same."""
+        if questions == 1:
+            return self  # no way takes fewer
         if not self.allowed:
             return Walking(self.rows_without - 1)
         places = {tuple(tail[:i]) for tail in tails for i in range(len(tail))}

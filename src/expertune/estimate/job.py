@@ -73,7 +73,8 @@ class Work:
     """The records that a run reads. `search_records`: rated while prompts of a model set are tried.
 
     `read_seconds`: to find, read and tokenise. `readout_blocks`: depth of the pass over all records for a classifier on
-    hidden states; 0 without one. `reference_layers`: adapted blocks when the training speed was measured.
+    hidden states; 0 without one. `unlabelled_tokens`: of records without a rating that are trained on, a classifier's
+    labels of them being those to learn. `reference_layers`: adapted blocks when the training speed was measured.
     """
 
     shape: RowShape
@@ -85,6 +86,7 @@ class Work:
     read_seconds: float = 0.0
     search_records: int = 0
     readout_blocks: int = 0
+    unlabelled_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,18 +214,19 @@ def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
 def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
     """Seconds of the stages in our decoder, and of the saved file."""
     rate = with_layers(speeds.training, settings.layers - work.reference_layers)
-    row, records = work.shape.row, work.train + work.dev
+    row = work.shape.row
+    train_tokens = work.train * row + work.unlabelled_tokens
     dev_tokens = work.dev * (row + LABEL_TOKENS)  # each label is scored
     dev_pass = dev_tokens / rate.look_tokens_per_second
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    pooling = rate.load_seconds + POOLING * (records + work.test) * row * all_blocks * depth
+    pooling = rate.load_seconds + POOLING * (train_tokens + (work.dev + work.test) * row) * all_blocks * depth
     trunk = work.dev * row * rate.trunk_seconds_per_token  # that of the training rows is made in the same pass
     readout = {"readout": pooling + trunk + FIT_SECONDS * work.train} if depth else {}
-    trunk += POOLING * work.train * row * rate.trunk_seconds_per_token
+    trunk += POOLING * train_tokens * rate.trunk_seconds_per_token
     return readout | {
         "load": rate.load_seconds + (0.0 if depth else trunk),
-        "train": settings.epochs * work.train * row / rate.tokens_per_second,
+        "train": settings.epochs * train_tokens / rate.tokens_per_second,
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
         "check": speeds.rating.open_seconds

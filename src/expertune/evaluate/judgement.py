@@ -9,6 +9,7 @@ from ..config import Config
 from ..engine.base import Engine
 from ..predict.score import Pass, Rated, rate_pass
 from ..progress import Progress
+from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
@@ -17,7 +18,7 @@ from .baselines import majority, tfidf
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
 from .subgroups import SubgroupColumn, subgroups_of
-from .verdict import Verdict, verdict
+from .verdict import WORD_COUNTS, Verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def judge(
     """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name,
     each over all test records or a sample of them.
 
-    `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds.
+    `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds. A product that
+    is a TF-IDF classifier is not compared with TF-IDF, whose figures are there all the same.
     """
     split, scale = dataset.split, dataset.scale
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
@@ -61,7 +63,10 @@ def judge(
         rater: evaluate(rater, sampled_truth(split.test, rated), rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
     }
-    rivals: Mapping[str, Sequence[Rated]] = {rater: rated for rater, (rated, _) in raters.items() if rater != name}
+    itself = (name, "TF-IDF") if name == WORD_COUNTS else (name,)
+    rivals: Mapping[str, Sequence[Rated]] = {
+        rater: rated for rater, (rated, _) in raters.items() if rater not in itself
+    }
     differences = compare((name, product.rated), rivals, split.test, scale, split.groups, config)
     product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
     on_test = (split.test, product.rated, scale, split.groups)
@@ -82,10 +87,13 @@ def rate_shown(
     title: str,
     *,
     answered: Collection[str] = (),
+    scoring: LabelScoring = WORDS,
 ) -> Pass:
     """Rate the examples with a served model, with progress under `title`; `answered` as in `rate_examples`."""
     with progress.stage(title, total=len(examples), unit="records") as stage:
-        return rate_pass(engine, examples, scale, answered=answered, on_row=lambda done, total: stage.advance())
+        return rate_pass(
+            engine, examples, scale, answered=answered, scoring=scoring, on_row=lambda done, total: stage.advance()
+        )
 
 
 def dev_macro_f1(rated: Sequence[Rated], dataset: Dataset, config: Config) -> float:

@@ -11,8 +11,9 @@ from ..stats.intervals import Interval
 from .compare import Difference, Evaluation
 
 Outcome = Literal["better", "unclear", "not better"]
+WORD_COUNTS = "TF-IDF set"  # a model set whose rater is a TF-IDF classifier
 _CALLED = {  # the product, where "… model" would be wrong
-    "TF-IDF set": "word-count classifier (no language model)",
+    WORD_COUNTS: "word-count classifier (no language model)",
     "decision model": "decision model of the model set",
     "readout": "readout of the base model's hidden states and word counts",
 }
@@ -25,7 +26,7 @@ class Verdict:
     An outcome is "better" where the interval of the difference in macro-F1 is above 0, "unclear" where the tuned model
     is higher but the interval includes 0, and "not better" where it is not higher. The sentence says "worse than" only
     where the interval is below 0, and "no clear difference from" where it includes 0. The outcomes are
-    None where nothing could be judged.
+    None where nothing could be judged, and `tfidf` also where the product is itself a TF-IDF classifier.
     """
 
     line: str
@@ -39,7 +40,7 @@ def verdict(
 ) -> Verdict:
     """Compare `tuned` with the other three; `differences` (of `judge.compare`) must hold one for each of them.
 
-    Raises UsageError where one is missing.
+    A product that is a TF-IDF classifier is not compared with TF-IDF. Raises UsageError where one is missing.
     """
     by_rival = {each.second: each for each in differences if each.first == tuned.name}
     rivals = {
@@ -47,15 +48,20 @@ def verdict(
         "a word-count classifier (TF-IDF)": tfidf,
         "always choosing the most common label": majority,
     }
+    if tuned.name == WORD_COUNTS:
+        del rivals["a word-count classifier (TF-IDF)"]
     missing = [each.name for each in rivals.values() if each.name not in by_rival]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
     *clauses, last = (_clause(called, by_rival[each.name]) for called, each in rivals.items())
-    figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, base, tfidf, majority))
+    figures = ", ".join(f"{each.name} {_figure(each)}" for each in (tuned, *rivals.values()))
     found = f"{', '.join(clauses)} and {last}"
     subject = _CALLED.get(tuned.name, f"{tuned.name} model")
     line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
-    return Verdict(line, outcome(by_rival[base.name]), outcome(by_rival[tfidf.name]), outcome(by_rival[majority.name]))
+    if tuned.name == WORD_COUNTS:
+        line += " It is not compared with TF-IDF, which is the same kind of rater."
+    outcomes: dict[str, Outcome] = {each.name: outcome(by_rival[each.name]) for each in rivals.values()}
+    return Verdict(line, outcomes[base.name], outcomes.get(tfidf.name), outcomes[majority.name])
 
 
 def outcome(difference: Difference) -> Outcome:

@@ -81,11 +81,15 @@ class ValidationTruth:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A saved file's predictions for the validation records by llama.cpp and by our decoder, and its agreement."""
+    """A saved file's predictions for the validation records by llama.cpp and by our decoder, and its agreement.
+
+    `by_code` are those of our decoder by the codes of the labels; empty without a code branch.
+    """
 
     served: Pass
     reread: Pass
     agreement: FileAgreement
+    by_code: Sequence[Rated] = ()
 
 
 def check(adapter: Sequence[Rated], served: Pass, reread: Pass, truth: ValidationTruth, config: Config) -> CheckedFile:

@@ -20,6 +20,7 @@ from ..gguf import quants
 from ..gguf.read import GGUFFile
 from ..gguf.write import Progress, Replacement, write_model
 from .agreement import CheckedFile, FileAgreement
+from .decision import is_decision_key
 from .quant_types import TypeChoice, WeightUpdate, choose, largest, tensor_bytes
 
 
@@ -30,7 +31,7 @@ class MergeTarget:
     path: Path
     base: GGUFFile
     update: WeightUpdate
-    metadata: Mapping[str, str]
+    metadata: Mapping[str, str | float]
     threads: int
 
 
@@ -83,7 +84,8 @@ def write_merged(target: MergeTarget, choices: Sequence[TypeChoice], *, progress
     replaced = {
         choice.name: Replacement(choice.type, functools.partial(_merged_tensor, target, choice)) for choice in choices
     }
-    write_model(target.path, target.base, replaced=replaced, metadata=target.metadata, progress=progress)
+    stale = set(filter(is_decision_key, target.base.fields))
+    write_model(target.path, target.base, replaced=replaced, metadata=target.metadata, dropped=stale, progress=progress)
 
 
 def merged_bytes(base: GGUFFile, choices: Sequence[TypeChoice]) -> int:

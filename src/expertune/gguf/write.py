@@ -72,9 +72,10 @@ def write_model(
     *,
     replaced: Mapping[str, Replacement],
     metadata: Mapping[str, Value],
+    dropped: Collection[str] = (),
     progress: Progress | None = None,
 ) -> None:
-    """Write `base` with some tensors replaced, and metadata keys set (new or changed).
+    """Write `base` with some tensors replaced, metadata keys set (new or changed) and some `dropped`.
 
     Untouched tensors and keys keep their bytes. A float becomes a float32, an int a uint32 where it fits.
     Raises OutputError (no room, no permission) and TrainingFailedError (a replacement that does not fit its tensor).
@@ -86,7 +87,7 @@ def write_model(
     if unknown:
         raise TrainingFailedError(f"{base.path}: has no tensor {unknown[0]} to replace; start again with this base")
     tensors = [_of_base(base, info, replaced.get(info.name)) for info in base.tensors.values()]
-    _write(path, _model_keys(base, tensors, metadata), tensors, base.alignment, progress)
+    _write(path, _model_keys(base, tensors, metadata, dropped), tensors, base.alignment, progress)
 
 
 def write_adapter(
@@ -157,9 +158,12 @@ def _of_array(name: str, values: np.ndarray) -> _Tensor:
 # --- metadata ---
 
 
-def _model_keys(base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value]) -> list[bytes]:
+def _model_keys(
+    base: GGUFFile, tensors: list[_Tensor], metadata: Mapping[str, Value], dropped: Collection[str]
+) -> list[bytes]:
     """Base's keys in their order with changed values in place, then new ones, then the two that come last."""
-    keys = {key: _text(key) + UINT32.pack(field.type) + field.raw for key, field in base.fields.items()}
+    kept = {key: field for key, field in base.fields.items() if key not in dropped or key in metadata}
+    keys = {key: _text(key) + UINT32.pack(field.type) + field.raw for key, field in kept.items()}
     keys |= {key: _key(key, value) for key, value in metadata.items()}
     keys.pop(QUANTIZATION_VERSION, None)
     keys.pop(FILE_TYPE, None)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ..config import Config
 from ..evaluate.compare import Difference, Evaluation, compare, evaluate
 from ..predict.score import Pass, Rated
+from ..ratings.codes import ScoredBy
 from ..ratings.dataset import Dataset
 from ..record import ApproachChoice, ValidationComparison
 from .fit import ModelSet
 from .select_raters import proven
 
 TUNE, READOUT, MODEL_SET = "tune", "readout", "model-set"
+
+
+@dataclass(frozen=True)
+class ScoringChoice:
+    """How the tuned model's labels are scored, why, and macro-F1 and log-loss of each way."""
+
+    by: ScoredBy
+    reason: str
+    figures: Mapping[str, Mapping[str, float]]
 
 
 def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, config: Config) -> ApproachChoice:
@@ -65,6 +76,23 @@ def with_readout(
         return choice.model_copy(update={"reason": f"{choice.reason}; the readout's {why}: {line}"})
     dev = ValidationComparison(rows=rows, macro_f1=macro_f1, difference=difference, log_loss=loss)
     return ApproachChoice(approach=READOUT, reason=f"the readout is better: {line}", dev=dev)
+
+
+def by_scoring(
+    words: Sequence[Rated], others: Mapping[ScoredBy, Sequence[Rated]], dataset: Dataset, config: Config
+) -> ScoringChoice:
+    """Choose how the labels are scored: the lowest log-loss, if macro-F1 is not proven worse than by the words."""
+    best: ScoredBy = "words"
+    figures = dict[str, dict[str, float]]()
+    for way, rated in others.items():
+        _, difference, found = _compared((way, rated), ("words", words), dataset, config)
+        for name, each in found.items():
+            figures[name] = {"macro_f1": each.macro_f1.value or 0.0, "log_loss": each.log_loss.value or 0.0}
+        worse = difference.value < 0 and not difference.includes_zero
+        if not worse and figures[way]["log_loss"] < figures[best]["log_loss"]:
+            best = way
+    shown = ", ".join(f"{way} {each['log_loss']:.3f} ({each['macro_f1']:.3f})" for way, each in figures.items())
+    return ScoringChoice(best, f"log-loss (macro-F1) on {len(words)} validation records: {shown}", figures)
 
 
 def _compared(

@@ -17,6 +17,7 @@ from ..engine.base import Engine
 from ..errors import EngineError
 from ..estimate.job import FEW_SHOT_SAMPLE
 from ..evaluate.judgement import rate_shown
+from ..evaluate.verdict import WORD_COUNTS
 from ..predict.score import Pass, Rated, sample_of
 from ..progress import Progress
 from ..ratings.dataset import Dataset
@@ -29,7 +30,7 @@ from .records import TFIDF, Asking, Member, Screening, TfidfMember
 from .select_raters import RaterSelection, rated_rows, select_rater
 from .tfidf_classifier import predict_tfidf
 
-FEW_SHOT, WORDS, DECISION = "few-shot", "TF-IDF set", "decision model"
+FEW_SHOT, DECISION = "few-shot", "decision model"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ModelSet:
     @property
     def name(self) -> str:
         """Name of its rater in a report."""
-        return WORDS if self.config.rater == TFIDF else self.kind
+        return WORD_COUNTS if self.config.rater == TFIDF else self.kind
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ from ..engine.decision import ROUTE, Decision, Question
 from ..errors import EngineError
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from .score import LanguageModelScorer, Pass, Prediction, Rated, in_parallel
+from .score import Pass, Prediction, Rated, in_parallel
 
 
 class DecisionEngine(Protocol):
@@ -32,11 +32,13 @@ class DecisionEngine(Protocol):
 
 
 class DecisionScorer:
-    """A Scorer by the decision interface; `words` explains where the same file also answers in words."""
+    """A Scorer by the decision interface."""
 
-    def __init__(self, engine: DecisionEngine, question: Question, words: LanguageModelScorer | None = None) -> None:
-        self.name, self.slots, self.explains = engine.name, engine.slots, words is not None
-        self._engine, self._question, self._words = engine, question, words
+    explains = False
+
+    def __init__(self, engine: DecisionEngine, question: Question) -> None:
+        self.name, self.slots = engine.name, engine.slots
+        self._engine, self._question = engine, question
 
     def render(self, record: str) -> str:
         """The question as it is asked: the template in the file makes the prompt of it."""
@@ -46,9 +48,7 @@ class DecisionScorer:
         return Prediction(self._engine.decide(record, self._question).probabilities)
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        if self._words is None:
-            raise EngineError("a decision model gives no reasons; leave out --rationale")
-        return self._words.explain(record, label, max_tokens=max_tokens)
+        raise EngineError("a decision model gives no reasons; leave out --rationale")
 
     def notes(self) -> tuple[str, ...]:
         return (asked(self._engine.model.name),)

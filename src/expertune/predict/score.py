@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from threading import BoundedSemaphore
 from typing import Any, Literal, Protocol, TypeVar
 
 from ..engine.base import Engine, Message
 from ..errors import EngineError
+from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.scale import RatingScale, answer_opening, parse_answer
 from ..ratings.schema import Example
 
 T = TypeVar("T")
 Messages = Callable[[str], Sequence[Message]]  # a record's prompt → the chat messages that ask for its label
 FIRST_ANSWERS, LONGEST_ANSWER = 5, 160  # free answers that are asked for first; tokens of one at most
+LEAST = 1e-45  # a probability of 0 has no logarithm
 
 
 @dataclass(frozen=True)
@@ -67,15 +71,19 @@ class LanguageModelScorer:
 
     explains = True
 
-    def __init__(self, engine: Engine, messages: Messages, scale: RatingScale) -> None:
+    def __init__(self, engine: Engine, messages: Messages, scale: RatingScale, scoring: LabelScoring = WORDS) -> None:
         self.name, self.slots = engine.name, engine.slots
-        self._engine, self._messages, self._scale = engine, messages, scale
+        self._engine, self._messages, self._scale, self._scoring = engine, messages, scale, scoring
+        # a record that is scored twice keeps its slot, which holds its prompt
+        self._turn = BoundedSemaphore(engine.slots) if scoring.by == "both" else contextlib.nullcontext()
 
     def render(self, record: str) -> str:
         return self._engine.render(self._messages(record))
 
     def score(self, record: str) -> Prediction:
-        return score_labels(self._engine, self.render(record), self._scale)
+        prompt = self.render(record)
+        with self._turn:
+            return score_labels(self._engine, prompt, self._scale, self._scoring)
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
         return self._engine.generate(self.render(record) + answer_opening(label), max_tokens=max_tokens).text
@@ -118,14 +126,25 @@ class VotingScorer:
         return {"engine": self.name, "rater": self._rater, "members": members}
 
 
-def score_labels(engine: Engine, prompt: str, scale: RatingScale, *, row: str = "") -> Prediction:
+def score_labels(
+    engine: Engine, prompt: str, scale: RatingScale, scoring: LabelScoring = WORDS, *, row: str = ""
+) -> Prediction:
     """The labels' probabilities after a rendered prompt. Raises EngineError, which names `row` where it is given."""
-    scores = engine.score(prompt, [answer_opening(label) for label in scale.labels])
-    found = scores.log_probs
-    if len(found) != len(scale.labels) or any(map(math.isnan, found)) or max(found) == -math.inf:
-        where = f"row {row}: " if row else ""
-        raise EngineError(f"{where}{engine.name} gave no probability for the labels; check the model file")
-    return Prediction(softmax(found), exact=scores.exact)
+    ways = [engine.score(prompt, answers) for answers in scoring.answers(scale)]
+    for found in (scores.log_probs for scores in ways):
+        if len(found) != len(scale.labels) or any(map(math.isnan, found)) or max(found) == -math.inf:
+            where = f"row {row}: " if row else ""
+            raise EngineError(f"{where}{engine.name} gave no probability for the labels; check the model file")
+    return Prediction(mean_shares([softmax(scores.log_probs) for scores in ways]), exact=all(s.exact for s in ways))
+
+
+def mean_shares(ways: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """The mean of the log-probabilities of the labels by one or more ways, as shares that sum to 1."""
+    if len(ways) == 1:
+        return tuple(ways[0])
+    return softmax(
+        [sum(math.log(max(share, LEAST)) for share in shares) / len(ways) for shares in zip(*ways, strict=True)]
+    )
 
 
 def softmax(scores: Sequence[float]) -> tuple[float, ...]:
@@ -191,6 +210,7 @@ def rate_examples(
     scale: RatingScale,
     *,
     answered: Collection[str] = (),
+    scoring: LabelScoring = WORDS,
     max_tokens: int = LONGEST_ANSWER,
     on_row: Callable[[int, int], None] | None = None,
 ) -> list[Rated]:
@@ -208,7 +228,7 @@ def rate_examples(
         """Rate some of the examples; the number of answers that the model ended."""
 
         def one(example: Example) -> tuple[Rated, bool]:
-            return _rate(engine, example, scale, max_tokens if example.id in ids else 0)
+            return _rate(engine, example, scale, scoring, max_tokens if example.id in ids else 0)
 
         def show(at: int, _: int) -> None:
             if on_row is not None:
@@ -250,20 +270,23 @@ def rate_pass(
     scale: RatingScale,
     *,
     answered: Collection[str] = (),
+    scoring: LabelScoring = WORDS,
     on_row: Callable[[int, int], None] | None = None,
 ) -> Pass:
     """`rate_examples`, timed; the prompts' tokens are counted after the clock has stopped."""
     start = time.perf_counter()
-    rated = rate_examples(engine, examples, scale, answered=answered, on_row=on_row)
+    rated = rate_examples(engine, examples, scale, answered=answered, scoring=scoring, on_row=on_row)
     seconds = time.perf_counter() - start
     tokens = sum(engine.count_tokens(engine.render(example.messages)) for example in examples)
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
 
 
-def _rate(engine: Engine, example: Example, scale: RatingScale, answer_tokens: int) -> tuple[Rated, bool]:
+def _rate(
+    engine: Engine, example: Example, scale: RatingScale, scoring: LabelScoring, answer_tokens: int
+) -> tuple[Rated, bool]:
     """The rated record, and True if it has a free answer that the model ended."""
     prompt = engine.render(example.messages)
-    found = score_labels(engine, prompt, scale, row=example.id)
+    found = score_labels(engine, prompt, scale, scoring, row=example.id)
     rated = Rated.of(example.id, found.probabilities, scale, exact=found.exact)
     if not answer_tokens:
         return rated, False

@@ -17,6 +17,7 @@ from ..modelset.config import ModelSetConfig, read
 from ..outputs import METADATA, MODEL_SET, READOUT
 from ..predict.score import Messages
 from ..predict.uncertainty import Uncertainty, checked_uncertainty
+from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.examples import chat_messages, system_prompt
 from ..ratings.prompts import PromptTemplate
 from ..ratings.scale import RatingScale, answer_opening, make_scale
@@ -59,6 +60,7 @@ class Artifact:
     trust: Uncertainty
     model_set: ModelSetConfig | None = None
     readout: ReadoutRecord | None = None
+    scoring: LabelScoring = WORDS
     noise: Noise | None = None
     question: Question | None = None
     topics: str = ""
@@ -106,15 +108,16 @@ def _recommended(folder: Path, record: RunRecord | None) -> Product:
 
 def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
     scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
-    file = folder / output_file
+    file, branch, scoring = folder / output_file, record.branch, record.scoring
     judged = record.provenance.hashes[file.name]
+    ways = [] if branch is None or scoring.by == "words" else [(scoring.by, branch.lead)]
     _check_file(file, judged)
     registration = record.registration
     return Artifact(
         kind="tuned",
         folder=folder,
         scale=scale,
-        messages=lambda prompt: chat_messages(prompt, scale, topics),
+        messages=lambda prompt: chat_messages(prompt, scale, topics, branch),
         file=file,
         model_name=record.processing_info.model_name,
         sha256=judged,
@@ -123,8 +126,9 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
         prompts_by_server=record.provenance.prompts_by_server,
         context=record.config.max_tokens + ANSWER_ROOM,
         seed=record.seed,
-        config_id=_config_id("tuned", scale, system_prompt(scale, topics), ()),
+        config_id=_config_id("tuned", scale, system_prompt(scale, topics, branch), ways),
         trust=checked_uncertainty(record.rating, scale),
+        scoring=scoring,
         noise=record.export.noise if record.export else None,
         topics=topics,
         template=record.prompt_template,
@@ -133,13 +137,13 @@ def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
 
 def _readout(folder: Path, record: RunRecord) -> Artifact:
     scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
-    judged = record.provenance.hashes[READOUT]
+    judged, branch = record.provenance.hashes[READOUT], record.branch
     _check_file(folder / READOUT, judged)
     return Artifact(
         kind="readout",
         folder=folder,
         scale=scale,
-        messages=lambda prompt: chat_messages(prompt, scale, topics),
+        messages=lambda prompt: chat_messages(prompt, scale, topics, branch),
         file=None,
         model_name=record.processing_info.model_name,
         sha256=record.provenance.hashes["base"],
@@ -148,7 +152,7 @@ def _readout(folder: Path, record: RunRecord) -> Artifact:
         prompts_by_server=record.provenance.prompts_by_server,
         context=record.config.max_tokens + ANSWER_ROOM,
         seed=record.seed,
-        config_id=_config_id("readout", scale, system_prompt(scale, topics), [(judged, "")]),
+        config_id=_config_id("readout", scale, system_prompt(scale, topics, branch), [(judged, "")]),
         trust=checked_uncertainty(record.rating, scale),
         readout=read_readout(folder / READOUT),
         template=record.prompt_template,

@@ -15,6 +15,7 @@ from ..engine.decision import ROUTE, Question, is_decision_model, make_question
 from ..engine.llama_cpp.context import largest_context
 from ..engine.llama_cpp.server import EmbeddedServer, Launch
 from ..errors import UsageError
+from ..export.decision import NOTE
 from ..gguf.read import read_metadata
 from ..machine import usable_cores
 from ..modelset.system_prompt import definition
@@ -69,25 +70,29 @@ def served_file(source: Path) -> ServedFile:
         if not source.is_file():
             raise UsageError(f"{source}: no such file; give the output folder of a finished run, or a GGUF")
         question = make_question({"first label": "its meaning", "second label": "its meaning"}, "")
-        return _served(source, CONTEXT, question, [{"role": "user", "content": RECORD}], "")
+        return _served(source, CONTEXT, question, [{"role": "user", "content": RECORD}])
     product = load_product(source, "tuned")
     assert product.file is not None  # a tuned product has one
     scale = product.scale
     meanings = {label: definition(scale, value) for label, value in zip(scale.labels, scale.values, strict=True)}
     question = make_question(meanings, product.topics)
-    other = "its prompts were written by Ollama, and here the file's own template writes them"
-    note = other if product.prompts_by_server else ""
-    return _served(product.file, product.context, question, product.messages(RECORD), note)
+    notes = ["expertune tune --code-branch makes one"]
+    if product.prompts_by_server:
+        notes.append("its prompts were written by Ollama, and here the file's own template writes them")
+    return _served(product.file, product.context, question, product.messages(RECORD), notes)
 
 
-def _served(file: Path, context: int, question: Question, messages: Sequence[Message], note: str) -> ServedFile:
+def _served(
+    file: Path, context: int, question: Question, messages: Sequence[Message], notes: Sequence[str] = ()
+) -> ServedFile:
+    """`notes` are for a file that is not a decision model."""
     metadata = read_metadata(file)
     context = min(context, largest_context(file, metadata))
     if is_decision_model(metadata):
-        return ServedFile(file, context, ROUTE, question.request(RECORD))
+        return ServedFile(file, context, ROUTE, question.request(RECORD), str(metadata.get(NOTE, "")))
     chat = {"messages": [*messages], "temperature": 0}
     lacks = f"not a decision model: {ROUTE} is not offered, {CHAT} is"
-    return ServedFile(file, context, CHAT, chat, "; ".join(filter(None, (lacks, note))))
+    return ServedFile(file, context, CHAT, chat, "; ".join((lacks, *notes)))
 
 
 def start(served: ServedFile, *, port: int = 0, threads: int | None = None) -> EmbeddedServer:

@@ -103,12 +103,11 @@ def serve(
 
 
 def _scorer(product: Artifact, engine: Engine) -> Scorer:
-    """By the decision interface where the product was judged by it, else in words."""
-    words = LanguageModelScorer(engine, product.messages, product.scale)
+    """By the decision interface where the product was judged by it, else by words or codes."""
     if product.question is None:
-        return words
+        return LanguageModelScorer(engine, product.messages, product.scale, product.scoring)
     assert isinstance(engine, LlamaCppEngine)  # _by_ollama has refused it
-    return DecisionScorer(engine, product.question, words if product.kind == "tuned" else None)
+    return DecisionScorer(engine, product.question)
 
 
 def _readout_scorer(

@@ -12,6 +12,7 @@ from typing import Any
 from ..config import Config
 from ..errors import DatasetTooSmallWarning
 from .audit import FEW_ROWS, AuditReport, audit
+from .codes import CodeBranch
 from .columns import Columns, check_columns
 from .examples import make_examples, system_prompt
 from .near_duplicates import find_duplicates
@@ -20,6 +21,7 @@ from .read import RatedFile, frame_table, rated_records, read_table
 from .scale import RatingScale, load_scale
 from .schema import Example, Rating, Split
 from .split import split
+from .unlabelled import Unlabelled, load_unlabelled
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Dataset:
     notes: messages of the reader for the user
     columns: the columns of the input by role
     template: how the prompts were made from columns, None where that is not known
+    unlabelled: records without a rating to train on, if a file was given
     """
 
     ratings: tuple[Rating, ...]
@@ -52,6 +55,7 @@ class Dataset:
     notes: tuple[str, ...]
     columns: Columns
     template: PromptTemplate | None
+    unlabelled: Unlabelled | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,7 +69,15 @@ class Dataset:
 
         parts = {name: kept(rows) for name, rows in self.split.parts().items()}
         examples = {name: kept(rows) for name, rows in self.examples.items()}
-        return replace(self, split=replace(self.split, **parts), examples=examples)
+        unlabelled = self.unlabelled and self.unlabelled.without(ids)
+        return replace(self, split=replace(self.split, **parts), examples=examples, unlabelled=unlabelled)
+
+    def with_codes(self, branch: CodeBranch | None) -> Dataset:
+        """Return the same rows with the codes of the labels in the system prompt."""
+        if branch is None:
+            return self
+        task = (self.scale, self.topics, branch)
+        return replace(self, system=system_prompt(*task), examples=make_examples(self.split, *task))
 
 
 def read_rated(
@@ -94,6 +106,10 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         )
     duplicates = find_duplicates(ratings, config.near_duplicate_threshold)
     parts = split(ratings, duplicates, dev_share=config.dev_share, test_share=config.test_share, seed=config.seed)
+    threshold, notes = config.near_duplicate_threshold, list(rated.notes)
+    unlabelled = config.unlabelled and load_unlabelled(
+        config.unlabelled, rated, parts, threshold=threshold, notes=notes
+    )
     return Dataset(
         ratings=ratings,
         scale=scale,
@@ -104,9 +120,10 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         examples=make_examples(parts, scale, topics),
         input_sha256=_digest(ratings),
         source=source,
-        notes=rated.notes,
+        notes=tuple(notes),
         columns=rated.columns,
         template=rated.template,
+        unlabelled=unlabelled,
     )
 
 

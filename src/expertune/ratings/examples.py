@@ -6,36 +6,42 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from .codes import CodeBranch
 from .scale import RatingScale, answer_text
 from .schema import Example, Rating, Split
 
 
-def system_prompt(scale: RatingScale, topics: str) -> str:
-    """Return the short task for every row: the topics and the form of the answer, with all labels."""
+def system_prompt(scale: RatingScale, topics: str, branch: CodeBranch | None = None) -> str:
+    """Return the short task for every row: the topics and the form of the answer, with all labels and codes."""
     labels = " or ".join(json.dumps(label, ensure_ascii=False) for label in scale.labels)
     topics = " ".join(topics.split())
     task = f"Rate the record for: {topics}." if topics else "Rate the record."
-    return f'{task} Answer in JSON: {{"rating": {labels}, "rationale": "why"}}'
+    form = f'{task} Answer in JSON: {{"rating": {labels}, "rationale": "why"}}'
+    return f"{form} {branch.listed(scale.labels)}" if branch else form
 
 
-def chat_messages(prompt: str, scale: RatingScale, topics: str) -> tuple[dict[str, str], ...]:
+def chat_messages(
+    prompt: str, scale: RatingScale, topics: str, branch: CodeBranch | None = None
+) -> tuple[dict[str, str], ...]:
     """Return the messages of a row, in training and in use; the constant part is first, so its prefix is cached."""
-    return {"role": "system", "content": system_prompt(scale, topics)}, {"role": "user", "content": prompt}
+    return {"role": "system", "content": system_prompt(scale, topics, branch)}, {"role": "user", "content": prompt}
 
 
-def make_examples(split: Split, scale: RatingScale, topics: str) -> dict[str, tuple[Example, ...]]:
+def make_examples(
+    split: Split, scale: RatingScale, topics: str, branch: CodeBranch | None = None
+) -> dict[str, tuple[Example, ...]]:
     """Return the examples of each part of the split, by the name of the part."""
     return {
-        part: tuple(_example(rating, part, scale, topics) for rating in ratings)
+        part: tuple(_example(rating, part, scale, topics, branch) for rating in ratings)
         for part, ratings in split.parts().items()
     }
 
 
-def _example(rating: Rating, part: str, scale: RatingScale, topics: str) -> Example:
+def _example(rating: Rating, part: str, scale: RatingScale, topics: str, branch: CodeBranch | None) -> Example:
     return Example(
         id=rating.id,
         split=part,
-        messages=chat_messages(rating.prompt, scale, topics),
+        messages=chat_messages(rating.prompt, scale, topics, branch),
         target=answer_text(rating.label, rating.rationale),
         label=rating.label,
         value=rating.value,

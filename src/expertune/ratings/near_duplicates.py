@@ -23,7 +23,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 from .normalize import specific_lines, words
-from .schema import Rating, id_order
+from .schema import Rating, UnratedRecord, id_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ class _Text:
     numbers: tuple[str, ...]
 
 
-def find_duplicates(ratings: Sequence[Rating], threshold: float) -> Duplicates:
+def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float) -> Duplicates:
     """Compare the prompts of all ratings; near-duplicates are at least `threshold` (0 to 1) similar.
 
     The result is the same for the same ids and texts in any order.

@@ -6,18 +6,21 @@ Every fault is a DatasetError that names file, row and column.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError
-from .cells import BROKEN_TEXT, is_blank
-from .columns import PROMPT, listed
+from .cells import BROKEN_TEXT, identifier, is_blank
+from .columns import PROMPT, ROLES, ROW_ID, Columns, listed
 from .prompts import PromptTemplate
 from .read import Table
-from .tables import TableFile, open_table
+from .schema import UnratedRecord
+from .tables import BATCH_ROWS, TableFile, open_table
+
+_NO_TEMPLATE = "; add it: the prompts of {source} were not made by expertune, so none can be made here in the same way"
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,14 @@ class RecordFile:
         return RawRecord(row, {**cells, self.prompt: prompt}, prompt, fault)
 
 
-def open_records(path: Path, template: PromptTemplate | None = None, *, remedy: str = "") -> RecordFile:
+def open_records(
+    path: Path, template: PromptTemplate | None = None, *, prompt: Sequence[str] = PROMPT, remedy: str = ""
+) -> RecordFile:
     """Describe a file of records after reading it through (Parquet: its metadata) without keeping its rows.
 
-    Without a prompt column, prompts are made with `template`; `remedy` ends the error where there is none. Raises
-    DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those rows get their
-    reason in RawRecord.
+    Without a column of one of the names `prompt`, prompts are made with `template`; `remedy` ends the error where there
+    is none. Raises DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those
+    rows get their reason in RawRecord.
     """
     table = open_table(path)
     rows, kinds = table.row_count, {}
@@ -103,14 +108,42 @@ def open_records(path: Path, template: PromptTemplate | None = None, *, remedy: 
         raise DatasetError(f"{path}: no rows; there is nothing to rate")
     columns = table.columns or tuple(kinds)
     found = Table(str(path), columns, ())
-    if template is None or found.find(PROMPT):
-        return RecordFile(table, columns, rows, found.need(PROMPT, remedy), kinds)
+    if template is None or found.find(prompt):
+        return RecordFile(table, columns, rows, found.need(prompt, remedy), kinds)
     if missing := template.missing(columns):
         raise DatasetError(
             f"{path}: no column {' and '.join(map(json.dumps, missing))}, from which the run's prompts were made; it "
             f"has: {listed(columns)}; rename or add it (blank where unknown)"
         )
     return RecordFile(table, columns, rows, PROMPT[0], kinds, template.for_columns(columns))
+
+
+def read_unrated(
+    path: Path, rated: Columns, template: PromptTemplate | None, *, notes: list[str]
+) -> tuple[list[UnratedRecord], int]:
+    """Read the rows of a file without their ratings, and count those without a usable prompt, which are left out.
+
+    The columns have the names of the `rated` file or common ones; prompts are made with its `template` where there are
+    none. Raises DatasetError as `open_records`.
+    """
+    named = {role: (*filter(None, [rated.get(role)]), *names) for role, names in ROLES.items()}
+    file = open_records(path, template, prompt=named["prompt"], remedy=_NO_TEMPLATE.format(source=rated.source))
+    columns = Table(str(path), file.columns, ())
+    row_id, patient = columns.find(named["id"]), columns.find(named["patient"])
+    rows = [row for batch in file.batches(BATCH_ROWS) for row in batch]
+    notes.extend(file.notes)
+    records = [
+        UnratedRecord(
+            id=f"unlabelled {each.row}",
+            row=each.row,
+            prompt=each.prompt,
+            group=identifier(each.cells, patient) or None,
+            extra={ROW_ID[0]: identifier(each.cells, row_id)},
+        )
+        for each in rows
+        if each.fault is None
+    ]
+    return records, len(rows) - len(records)
 
 
 def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:

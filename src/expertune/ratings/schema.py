@@ -25,6 +25,17 @@ class Rating:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class UnratedRecord:
+    """One row that nobody rated, of a file of its own. `id` names no row of the rating file; `extra` has its Row_ID."""
+
+    id: str
+    row: int
+    prompt: str
+    group: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
 def id_order(id: str) -> tuple[int, str]:
     """Sort key of row ids: numbers in numeric order ("9" before "10")."""
     return len(id), id

@@ -10,7 +10,7 @@ from itertools import pairwise
 from ..errors import DatasetError
 from .columns import ROW_ID
 from .near_duplicates import Duplicates
-from .schema import Rating, Split, id_order
+from .schema import Rating, Split, UnratedRecord, id_order
 
 PARTS = ("train", "dev", "test")
 _SEARCH_STEPS = 20_000
@@ -19,7 +19,7 @@ Classes = Mapping[str, Counter[int]]  # group → number of its ratings by value
 Demand = tuple[Sequence[str], str]  # one of these groups must be in this part
 
 
-def group_ratings(ratings: Sequence[Rating], duplicates: Duplicates) -> dict[str, str]:
+def group_ratings(ratings: Sequence[Rating | UnratedRecord], duplicates: Duplicates) -> dict[str, str]:
     """Map row id to group id: rows of one patient, of one Row_ID, or with (nearly) the same text form a group.
 
     `duplicates` are those of the same ratings. The id of a group is the first of its rows' ids, so it does not depend

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import outputs
-from ..config import Config
+from ..config import Config, with_changes
 from ..engine.locate import Located, locate
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
@@ -17,7 +17,8 @@ from ..files import sha256
 from ..progress import Progress
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset, load_dataset
-from ..record import Registration, RunRecord
+from ..record import RunRecord
+from ..registration_record import Registration
 from .register import Candidate, refuse_base, refuse_taken, register
 
 log = logging.getLogger("expertune")
@@ -63,10 +64,11 @@ def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dat
     if isinstance(source, Path) and not source.is_file():
         raise UsageError(f"{source}: the run's dataset is not there; give its path with --input")
     mapping = {**record.rating_mapping, **record.rating_codes}
-    dataset = load_dataset(source, mapping, record.processing_info.target_topics, record.config)
+    config = with_changes(record.config, unlabelled=None)  # only training needs those records
+    dataset = load_dataset(source, mapping, record.processing_info.target_topics, config)
     if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
         raise UsageError(f"{dataset.source}: not the dataset of this run; give its path with --input")
-    return dataset
+    return dataset.with_codes(record.branch)
 
 
 def register_result(

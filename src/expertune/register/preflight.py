@@ -30,6 +30,26 @@ def gate_failures(record: RunRecord) -> list[str]:
     return failures
 
 
+def failed_checks(record: RunRecord) -> list[str]:
+    """Reasons why the recommended product is no success, one line each.
+
+    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout or a model set,
+    which is not registered, must not be worse than the base or than always choosing the most common label.
+    """
+    approach = record.choice.approach if record.choice else "tune"
+    if not record.evaluation.evaluations:
+        return ["the product has not been evaluated on the test records"]
+    if approach == "tune":
+        return gate_failures(record)
+    differences = record.evaluation.differences
+    worse = {each.second for each in differences if each.value < 0 and not each.includes_zero}
+    rivals = {"base": "the base", "majority": "always choosing the most common label"}
+    name = approach.replace("-", " ")
+    return [
+        f"the {name} is worse than {called} on the test records" for rival, called in rivals.items() if rival in worse
+    ]
+
+
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:
     """True where the tuned model's macro-F1 on the test records is not above the rival's.
 

@@ -24,7 +24,8 @@ from ..progress import Progress
 from ..rate.registered_sample import write_sample
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from ..record import Registration, RunRecord, ServedAgreement
+from ..record import RunRecord
+from ..registration_record import Registration, ServedAgreement
 from .create import ServingConfig, create_request, differences, unproven
 from .decisions import check_decisions
 from .preflight import gate_failures
@@ -267,11 +268,11 @@ def _check_ratings(
     progress: Progress,
 ) -> ServedAgreement:
     """Compare the ratings, and keep the first of the server's for `expertune rate`."""
-    scale, tolerance = candidate.scale, _tolerance(candidate)
+    scale, scoring, tolerance = candidate.scale, candidate.record.scoring, _tolerance(candidate)
     with progress.stage("Comparing ratings of the file and Ollama", total=2 * len(rows), unit="records") as stage:
-        first = rate_examples(by_file, rows, scale, on_row=lambda done, total: stage.advance())
+        first = rate_examples(by_file, rows, scale, scoring=scoring, on_row=lambda done, total: stage.advance())
         try:
-            second = rate_examples(by_server, rows, scale, on_row=lambda done, total: stage.advance())
+            second = rate_examples(by_server, rows, scale, scoring=scoring, on_row=lambda done, total: stage.advance())
         except PartOfCharacterError:
             second = None
             stage.advance(len(rows))

@@ -91,6 +91,19 @@ def fit_calibration(
     return Calibration(float(temperature), bias, best, len(truth), before, losses[best], note)
 
 
+def fit_temperature(probabilities: Sequence[Sequence[float]], truth: Sequence[int], *, seed: int = 0) -> float:
+    """The temperature alone; 1 if there are few rows, or if it does not lower the cross-validated log-loss."""
+    log_NK, true_N = _logs(probabilities), np.asarray(truth, dtype=np.intp)
+    if len(true_N) < FEWEST_ROWS:
+        return 1.0
+
+    def fit(log_NK: NDArray[np.float64], true_N: NDArray[np.intp]) -> tuple[float, NDArray[np.float64]]:
+        return _fit(log_NK, true_N, np.zeros(log_NK.shape[1], dtype=bool))
+
+    loss = _cross_validated(log_NK, true_N, stratified_folds(true_N, seed), fit)
+    return fit(log_NK, true_N)[0] if loss < _loss(log_NK, true_N, 1.0, np.zeros(log_NK.shape[1])) else 1.0
+
+
 def _logs(shares: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.maximum(np.asarray(shares, dtype=np.float64), LEAST))
 

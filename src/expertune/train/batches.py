@@ -18,6 +18,7 @@ from ..model.forward_context import Pack
 from ..model.memory import DEV_ROWS
 from ..model.states import ROUND, shared_tokens
 from .class_balance import Decision
+from .code_branch import CodeTokens
 from .encode import Candidates, Row
 
 NO_RIVAL = -1e30  # offset of a rival that fills up a row of `Decisions`: its probability is 0
@@ -98,33 +99,40 @@ def training_batch(
     decisions: Mapping[str, Sequence[Decision]] | None = None,
     *,
     shared: int | None = None,
+    code: CodeTokens | None = None,
+    code_weight: float = 0.0,
 ) -> Batch:
-    """Pack rows with a target at each answer token, weighted by token and class.
+    """Pack rows with a target at each answer token, weighted by token and class; with `code`, also at the label's code.
 
     `decisions`: those of each row, by its id (see `class_balance`). `shared`: length of the prefix that is computed
-    once, if not that of these rows.
+    once, if not that of these rows. The lead of the code follows the row's prompt, which is computed once.
     """
     packer, shared = _Packer(), shared_beginning(rows) if shared is None else shared
     before = (packer.add(rows[0].prompt[:shared]),) if shared else ()
     places, targets, weights = [], [], []
     for row in rows:
-        _, stop = packer.add((*row.prompt[shared:], *row.answer[:-1]), before)
+        start, stop = packer.add((*row.prompt[shared:], *row.answer[:-1]), before)
         places += range(stop - len(row.answer), stop)
         targets += row.answer
         weights += [weight * class_weights[row.label] for weight in row.weights]
+        if code is not None:
+            _, stop = packer.add(code.lead, (*before, (start, start + len(row.prompt) - shared)))
+            places.append(stop - 1)
+            targets += (code.codes[row.label],)
+            weights.append(code_weight * class_weights[row.label] * row.rated)
     return Batch(
         packer.pack(),
         torch.tensor(places),
         torch.tensor(targets),
         torch.tensor(weights, dtype=torch.float32),
         sum(row.length for row in rows),
-        decisions_of(rows, decisions) if decisions else None,
+        decisions_of(rows, decisions, codes=code is not None) if decisions else None,
     )
 
 
-def decisions_of(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]]) -> Decisions:
-    """The decisions of all rows, at places counted over all their answers."""
-    starts = accumulate((len(row.answer) for row in rows), initial=0)
+def decisions_of(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]], *, codes: bool = False) -> Decisions:
+    """The decisions of all rows, at places counted over all their answers, each followed by its code with `codes`."""
+    starts = accumulate((len(row.answer) + codes for row in rows), initial=0)
     found = [(start + each.place, each) for start, row in zip(starts, rows, strict=False) for each in decisions[row.id]]
     rivals = max(len(each.tokens) for _, each in found)
 
@@ -151,12 +159,13 @@ def micro_batches(rows: Sequence[Row], tokens: int, shared: int = 0) -> list[lis
 class Continuation:
     """An answer that is scored after the prompt of a row: the row's own (`label` None) or the candidate of a label.
 
-    `targets` are its target places among the batch's N.
+    `targets` are its target places among the batch's N; `code` is True for the code of a label.
     """
 
     row: int
     label: int | None
     targets: slice
+    code: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,11 @@ def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
         for label, tokens in enumerate(candidates.own):
             candidate = targets.add(tokens, (0.0,) * len(tokens), (*prefix, opened))
             continuations.append(Continuation(index, label, candidate))
+        if candidates.code is not None:
+            lead = packer.add(candidates.code.lead, (*prefix, prompt))
+            for label, token in enumerate(candidates.code.codes):
+                place = targets.add((token,), (0.0,), (*prefix, prompt, lead))
+                continuations.append(Continuation(index, label, place, code=True))
     batch = Batch(
         packer.pack(),
         torch.tensor(targets.places),
@@ -226,7 +240,8 @@ def prompt_runs(pack: Pack, rows: Sequence[Row], shared: int) -> list[tuple[int,
     before = ((0, prefix),) if prefix else ()
     starts = [each.start for each in pack.segments if each.before == before and each.start >= prefix]
     return [
-        (start + shared - prefix, start + len(row.prompt) - prefix) for start, row in zip(starts, rows, strict=True)
+        (start + min(shared, len(row.prompt) - 1) - prefix, start + len(row.prompt) - prefix)
+        for start, row in zip(starts, rows, strict=True)
     ]
 
 
@@ -235,9 +250,18 @@ def rows_of_evaluation(config: Config) -> int:
     return max(DEV_ROWS, config.batch_size)
 
 
-def epoch_order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Order of the rows in an epoch; depends only on seed and epoch, so that a resumed run has the same order."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def epoch_order(rows: int, *, seed: int, epoch: int, unrated: int = 0) -> np.ndarray:
+    """Order of the rows in an epoch; depends only on seed and epoch, so that a resumed run has the same order.
+
+    The `unrated` rows, numbered after the others, are spread evenly among them: a step's loss is divided by the weights
+    of its own rows, so one without a rated row would give the others their full weight.
+    """
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(rows)
+    if not unrated:
+        return order
+    place = np.concatenate([(np.arange(count) + 0.5) / count for count in (rows, unrated)])
+    return np.concatenate([order, rows + draw.permutation(unrated)])[np.argsort(place, kind="stable")]
 
 
 def by_length(rows: Sequence[Row]) -> list[int]:

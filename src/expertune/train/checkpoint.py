@@ -43,6 +43,7 @@ class Checkpoint:
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
     settled_steps: int | None = None
+    best_code_log_RK: torch.Tensor | None = None
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:

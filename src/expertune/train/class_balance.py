@@ -12,7 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
+from ..ratings.unlabelled import MOST_PER_RATED
 from .encode import Candidates, Row
+
+# All records without a rating together weigh at most as much as the expert's: their labels are another rater's alone
+UNRATED_WEIGHT = 1 / MOST_PER_RATED
 
 SoftLabels = Mapping[str, Sequence[float]]  # row id → a probability for each label, in the scale's order
 
@@ -21,7 +25,7 @@ SoftLabels = Mapping[str, Sequence[float]]  # row id → a probability for each 
 class Decision:
     """A place of a row's answer at which labels part. For each rival token: its logit offset and its target share.
 
-    The shares sum to 1; `weight` is the loss weight.
+    The shares sum to 1; `weight` is the loss weight. The place of the code is that after the answer's last token.
     """
 
     place: int
@@ -59,17 +63,26 @@ class Balance:
 def balance(
     config: Config, candidates: Candidates, rows: Sequence[Row], soft_labels: SoftLabels | None = None
 ) -> Balance:
-    """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight` and
-    `soft_label_weight`."""
-    counts = Counter(row.label for row in rows)
-    weights = class_weights(config.class_weight, rows, len(candidates.own))
+    """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight`, `code_weight`
+    and `soft_label_weight`. Frequencies are those of the rated rows; the target of the others is their soft label.
+    """
+    rated, soft = [row for row in rows if row.rated], soft_labels or {}
+    counts = Counter(row.label for row in rated)
+    weights = class_weights(config.class_weight, rated, len(candidates.own))
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
     prior = _Prior([max(1, counts[label]) for label in range(len(candidates.own))], strength)
     decisions = {}
     for row in rows:
-        shares = _target_shares(row, len(candidates.own), (soft_labels or {}).get(row.id), config.soft_label_weight)
-        weight = config.decision_weight * weights[row.label]
+        if row.rated:
+            shares = _target_shares(row, len(candidates.own), soft.get(row.id), config.soft_label_weight)
+        else:
+            shares = soft[row.id]
+        weight = config.decision_weight * weights[row.label] * (1.0 if row.rated else UNRATED_WEIGHT)
         decisions[row.id] = tuple(_decisions(candidates, row.label, prior, shares, weight))
+        if candidates.code is not None:
+            offsets = prior.offsets([(label,) for label in range(len(shares))])
+            code = Decision(len(row.answer), candidates.code.codes, offsets, tuple(shares), weight * config.code_weight)
+            decisions[row.id] += (code,)
     return Balance(weights, decisions)
 
 

@@ -20,7 +20,8 @@ class TrainingResult:
     `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
     mappings.
 
-    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state.
+    `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state;
+    `best_code_log_RK` those by the codes, if there is a code branch.
     """
 
     steps: int
@@ -31,13 +32,15 @@ class TrainingResult:
     history: tuple[dict[str, Any], ...]
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
+    best_code_log_RK: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
 
-    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id.
+    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id. Rows without a
+    rating, which all have one, come last in `train`.
     Raises TrainingFailedError if a part is empty.
     """
 
@@ -49,3 +52,8 @@ class TrainingData:
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
             raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
+
+    @property
+    def rated(self) -> int:
+        """Number of training rows that the expert rated."""
+        return sum(row.rated for row in self.train)

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from ..engine.base import Engine
 from ..engine.label_scoring import distinguishing
 from ..errors import DatasetError, TrainingFailedError
+from ..ratings.codes import CodeBranch
 from ..ratings.scale import RatingScale, answer_opening
 from ..ratings.schema import Example
+from .code_branch import CodeTokens, code_tokens
 
 
 @dataclass(frozen=True)
 class Row:
     """An example as tokens. `weights` has one loss weight per answer token; the prompt is never a target.
 
-    `rationale` is the slice of the answer that contains the expert's rationale; empty if none was given.
+    `rationale` is the slice of the answer that contains the expert's rationale; empty if none was given. Of a row that
+    is not `rated`, the label is another rater's.
     """
 
     id: str
@@ -25,6 +28,7 @@ class Row:
     answer: tuple[int, ...]
     weights: tuple[float, ...]
     rationale: tuple[int, int] = (0, 0)
+    rated: bool = True
 
     @property
     def length(self) -> int:
@@ -35,11 +39,13 @@ class Row:
 class Candidates:
     """Beginnings of the labels' answers, in tokens: the common prefix, then each label's own part.
 
-    A label's own part ends with the first token after which all answers are equal.
+    A label's own part ends with the first token after which all answers are equal. `code` is the code branch, a second
+    answer to each prompt.
     """
 
     shared: tuple[int, ...]
     own: tuple[tuple[int, ...], ...]
+    code: CodeTokens | None = None
 
     def rivals(self, label: int, at: int) -> dict[int, tuple[int, ...]]:
         """Next token → the labels that take it, after the first `at` own tokens of `label`."""
@@ -56,7 +62,7 @@ class Candidates:
         return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
 
 
-def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidates:
+def candidates(engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None) -> Candidates:
     """Tokenise the candidate answers; they are the same after every prompt of one template.
 
     Raises TrainingFailedError if two labels have the same tokens.
@@ -68,7 +74,8 @@ def candidates(engine: Engine, example: Example, scale: RatingScale) -> Candidat
             "two labels of the mapping have the same tokens in the model's tokenizer; rename one of them"
         )
     shared, own = distinguishing(full)  # the tokens over which the engine scores the labels
-    return Candidates(tuple(shared), tuple(map(tuple, own)))
+    code = code_tokens(engine, prompt, branch) if branch else None
+    return Candidates(tuple(shared), tuple(map(tuple, own)), code)
 
 
 def _common(sequences: Sequence[Sequence[int]]) -> int:
@@ -120,6 +127,12 @@ def _encode_row(
     of_token = [1.0] * start + [rationale_weight if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
     rationale = (start, len(answer)) if has_text else (0, 0)
     return Row(example.id, label, prompt, answer + end, tuple(of_token), rationale)
+
+
+def unrated_row(id: str, prompt: Sequence[int], answers: Candidates, label: int = 0) -> Row:
+    """A row that learns only its label decisions: no token has a weight, and the answer ends with the last decision."""
+    answer = (*answers.shared, *answers.own[label])[: answers.decisions(label)[-1] + 1]
+    return Row(id, label, tuple(prompt), answer, (0.0,) * len(answer), rated=False)
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:

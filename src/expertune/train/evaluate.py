@@ -1,6 +1,6 @@
 """Evaluate the model in training on the dev rows: loss, labels, macro-F1.
 
-Axes: N target place · R row · K label · C continuation.
+Axes: N target place · R row · K label · C continuation · S way of scoring (words, code).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class DevEvaluation:
 
     `loss` is the mean weighted loss of a target token, `rationale_loss` the mean unweighted loss of a rationale's token
     (None without rationales), `label_loss` the mean of −log p(the expert's label) among the labels; all in nats.
+    They are those of the words; `code_log_RK` has the labels' log-probabilities by their codes (None without them).
     """
 
     loss: float
@@ -40,6 +41,7 @@ class DevEvaluation:
     accuracy: float
     predicted: tuple[int, ...]
     log_probabilities_RK: torch.Tensor
+    code_log_RK: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class _Sums:
     weight: float
     rationale_loss: float
     rationale_tokens: int
-    scores_RK: torch.Tensor
+    scores_RSK: torch.Tensor
 
 
 def evaluate(
@@ -61,9 +63,10 @@ def evaluate(
     groups = groups_of(rows, order, max(batch_size, ROWS_ON_CUDA) if fills_rows else batch_size)
     made = dev_rows if fills_rows else dev_batch
     parts = [_score(tunable, made(group, candidates), candidates, trunk) for group in groups]
-    scores_RK = torch.empty(len(rows), len(candidates.own))
-    scores_RK[order] = torch.cat([part.scores_RK for part in parts])
-    log_RK = torch.log_softmax(scores_RK, dim=-1)
+    scores_RSK = torch.empty(len(rows), *parts[0].scores_RSK.shape[1:])
+    scores_RSK[order] = torch.cat([part.scores_RSK for part in parts])
+    log_RSK = torch.log_softmax(scores_RSK, dim=-1)
+    log_RK = log_RSK[:, 0]
     truth = [row.label for row in rows]
     predicted = log_RK.argmax(-1).tolist()
     tokens = sum(part.rationale_tokens for part in parts)
@@ -75,6 +78,7 @@ def evaluate(
         accuracy=sum(a == b for a, b in zip(truth, predicted, strict=True)) / len(rows),
         predicted=tuple(predicted),
         log_probabilities_RK=log_RK,
+        code_log_RK=log_RSK[:, 1] if candidates.code is not None else None,
     )
 
 
@@ -85,7 +89,8 @@ def label_log_probs(decoder: Decoder, prompts: Sequence[Sequence[int]], candidat
     limit = shared + (OWN_TOKENS_ON_CUDA if decoder.device.type == "cuda" else OWN_TOKENS)
     scores_RK = torch.empty(len(rows), len(candidates.own))
     for group in pack_groups(by_length(rows), list(map(len, prompts)), shared, limit):
-        scores_RK[group] = _log_probs(decoder, made([rows[at] for at in group], candidates), candidates, None)[1]
+        _, scores_RSK = _log_probs(decoder, made([rows[at] for at in group], candidates), candidates, None)
+        scores_RK[group] = scores_RSK[:, 0]
     return scores_RK
 
 
@@ -93,21 +98,22 @@ def label_log_probs(decoder: Decoder, prompts: Sequence[Sequence[int]], candidat
 def _log_probs(
     decoder: Decoder, made: DevBatch, candidates: Candidates, trunk: Trunk | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """log p of each target, (N,), and of each row's labels, (R, K)."""
+    """log p of each target, (N,), and of each row's labels by each way, (R, S, K)."""
     batch = made.batch
     hidden_ND = decoder.hidden(batch.pack, batch.places_N, trunk and trunk.start(batch.pack))
     log_N = log_probabilities(decoder, hidden_ND, batch.targets_N.to(decoder.device)).cpu()
     log_C = torch.zeros(len(made.continuations)).index_add_(0, made.continuation_N, log_N)
-    scores_RK = torch.empty(len(made.rows), len(candidates.own))
+    ways = 1 if candidates.code is None else 2
+    scores_RSK = torch.empty(len(made.rows), ways, len(candidates.own))
     for each, log_of_answer in zip(made.continuations, log_C.tolist(), strict=True):
         if each.label is not None:
-            scores_RK[each.row, each.label] = log_of_answer
-    return log_N, scores_RK
+            scores_RSK[each.row, int(each.code), each.label] = log_of_answer
+    return log_N, scores_RSK
 
 
 def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trunk | None) -> _Sums:
     batch, rows = made.batch, made.rows
-    log_N, scores_RK = _log_probs(tunable.decoder, made, candidates, trunk)
+    log_N, scores_RSK = _log_probs(tunable.decoder, made, candidates, trunk)
     rationale_M = torch.cat(
         [log_N[each.targets][slice(*rows[each.row].rationale)] for each in made.continuations if each.label is None]
     )
@@ -116,5 +122,5 @@ def _score(tunable: Tunable, made: DevBatch, candidates: Candidates, trunk: Trun
         weight=float(batch.weights_N.sum()),
         rationale_loss=-float(rationale_M.sum()),
         rationale_tokens=len(rationale_M),
-        scores_RK=scores_RK,
+        scores_RSK=scores_RSK,
     )

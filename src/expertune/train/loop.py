@@ -69,6 +69,7 @@ class Trainer:
         self._best_P = values_P.clone()
         self._best_score = (-1.0, -math.inf)
         self._base_log_RK = self._best_log_RK = torch.empty(0, len(data.candidates.own))
+        self._best_code_log_RK: torch.Tensor | None = None
         self._history: list[dict[str, Any]] = []
         self.last_evaluation: DevEvaluation | None = None
         if checkpoints is not None and checkpoints.resume:
@@ -114,6 +115,7 @@ class Trainer:
             tuple(self._history),
             self._base_log_RK,
             self._best_log_RK,
+            self._best_code_log_RK,
         )
 
     @property
@@ -200,12 +202,14 @@ class Trainer:
     def _batches(self, step: int) -> list[Batch]:
         """Batches of a step; they depend only on seed and step, so that a resumed run has the same ones."""
         epoch, within = divmod(step, self.schedule.steps_in_epoch)
-        order = epoch_order(len(self._data.train), seed=self._config.seed, epoch=epoch)
+        rated = self._data.rated
+        order = epoch_order(rated, seed=self._config.seed, epoch=epoch, unrated=len(self._data.train) - rated)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
         decoder, device = self._tunable.decoder, self._tunable.placement.device.type
         limit = tokens_at_once(device, decoder.config, decoder.first_adapted)
         make = partial(training_batch, shared=self._shared) if self._graphed is None else training_rows
+        make = partial(make, code=self._data.candidates.code, code_weight=self._config.code_weight)
         return [
             make(part, self._balance.weights, self._balance.decisions)
             for group in groups_of(self._data.train, rows, self._config.batch_size)
@@ -229,6 +233,7 @@ class Trainer:
             self._base_log_RK = found.log_probabilities_RK
         if best:
             self._best_score, self._best_step, self._best_log_RK = score, self._step, found.log_probabilities_RK
+            self._best_code_log_RK = found.code_log_RK
             self._best_P.copy_(self._tunable.lora.values_P)
         self._without_gain = 0 if best else self._without_gain + 1
         event = DevEvent(
@@ -266,6 +271,7 @@ class Trainer:
                 self._base_log_RK,
                 self._best_log_RK,
                 self.schedule.steps if self.schedule.settled else None,
+                self._best_code_log_RK,
             ),
             self._checkpoints.run_id,
         )
@@ -284,6 +290,7 @@ class Trainer:
         self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.evaluations_without_gain
         self._best_score, self._done = saved.best_score, saved.done
         self._base_log_RK, self._best_log_RK = saved.base_log_RK, saved.best_log_RK
+        self._best_code_log_RK = saved.best_code_log_RK
         self._history = [dict(event) for event in saved.history]
         if saved.settled_steps is not None:
             self.schedule = replace(self.schedule, steps=saved.settled_steps, settled=True)

@@ -17,6 +17,7 @@ from ..model.attention import Segment
 from ..model.forward_context import Pack
 from .batches import NO_RIVAL, Batch, Continuation, Decisions, DevBatch, decisions_of, dev_batch
 from .class_balance import Decision
+from .code_branch import CodeTokens
 from .encode import Candidates, Row
 
 PLACES = 32  # target places are rounded up to a multiple of this, or of the number of rows
@@ -40,16 +41,29 @@ def pack_of(texts: Sequence[Sequence[int]]) -> Pack:
 
 
 def training_rows(
-    rows: Sequence[Row], class_weights: Sequence[float], decisions: Mapping[str, Sequence[Decision]] | None = None
+    rows: Sequence[Row],
+    class_weights: Sequence[float],
+    decisions: Mapping[str, Sequence[Decision]] | None = None,
+    *,
+    code: CodeTokens | None = None,
+    code_weight: float = 0.0,
 ) -> Batch:
-    """The same targets as `batches.training_batch`, then targets without weight up to a round number."""
-    pack = pack_of([(*row.prompt, *row.answer[:-1]) for row in rows])
+    """The same targets as `batches.training_batch`, then targets without weight up to a round number.
+
+    A code's lead has a row of its own with the prompt again: a graph's rows are plain texts (cuda_graph).
+    """
+    leads = [(*row.prompt, *code.lead) for row in rows] if code else []
+    pack = pack_of([*((*row.prompt, *row.answer[:-1]) for row in rows), *leads])
     places, targets, weights = [], [], []
     for index, row in enumerate(rows):
         start = index * pack.row_length + len(row.prompt) - 1
         places += range(start, start + len(row.answer))
         targets += row.answer
         weights += [weight * class_weights[row.label] for weight in row.weights]
+        if code is not None:
+            places.append((len(rows) + index) * pack.row_length + len(leads[index]) - 1)
+            targets += (code.codes[row.label],)
+            weights.append(code_weight * class_weights[row.label] * row.rated)
     fill = [0] * (-len(places) % max(PLACES, 4 * len(rows)))
     return Batch(
         pack,
@@ -57,13 +71,13 @@ def training_rows(
         torch.tensor(targets + fill),
         torch.tensor(weights + fill, dtype=torch.float32),
         sum(row.length for row in rows),
-        _filled(rows, decisions) if decisions else None,
+        _filled(rows, decisions, code is not None) if decisions else None,
     )
 
 
-def _filled(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]]) -> Decisions:
+def _filled(rows: Sequence[Row], decisions: Mapping[str, Sequence[Decision]], codes: bool) -> Decisions:
     """The decisions of the rows, then some without weight, up to the most that so many rows can have."""
-    found = decisions_of(rows, decisions)
+    found = decisions_of(rows, decisions, codes=codes)
     most = max(map(len, decisions.values()))
     rivals = max(len(each.tokens) for own in decisions.values() for each in own)
     down, right = len(rows) * most - len(found.rows_M), rivals - found.tokens_MK.shape[1]
@@ -100,7 +114,7 @@ def dev_rows(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
         sum(row.length for row in rows),
     )
     continuations = [
-        Continuation(index, own.label, slice(own.targets.start + by, own.targets.stop + by))
+        Continuation(index, own.label, slice(own.targets.start + by, own.targets.stop + by), own.code)
         for index, (each, by) in enumerate(zip(alone, targets, strict=False))
         for own in each.continuations
     ]

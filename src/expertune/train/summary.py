@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Summary of the training. `best_step` is the step whose state was kept; `precision` is the compute dtype."""
+    """Summary of the training. `best_step` is the step whose state was kept; `precision` is the compute dtype.
+
+    `unlabelled` counts the records without a rating that were trained on.
+    """
 
     approach: str
     family: str
@@ -35,10 +38,11 @@ class TrainingSummary:
     base_dev_macro_f1: float
     tokens_per_second: float | None
     last_loss: float | None
+    unlabelled: int = 0
 
 
 def summarize_training(
-    config: Config, result: TrainingResult, tunable: Tunable, load_seconds: float
+    config: Config, result: TrainingResult, tunable: Tunable, load_seconds: float, unlabelled: int = 0
 ) -> TrainingSummary:
     """The figures of a finished training; `load_seconds` is the time that reading the weights took."""
     placement = tunable.placement
@@ -64,4 +68,5 @@ def summarize_training(
         base_dev_macro_f1=result.base_macro_f1,
         tokens_per_second=round(sum(event["tokens"] for event in steps) / seconds, 1) if seconds else None,
         last_loss=steps[-1]["loss"] if steps else None,
+        unlabelled=unlabelled,
     )

@@ -96,10 +96,11 @@ def packs_of_all(
 ) -> Iterator[tuple[Pack, Sequence[Row]]]:
     """Packs with all segments that training and evaluation compute, and the rows of each: large ones of training rows,
     then those of an evaluation, whose common beginning depends on the rows of a pack."""
-    shared = shared_beginning(train)
-    for group in pack_groups(by_length(train), [row.length for row in train], shared, PACK_TOKENS):
+    shared, code = shared_beginning(train), candidates.code
+    lengths = [row.length + (len(code.lead) if code else 0) for row in train]
+    for group in pack_groups(by_length(train), lengths, shared, PACK_TOKENS):
         rows = [train[at] for at in group]
-        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared).pack, rows
+        yield training_batch(rows, (1.0,) * len(candidates.own), shared=shared, code=code).pack, rows
     for rows in groups_of(dev, by_length(dev), dev_rows):
         yield dev_batch(rows, candidates).batch.pack, rows
 

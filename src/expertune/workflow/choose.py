@@ -26,6 +26,7 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
     """
     if isinstance(tuned, Tuned) and basis.config.approach == TUNE:
         return None
+    ws.retire_earlier_run()
     try:
         with ws.stage("model set"):
             config, members = basis.config, basis.models.candidates

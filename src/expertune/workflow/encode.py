@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..config import with_changes
@@ -16,46 +17,88 @@ from ..estimate.job import BASE_SAMPLE
 from ..evaluate.judgement import rate_shown
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
+from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import compares_by_torch, open_base
-from ..train.encode import Row, candidates, check_lengths, encode
+from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
+from .code_branch import branch_of, decision_frame
+from .plan import write_inputs
 from .plan_time import Served, plan_time
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
 from .workspace import Workspace
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
-    """Encode the dataset as token rows. Raises DatasetError for records that are too long."""
+    """Encode the dataset as token rows, and write the training's inputs to the folder.
+
+    Raises DatasetError for records that are too long; nothing is written then.
+    """
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
-def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> TrainingPlan | NotTuned:
+    """Add the plan of the run's time, for which the records are tokenized. Raises as `encode_dataset`."""
+
+    def timed(plan: TrainingPlan) -> TrainingPlan:
+        with _tokenized(plan, ws) as found:
+            return found.plan
+
+    return plan if isinstance(plan, NotTuned) else as_value(lambda: timed(plan))
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """Token rows, the plan with its times, and the open engines: that of the file, and that of the base's ratings."""
+
+    rows: Mapping[str, tuple[Row, ...]]
+    candidates: Candidates
+    dataset: Dataset
+    plan: TrainingPlan
+    engine: LlamaCppEngine
+    rater: Engine
+    branch: CodeBranch | None
+    notes: tuple[str, ...]
+
+
+@contextmanager
+def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
     config, base = plan.config, plan.base
     context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
     opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
-        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale)
-        rows, dataset = _token_rows(engine, plan, ws)
+        branch, notes = branch_of(engine, plan)
+        plan = replace(plan, dataset=plan.dataset.with_codes(branch))
+        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
+        rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
         by_file = rater if config.engine == TORCH else engine
         plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
-        rate_base = partial(rate_shown, ws.progress, rater, test, dataset.scale, "Base model: test records")
+        yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
+
+
+def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+    with _tokenized(plan, ws) as found:
+        dataset, plan = found.dataset, found.plan
+        write_inputs(plan, ws)
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
+        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, "Base model: test records")
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
             dataset=dataset,
-            rows=rows,
-            candidates=answers,
-            context=engine.context,
+            rows=found.rows,
+            candidates=found.candidates,
+            context=found.engine.context,
             test=rated,
-            notes=tuple(rater.notes),
-            folds_system=engine.folds_system,
+            notes=(*found.rater.notes, *found.notes),
+            folds_system=found.engine.folds_system,
             plan=plan,
+            branch=found.branch,
+            frame=decision_frame(found.engine, dataset.examples["train"], found.branch) if found.branch else None,
         )
 
 
@@ -66,19 +109,28 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
     return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
 
 
-def _token_rows(engine: Engine, plan: TrainingPlan, ws: Workspace) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
-    """Token rows by part, and the dataset without records that are too long."""
+def _token_rows(
+    engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Workspace
+) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+    """Token rows by part and of the records without a rating, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
+    unrated = dataset.unlabelled.records if dataset.unlabelled else ()
     examples = [example for part in dataset.examples.values() for example in part]
-    with ws.progress.stage("Tokenising", total=len(examples), unit="records") as stage:
+    with ws.progress.stage("Tokenising", total=len(examples) + len(unrated), unit="records") as stage:
         rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
+        others = []
+        for each in unrated:
+            messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
+            others.append(unrated_row(each.id, engine.tokenize(engine.render(messages)), answers))
+            stage.advance()
     limit = min(config.max_tokens, engine.context)
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
-    kept = dataset.without(frozenset(example.id for example in examples if example.id not in fitting))
+    fitting |= {row.id: row for row in check_lengths(others, limit, drop=True)}
+    kept = dataset.without(frozenset(each.id for each in (*examples, *unrated) if each.id not in fitting))
     empty = [part for part, left in kept.examples.items() if not left]
     if empty:
         raise TrainingFailedError(
             f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
         )
     by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
-    return by_part, kept
+    return by_part | {"unlabelled": tuple(row for row in others if row.id in fitting)}, kept

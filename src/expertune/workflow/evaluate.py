@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ..errors import EngineError
 from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
+from ..evaluate.verdict import WORD_COUNTS
 from ..modelset.choose import MODEL_SET, READOUT
-from ..modelset.fit import WORDS, ModelSet, predict_test, rate_member
+from ..modelset.fit import ModelSet, predict_test, rate_member
 from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, learn_uncertainty
 from ..record import ApproachChoice
@@ -75,7 +76,7 @@ def _passes(
     if model_set is None or model_set.dev is None:
         return dev, by_tuned, ()
     dev[model_set.name] = model_set.dev
-    seed = None if chosen and model_set.name != WORDS else basis.config.seed
+    seed = None if chosen and model_set.name != WORD_COUNTS else basis.config.seed
     members = basis.models.candidates if chosen else tuple(each.compared for each in basis.models.candidates)
     try:
         by_set = predict_test(model_set, basis.dataset, ws.progress, members, seed=seed)
@@ -122,6 +123,7 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
         with contextlib.closing(opened) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
-            return rate_shown(ws.progress, engine, examples, scale, "Tuned model: test records", answered=answered)
+            title, by = "Tuned model: test records", tuned.scoring
+            return rate_shown(ws.progress, engine, examples, scale, title, answered=answered, scoring=by)
 
     return ws.once("tuned-test", plan.run_id, rate)

@@ -17,7 +17,6 @@ from ..progress import duration_text
 from ..ratings.dataset import Dataset
 from ..readout.states import depths_of
 from ..train.encode import Row
-from .plan import write_settings
 from .state import TrainingPlan, run_identity
 from .workspace import Workspace
 
@@ -44,7 +43,7 @@ def plan_time(
     A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
     cannot be measured. Raises UsageError if the time given is too short for any run.
     """
-    if ws.progress.quiet and plan.config.minutes is None:
+    if ws.progress.quiet and plan.config.minutes is None and not ws.dry_run:
         return plan
     try:
         with ws.progress.stage("Measuring this machine's speed"):
@@ -57,10 +56,11 @@ def plan_time(
         return plan
     ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
     job = _planned(replace(work, read_seconds=read_seconds), speeds, plan, resume=ws.resume)
-    for line in plan_lines(job):
+    unlabelled = [f"  {dataset.unlabelled.line()}"] if dataset.unlabelled else []
+    for line in () if ws.dry_run else [*plan_lines(job), *unlabelled]:
         ws.progress.say(line)
         log.info("%s", line)
-    return _with_settings(plan, job, ws)
+    return _with_settings(plan, job, resume=ws.resume)
 
 
 def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) -> JobPlan:
@@ -84,19 +84,19 @@ def _measured(
     blocks = blocks_of(path, plan.requested)
     search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
     depth = max(depths_of(blocks["blocks"])) if config.readout else 0
-    return Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth), speeds
+    unlabelled = sum(row.length for row in rows["unlabelled"])
+    found = Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled)
+    return found, speeds
 
 
-def _with_settings(plan: TrainingPlan, job: JobPlan, ws: Workspace) -> TrainingPlan:
-    """Add the plan; settings that it changed are written to the folder and are part of the run's identity."""
+def _with_settings(plan: TrainingPlan, job: JobPlan, *, resume: bool) -> TrainingPlan:
+    """Add the plan; settings that it changed are part of the run's identity."""
     changes = {name: getattr(job.settings, own) for name, own in CHOSEN.items()}
     config = plan.config
-    if config.minutes is None or ws.resume or all(getattr(config, name) == value for name, value in changes.items()):
+    if config.minutes is None or resume or all(getattr(config, name) == value for name, value in changes.items()):
         return replace(plan, job=job)
     config = with_changes(config, **changes)
-    plan = replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
-    write_settings(plan, ws)
-    return plan
+    return replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
 
 
 def plan_lines(job: JobPlan) -> list[str]:

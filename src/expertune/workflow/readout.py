@@ -20,18 +20,21 @@ from .workspace import Workspace
 
 log = logging.getLogger("expertune")
 
+PARTS = ("train", "unlabelled", "dev", "test")  # in the order of the states
+
 
 @dataclass(frozen=True)
 class Readout:
     """The fitted readout and its passes over validation and test records.
 
-    `out_of_fold`: for each training record's id the fused probabilities of a fit that saw no record of its group.
+    `soft_labels`: the fused probabilities of each training record, by a fit that saw no record of its group, and of
+    each record without a rating, by id.
     """
 
     record: ReadoutRecord
     dev: Pass
     test: Pass
-    out_of_fold: Mapping[str, tuple[float, ...]]
+    soft_labels: Mapping[str, tuple[float, ...]]
 
 
 def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
@@ -69,15 +72,13 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
     rows = encoded.rows
     shared = shared_tokens([row.prompt for row in rows["train"]])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
-    training = TrainingPass(rows["train"], rows["dev"], encoded.candidates, place)
+    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], encoded.candidates, place)
     with ws.progress.stage("Hidden states of the base", total=sum(map(len, rows.values())), unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(encoded.plan.base.path, encoded.plan.config)
         parts = [
-            base.of_training(training, shared, stage.advance)
-            if part == "train"
-            else base.of([row.prompt for row in own], shared, on_prompt=stage.advance)
-            for part, own in rows.items()
+            base.of_training(training, shared, stage.advance),
+            *(base.of([row.prompt for row in rows[part]], shared, on_prompt=stage.advance) for part in PARTS[2:]),
         ]
     found = PooledStates(np.concatenate(parts), base.depths, shared, time.perf_counter() - start)
     found.write(path, run_id)
@@ -87,9 +88,9 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
 def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Readout | None:
     dataset, config = encoded.dataset, encoded.plan.config
     of_part, at = {}, 0
-    for part, rows in encoded.rows.items():
-        of_part[part] = states.states_NLPD[at : at + len(rows)]
-        at += len(rows)
+    for part in PARTS:
+        of_part[part] = states.states_NLPD[at : at + len(encoded.rows[part])]
+        at += len(encoded.rows[part])
     train = dataset.split.train
     found = replace(states, states_NLPD=of_part["train"])
     with ws.progress.stage("Fitting the readout"):
@@ -108,6 +109,9 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
         return Pass(tuple(rated), each * len(rows), 1 / each, tokens)
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
+    if dataset.unlabelled and (others := dataset.unlabelled.records):
+        shares = record.predict(of_part["unlabelled"][:, layer], [each.prompt for each in others])
+        soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
     return Readout(record, rate("dev"), rate("test"), soft)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from .. import outputs
 from ..config import as_dict
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
+from ..ratings.unlabelled import Unlabelled
 from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
 from ..record import (
@@ -22,16 +26,23 @@ from ..record import (
     ReadoutInfo,
     RunRecord,
     SplitCounts,
+    UnlabelledRecords,
 )
+from ..register.preflight import failed_checks, gate_failures
 from ..report import write_report
 from ..report_record import ReportRecord
+from .code_branch import untuned
 from .evaluate import Evaluated
 from .plan_time import with_actual
 from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
 from .workspace import Workspace
 
-PRODUCTS = (*outputs.TUNED_FILES, outputs.MODEL_SET, outputs.READOUT)
+SCORED = {  # end of the verdict
+    "words": "",
+    "code": " Its labels are scored by their codes, which rate better than the words on the validation records.",
+    "both": " Its labels are scored by words and codes, which rate better together on the validation records.",
+}
 
 
 def write_results(
@@ -88,9 +99,10 @@ def _record(
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
-    line = _line(choice, why_not, kept, evaluated)
-    evaluation = EvaluationRecord.of(line, evaluated.judgement, config.prevalence)
-    return RunRecord(
+    judgement = evaluated.judgement
+    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
+    evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence)
+    record = RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
             model_name=request.model,
@@ -100,10 +112,11 @@ def _record(
         ),
         fine_tuning_info=_fine_tuning_info(kept) if kept else None,
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
+        code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, dataset.scale),
         readout_info=_readout_info(readout.record) if readout else None,
         fallback_reason=why_not,
         choice=choice,
-        verdict=line,
+        verdict=evaluation.verdict.line,
         evaluation=evaluation,
         training=kept.training if kept else None,
         export=kept.export if kept else None,
@@ -111,6 +124,7 @@ def _record(
         conformal=evaluation.conformal,
         data_audit=_audit(dataset, kept, evaluated),
         split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
+        unlabelled=_unlabelled(dataset.unlabelled, kept) if dataset.unlabelled else None,
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         rating_codes=dict(dataset.scale.raw),
         prompt_template=dataset.template,
@@ -120,18 +134,38 @@ def _record(
         timings=dict(ws.seconds),
         plan=with_actual(basis.job, ws),
     )
+    return with_checks(record, choice)
 
 
-def _line(choice: ApproachChoice, why_not: str | None, kept: Tuned | None, evaluated: Evaluated) -> str:
-    """The verdict, preceded by the reason if there is a model set instead of a tuned model."""
-    judgement = evaluated.judgement
-    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    if kept and choice.approach == TUNE:
-        return verdict
+def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
+    """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
+    failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
+    line = _line(record, choice, failed, by_gate)
+    changes: dict[str, object] = {
+        "failed_checks": tuple(failed),
+        "verdict": line,
+        "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
+    }
+    if (tuned := record.fine_tuning_info) is not None:
+        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
+    if (model_set := record.model_set_info) is not None:
+        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
+        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
+    return record.model_copy(update=changes)
+
+
+def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
+    """The verdict, preceded by failed checks and by the reason if there is no tuned model or it is not recommended."""
+    verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
+    judged = f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
+    if choice.approach == TUNE:
+        return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
     if choice.approach == READOUT:
-        served = "; the tuned file is for Ollama" if kept else f"; no tuned model: {why_not}" if why_not else ""
-        return f"Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
-    return f"{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
+        served = f"; no tuned model: {why_not}" if why_not else ""
+        if record.fine_tuning_info:
+            served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
+        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
+    return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
@@ -167,11 +201,17 @@ def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditR
     return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
 
 
+def _unlabelled(found: Unlabelled, kept: Tuned | None) -> UnlabelledRecords:
+    used = kept.training.unlabelled if kept else 0
+    unused = {"no tuned model learned them": len(found.records) - used} if used < len(found.records) else {}
+    return UnlabelledRecords(file=found.source, read=found.read, used=used, left_out={**found.left_out, **unused})
+
+
 def _provenance(basis: Basis, ws: Workspace) -> Provenance:
     base = basis.base
     known = {"input_rows": basis.dataset.input_sha256, **({"base": base.sha256} if base else {})}
     return Provenance(
-        hashes={**known, **outputs.hashes(ws.folder, PRODUCTS)},
+        hashes={**known, **outputs.hashes(ws.folder, outputs.PRODUCTS)},
         versions=outputs.versions(),
         base=BaseFile(path=str(base.path), source=base.located.source, prompts_by=base.prompts_by) if base else None,
     )

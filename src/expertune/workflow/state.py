@@ -13,10 +13,13 @@ from ..config import Config, as_dict
 from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..estimate.job import JobPlan
+from ..export.decision import PromptFrame
 from ..export.summary import ExportSummary
 from ..modelset.members import CandidateModel
 from ..predict.score import Pass
+from ..ratings.codes import WORDS, CodeBranch, LabelScoring
 from ..ratings.dataset import Dataset
+from ..record import CodeBranchInfo
 from ..register.folder import RegistrationTarget
 from ..train.encode import Candidates, Row
 from ..train.summary import TrainingSummary
@@ -81,7 +84,10 @@ class TrainingPlan:
 @dataclass(frozen=True)
 class EncodedDataset:
     """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
-    records."""
+    records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it.
+
+    `rows` are those of each part, and of the records without a rating as "unlabelled".
+    """
 
     dataset: Dataset
     rows: Mapping[str, tuple[Row, ...]]
@@ -91,6 +97,8 @@ class EncodedDataset:
     notes: tuple[str, ...]
     folds_system: bool
     plan: TrainingPlan
+    branch: CodeBranch | None = None
+    frame: PromptFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +111,20 @@ class Tuned:
     export: ExportSummary
     history: tuple[Mapping[str, Any], ...]
     encoded: EncodedDataset
+    code_branch: CodeBranchInfo | None = None
+
+    @property
+    def scoring(self) -> LabelScoring:
+        """How the file's labels are scored."""
+        return self.code_branch.scoring if self.code_branch else WORDS
 
 
 @dataclass(frozen=True)
 class Basis:
     """Dataset and settings for model set and evaluation: the latest that the tuning stages produced.
 
-    `given`: names of the settings that the user gave; `job`: the plan of the run, if there is one.
+    `given`: names of the settings that the user gave; `job`: the plan of the run, if there is one; `branch`: the codes
+    that the dataset's system prompt lists.
     """
 
     dataset: Dataset
@@ -118,6 +133,7 @@ class Basis:
     base_test: Pass | None = None
     job: JobPlan | None = None
     given: frozenset[str] = frozenset()
+    branch: CodeBranch | None = None
 
     @property
     def base(self) -> Base | None:
@@ -137,8 +153,9 @@ def basis_of(
         basis = replace(basis, config=plan.config)
     if isinstance(encoded, NotTuned):
         return basis
-    plan = encoded.plan
-    return replace(basis, dataset=encoded.dataset, config=plan.config, base_test=encoded.test, job=plan.job)
+    plan, branch = encoded.plan, encoded.branch
+    tokenized = {"dataset": encoded.dataset, "base_test": encoded.test, "branch": branch}
+    return replace(basis, config=plan.config, job=plan.job, **tokenized)
 
 
 def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
@@ -146,6 +163,7 @@ def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
     facts = {
         "base": base.sha256,
         "rows": dataset.input_sha256,
+        "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
         "topics": dataset.topics,
         "labels": dataset.scale.labels,
         "settings": as_dict(config),

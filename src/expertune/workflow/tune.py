@@ -6,8 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,16 @@ from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
-from ..modelset.tfidf_classifier import out_of_fold
+from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
 from ..predict.score import Pass, Rated
-from ..torch_engine import AUTO
+from ..torch_engine import AUTO, open_base
 from ..torch_engine import NAME as TORCH
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
+from ..train.encode import Row, unrated_row
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
+from .code_branch import decision_of, scored
 from .readout import Readout
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
@@ -42,7 +44,8 @@ MEGABYTE = 1_000_000
 class _Trained:
     """The trained adapter as matrices, and the record of its training.
 
-    `base_dev` and `adapter_dev` are the validation records by our decoder, without and with the adapter.
+    `base_dev` and `adapter_dev` are the validation records by our decoder, without and with the adapter; `code_dev`
+    those with the adapter by the codes of the labels, empty without a code branch.
     """
 
     update: WeightUpdate
@@ -51,6 +54,7 @@ class _Trained:
     history: tuple[dict[str, Any], ...]
     base_dev: tuple[Rated, ...]
     adapter_dev: tuple[Rated, ...]
+    code_dev: tuple[Rated, ...]
 
 
 def tune(encoded: EncodedDataset | NotTuned, readout: Readout | None, ws: Workspace) -> Tuned | NotTuned:
@@ -81,28 +85,55 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
         with ws.stage("train"), stop_after_step() as should_stop:
             trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
         with ws.stage("export"), _served_or_diverged(trained):
-            target = MergeTarget(
-                ws.checkpoints / outputs.MODEL, file, trained.update, _provenance(encoded), trained.threads
-            )
+            keys = decision_of(encoded, trained.summary.family, trained.adapter_dev, trained.code_dev)
+            metadata = {**_provenance(encoded), **keys.metadata}
+            target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
             merged = merge(
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
             by_file = merged.checked.reread if plan.config.engine == TORCH else merged.checked.served
             export = summarize_export(file, merged, by_file, encoded.test if plan.config.engine != AUTO else None)
-    _require_gain_over_base(merged.checked.reread.rated, trained, encoded)
-    return Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded)
+    words = merged.checked.reread.rated
+    _require_gain_over_base(words, trained, encoded)
+    branch = scored(encoded, keys, words, merged.checked.by_code)
+    tuned = Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded, branch)
+    return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
+
+
+def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
+    """The validation records by the merged file as its labels are to be scored."""
+    plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
+    opened = open_base(plan.base, plan.config, context=tuned.encoded.context, file=tuned.file)
+    title, examples = "Rating the validation records by code", dataset.examples["dev"]
+    with ws.stage("export"), ws.part("check"), closing(opened) as engine:
+        return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
 
 def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
-    """Out-of-fold probabilities of the training records by the readout, or by TF-IDF where there is none."""
+    """Probabilities of the training records, out of fold, and of those without a rating: by the readout, or by TF-IDF
+    where there is none."""
     dataset, config = encoded.dataset, encoded.plan.config
-    if config.soft_label_weight == 0.0:
-        return {}
     if readout is not None:
-        return readout.out_of_fold
-    train = dataset.split.train
-    found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
-    return {row.id: shares for row, shares in zip(train, found, strict=False)}
+        return readout.soft_labels
+    train, soft = dataset.split.train, {}
+    if config.soft_label_weight:
+        found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
+        soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
+    others = dataset.unlabelled.records if dataset.unlabelled else ()
+    tables = fit_tfidf(train, dataset.scale, seed=config.seed) if others else None
+    if tables is not None:
+        found = predict_tfidf(tables, [each.prompt for each in others], dataset.scale.labels)
+        soft |= {each.id: shares for each, shares in zip(others, found, strict=True)}
+    return soft
+
+
+def unrated_rows(encoded: EncodedDataset, soft: SoftLabels) -> tuple[Row, ...]:
+    """The rows of the records without a rating, each with its most probable label; none without soft labels."""
+    return tuple(
+        unrated_row(row.id, row.prompt, encoded.candidates, max(range(len(shares)), key=shares.__getitem__))
+        for row in encoded.rows["unlabelled"]
+        if (shares := soft.get(row.id))
+    )
 
 
 def _train(
@@ -113,7 +144,7 @@ def _train(
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
-    config = encoded.plan.config
+    config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
     placement = place(file, config)
     longest = max(row.length for rows in encoded.rows.values() for row in rows)
     started = time.perf_counter()
@@ -122,7 +153,7 @@ def _train(
     ws.parts["load"] = load_seconds
     trainer = Trainer(
         tunable,
-        TrainingData(encoded.rows["train"], encoded.rows["dev"], encoded.candidates, soft),
+        TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
@@ -151,19 +182,23 @@ def _train(
         tensors=lora.pairs(),
         metadata=_provenance(encoded),
     )
-    summary = summarize_training(config, result, tunable, load_seconds)
+    summary = summarize_training(config, result, tunable, load_seconds, len(unrated))
     return _Trained(
         WeightUpdate(lora.pairs(), lora.scale),
         placement.threads,
         summary,
         result.history,
-        _rated(result.base_log_RK.exp().tolist(), encoded),
-        _rated(result.best_log_RK.exp().tolist(), encoded),
+        _rated(result.base_log_RK, encoded),
+        _rated(result.best_log_RK, encoded),
+        _rated(result.best_code_log_RK, encoded),
     )
 
 
-def _rated(share_RK: Sequence[Sequence[float]], encoded: EncodedDataset) -> tuple[Rated, ...]:
-    examples, scale = encoded.dataset.examples["dev"], encoded.dataset.scale
+def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
+    """The validation records with the label probabilities of our decoder; `log_RK` is a tensor or None."""
+    if log_RK is None:
+        return ()
+    examples, scale, share_RK = encoded.dataset.examples["dev"], encoded.dataset.scale, log_RK.exp().tolist()
     return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
@@ -206,16 +241,16 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     ):
         served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
-        reread = _reread(encoded, target, served.prompt_tokens)
+        reread, by_code = _reread(encoded, target, served.prompt_tokens)
     rows = encoded.rows["dev"]
     truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
     checked = check(trained.adapter_dev, served, reread, truth, plan.config)
     log.info("attempt %d: %s", attempt, checked.agreement)
-    return checked
+    return replace(checked, by_code=by_code)
 
 
-def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) -> Pass:
-    """The validation records by the merged file in our decoder; its adapter is fresh and changes nothing."""
+def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) -> tuple[Pass, tuple[Rated, ...]]:
+    """The validation records by the merged file in our decoder, by words and by codes; its adapter changes nothing."""
     from ..model.load import load, place
     from ..train.batches import rows_of_evaluation
     from ..train.evaluate import evaluate
@@ -226,8 +261,8 @@ def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) ->
         start = time.perf_counter()
         found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
         seconds = time.perf_counter() - start
-    rated = _rated(found.log_probabilities_RK.exp().tolist(), encoded)
-    return Pass(rated, seconds, len(rated) / seconds, prompt_tokens)
+    rated = _rated(found.log_probabilities_RK, encoded)
+    return Pass(rated, seconds, len(rated) / seconds, prompt_tokens), _rated(found.code_log_RK, encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import outputs
-from ..log import log_file
+from ..log import log, log_file
 from ..predict.pass_cache import cached_pass
 from ..predict.score import Pass
 from ..progress import Progress
@@ -18,7 +18,8 @@ from ..progress import Progress
 @dataclass(frozen=True)
 class Workspace:
     """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far, `parts` that of the
-    stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start.
+    stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start. `dry_run`: the run
+    ends with the plan of its time.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class Workspace:
     stack: ExitStack = field(default_factory=ExitStack)
     parts: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+    dry_run: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -36,6 +38,13 @@ class Workspace:
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
+
+    def retire_earlier_run(self) -> None:
+        """Move the results of a finished run out of the folder, before the first file of this run is written."""
+        if outputs.retire_run(self.folder):
+            line = f"The finished run that was in {self.folder} is now in {self.folder / outputs.EARLIER}"
+            self.progress.say(line)
+            log.info("%s", line)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall time of the block to that of the stage."""
@@ -60,11 +69,13 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_workspace(folder: Path, *, resume: bool, quiet: bool, debug: bool) -> Iterator[Workspace]:
+def open_workspace(
+    folder: Path, *, resume: bool, quiet: bool, debug: bool, dry_run: bool = False
+) -> Iterator[Workspace]:
     """Open log and event file of a run's folder; at the end close them, and the servers that the stages opened."""
     with (
-        log_file(folder / outputs.LOG, debug=debug),
-        Progress(quiet=quiet, events=folder / outputs.EVENTS) as progress,
+        nullcontext() if dry_run else log_file(folder / outputs.LOG, debug=debug),
+        Progress(quiet=quiet, events=None if dry_run else folder / outputs.EVENTS) as progress,
         ExitStack() as stack,
     ):
-        yield Workspace(folder, progress, resume, stack=stack)
+        yield Workspace(folder, progress, resume, stack=stack, dry_run=dry_run)

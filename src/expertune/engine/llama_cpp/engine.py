@@ -91,6 +91,14 @@ class LlamaCppEngine:
     def count_tokens(self, prompt: str) -> int:
         return len(self.tokenize(prompt))
 
+    def with_begin(self, prompt: str) -> str | None:
+        """The prompt with BOS written out, for a server that adds none; None where no such text has its tokens."""
+        wanted = self.tokenize(prompt)
+        for text in (prompt, self._server.ask("/props")["bos_token"] + prompt):
+            if [token for token, _ in self._tokens(text, begin=False, special=True)] == wanted:
+                return text
+        return None
+
     def continuation(self, prompt: str, answer: str) -> list[int]:
         return [token for token, _ in self.spelled(prompt, [answer])[1][0]]
 
