@@ -60,7 +60,7 @@ def verdict(
     line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
     if tuned.name == WORD_COUNTS:
         line += " It is not compared with TF-IDF, which is the same kind of rater."
-    outcomes = {each.name: outcome(by_rival[each.name]) for each in rivals.values()}
+    outcomes: dict[str, Outcome] = {each.name: outcome(by_rival[each.name]) for each in rivals.values()}
     return Verdict(line, outcomes[base.name], outcomes.get(tfidf.name), outcomes[majority.name])
 
 
