@@ -221,11 +221,10 @@ def rate_examples(
     `on_row(done, total)` is called in the caller's thread.
     Raises EngineError; after an error or Ctrl-C no further row is begun.
     """
-    asked = [example for example in examples if example.id in answered]
-    found: dict[str, Rated] = {}
+    found: dict[int, Rated] = {}
 
-    def rate(some: Sequence[Example], ids: Collection[str]) -> int:
-        """Rate some of the examples; the number of answers that the model ended."""
+    def rate(places: Sequence[int], ids: Collection[str]) -> int:
+        """Rate the examples at these places; the number of answers that the model ended."""
 
         def one(example: Example) -> tuple[Rated, bool]:
             return _rate(engine, example, scale, scoring, max_tokens if example.id in ids else 0)
@@ -235,14 +234,14 @@ def rate_examples(
                 on_row(done + at, len(examples))
 
         done = len(found)
-        rated = in_parallel(one, some, engine.slots, show)
-        found.update((example.id, each) for example, (each, _) in zip(some, rated, strict=True))
+        rated = in_parallel(one, [examples[at] for at in places], engine.slots, show)
+        found.update((at, each) for at, (each, _) in zip(places, rated, strict=True))
         return sum(ends for _, ends in rated)
 
-    first = {example.id for example in asked[:FIRST_ANSWERS]}
-    ended = rate([example for example in examples if example.id in first], first)
-    rate([example for example in examples if example.id not in first], answered if ended else ())
-    return [found[example.id] for example in examples]
+    first = [at for at, example in enumerate(examples) if example.id in answered][:FIRST_ANSWERS]
+    ended = rate(first, answered)
+    rate([at for at in range(len(examples)) if at not in found], answered if ended else ())
+    return [found[at] for at in range(len(examples))]
 
 
 def in_parallel(
