@@ -58,7 +58,7 @@ def decision_of(
     `words` and `codes` are the adapter's predictions of the validation records, by which the temperature is fitted.
     """
     dataset, config = encoded.dataset, encoded.plan.config
-    if encoded.frame is None or not config.decision:
+    if not config.decision or encoded.frame is None:
         return DecisionKeys({})
     truth = [row.label for row in encoded.rows["dev"]]
     temperature = fit_temperature([each.probabilities for each in codes], truth, seed=config.seed)
