@@ -18,12 +18,12 @@ from .engine.chat_template import Renderer
 from .engine.label_scoring import distinguishing
 from .engine.llama_cpp.context import largest_context
 from .engine.llama_cpp.engine import LlamaCppEngine
-from .errors import EngineError, FineTuningNotSupportedError, ModelFileError
+from .errors import EngineError, FineTuningNotSupportedError
 from .gguf.read import GGUFFile, read_metadata
 from .predict.together import Together
 from .train.encode import Candidates
 
-NAME, AUTO = "torch", "auto"
+NAME, AUTO, LLAMA_CPP = "torch", "auto", "llama.cpp"
 TOKENIZER_CONTEXT = 256  # tokens: it evaluates none but the end of the turn
 RECORDS, RECORDS_ON_CUDA = 16, 64  # computed at once
 
@@ -43,17 +43,6 @@ def open_engine(
 def open_base(base: Base, config: Config, *, context: int, file: Path | None = None) -> Engine:
     """Serve the base, or another `file` of its run, for rating; prompts are rendered as for the base."""
     return open_engine(file or base.path, config, context=context, renderer=base.renderer)
-
-
-def compares_by_torch(file: Path, config: Config) -> bool:
-    """Whether our decoder rates what the tuned file is compared with."""
-    if config.engine != AUTO:
-        return config.engine == NAME
-    try:
-        check_readable(file)
-    except (EngineError, ModelFileError):
-        return False
-    return True
 
 
 def check_readable(file: Path) -> None:

@@ -16,8 +16,8 @@ from ..engine.ollama.server import OllamaServer
 from ..errors import FineTuningNotSupportedError, UsageError
 from ..files import sha256
 from ..gguf.read import read_metadata
+from ..torch_engine import LLAMA_CPP, check_readable, open_base, open_engine
 from ..torch_engine import NAME as TORCH
-from ..torch_engine import check_readable, compares_by_torch, open_base, open_engine
 
 LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time in every rating than they bring
 
@@ -26,7 +26,8 @@ LARGEST_CONTEXT = 8192  # tokens; more examples than fit into it cost more time 
 class CandidateModel:
     """A model by its name; `digest` is the sha256 of its file. `open` is None where no engine can serve it here.
 
-    `open_to_compare` serves it where another product will be used: our decoder is faster than what serves the model.
+    `open_to_compare` serves a tuned model's base, which our decoder reads, where another product will be used: it is
+    faster than what serves the model.
     `decides`: its file is a decision model, asked by its own template (`engine/decision.py`).
     """
 
@@ -64,7 +65,7 @@ def _found(name: str, server: OllamaServer | None, config: Config) -> CandidateM
         check_readable(located.path)
     by_server = server is not None and located.server and not decides  # a decision model's prompt is in its file
     renderer = OllamaRenderer(server, name, context=LARGEST_CONTEXT) if server is not None and by_server else None
-    by = with_changes(config, engine="llama.cpp") if decides else config
+    by = _settings(config, decides)
     return CandidateModel(
         name,
         sha256(located.path),
@@ -73,18 +74,22 @@ def _found(name: str, server: OllamaServer | None, config: Config) -> CandidateM
     )
 
 
+def _settings(config: Config, decides: bool) -> Config:
+    """The settings to serve a model with: only llama.cpp asks a decision model by its template."""
+    return with_changes(config, engine=LLAMA_CPP) if decides else config
+
+
 def base_member(name: str, base: Base | None, server: OllamaServer | None, config: Config) -> CandidateModel:
     """The base as a candidate of the model set: served from its file, else by the server that has it."""
     if base is not None:
         decides = is_decision_model(read_metadata(base.path))
-        by = with_changes(config, engine="llama.cpp") if decides else config
+        by = _settings(config, decides)
         by_torch = with_changes(config, engine=TORCH)
-        to_compare = compares_by_torch(base.path, by)
         return CandidateModel(
             name,
             base.sha256,
             lambda: open_base(base, by, context=LARGEST_CONTEXT),
-            (lambda: open_base(base, by_torch, context=LARGEST_CONTEXT)) if to_compare else None,
+            None if by.engine == LLAMA_CPP else lambda: open_base(base, by_torch, context=LARGEST_CONTEXT),
             decides,
         )
     if server is not None and server.holds(name):

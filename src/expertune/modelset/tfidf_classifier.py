@@ -49,8 +49,8 @@ def fit_tfidf(
     if len(train) < FEWEST_ROWS or len({row.value for row in train}) < 2:
         return None
     texts = [row.prompt for row in train]
-    words, letters = (_fitted(vectorizer, texts, how.most_terms) for vectorizer in VECTORIZERS)
-    fitted = [words, letters if how.letters else letter_tfidf(vocabulary=[NO_TERM]).fit(texts)]
+    letters = _fitted(letter_tfidf, texts, how.most_terms) if how.letters else _without_terms(letter_tfidf, texts[:1])
+    fitted = [_fitted(word_tfidf, texts, how.most_terms), letters]
     features = _features(texts, fitted)
     model: Any = LogisticRegression(
         C=how.inverse_regularisation, class_weight="balanced", max_iter=1000, random_state=seed
@@ -139,6 +139,10 @@ def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> An
             return made.fit(texts)
         except ValueError:  # no term is in two rows, or no text has one
             continue
+    return _without_terms(vectorizer, texts)
+
+
+def _without_terms(vectorizer: Vectorizer, texts: Sequence[str]) -> Any:
     return vectorizer(vocabulary=[NO_TERM]).fit(texts)
 
 

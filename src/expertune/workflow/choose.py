@@ -29,13 +29,13 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
     ws.retire_earlier_run()
     try:
         with ws.stage("model set"):
-            config, members = basis.config, basis.models.candidates
-            limited = "model_set_budget_seconds" not in basis.given
-            if isinstance(tuned, Tuned):
-                members = tuple(each.compared for each in members)
-                budget = min(config.model_set_budget_seconds, COMPARED_BUDGET)
-                config = with_changes(config, model_set_budget_seconds=budget) if limited else config
-            config = within_time(config, basis.job, ws.elapsed) if limited else config
+            config = basis.config
+            if "model_set_budget_seconds" not in basis.given:
+                if isinstance(tuned, Tuned):
+                    budget = min(config.model_set_budget_seconds, COMPARED_BUDGET)
+                    config = with_changes(config, model_set_budget_seconds=budget)
+                config = within_time(config, basis.job, ws.elapsed)
+            members = basis.models.compared if isinstance(tuned, Tuned) else basis.models.candidates
             return fit(ws.folder, basis.dataset, config, ws.progress, members)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):

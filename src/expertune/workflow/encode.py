@@ -19,8 +19,8 @@ from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
+from ..torch_engine import LLAMA_CPP, open_base
 from ..torch_engine import NAME as TORCH
-from ..torch_engine import compares_by_torch, open_base
 from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
 from .code_branch import branch_of, decision_frame
 from .plan import write_inputs
@@ -103,8 +103,8 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
 
 
 def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int) -> AbstractContextManager[Engine]:
-    """The engine that rates the base: our decoder where it may, which is faster."""
-    if not compares_by_torch(plan.base.path, plan.config):
+    """The engine that rates the base: our decoder, which is faster and reads every base that can be tuned."""
+    if plan.config.engine == LLAMA_CPP:
         return nullcontext(engine)
     return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
 

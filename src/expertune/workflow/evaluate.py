@@ -77,7 +77,7 @@ def _passes(
         return dev, by_tuned, ()
     dev[model_set.name] = model_set.dev
     seed = None if chosen and model_set.name != WORD_COUNTS else basis.config.seed
-    members = basis.models.candidates if chosen else tuple(each.compared for each in basis.models.candidates)
+    members = basis.models.candidates if chosen else basis.models.compared
     try:
         by_set = predict_test(model_set, basis.dataset, ws.progress, members, seed=seed)
     except EngineError as error:

@@ -65,6 +65,11 @@ class Models:
     base: Base | NotTuned
     candidates: tuple[CandidateModel, ...]
 
+    @property
+    def compared(self) -> tuple[CandidateModel, ...]:
+        """The candidates as raters that a tuned model or a readout is compared with."""
+        return tuple(each.compared for each in self.candidates)
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
