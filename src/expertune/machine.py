@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 
 
 def usable_cores() -> int:
@@ -11,6 +12,13 @@ def usable_cores() -> int:
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Limit the numerical libraries that are loaded to one thread: L-BFGS takes three times as long on two (LOG.md)."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
 
 
 def free_memory() -> int:

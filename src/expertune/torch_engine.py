@@ -40,6 +40,11 @@ def open_engine(
     return LlamaCppEngine(file, context=context, slots=slots, threads=config.threads, renderer=renderer)
 
 
+def rating_in_a_run(config: Config) -> Config:
+    """The settings with which a run rates: "auto" is our decoder, the faster one, which reads all that can be tuned."""
+    return with_changes(config, engine=NAME) if config.engine == AUTO else config
+
+
 def open_base(base: Base, config: Config, *, context: int, file: Path | None = None) -> Engine:
     """Serve the base, or another `file` of its run, for rating; prompts are rendered as for the base."""
     return open_engine(file or base.path, config, context=context, renderer=base.renderer)

@@ -69,16 +69,15 @@ def test_the_search_takes_no_longer_than_its_budget():
     assert seconds(plan_job(work, SPEEDS, CONFIG, frozenset({"model_set_budget_seconds"})))["model set"] == 120
 
 
-def test_what_the_tuned_file_is_compared_with_has_a_speed_of_its_own():
-    rating = replace(SPEEDS.rating, compared_seconds=0.1)
-    found, one = (
-        seconds(plan_job(replace(WORK, search_records=30), replace(SPEEDS, rating=each), CONFIG))
-        for each in (rating, SPEEDS.rating)
-    )
-    assert found["base"] == 20 * 0.1
+def test_where_our_decoder_rates_llama_cpp_rates_a_sample_with_the_tuned_file():
+    """60 validation and 80 test records; llama.cpp takes 0.5 s for one, our decoder 0.1 s."""
+    work, rating = replace(WORK, dev=60, test=80, search_records=30), replace(SPEEDS.rating, decoder_seconds=0.1)
+    found, one = (seconds(plan_job(work, replace(SPEEDS, rating=each), CONFIG)) for each in (rating, SPEEDS.rating))
+    assert (one["base"], found["base"]) == (80 * 0.5, 80 * 0.1)
     assert found["model set"] == pytest.approx(2 + 1 + 30 * 1.5 * 0.1)
-    assert found["check"] == one["check"]
-    assert found["judge"] == pytest.approx(one["judge"] - 20 * 1.5 * 0.4)
+    assert found["check"] == pytest.approx(one["check"] - 10 * 0.5)  # 50 validation records
+    few_shot = 50 * 1.5 * 0.4
+    assert found["judge"] == pytest.approx(one["judge"] - few_shot - 30 * 0.5 + 1 + 80 * 0.1)  # 50 test records
 
 
 def test_only_a_tuned_model_needs_no_model_set():

@@ -10,12 +10,12 @@ import torch
 
 import tiny
 from expertune.config import Config
-from expertune.export.agreement import CheckedFile, ValidationTruth, check
+from expertune.export.agreement import FileAgreement, ValidationTruth, check
 from expertune.export.merged import MergeTarget, write_merged
 from expertune.export.quant_types import WeightUpdate, choose
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, load
-from expertune.predict.score import Pass, Rated
+from expertune.predict.score import Rated
 from expertune.ratings.scale import make_scale
 from expertune.train.encode import Candidates, Row
 from expertune.train.evaluate import evaluate
@@ -30,10 +30,6 @@ def rated(share_NK: np.ndarray) -> tuple[Rated, ...]:
     return tuple(Rated.of(str(at), shares, SCALE) for at, shares in enumerate(share_NK.tolist()))
 
 
-def served(share_NK: np.ndarray) -> Pass:
-    return Pass(rated(share_NK), 1.0, 1.0, 10)
-
-
 def adapter(seed: int = 0) -> np.ndarray:
     """Logits of a rater that knows something, with ties among its records. Shape: (120, 3)."""
     return np.random.default_rng(seed).normal(0.0, 1.0, (120, 3)) + 1.5 * np.eye(3)[LABELS]
@@ -46,9 +42,9 @@ def shares(logit_NK: np.ndarray, noise: float = 0.0, seed: int = 1) -> np.ndarra
     return weight_NK / weight_NK.sum(axis=1, keepdims=True)
 
 
-def checked(file_NK: np.ndarray, noise: float, config: Config = CONFIG) -> CheckedFile:
+def checked(file_NK: np.ndarray, noise: float, config: Config = CONFIG) -> FileAgreement:
     """Check a file with these logits; llama.cpp reads it with noise."""
-    return check(rated(shares(adapter())), served(shares(file_NK, noise)), served(shares(file_NK)), TRUTH, config)
+    return check(rated(shares(adapter())), rated(shares(file_NK, noise)), rated(shares(file_NK)), TRUTH, config)
 
 
 def test_the_noise_by_hand() -> None:
@@ -57,8 +53,7 @@ def test_the_noise_by_hand() -> None:
     ours, theirs = (
         tuple(Rated.of(str(at), line, scale) for at, line in enumerate(each.tolist())) for each in (second, first)
     )
-    reread = Pass(ours, 1.0, 1.0, 10)
-    found = check(ours, Pass(theirs, 1.0, 1.0, 10), reread, ValidationTruth([0, 1, 1], [0, 1, 2]), CONFIG).agreement
+    found = check(ours, theirs, ours, ValidationTruth([0, 1, 1], [0, 1, 2]), CONFIG)
     assert found.noise is not None
     assert found.noise.mean == pytest.approx(0.14 / 3) and found.noise.p95 == pytest.approx(0.094)
     assert found.noise.p99 == pytest.approx(0.0988) and found.noise.margin == 2 * found.noise.p99
@@ -69,7 +64,7 @@ def test_the_noise_by_hand() -> None:
 
 def test_a_file_that_equals_its_adapter_passes_however_noisy_its_reader_is() -> None:
     for noise in (0.0, 0.02, 0.1, 0.2):
-        found = checked(adapter(), noise).agreement
+        found = checked(adapter(), noise)
         assert found.passed and found.labels >= 0.99 and found.clear_rows is not None
         assert found.noise is not None and (found.noise.mean > 0) == (noise > 0)
     assert found.clear_rows < 110 and found.noise.labels > 0  # ties change places
@@ -77,14 +72,14 @@ def test_a_file_that_equals_its_adapter_passes_however_noisy_its_reader_is() -> 
 
 def test_a_file_without_the_update_fails_also_on_few_records() -> None:
     lost = adapter() - 1.5 * np.eye(3)[LABELS]
-    found = checked(lost, 0.1).agreement
+    found = checked(lost, 0.1)
     assert not found.passed
     assert found.log_loss is not None and found.log_loss_limit is not None and found.log_loss.value is not None
     assert found.log_loss.value > found.log_loss_limit
     few = slice(0, 12)
     by_adapter, file = shares(adapter())[few], shares(lost)[few]
     truth = ValidationTruth(LABELS[few], list(range(12)))
-    assert not check(rated(by_adapter), served(file), served(file), truth, CONFIG).agreement.passed
+    assert not check(rated(by_adapter), rated(file), rated(file), truth, CONFIG).passed
 
 
 def test_labels_count_where_the_margin_exceeds_the_noise() -> None:
@@ -94,17 +89,15 @@ def test_labels_count_where_the_margin_exceeds_the_noise() -> None:
     changed[clear] = -changed[clear]
     truth = ValidationTruth([int(row.argmax()) if at in clear else 0 for at, row in enumerate(changed)], TRUTH.groups)
     by_adapter, file = rated(shares(adapter())), shares(changed)
-    found = check(by_adapter, served(file), served(file), truth, CONFIG).agreement
+    found = check(by_adapter, rated(file), rated(file), truth, CONFIG)
     assert found.log_loss is not None and found.log_loss.value is not None and found.log_loss.value < 0  # "better"
     assert not found.passed and found.labels == pytest.approx(112 / 120)
     loose = Config(min_label_agreement=0.9)
-    assert check(by_adapter, served(file), served(file), truth, loose).agreement.passed
+    assert check(by_adapter, rated(file), rated(file), truth, loose).passed
 
 
 def test_two_readers_that_contradict_each_other_are_no_noise() -> None:
-    found = check(
-        rated(shares(adapter())), served(shares(adapter(seed=9))), served(shares(adapter())), TRUTH, CONFIG
-    ).agreement
+    found = check(rated(shares(adapter())), rated(shares(adapter(seed=9))), rated(shares(adapter())), TRUTH, CONFIG)
     assert found.noise is not None and found.noise.mean > 0.1 and not found.passed
 
 
@@ -132,5 +125,5 @@ def test_an_update_that_its_types_cannot_hold_fails_the_gate(tmp_path: Path, kin
     with GGUFFile(target.path) as file:
         by_file = evaluate(load(file, config, cpu), rows(), candidates, batch_size=8).log_probabilities_RK.exp().numpy()
     truth = ValidationTruth(by_adapter.argmax(1).tolist(), TRUTH.groups)  # the expert says what the adapter has learnt
-    found = check(rated(by_adapter), served(by_file), served(by_file), truth, config).agreement
+    found = check(rated(by_adapter), rated(by_file), rated(by_file), truth, config)
     assert found.passed == passes, found

@@ -32,6 +32,7 @@ ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 COMPARED_BUDGET = 40.0  # seconds of the search for a model set that a tuned file is only compared with
 RESERVE = 0.1  # of the time given, for the error of the estimate
+SERVED_SAMPLE = 50  # validation records that llama.cpp rates with a saved file to compare it with the adapter
 BASE_SAMPLE = 100  # test records of the untuned base, which is only compared with
 FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
 # Ratios and seconds that no quick measurement gives, from bench/estimate.py on examples/base.gguf and SmolLM2-135M
@@ -44,19 +45,24 @@ POOLING = 0.5  # time of a token in the readout's large packs, over that in an e
 
 @dataclass(frozen=True)
 class RatingSpeed:
-    """Speed with one model: seconds to open it, to rate a record, and to generate a token.
+    """Speed with one model: seconds to open it, to rate a record, and to generate a token, all by llama.cpp.
 
-    `compared_seconds`: to rate a record with the base, which our decoder does in a run (None: as `record_seconds`).
+    `decoder_seconds`: to rate a record with our decoder, None if it does not rate in this run.
     """
 
     open_seconds: float
     record_seconds: float
     token_seconds: float
-    compared_seconds: float | None = None
+    decoder_seconds: float | None = None
 
     @property
-    def base_seconds(self) -> float:
-        return self.record_seconds if self.compared_seconds is None else self.compared_seconds
+    def in_run_seconds(self) -> float:
+        """To rate a record with the engine that rates in this run."""
+        return self.record_seconds if self.decoder_seconds is None else self.decoder_seconds
+
+    def served(self, records: int, sample: int) -> int:
+        """The records of `records` that llama.cpp rates."""
+        return records if self.decoder_seconds is None else min(sample, records)
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,7 @@ def _lower(work: Work, settings: JobSettings, given: frozenset[str]) -> Iterator
 def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> tuple[JobStage, ...]:
     seconds = {
         "read": work.read_seconds,
-        "base": min(BASE_SAMPLE, work.test) * speeds.rating.base_seconds,
+        "base": min(BASE_SAMPLE, work.test) * speeds.rating.in_run_seconds,
         **_tuning(work, speeds, settings, config),
         **_rating(work, speeds, settings, config),
         "report": REPORT_SECONDS,
@@ -230,20 +236,23 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
         "check": speeds.rating.open_seconds
-        + work.dev * speeds.rating.record_seconds
+        + speeds.rating.served(work.dev, SERVED_SAMPLE) * speeds.rating.record_seconds
         + rate.load_seconds
         + dev_tokens * all_blocks,
     }
 
 
 def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
-    """Seconds of model set and test records, by llama.cpp."""
+    """Seconds of model set and test records."""
     rating = speeds.rating
-    answer = rating.token_seconds * work.shape.answer
-    judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
+    answers = settings.answers * rating.token_seconds * work.shape.answer
+    served = rating.served(work.test, settings.answers) * rating.record_seconds
+    judge = rating.open_seconds + served + answers + STATISTICS_SECONDS
+    if rating.decoder_seconds is not None:
+        judge += rating.open_seconds + work.test * rating.decoder_seconds
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
-    few_shot = FEW_SHOT * rating.base_seconds
+    few_shot = FEW_SHOT * rating.in_run_seconds
     search = SIGNALS_SECONDS + rating.open_seconds + work.search_records * few_shot
     return {
         "model set": min(settings.model_set_seconds, search),

@@ -34,10 +34,10 @@ def measure_rating(
 ) -> RatingSpeed:
     """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError.
 
-    `rater` is the engine of what the tuned file is compared with.
+    `engine` is llama.cpp, `rater` the engine that rates in the run, if that is another one.
     """
     record_seconds = _record_seconds(engine, examples, scale)
-    compared = record_seconds if rater in (None, engine) else _record_seconds(rater, examples, scale)
+    decoder_seconds = None if rater in (None, engine) else _record_seconds(rater, examples, scale)
     prompt = engine.render(examples[0].messages)
     engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
     start = time.perf_counter()
@@ -47,7 +47,7 @@ def measure_rating(
         open_seconds=open_seconds,
         record_seconds=record_seconds,
         token_seconds=generating / max(1, found.answer_tokens),
-        compared_seconds=compared,
+        decoder_seconds=decoder_seconds,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..machine import one_thread
 from ..predict.score import Rated
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
@@ -36,7 +37,8 @@ def tfidf(train: Sequence[Rating], rows: Sequence[Rating], scale: RatingScale, s
     if not rows:
         return []
     model = _model(seed)
-    model.fit([rating.prompt for rating in train], [rating.value for rating in train])
+    with one_thread():
+        model.fit([rating.prompt for rating in train], [rating.value for rating in train])
     column = {int(value): at for at, value in enumerate(model.classes_)}
     predicted = model.predict_proba([row.prompt for row in rows])
     return [

@@ -81,9 +81,8 @@ class ValidationTruth:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A saved file's predictions for the validation records by llama.cpp and by our decoder, and its agreement.
-
-    `by_code` are those of our decoder by the codes of the labels; empty without a code branch.
+    """A saved file's predictions for validation records: by llama.cpp (`served`, all or a sample) and by our decoder
+    (`reread`, and by the codes of the labels, empty without a code branch); and its agreement with the adapter.
     """
 
     served: Pass
@@ -92,14 +91,16 @@ class CheckedFile:
     by_code: Sequence[Rated] = ()
 
 
-def check(adapter: Sequence[Rated], served: Pass, reread: Pass, truth: ValidationTruth, config: Config) -> CheckedFile:
-    """Compare a saved file with `adapter`, the predictions of base + adapter by our decoder.
+def check(
+    adapter: Sequence[Rated], served: Sequence[Rated], reread: Sequence[Rated], truth: ValidationTruth, config: Config
+) -> FileAgreement:
+    """Compare a saved file with `adapter`, the predictions of base + adapter by our decoder, on the same records.
 
     `served` are the file's by llama.cpp, `reread` those by our decoder. It passes if its log-loss is no higher than
     reading explains, and `min_label_agreement` of the records with a clear margin get the adapter's label; one record
     may always differ.
     """
-    adapter_NK, served_NK, reread_NK = (_shares(each) for each in (adapter, served.rated, reread.rated))
+    adapter_NK, served_NK, reread_NK = (_shares(each) for each in (adapter, served, reread))
     noise = _noise(served_NK, reread_NK, truth, config.confidence_level)
     best_NK = np.sort(adapter_NK, axis=1)
     clear_N = best_NK[:, -1] - best_NK[:, -2] > noise.margin
@@ -107,7 +108,7 @@ def check(adapter: Sequence[Rated], served: Pass, reread: Pass, truth: Validatio
     clear = int(clear_N.sum())
     loss = _loss_difference(served_NK, adapter_NK, truth, config.confidence_level)
     enough = same >= min(clear - 1, config.min_label_agreement * clear)
-    agreement = FileAgreement(
+    return FileAgreement(
         labels=same / clear if clear else 1.0,
         probability_gap=float(_gaps(adapter_NK, served_NK).mean()),
         rows=len(adapter_NK),
@@ -117,7 +118,6 @@ def check(adapter: Sequence[Rated], served: Pass, reread: Pass, truth: Validatio
         log_loss_limit=noise.loss_limit,
         noise=noise,
     )
-    return CheckedFile(served, reread, agreement)
 
 
 def _noise(first_NK: Floats, second_NK: Floats, truth: ValidationTruth, confidence: float) -> Noise:

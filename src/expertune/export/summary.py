@@ -49,11 +49,8 @@ class ExportSummary:
     noise: Noise | None = None
 
 
-def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass | None) -> ExportSummary:
-    """The figures of a merged file; the passes of file and base by one engine are there for their speeds.
-
-    `by_base` is None where another engine rated the base.
-    """
+def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass) -> ExportSummary:
+    """The figures of a merged file; the passes of file and base by one engine are there for their speeds."""
     agreement = merged.checked.agreement
     by_type: dict[str, list[TypeChoice]] = {}
     for choice in merged.choices:
@@ -69,9 +66,9 @@ def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base
         agreement_rows=agreement.rows,
         rounds=merged.rounds,
         rows_per_second=by_file.rows_per_second,
-        base_rows_per_second=by_base.rows_per_second if by_base else None,
+        base_rows_per_second=by_base.rows_per_second,
         prompt_tokens_per_second=by_file.prompt_tokens / by_file.seconds,
-        base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds if by_base else None,
+        base_prompt_tokens_per_second=by_base.prompt_tokens / by_base.seconds,
         clear_rows=agreement.clear_rows,
         log_loss=agreement.log_loss,
         log_loss_limit=agreement.log_loss_limit,

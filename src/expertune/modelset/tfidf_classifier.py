@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
+from ..machine import one_thread
 from ..predict.score import Prediction
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
@@ -55,7 +56,8 @@ def fit_tfidf(
     model: Any = LogisticRegression(
         C=how.inverse_regularisation, class_weight="balanced", max_iter=1000, random_state=seed
     )
-    model.fit(features, [row.value for row in train])
+    with one_thread():
+        model.fit(features, [row.value for row in train])
     weight_KV, intercept_K = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
         weight_KV, intercept_K = np.vstack([-weight_KV, weight_KV]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..config import with_changes
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
@@ -19,8 +18,7 @@ from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
-from ..torch_engine import LLAMA_CPP, open_base
-from ..torch_engine import NAME as TORCH
+from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
 from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
 from .code_branch import branch_of, decision_frame
 from .plan import write_inputs
@@ -75,8 +73,7 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
         rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        by_file = rater if config.engine == TORCH else engine
-        plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
+        plan = plan_time(plan, dataset, rows, Served(engine, rater, open_seconds), ws)
         yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
 
 
@@ -106,7 +103,7 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
     """The engine that rates the base: our decoder, which is faster and reads every base that can be tuned."""
     if plan.config.engine == LLAMA_CPP:
         return nullcontext(engine)
-    return closing(open_base(plan.base, with_changes(plan.config, engine=TORCH), context=context))
+    return closing(open_base(plan.base, rating_in_a_run(plan.config), context=context))
 
 
 def _token_rows(

@@ -27,8 +27,7 @@ CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "m
 
 @dataclass(frozen=True)
 class Served:
-    """The base in the engine that will rate the tuned file, in the one of the raters that it is compared with, and the
-    seconds to open the first."""
+    """The base in llama.cpp, in the engine that rates in this run, and the seconds to open the first."""
 
     engine: Engine
     rater: Engine

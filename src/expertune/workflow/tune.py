@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
+from ..estimate.job import SERVED_SAMPLE
 from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
@@ -22,9 +23,8 @@ from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
 from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
-from ..predict.score import Pass, Rated
-from ..torch_engine import AUTO, open_base
-from ..torch_engine import NAME as TORCH
+from ..predict.score import Pass, Rated, sample_of
+from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.encode import Row, unrated_row
@@ -91,8 +91,8 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
             merged = merge(
                 target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
             )
-            by_file = merged.checked.reread if plan.config.engine == TORCH else merged.checked.served
-            export = summarize_export(file, merged, by_file, encoded.test if plan.config.engine != AUTO else None)
+            by_file = merged.checked.served if plan.config.engine == LLAMA_CPP else merged.checked.reread
+            export = summarize_export(file, merged, by_file, encoded.test)
     words = merged.checked.reread.rated
     _require_gain_over_base(words, trained, encoded)
     branch = scored(encoded, keys, words, merged.checked.by_code)
@@ -103,7 +103,7 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
 def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
-    opened = open_base(plan.base, plan.config, context=tuned.encoded.context, file=tuned.file)
+    opened = open_base(plan.base, rating_in_a_run(plan.config), context=tuned.encoded.context, file=tuned.file)
     title, examples = "Rating the validation records by code", dataset.examples["dev"]
     with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
@@ -232,24 +232,31 @@ def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) ->
 
 
 def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: Workspace, attempt: int) -> CheckedFile:
-    """Rate the validation records with the merged file, by llama.cpp and by our decoder; compare with the adapter."""
+    """Rate the validation records with the merged file, by our decoder and, a sample or all of them, by llama.cpp, and
+    compare with the adapter.
+    """
     plan, dataset = encoded.plan, encoded.dataset
+    examples = dataset.examples["dev"]
+    if plan.config.engine != LLAMA_CPP:
+        examples = sample_of(examples, SERVED_SAMPLE, plan.config.seed)
     title = "Checking the saved file" + (" (attempt 2, with the largest types)" if attempt > 1 else "")
     with (
         ws.part("check"),
         plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine,
     ):
-        served = rate_shown(ws.progress, engine, dataset.examples["dev"], dataset.scale, title)
+        served = rate_shown(ws.progress, engine, examples, dataset.scale, title)
     with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
-        reread, by_code = _reread(encoded, target, served.prompt_tokens)
-    rows = encoded.rows["dev"]
+        reread, by_code = _reread(encoded, target)
+    at = [at for at, row in enumerate(encoded.rows["dev"]) if row.id in {each.id for each in examples}]
+    rows = [encoded.rows["dev"][each] for each in at]
     truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
-    checked = check(trained.adapter_dev, served, reread, truth, plan.config)
-    log.info("attempt %d: %s", attempt, checked.agreement)
-    return replace(checked, by_code=by_code)
+    by_adapter = [trained.adapter_dev[each] for each in at]
+    agreement = check(by_adapter, served.rated, [reread.rated[each] for each in at], truth, plan.config)
+    log.info("attempt %d: %s", attempt, agreement)
+    return CheckedFile(served, reread, agreement, by_code)
 
 
-def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) -> tuple[Pass, tuple[Rated, ...]]:
+def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Pass, tuple[Rated, ...]]:
     """The validation records by the merged file in our decoder, by words and by codes; its adapter changes nothing."""
     from ..model.load import load, place
     from ..train.batches import rows_of_evaluation
@@ -262,7 +269,8 @@ def _reread(encoded: EncodedDataset, target: MergeTarget, prompt_tokens: int) ->
         found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
         seconds = time.perf_counter() - start
     rated = _rated(found.log_probabilities_RK, encoded)
-    return Pass(rated, seconds, len(rated) / seconds, prompt_tokens), _rated(found.code_log_RK, encoded)
+    tokens = sum(len(row.prompt) for row in encoded.rows["dev"])
+    return Pass(rated, seconds, len(rated) / seconds, tokens), _rated(found.code_log_RK, encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:
