@@ -41,13 +41,14 @@ def print_summary(record: RunRecord, folder: Path) -> None:
 
 
 def _print_table(evaluations: Sequence[Evaluation], confidence: float) -> None:
+    width = max(len(each.name) for each in evaluations)
     print(
         f"\nOn {evaluations[0].rows} records kept back for testing ({confidence:.0%} confidence intervals):\n"
-        f"  {'':10} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
+        f"  {'':{width}} {'accuracy':>20} {'macro-F1':>20} {'kappa':>21}"
     )
     for each in evaluations:
         sampled = f"  (on {each.rows} of them)" if each.rows < evaluations[0].rows else ""
-        print(f"  {each.name:10} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}{sampled}")
+        print(f"  {each.name:{width}} {' '.join(map(_estimate, (each.accuracy, each.macro_f1, each.kappa)))}{sampled}")
 
 
 def refusal(registration: Registration) -> str:
