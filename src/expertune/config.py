@@ -86,7 +86,7 @@ class Config(BaseModel):
 
     # training
     epochs: Annotated[float, Field(ge=0.01, le=1000)] | Literal["auto"] = Field(
-        default=AUTO, description="Passes over the training records; auto: 5."
+        default=AUTO, description="Passes over the training records; auto: 5, or 4 from 500 records on."
     )
     learning_rate: Annotated[float, Field(ge=1e-7, le=1.0)] | Literal["auto"] = Field(
         default=AUTO, description="Peak learning rate (AdamW, cosine schedule with warmup); auto chooses by model size."

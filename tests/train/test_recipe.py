@@ -8,7 +8,7 @@ import pytest
 
 from expertune.config import Config
 from expertune.gguf.read import GGUFFile
-from expertune.train.recipe import layers, learning_rate, with_recipe
+from expertune.train.recipe import epochs, layers, learning_rate, with_recipe
 
 BASE = Path(__file__).parents[2] / "examples/base.gguf"
 
@@ -28,8 +28,13 @@ def test_auto_becomes_a_number_and_what_was_given_stays() -> None:
         assert auto.learning_rate == learning_rate(256, 8) and auto.epochs == 5.0
         given = with_recipe(file, Config(learning_rate=1e-4, epochs=3.0))  # the seed's own values
         assert (given.learning_rate, given.epochs) == (1e-4, 3.0)
-        assert with_recipe(file, auto) == auto
+        assert with_recipe(file, auto) == auto == with_recipe(file, auto, 900)
+        assert with_recipe(file, Config(), 900).epochs == 4.0
         assert [with_recipe(file, Config(layers=each)).layers for each in ("all", 3)] == ["all", 3]
+
+
+def test_many_records_are_passed_over_less_often() -> None:
+    assert [epochs(records) for records in (40, 499, 500, 9000)] == [5.0, 5.0, 4.0, 4.0]
 
 
 def test_the_top_third_of_the_blocks_gets_an_adapter_but_at_least_ten() -> None:

@@ -112,7 +112,7 @@ def whole_run(plan: Plan, capability: Capability) -> JobPlan | None:
     if plan.work is None or plan.rating is None or rate is None or capability.path is None:
         return None
     with GGUFFile(capability.path) as file:
-        config = with_recipe(file, Config())
+        config = with_recipe(file, Config(), plan.work.train)
     speeds = Speeds(rate, plan.rating, measure_conversion(capability.path, config.target_modules))
     return plan_job(plan.work, speeds, config)
 

@@ -44,7 +44,7 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
 def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> TrainingPlan:
     from ..train.checkpoint import check_owner
 
-    config = _resolved(base, request, ws)
+    config = _resolved(base, request, len(dataset.examples["train"]), ws)
     plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
@@ -60,8 +60,10 @@ def write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
     outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)
 
 
-def _resolved(base: Base, request: RunRequest, ws: Workspace) -> Config:
-    """Settings of the resumed run if there are some, else the given ones with automatic values set."""
+def _resolved(base: Base, request: RunRequest, records: int, ws: Workspace) -> Config:
+    """Settings of the resumed run if there are some, else the given ones with automatic values set for so many
+    training records.
+    """
     from ..model.arch import read_config
     from ..model.load import resolve
     from ..train.recipe import with_recipe
@@ -69,7 +71,7 @@ def _resolved(base: Base, request: RunRequest, ws: Workspace) -> Config:
     with GGUFFile(base.path) as file:
         read_config(file)  # refuses architectures that cannot be tuned
         first = _first_run(ws.folder)[0] if ws.resume else None
-        return first or with_recipe(file, resolve(file, request.config))
+        return first or with_recipe(file, resolve(file, request.config), records)
 
 
 def check_resumed(folder: Path, config: Config, topics: str) -> None:
