@@ -230,13 +230,15 @@ class Progress:
         stage = Stage(name, total, done, unit, self._display, self._clock)
         self._display.open(stage)
         self._open.append(stage)
-        ending = "stopped at {} after {}"
+        ending, counted = "stopped after {}", "stopped at {} after {}"
         try:
             yield stage
-            ending = "done, {} in {}"
+            ending, counted = "done in {}", "done, {} in {}"
         finally:
             self._open.remove(stage)
-            self._display.close(stage, ending.format(stage.count, duration_text(stage.seconds)))
+            seconds = duration_text(stage.seconds)
+            known = stage.total or stage.done
+            self._display.close(stage, counted.format(stage.count, seconds) if known else ending.format(seconds))
 
     def say(self, line: str) -> None:
         self._display.say(line)
