@@ -70,7 +70,7 @@ def test_every_form_into_every_other(tmp_path: Path, source: str, target: str) -
     assert list(found[0])[3:6] == ["Predicted_Rating", "Predicted_Label", "Confidence"]
     assert {str(row["Predicted_Rating"]) for row in found} <= {"1", "0", "-1"}
     if target in (".jsonl", ".parquet"):
-        assert all(isinstance(row["Predicted_Rating"], int) and isinstance(row["P(Match)"], float) for row in found)
+        assert all(isinstance(row["Predicted_Rating"], int) and isinstance(row["p_match"], float) for row in found)
         assert all(row["Rating_Error"] is None for row in found)
 
 
@@ -162,7 +162,9 @@ def test_batches_are_of_the_size_that_is_asked(tmp_path: Path) -> None:
         ("a.jsonl", b'{"Prompt": "a"}\n{', "row 2: invalid JSON"),
         ("a.jsonl", b"[1]\n", "row 1: list, not an object"),
         ("a.parquet", b"PAR1 not really", "invalid Parquet file"),
-        ("a.xlsx", b"x", ".xlsx is not supported; give .csv"),
+        ("a.xls", b"x", ".xls is not supported; save it as .xlsx or .csv in Excel"),
+        ("a.xlsx", b"x", "invalid or damaged Excel file (BadZipFile); save it again as .xlsx in Excel"),
+        ("a.txt", b"x", ".txt is not supported; give .csv"),
         ("absent", None, "a file without suffix is not supported"),
         ("absent.csv", None, "no such file"),
     ],

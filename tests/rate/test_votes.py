@@ -19,6 +19,7 @@ from expertune.modelset.records import MemberCalibration, Rule, TfidfMember
 from expertune.modelset.tfidf_classifier import fit_tfidf, predict_tfidf
 from expertune.predict.score import score_labels
 from expertune.rate.artifact import load_product
+from expertune.rate.columns import share_columns
 from expertune.rate.review import make_queue
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
@@ -67,7 +68,7 @@ def rate(folder: Path, rows: list[dict[str, str]], name: str = "rated.csv", **ho
 
 
 def shares(row: Mapping[str, str]) -> list[float]:
-    return [float(row[f"P({label})"]) for label in SCALE.labels]
+    return [float(row[column]) for column in share_columns(SCALE).values()]
 
 
 @pytest.fixture
