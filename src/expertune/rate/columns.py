@@ -98,7 +98,7 @@ def valid_name(text: str, taken: set[str]) -> str:
 
 def _plain(text: str) -> str:
     """The text in ASCII letters, digits and underscores; "" if it has none of them."""
-    ascii_only = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    ascii_only = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_")
 
 

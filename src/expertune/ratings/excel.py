@@ -42,8 +42,8 @@ def find_sheet(path: Path, wanted: str = "") -> tuple[str, tuple[str, ...]]:
     notes = [f'{path}: sheet "{name}" is read, not {others}{hint}'] if others else []
     if _has_formulas(path) and (unsaved := _formulas_without_value(path, name)):
         notes.append(
-            f"{path}: {len(unsaved):,} formulas have no saved value and are read as blank, the first in {unsaved[0]}; "
-            "save the file in Excel once"
+            f"{path}: {len(unsaved):,} formula{'s' if len(unsaved) > 1 else ''} without a saved value read as blank, "
+            f"the first in {unsaved[0]}; save the file in Excel once"
         )
     return name, tuple(notes)
 

@@ -27,7 +27,7 @@ from .excel import OTHER_FORMATS, find_sheet, sheet_rows
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet")
 BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time
 _HEAD = 100_000  # characters in which the delimiter is sought
-_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n?', re.IGNORECASE)  # a first line for Excel that names the delimiter
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?(?:\n|\Z)', re.IGNORECASE)  # a first line for Excel that names the delimiter
 
 Row = tuple[int, dict[str, Any]]  # row number, cells by column name
 
