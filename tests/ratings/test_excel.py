@@ -16,7 +16,7 @@ from expertune.errors import DatasetError
 from expertune.ratings.cells import as_text
 from expertune.ratings.dataset import read_rated
 from expertune.ratings.read import read_ratings, read_table
-from expertune.ratings.records import open_records
+from expertune.ratings.records import open_records, read_unrated
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.tables import open_table
 
@@ -195,6 +195,15 @@ def test_the_first_visible_sheet_is_read_and_named(tmp_path: Path) -> None:
     said = 'sheet "Notes" is read, not Visits, Codes; expertune format --sheet NAME reads another'
     assert table.notes == (f"{path}: {said}",)
     assert read_table(path, "Codes").records == ((2, {"Code": 1}),)
+
+
+def test_records_without_a_rating_come_from_a_workbook(tmp_path: Path) -> None:
+    rated = workbook(tmp_path / "rated.xlsx", ["Row_ID", "Prompt", "Rating"], [1, "cough", "Match"])
+    unrated = workbook(tmp_path / "new.xlsx", ["MRN", "Row_ID", "Prompt"], [5, 7, "fever"], [6, 8, None], Notes=[["x"]])
+    notes: list[str] = []
+    found, unusable = read_unrated(unrated, read_rated(rated, None, "")[0].columns, None, notes=notes)
+    assert [(each.row, each.prompt, each.group, each.extra["Row_ID"]) for each in found] == [(2, "fever", "5", "7")]
+    assert unusable == 1 and 'sheet "Visits" is read, not Notes' in notes[0]
 
 
 def run(*arguments: str | Path) -> int:
