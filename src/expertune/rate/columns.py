@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import unicodedata
@@ -76,11 +77,14 @@ class Wanted:
 
 def share_columns(scale: RatingScale) -> dict[str, str]:
     """Map each label to the column of its share: p_match, p_does_not_match; p_value_1 for a label in another script."""
-    taken, columns = set[str](), {}
-    for label, value in zip(scale.labels, scale.values, strict=True):
-        name = _plain(label.casefold()) or f"value_{value}".replace("-", "minus_")
-        columns[label] = valid_name(f"p_{name}", taken)
-    return columns
+    return dict(zip(scale.labels, _share_names(scale.labels, scale.values), strict=True))
+
+
+@functools.cache  # asked for each record
+def _share_names(labels: Sequence[str], values: Sequence[int]) -> tuple[str, ...]:
+    taken = set[str]()
+    names = (_plain(label.casefold()) or f"value_{value}" for label, value in zip(labels, values, strict=True))
+    return tuple(valid_name(f"p_{name.replace('-', 'minus_')}", taken) for name in names)
 
 
 def valid_name(text: str, taken: set[str]) -> str:
