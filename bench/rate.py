@@ -39,7 +39,7 @@ from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.predict.score import LanguageModelScorer  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
-from expertune.rate.columns import Wanted, share_column  # noqa: E402
+from expertune.rate.columns import Wanted, share_columns  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
 from expertune.rate.runner import RateRequest, rate_records  # noqa: E402
 from expertune.rate.writer import CsvWriter  # noqa: E402
@@ -132,7 +132,7 @@ def compare_engines(model: Path, csv: Path, mapping: Path | None, rows: int, thr
                 seconds = ours(engine, source, Path(folder), scale, topic)
                 cpu, how = time.process_time() - cpu, engine.describe()
             rated = pandas.read_csv(Path(folder) / "rated.csv")
-        shares.append(rated[[share_column(label) for label in scale.labels]].to_numpy())
+        shares.append(rated[list(share_columns(scale).values())].to_numpy())
         found |= {
             "rows": len(rated),
             "threads": how["threads"],

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertune.errors import DatasetError, OutputError, UsageError
+from expertune.rate.excel import write_xlsx
 from expertune.rate.journal import Journal
 from expertune.rate.runner import rate_records
 from expertune.rate.writer import checked_output
@@ -41,6 +42,8 @@ def rated(source: Path, output: Path) -> None:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".xlsx":
+        write_xlsx(path, list(rows[0]), rows)
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     else:
@@ -59,8 +62,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [dict(cells) for _, cells in read_table(path).records]
 
 
-@pytest.mark.parametrize("target", [".csv", ".tsv", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("source", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("target", [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("source", [".csv", ".tsv", ".xlsx", ".jsonl", ".parquet"])
 def test_every_form_into_every_other(tmp_path: Path, source: str, target: str) -> None:
     rows = [{"Row_ID": f"r{i}", "Prompt": text, "Notes": text[::-1]} for i, text in enumerate(ODD)]
     output = tmp_path / f"out{target}"
@@ -69,8 +72,8 @@ def test_every_form_into_every_other(tmp_path: Path, source: str, target: str) -
     assert [{name: row[name] for name in rows[0]} for row in found] == rows
     assert list(found[0])[3:6] == ["Predicted_Rating", "Predicted_Label", "Confidence"]
     assert {str(row["Predicted_Rating"]) for row in found} <= {"1", "0", "-1"}
-    if target in (".jsonl", ".parquet"):
-        assert all(isinstance(row["Predicted_Rating"], int) and isinstance(row["P(Match)"], float) for row in found)
+    if target in (".xlsx", ".jsonl", ".parquet"):
+        assert all(isinstance(row["Predicted_Rating"], int) and isinstance(row["p_match"], float) for row in found)
         assert all(row["Rating_Error"] is None for row in found)
 
 
@@ -105,7 +108,7 @@ def test_types_stay(tmp_path: Path) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=8), st.sampled_from([".csv", ".jsonl"]))
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=8), st.sampled_from([".csv", ".xlsx", ".jsonl"]))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str], suffix: str) -> None:
     folder = tmp_path_factory.mktemp("any")
     rows = [{"Prompt": text.replace("\0", "?"), "Row_ID": str(i)} for i, text in enumerate(texts)]
@@ -118,7 +121,7 @@ def test_rows_that_cannot_be_rated_have_a_reason(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     lines = [{"Prompt": "a"}, {"Prompt": None}, {"Prompt": 7}, {"Prompt": "x\0y"}, {"Prompt": "\ud800"}, {"Age": 3}]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for suffix in (".jsonl", ".csv", ".parquet"):
+    for suffix in (".jsonl", ".csv", ".xlsx", ".parquet"):
         rated(source, tmp_path / f"out{suffix}")
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["Rating_Error"] for row in found] == [
@@ -162,7 +165,9 @@ def test_batches_are_of_the_size_that_is_asked(tmp_path: Path) -> None:
         ("a.jsonl", b'{"Prompt": "a"}\n{', "row 2: invalid JSON"),
         ("a.jsonl", b"[1]\n", "row 1: list, not an object"),
         ("a.parquet", b"PAR1 not really", "invalid Parquet file"),
-        ("a.xlsx", b"x", ".xlsx is not supported; give .csv"),
+        ("a.xls", b"x", ".xls is not supported; save it as .xlsx or .csv in Excel"),
+        ("a.xlsx", b"x", "invalid or damaged Excel file (BadZipFile); save it again as .xlsx in Excel"),
+        ("a.txt", b"x", ".txt is not supported; give .csv"),
         ("absent", None, "a file without suffix is not supported"),
         ("absent.csv", None, "no such file"),
     ],

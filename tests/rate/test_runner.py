@@ -19,6 +19,7 @@ from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, Interrupted, UsageError
 from expertune.predict.score import rate_examples, softmax
 from expertune.predict.uncertainty import Uncertainty
+from expertune.rate.columns import share_columns
 from expertune.rate.journal import Journal
 from expertune.rate.runner import Counts, RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
@@ -45,7 +46,9 @@ def test_every_row_is_written_in_its_place_with_the_engines_probabilities(tmp_pa
     expected = rate_examples(RuleEngine(), examples, SCALE)
     assert [row["Row_ID"] for row in rows] == [f"r{i}" for i in range(600)]
     for row, rated in zip(rows, expected, strict=True):
-        assert [float(row[f"P({label})"]) for label in SCALE.labels] == pytest.approx(rated.probabilities, abs=1e-6)
+        assert [float(row[column]) for column in share_columns(SCALE).values()] == pytest.approx(
+            rated.probabilities, abs=1e-6
+        )
         assert (row["Predicted_Label"], int(row["Predicted_Rating"])) == (rated.label, rated.value)
         assert float(row["Confidence"]) == pytest.approx(max(rated.probabilities), abs=1e-6)
         assert row["Rating_Error"] == row["Conformal_Set"] == ""
@@ -99,7 +102,7 @@ def test_failures_are_recorded_with_their_reason_and_tried_again(tmp_path: Path)
         12: "rule: no answer",
     }.items():
         assert found[i]["Rating_Error"] == reason and found[i]["Review_Reasons"] == "not rated"
-        assert {found[i][name] for name in ("Predicted_Rating", "Predicted_Label", "Confidence", "P(Match)")} == {""}
+        assert {found[i][name] for name in ("Predicted_Rating", "Predicted_Label", "Confidence", "p_match")} == {""}
     assert sum(row["Predicted_Rating"] == "" for row in found) == 4
     engine.broken = False
     engine.scored.clear()
@@ -283,7 +286,9 @@ def test_the_command_rates_as_rate_examples_does(tmp_path: Path, capfd: pytest.C
     with LlamaCppEngine(folder / "fine_tuned_model.gguf", context=512, threads=1) as engine:
         expected = rate_examples(engine, examples, SCALE)
     for row, rated in zip(found, expected, strict=True):
-        assert [float(row[f"P({label})"]) for label in SCALE.labels] == pytest.approx(rated.probabilities, abs=1e-3)
+        assert [float(row[column]) for column in share_columns(SCALE).values()] == pytest.approx(
+            rated.probabilities, abs=1e-3
+        )
         assert row["Predicted_Label"] == rated.label
     assert (tmp_path / "rated.csv.journal.sqlite").exists()
 

@@ -16,6 +16,7 @@ from expertune.modelset.build import BuildInputs, build, recipes
 from expertune.modelset.config import write
 from expertune.predict.score import rate_examples
 from expertune.rate.artifact import Artifact, load_product
+from expertune.rate.columns import share_columns
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import Kind, serve
 from expertune.ratings.schema import Example, Rating, Split
@@ -56,7 +57,7 @@ def rated(product: Artifact, folder: Path, kind: Kind, **how: object) -> list[li
     source, output = write_csv(folder / "new.csv", visits(6)), folder / f"{kind}.csv"
     with serve(product, kind, threads=1, **how) as served:  # pyright: ignore[reportArgumentType]
         rate_file(source, output, product, served, Counted().stage)
-    return [[float(row[f"P({label})"]) for label in SCALE.labels] for row in read_csv(output)]
+    return [[float(row[column]) for column in share_columns(SCALE).values()] for row in read_csv(output)]
 
 
 def test_our_own_decoder_writes_the_file_that_llama_cpp_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

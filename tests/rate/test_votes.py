@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import Workbook, load_workbook
 
 import tiny
 from expertune.cli.main import main
@@ -19,6 +20,7 @@ from expertune.modelset.records import MemberCalibration, Rule, TfidfMember
 from expertune.modelset.tfidf_classifier import fit_tfidf, predict_tfidf
 from expertune.predict.score import score_labels
 from expertune.rate.artifact import load_product
+from expertune.rate.columns import share_columns
 from expertune.rate.review import make_queue
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
@@ -67,7 +69,7 @@ def rate(folder: Path, rows: list[dict[str, str]], name: str = "rated.csv", **ho
 
 
 def shares(row: Mapping[str, str]) -> list[float]:
-    return [float(row[f"P({label})"]) for label in SCALE.labels]
+    return [float(row[column]) for column in share_columns(SCALE).values()]
 
 
 @pytest.fixture
@@ -99,7 +101,34 @@ def test_the_tally_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not end.value.code and found["output"] == str(tmp_path / "new_rated.csv")
     assert (found["rows"], found["computed"], found["failed"]) == (5, 5, 0)
     assert found["review"] == sum(bool(row["Review_Reasons"]) for row in read_csv(tmp_path / "new_rated.csv"))
-    assert found["seconds"] > 0 and isinstance(found["notes"], list)
+    assert found["seconds"] > 0 and f"{tmp_path / 'new_rated_codebook.csv'}: what the columns mean" in found["notes"]
+
+
+def test_a_sheet_is_rated_into_a_workbook_and_its_codebook(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", "TF-IDF")
+    book = Workbook()
+    sheet: Any = book.create_sheet("Visits")
+    for row in (["Row_ID", "Prompt"], *([row["Row_ID"], row["Prompt"]] for row in visits(5))):
+        sheet.append(row)
+    book.save(tmp_path / "new.xlsx")
+
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as end:
+            main(["rate", str(tmp_path / "new.xlsx"), "--with", str(folder), *arguments])
+        return int(end.value.code or 0)
+
+    assert run() == 2 and 'sheet "Sheet" is empty' in capsys.readouterr().err
+    assert run("--sheet", "Visits") == 0
+    out = capsys.readouterr().out
+    assert 'sheet "Visits" is read, not Sheet' in out and "new_rated_codebook.csv: what the columns mean" in out
+    (sheet,) = load_workbook(tmp_path / "new_rated.xlsx").worksheets
+    head, *rows = sheet.iter_rows(values_only=True)
+    assert [row[0] for row in rows] == [f"r{i}" for i in range(5)]
+    assert [row["name"] for row in read_csv(tmp_path / "new_rated_codebook.csv")] == list(head)
+    assert run("--sheet", "Visits", "--output", str(tmp_path / "a.csv"), "--excel") == 0
+    assert (tmp_path / "a.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert (tmp_path / "a_codebook.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+    assert run("--sheet", "Visits", "--output", str(tmp_path / "a.jsonl"), "--excel") == 2
 
 
 def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Path) -> None:

@@ -46,7 +46,8 @@ BAD = {  # name, content, what the error must say
     "open quotation": ("a.csv", HEADER + b'1,"x,1\n2,y,1\n', "row 2"),
     "NUL byte": ("a.csv", HEADER + b"1,x\0,1\n", "line 2: NUL byte"),
     "binary": ("a.csv", bytes(range(256)), "NUL"),
-    "unknown suffix": ("a.xlsx", b"PK", ".xlsx is not supported"),
+    "unknown suffix": ("a.doc", b"PK", ".doc is not supported"),
+    "no Excel": ("a.xlsx", b"PK", "invalid or damaged Excel file"),
     "no suffix": ("a", b"x", "a file without suffix is not supported"),
     "broken line": (
         "a.jsonl",

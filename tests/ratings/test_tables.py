@@ -73,6 +73,74 @@ def test_a_damaged_parquet_file_names_the_last_good_row(tmp_path: Path) -> None:
         list(open_table(path).rows(100))
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "rows"),
+    [
+        ('sep=;\nPrompt;Age, years\n"a,b";1\n', ("Prompt", "Age, years"), [(2, ["a,b", "1"])]),
+        ("SEP=|\r\nPrompt|Age\r\na;b|1\r\n", ("Prompt", "Age"), [(2, ["a;b", "1"])]),
+        ('"sep=,"\nPrompt,Age;x;y\na,1\n', ("Prompt", "Age;x;y"), [(2, ["a", "1"])]),
+        ("sep=\t\nPrompt\tAge\na\t1\n", ("Prompt", "Age"), [(2, ["a", "1"])]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_line_that_names_the_delimiter(
+    tmp_path: Path, text: str, columns: tuple[str, ...], rows: list, encoding: str
+) -> None:
+    """Rows have the numbers that Excel shows, which hides that line."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode(encoding))
+    table = open_table(path)
+    assert table.columns == columns
+    assert [(row, list(cells.values())) for row, cells in table.rows()] == rows
+    path.write_bytes((text + '"open').encode(encoding))
+    lines = len(text.splitlines()) + 1
+    with pytest.raises(DatasetError, match=rf"row {len(rows) + 2} \(near line {lines}\): broken CSV"):
+        list(open_table(path).rows())
+
+
+def test_a_column_whose_name_looks_like_that_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sep=x,Prompt\na,1\n")
+    assert read_table(tmp_path / "a.csv").records == ((2, {"sep=x": "a", "Prompt": "1"}),)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "left_out"),
+    [
+        ("Prompt,Age,,,\na,1,,,\nb,2, ,,\n", ("Prompt", "Age"), 3),
+        ("Prompt,Age,\na,1,\nb,2,\n", ("Prompt", "Age"), 1),
+        ("Prompt,Age\na,1,,\nb,2\n", ("Prompt", "Age"), 2),
+        ("Prompt,Age,,\na,1\nb,2,\n", ("Prompt", "Age"), 2),
+        (",Prompt\na,1\nb,2\n", ("", "Prompt"), 0),  # the index of a data frame
+        ("Prompt,Age\na,1\nb,2\n", ("Prompt", "Age"), 0),
+    ],
+)
+def test_empty_columns_at_the_end_are_left_out(
+    tmp_path: Path, text: str, columns: tuple[str, ...], left_out: int
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    table = open_table(tmp_path / "a.csv")
+    assert table.columns == columns
+    assert [[cell.strip() for cell in cells.values()] for _, cells in table.rows()] == [["a", "1"], ["b", "2"]]
+    plural = "s" if left_out > 1 else ""
+    said = f"{tmp_path / 'a.csv'}: {left_out} empty column{plural} at the end left out"
+    assert table.notes == ((said,) if left_out else ())
+
+
+def test_a_cell_without_a_column_is_no_empty_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("Prompt,Age,\na,1,x\nb,2,\n")  # as before: one column may have no name
+    assert [list(cells.values()) for _, cells in open_table(path).rows()] == [["a", "1", "x"], ["b", "2", ""]]
+    for text, said in (
+        ("Prompt,Age\na,1\nb,2,x\n", "row 3: 3 cells where the header has 2"),
+        ("Prompt,Age\na,b,1\n", "row 2: 3 cells where the header has 2"),
+        ("Prompt,Age,\na,1,,x\n", "row 2: 4 cells where the header has 3"),
+        ("Prompt,Age,,\na,1,,x\n", "columns 3, 4 have no name; name them in the header or clear them"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DatasetError, match=said):
+            list(open_table(path).rows())
+
+
 @pytest.mark.parametrize("read", [read_table, open_records])
 def test_broken_utf_16_is_refused(tmp_path: Path, read) -> None:
     path = tmp_path / "a.csv"

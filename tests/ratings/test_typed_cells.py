@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from expertune.errors import DatasetError
 from expertune.rate.merge import merge_review
+from expertune.ratings.cells import as_text
 from expertune.ratings.format import format_raw
 from expertune.ratings.near_duplicates import find_duplicates
-from expertune.ratings.read import from_frame, read_ratings
+from expertune.ratings.read import Table, frame_table, from_frame, read_ratings, read_table
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale
 from expertune.ratings.split import PARTS, split
 
@@ -170,3 +174,61 @@ def test_a_truth_value_is_not_a_number(tmp_path: Path) -> None:
     path.write_text(json.dumps({"Prompt": "a", "Standardized_Rating": True}), encoding="utf-8")
     with pytest.raises(DatasetError, match="True is not one of"):
         read_ratings(path, SCALE)
+
+
+# --- typed columns ---
+
+DAY, MOMENT = datetime.datetime(2026, 11, 27), datetime.datetime(2026, 11, 27, 13, 45)
+COLUMNS: list[tuple[str, list, str, list[str]]] = [  # pandas type, cells, Arrow type, texts
+    ("Int64", [3, None], "int64", ["3", ""]),
+    ("float64", [3.0, None], "float64", ["3", ""]),
+    ("float64", [0.1, 1e-7], "float64", ["0.1", "1e-07"]),
+    ("float32", [0.1, None], "float32", ["0.1", ""]),
+    ("Float32", [36.6, None], "float32", ["36.6", ""]),
+    ("float16", [0.1, 2.0], "float32", ["0.1", "2"]),
+    ("object", [Decimal("1.50"), Decimal("2.00")], "decimal", ["1.50", "2"]),
+    ("object", [Decimal("1E-7"), Decimal("NaN")], "", ["0.0000001", ""]),
+    ("object", [DAY.date(), None], "date32", ["2026-11-27", ""]),
+    ("bool", [True, False], "bool", ["True", "False"]),
+    ("boolean", [True, None], "bool", ["True", ""]),
+    ("object", [True, None], "bool", ["True", ""]),
+    ("category", ["low", None], "dictionary", ["low", ""]),
+    ("category", [1, None], "int64", ["1", ""]),
+    ("string", ["0010", None], "string", ["0010", ""]),
+    ("datetime64[ns]", [DAY, None], "timestamp", ["2026-11-27", ""]),
+    ("datetime64[ns]", [MOMENT, None], "timestamp", ["2026-11-27 13:45:00", ""]),
+    ("datetime64[ns, UTC]", [DAY, None], "", ["2026-11-27 00:00:00+00:00", ""]),
+]
+ARROW = {
+    "decimal": pa.decimal128(9, 2),
+    "date32": pa.date32(),
+    "timestamp": pa.timestamp("us"),
+    "dictionary": pa.dictionary(pa.int8(), pa.string()),
+}
+
+
+@pytest.mark.parametrize(("kind", "cells", "arrow", "texts"), COLUMNS)
+def test_typed_columns_are_what_they_mean(tmp_path: Path, kind: str, cells: list, arrow: str, texts: list) -> None:
+    """The same in a frame, in a frame of pyarrow's types and in Parquet."""
+    frame = pd.DataFrame({"Cell": pd.Series(cells, dtype=kind)})
+    assert _texts(frame_table(frame, "frame")) == texts
+    if arrow:
+        arrow_type = ARROW.get(arrow) or pa.type_for_alias(arrow)
+        column = pa.array(cells, arrow_type)
+        backed = pd.DataFrame({"Cell": pd.array(column, dtype=pd.ArrowDtype(arrow_type))})
+        assert _texts(frame_table(backed, "frame")) == texts
+        pq.write_table(pa.table({"Cell": column}), tmp_path / "a.parquet")
+        assert _texts(read_table(tmp_path / "a.parquet")) == texts
+
+
+def test_typed_columns_in_a_prompt(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"Chief Complaint": ["cough", "fever"], "Age": pd.Series([34, None], dtype="Int64")})
+    frame["Sex"] = pd.Categorical(["F", None])
+    frame.to_parquet(tmp_path / "raw.parquet")
+    prompts = list(format_raw(tmp_path / "raw.parquet", SCALE, "t").frame["Prompt"])
+    assert prompts[0].endswith("Age: 34\nSex: F")
+    assert "Age" not in prompts[1] and "nan" not in prompts[1].casefold() and "<na>" not in prompts[1].casefold()
+
+
+def _texts(table: Table) -> list[str]:
+    return [as_text(cells["Cell"]) for _, cells in table.records]

@@ -22,6 +22,7 @@ from expertune.fine_tuner import FineTuner
 from expertune.modelset.choose import with_readout
 from expertune.predict.score import Pass, Rated
 from expertune.rate.artifact import load_product
+from expertune.rate.columns import share_columns
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
@@ -252,7 +253,7 @@ def test_a_run_recommends_it_and_rate_gives_what_was_judged(tmp_path: Path, data
         with pytest.raises(EngineError, match="tokens but the context holds"):
             served.scorer.score("cough " * 5000)
         assert served.scorer.explain(rows[0].prompt, "Match", max_tokens=4) is not None
-    shares = [[float(row[f"P({label})"]) for label in dataset.scale.labels] for row in read_csv(output)]
+    shares = [[float(row[column]) for column in share_columns(dataset.scale).values()] for row in read_csv(output)]
     for ours, each in zip(shares, together, strict=True):
         assert ours == pytest.approx(each.probabilities, abs=1e-4)
     truth = [dataset.scale.values.index(row.value) for row in rows]

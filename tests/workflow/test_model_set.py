@@ -34,6 +34,7 @@ from expertune.modelset.select_raters import rated_rows, select_rater
 from expertune.predict.score import Pass
 from expertune.progress import Progress
 from expertune.rate.artifact import load_product
+from expertune.rate.columns import share_columns
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
@@ -499,7 +500,9 @@ def test_a_decision_model_is_asked_by_its_own_template_and_rates(tmp_path: Path,
         for row, judged_, record in zip(rated.to_dict("records"), made.dev, prepared.split.dev, strict=True):
             expected = engine.decide(record.prompt, made.config.question()).probabilities
             assert judged_.probabilities == pytest.approx(expected, abs=1e-4)
-            assert [row[f"P({label})"] for label in prepared.scale.labels] == pytest.approx(expected, abs=1e-3)
+            assert [row[column] for column in share_columns(prepared.scale).values()] == pytest.approx(
+                expected, abs=1e-3
+            )
     with (
         ContractServer(tmp_path / "models") as ollama,
         pytest.MonkeyPatch.context() as patched,

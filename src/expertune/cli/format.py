@@ -7,24 +7,36 @@ from typing import Annotated
 
 import typer
 
-from .options import Column, Debug, Mapping_, Topics
+from .options import Column, Debug, Excel, Mapping_, Sheet, Topics
 
 
 def format_(
     *,
-    raw: Annotated[Path, typer.Argument(help="Raw records, rated or not (.csv, .tsv, .jsonl, .parquet).")],
-    output: Annotated[Path, typer.Option("--output", help="Output file.")] = Path("formatted_dataset.csv"),
+    raw: Annotated[Path, typer.Argument(help="Raw records, rated or not (.csv, .tsv, .xlsx, .jsonl, .parquet).")],
+    output: Annotated[Path, typer.Option("--output", help="Output file, .csv or .xlsx.")] = Path(
+        "formatted_dataset.csv"
+    ),
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    excel: Excel = False,
+    sheet: Sheet = "",
     debug: Debug = False,
 ) -> None:
     """Convert raw records, rated or not, to formatted_dataset.csv."""
+    from ..errors import UsageError
     from ..files import write_text
+    from ..rate.excel import write_xlsx
+    from ..rate.writer import BYTE_ORDER_MARK
     from ..ratings.format import format_raw
     from ..ratings.scale import load_scale
 
-    formatted = format_raw(raw, load_scale(rating_mapping, raw), topics, column or ())
-    write_text(output, formatted.frame.to_csv(index=False))
+    formatted = format_raw(raw, load_scale(rating_mapping, raw), topics, column or (), sheet=sheet)
+    if output.suffix.lower() == ".xlsx":
+        if excel:
+            raise UsageError(f"--excel: it marks a .csv file as UTF-8, and {output} is none; leave it out")
+        write_xlsx(output, list(formatted.frame.columns), formatted.frame.to_dict("records"))
+    else:
+        write_text(output, (BYTE_ORDER_MARK if excel else "") + formatted.frame.to_csv(index=False))
     for line in (*formatted.notes, f"{output}: {len(formatted.frame)} records"):
         typer.echo(line)

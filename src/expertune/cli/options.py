@@ -14,8 +14,10 @@ from ..config import SETTINGS
 
 EXIT_FAILED, EXIT_FELL_BACK, EXIT_INTERRUPTED = 1, 3, 130
 
-Input = Annotated[Path, typer.Option("--input", help="Rated records: CSV, TSV, JSONL or Parquet.")]
+Input = Annotated[Path, typer.Option("--input", help="Rated records: CSV, TSV, Excel, JSONL or Parquet.")]
 Column = Annotated[list[str] | None, typer.Option("--column", metavar="ROLE=NAME", help=SETTINGS["column"].help)]
+Sheet = Annotated[str, typer.Option("--sheet", help="Sheet of an Excel file. [the first]", show_default=False)]
+Excel = Annotated[bool, typer.Option("--excel", help="Begin a .csv output with the mark by which Excel knows UTF-8.")]
 Topics = Annotated[str, typer.Option("--topics", help="Topics that the records are rated for.")]
 Mapping_ = Annotated[
     str | None, typer.Option("--rating-mapping", help="Labels and their integers, as JSON or the path of a JSON file.")

@@ -121,6 +121,8 @@ def print_merged(merged: MergedReview, output: Path) -> None:
         f"{output}: {merged.added:,} reviewed records added, {merged.known:,} already had the same rating, "
         f"{merged.not_reviewed:,} not reviewed, {len(merged.conflicts):,} conflicts"
     )
+    for note in merged.notes:
+        print(f"note: {note}")
     for line in merged.conflicts:
         print(f"conflict, left out: {line}")
     for line in merged.damaged:

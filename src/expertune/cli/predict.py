@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from .options import AllowRemote, AsJson, Column, Debug, Mapping_
+from .options import AllowRemote, AsJson, Column, Debug, Excel, Mapping_, Sheet
 
 
 def rate(
     *,
     new: Annotated[
-        Path, typer.Argument(help="New records, raw or with a Prompt column (.csv, .tsv, .jsonl, .parquet).")
+        Path, typer.Argument(help="New records, raw or with a Prompt column (.csv, .tsv, .xlsx, .jsonl, .parquet).")
     ],
     with_: Annotated[Path, typer.Option("--with", help="The output folder of a finished run.")],
     output: Annotated[
@@ -49,6 +49,8 @@ def rate(
         bool,
         typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
     ] = False,
+    excel: Excel = False,
+    sheet: Sheet = "",
     allow_remote: AllowRemote = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -67,9 +69,8 @@ def rate(
     with Progress() as progress, serve(loaded, engine, model=model, threads=threads or None, **options) as served:
         if changed := change_since_registration(loaded, served):
             progress.say(f"warning: {changed}")
-        tally = rate_file(
-            new, target, loaded, served, progress.stage, rationale=rationale, calibrated=calibration, journal=journal
-        )
+        how = {"rationale": rationale, "calibrated": calibration, "journal": journal, "excel": excel, "sheet": sheet}
+        tally = rate_file(new, target, loaded, served, progress.stage, **how)
     print_tally(tally, target, as_json=as_json)
 
 

@@ -73,7 +73,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @with_settings
 def tune(
     *,
-    input: Annotated[Path | None, typer.Option("--input", help="Rated records: CSV, TSV, JSONL or Parquet.")] = None,
+    input: Annotated[
+        Path | None, typer.Option("--input", help="Rated records: CSV, TSV, Excel, JSONL or Parquet.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="A GGUF file or the name of an Ollama model.")] = None,
     topics: Annotated[str | None, typer.Option("--topics", help="Topics that the records are rated for.")] = None,
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Output folder.")] = Path("outputs"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +31,14 @@ FAILED, SEVERAL, NONE, LOW, NOVEL, DISAGREE = (
     "unlike the training rows",
     "models disagree",
 )
+REVIEW_REASONS = (FAILED, SEVERAL, NONE, LOW, NOVEL, DISAGREE)
+
+LONGEST_NAME = 32  # of a column in SAS and Stata
+# words that no variable of R or Stata may have as its name
+_RESERVED = {
+    *("if", "in", "int", "long", "byte", "float", "double", "using", "with", "else", "for", "while", "function"),
+    *("next", "break", "repeat", "true", "false", "null", "na", "inf", "nan"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Wanted:
 
     def columns(self) -> dict[str, type]:
         """The added columns with their types, in their order."""
-        shares = {share_column(label): float for label in self.scale.labels}
+        shares = dict.fromkeys(share_columns(self.scale).values(), float)
         own: dict[str, type] = {DISAGREEMENT: int} if self.votes else {}
         own |= {RATIONALE: str} if self.rationale else {}
         return {
@@ -64,8 +75,35 @@ class Wanted:
         return self.scale.labels[likeliest(self.shares(probabilities))]
 
 
-def share_column(label: str) -> str:
-    return f"P({label})"
+def share_columns(scale: RatingScale) -> dict[str, str]:
+    """Map each label to the column of its share: p_match, p_does_not_match; p_value_1 for a label in another script."""
+    return dict(zip(scale.labels, _share_names(scale.labels, scale.values), strict=True))
+
+
+@functools.cache  # asked for each record
+def _share_names(labels: Sequence[str], values: Sequence[int]) -> tuple[str, ...]:
+    taken = set[str]()
+    names = (_plain(label.casefold()) or f"value_{value}" for label, value in zip(labels, values, strict=True))
+    return tuple(valid_name(f"p_{name.replace('-', 'minus_')}", taken) for name in names)
+
+
+def valid_name(text: str, taken: set[str]) -> str:
+    """Return a name that R, SAS and Stata take, in any case different from those `taken`, to which it is added."""
+    name = _plain(text)
+    if not name or name[0].isdigit() or name.casefold() in _RESERVED:
+        name = f"v_{name}".rstrip("_")
+    short, number = name[:LONGEST_NAME], 1
+    while short.casefold() in taken:
+        number += 1
+        short = f"{name[: LONGEST_NAME - len(f'_{number}')]}_{number}"
+    taken.add(short.casefold())
+    return short
+
+
+def _plain(text: str) -> str:
+    """The text in ASCII letters, digits and underscores; "" if it has none of them."""
+    ascii_only = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_")
 
 
 def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
@@ -83,7 +121,7 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
         RATING: scale.values[best],
         LABEL: scale.labels[best],
         CONFIDENCE: round(shares[best], 6),
-        **{share_column(label): round(share, 6) for label, share in zip(scale.labels, shares, strict=True)},
+        **{name: round(share, 6) for name, share in zip(share_columns(scale).values(), shares, strict=True)},
         SET: None if fitting is None else BETWEEN.join(fitting),
         # a reviewed row needs no second review
         REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),

@@ -45,6 +45,7 @@ class MergedReview:
     conflicts: tuple[str, ...]
     damaged: tuple[str, ...] = ()
     journalled: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def merge_review(
@@ -66,8 +67,9 @@ def merge_review(
     checked_output(output, reviewed)
     if journal is not None and not journal.is_file():
         raise UsageError(f"{journal}: no such journal; give the one of the run that rated these records")
-    there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale)}
-    rows, blank = read_reviewed(reviewed, scale, choices)
+    notes: list[str] = []
+    there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale, notes=notes)}
+    rows, blank = read_reviewed(reviewed, scale, choices, notes=notes)
     records = open_records(into)
     with nullcontext() if journal is None else Journal(journal) as kept:
         sources = _sources(records.columns, choices)
@@ -78,7 +80,7 @@ def merge_review(
             for batch in records.batches(BATCH):
                 writer.write([record.cells for record in batch])
             writer.write(cells)
-        merged = MergedReview(len(fresh), known, blank, renamed, tuple(conflicts), damaged)
+        merged = MergedReview(len(fresh), known, blank, renamed, tuple(conflicts), damaged, notes=tuple(notes))
         if kept is None:
             return merged
         return replace(merged, journalled=kept.override([(record_hash(r.prompt), r.value, r.note) for r in rows]))
@@ -127,12 +129,15 @@ def _known_text(prompt: str, journal: Journal | None) -> str | None:
     return None if is_damaged(prompt) else prompt
 
 
-def read_reviewed(path: Path, scale: RatingScale, choices: Sequence[str] = ()) -> tuple[list[Reviewed], int]:
-    """The rows with a reviewer's rating (a value or a label), and how many have none.
+def read_reviewed(
+    path: Path, scale: RatingScale, choices: Sequence[str] = (), *, notes: list[str]
+) -> tuple[list[Reviewed], int]:
+    """The rows with a reviewer's rating (a value or a label), and how many have none; `notes` are for the user.
 
     Raises DatasetError, also for a chosen column that is not there.
     """
     table = read_table(path)
+    notes.extend(table.notes)
     find_columns(table.source, table.columns, choices)
     rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))
     done = tuple(

@@ -21,6 +21,7 @@ from ..errors import EngineError, Interrupted, UsageError
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
 from .artifact import Artifact
+from .codebook import codebook_path, write_codebook
 from .columns import REASONS, Wanted, cells, failed_cells
 from .journal import Journal, JournalEntry, record_hash
 from .serve import ServedModel
@@ -94,8 +95,12 @@ def rate_file(
     rationale: bool = False,
     calibrated: bool = True,
     journal: Path | None = None,
+    excel: bool = False,
+    sheet: str = "",
 ) -> Tally:
-    """Rate a file with a loaded product; `journal` is next to the output where none is given.
+    """Rate a file with a loaded product; `journal` and a codebook are next to the output.
+
+    `journal` may be elsewhere, `excel` marks a .csv output as UTF-8, `sheet` is that of an Excel input.
 
     Raises DatasetError, UsageError, OutputError, EngineError (no longer answering) and Interrupted; what was rated
     until then is kept, and the same call continues.
@@ -107,12 +112,16 @@ def rate_file(
     votes = product.model_set is not None
     wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale, votes=votes)
     request = RateRequest(scorer, product.config_id, product.seed, served.digest, wanted, workers=served.workers)
-    checked_output(output, source)
+    checked_output(output, source, excel=excel)
+    checked_output(codebook_path(output), source)
     with Journal(journal or output.with_name(f"{output.name}.journal.sqlite")) as kept:
         with stage("Reading the records"):
-            records = open_records(source, product.template, remedy=_NO_TEMPLATE.format(folder=product.folder))
-        tally = rate_records(records, output, request, kept, stage)
-    notes = [*records.notes, *scorer.notes(), *product.trust.notes()]
+            records = open_records(
+                source, product.template, remedy=_NO_TEMPLATE.format(folder=product.folder), sheet=sheet
+            )
+        tally = rate_records(records, output, request, kept, stage, excel=excel)
+    codebook = write_codebook(output, records, wanted, excel=excel or output.suffix.lower() == ".xlsx")
+    notes = [*records.notes, *scorer.notes(), *product.trust.notes(), f"{codebook}: what the columns mean"]
     if not calibrated:
         notes.append("calibration was switched off")
     if inexact := tally.counts.inexact:
@@ -120,7 +129,9 @@ def rate_file(
     return replace(tally, notes=tuple(notes))
 
 
-def rate_records(records: RecordFile, output: Path, request: RateRequest, journal: Journal, stage: Stage) -> Tally:
+def rate_records(
+    records: RecordFile, output: Path, request: RateRequest, journal: Journal, stage: Stage, *, excel: bool = False
+) -> Tally:
     """Rate the records and write them to `output`. Raises as `rate_file`."""
     added = records.made | request.wanted.columns()
     if taken := [column for column in added if column in records.columns]:
@@ -129,7 +140,7 @@ def rate_records(records: RecordFile, output: Path, request: RateRequest, journa
     start, total = time.perf_counter(), Counts()
     try:
         with (
-            open_output(output, records, added) as writer,
+            open_output(output, records, added, excel=excel) as writer,
             stage("Rating", total=records.rows, unit="rows") as shown,
             _pool(request.workers or request.scorer.slots) as pool,
         ):

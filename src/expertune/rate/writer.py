@@ -1,4 +1,4 @@
-"""Rated rows → CSV, JSONL or Parquet, appended in order and renamed when all are there. Mode 0600."""
+"""Rated rows → CSV, Excel, JSONL or Parquet, appended in order and renamed when all are there. Mode 0600."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ..errors import OutputError, UsageError
-from ..ratings.cells import as_text
 from ..ratings.records import RecordFile
 from ..ratings.tables import SUFFIXES
+from .excel import XlsxWriter, cell_text, check_fits_sheet
 
+BYTE_ORDER_MARK = "\ufeff"  # without it Excel does not read UTF-8
 LINE_END = "\r\n"  # as RFC 4180 has it; with a bare "\n" Python's csv would leave a "\r" inside a cell unquoted
 
 
@@ -27,10 +28,12 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def checked_output(path: Path, source: Path) -> Path:
-    """Raises UsageError for a name that cannot be written or that is the input's own."""
+def checked_output(path: Path, source: Path, *, excel: bool = False) -> Path:
+    """Raises UsageError for a name that cannot be written (with the mark for `excel`) or that is the input's own."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: {path.suffix or 'no suffix'} is not supported; choose {', '.join(SUFFIXES)}")
+    if excel and path.suffix.lower() not in (".csv", ".tsv"):
+        raise UsageError(f"--excel: it marks a .csv or .tsv file as UTF-8, and {path} is neither; leave it out")
     if path.exists() and path.samefile(source):
         raise UsageError(f"{path}: is the input itself; choose another --output")
     if path.is_dir():
@@ -39,11 +42,14 @@ def checked_output(path: Path, source: Path) -> Path:
 
 
 @contextmanager
-def open_output(path: Path, records: RecordFile, added: Mapping[str, type]) -> Iterator[Writer]:
+def open_output(path: Path, records: RecordFile, added: Mapping[str, type], *, excel: bool = False) -> Iterator[Writer]:
     """A writer for rows that hold the input's columns and the `added` ones; `path` appears when the block ends well.
 
-    Until then the rows are in a hidden file in the same folder, which the next run overwrites. Raises OutputError.
+    Until then the rows are in a hidden file in the same folder, which the next run overwrites. A .csv or .tsv file for
+    `excel` begins with a byte order mark. Raises OutputError, and UsageError for records that fit no Excel sheet.
     """
+    if path.suffix.lower() == ".xlsx":
+        check_fits_sheet(records)
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +57,13 @@ def open_output(path: Path, records: RecordFile, added: Mapping[str, type]) -> I
             part.unlink()
         handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
-            writer = _writer(path.suffix.lower(), file, records, added)
-            yield writer
-            writer.close()
+            writer = _writer(path, file, records, added, excel)
+            try:
+                yield writer
+                writer.close()
+            finally:
+                if isinstance(writer, XlsxWriter):
+                    writer.discard()
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -67,12 +77,17 @@ def open_output(path: Path, records: RecordFile, added: Mapping[str, type]) -> I
             part.unlink()
 
 
-def _writer(suffix: str, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> Writer:
+def _writer(path: Path, file: IO[bytes], records: RecordFile, added: Mapping[str, type], excel: bool) -> Writer:
+    suffix, columns = path.suffix.lower(), (*records.columns, *added)
     if suffix == ".jsonl":
         return JsonlWriter(file)
     if suffix == ".parquet":
         return ParquetWriter(file, records, added)
-    return CsvWriter(file, (*records.columns, *added), "\t" if suffix == ".tsv" else ",")
+    if suffix == ".xlsx":
+        return XlsxWriter(file, columns, path)
+    if excel:
+        file.write(BYTE_ORDER_MARK.encode())
+    return CsvWriter(file, columns, "\t" if suffix == ".tsv" else ",")
 
 
 class CsvWriter:
@@ -95,7 +110,7 @@ class CsvWriter:
     @staticmethod
     def _cell(value: Any) -> str:
         """Python's csv module writes a NUL from 3.11 on; before, its code stands for it."""
-        text = _cell_text(value)
+        text = cell_text(value)
         return text if sys.version_info >= (3, 11) else text.replace("\0", "\\x00")
 
 
@@ -147,10 +162,10 @@ def _arrow_fields(records: RecordFile, kinds: Mapping[type, Any]) -> list[Any]:
     if records.path.suffix.lower() == ".parquet":
         return list(pyarrow.parquet.read_schema(records.path).remove_metadata())
     seen = records.kinds or {}
-    return [pyarrow.field(column, kinds[_kind(seen.get(column, frozenset()))]) for column in records.columns]
+    return [pyarrow.field(column, kinds[column_kind(seen.get(column, frozenset()))]) for column in records.columns]
 
 
-def _kind(kinds: frozenset[type]) -> type:
+def column_kind(kinds: frozenset[type]) -> type:
     """The type that holds all of a column's values."""
     filled = kinds - {type(None)}
     if filled and filled <= {int, float}:
@@ -159,10 +174,4 @@ def _kind(kinds: frozenset[type]) -> type:
 
 
 def _parquet_text(cell: Any) -> str | None:
-    return None if cell is None else _cell_text(cell).encode("utf-8", "backslashreplace").decode()
-
-
-def _cell_text(cell: Any) -> str:
-    if isinstance(cell, (dict, list)):
-        return json.dumps(cell, ensure_ascii=False, default=str)
-    return "" if cell is None else cell if isinstance(cell, str) else as_text(cell)
+    return None if cell is None else cell_text(cell).encode("utf-8", "backslashreplace").decode()

@@ -6,6 +6,7 @@ import math
 import numbers
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from string import ascii_lowercase
 from typing import Any
@@ -24,14 +25,17 @@ BROKEN_TEXT = re.compile("[\0\ud800-\udfff]")  # NUL and unpaired surrogates
 def as_text(cell: Any) -> str:
     """Convert a cell to text; "" for None, NaN and their like.
 
-    34.0 becomes "34": pandas turns a whole column to floats where one cell is empty.
+    34.0 becomes "34": pandas turns a whole column to floats where one cell is empty. A date becomes "2026-11-27", also
+    where its type has a time of 00:00, as in pandas.
     """
     if isinstance(cell, str):
         return cell
     is_number = isinstance(cell, (numbers.Real, Decimal)) and not isinstance(cell, bool)
     if is_number and (whole := as_whole(cell)) is not None:
         return str(whole)
-    text = str(cell)
+    text = f"{cell:f}" if isinstance(cell, Decimal) else str(cell)  # never 1E-7
+    if isinstance(cell, datetime):
+        text = text.removesuffix(" 00:00:00")
     return "" if is_blank_text(text) else text
 
 

@@ -39,15 +39,18 @@ class Formatted:
     notes: tuple[str, ...]
 
 
-def format_raw(path: Path, scale: RatingScale, topics: str, choices: Sequence[str] = ()) -> Formatted:
+def format_raw(
+    path: Path, scale: RatingScale, topics: str, choices: Sequence[str] = (), *, sheet: str = ""
+) -> Formatted:
     """Make the rows of a raw file: the columns of formatted_dataset.csv first, the other columns after them.
 
-    `choices` are "ROLE=NAME" (columns.py). Without a rating column the rows have no rating.
+    `choices` are "ROLE=NAME" (columns.py), `sheet` is that of an Excel file. Without a rating column the rows have no
+    rating.
     Raises DatasetError as the reader does, and if the file has no column to make prompts from.
     """
     import pandas
 
-    table = read_table(path)
+    table = read_table(path, sheet)
     columns = find_columns(table.source, table.columns, choices, raw=True)
     if not columns.text:
         wanted = ", ".join(names[0] for names in FIELDS.values())

@@ -72,7 +72,7 @@ class RatedFile:
 
 
 def read_ratings(path: Path, scale: RatingScale, *, notes: list[str] | None = None) -> list[Rating]:
-    """Read the rated rows of a .csv, .tsv, .jsonl or .parquet file; `notes` receives messages for the user.
+    """Read the rated rows of a file; `notes` receives messages for the user.
 
     Raises DatasetError for every fault that makes the file unusable.
     """
@@ -86,9 +86,17 @@ def frame_table(df: Any, source: str) -> Table:
     """Convert a pandas DataFrame; rows count from 2, as if it had been written as CSV. Raises DatasetError."""
     columns = tuple(str(column) for column in df.columns)
     check_unique(source, columns)
-    cells = zip(*(df.iloc[:, i].tolist() for i in range(len(columns))), strict=True) if columns else ()
+    cells = zip(*(_cells(df.iloc[:, i]) for i in range(len(columns))), strict=True) if columns else ()
     records = tuple((row, dict(zip(columns, record, strict=True))) for row, record in enumerate(cells, start=2))
     return _with_rows(Table(source, columns, records))
+
+
+def _cells(column: Any) -> list[Any]:
+    """The cells of a pandas column; tolist alone would give 0.10000000149011612 for a 32-bit 0.1."""
+    if str(column.dtype).casefold() not in ("float16", "float32", "halffloat[pyarrow]", "float[pyarrow]"):
+        return column.tolist()
+    narrow = "float16" if "16" in str(column.dtype) or "half" in str(column.dtype) else "float32"
+    return column.to_numpy(dtype=narrow, na_value=float("nan")).astype(str).astype(float).tolist()
 
 
 def from_frame(df: Any, scale: RatingScale, source: str) -> list[Rating]:
@@ -96,9 +104,9 @@ def from_frame(df: Any, scale: RatingScale, source: str) -> list[Rating]:
     return list(rated_records(frame_table(df, source), scale).ratings)
 
 
-def read_table(path: Path) -> Table:
-    """Read a whole file as columns and records, without interpreting them. Raises DatasetError."""
-    table = open_table(path)
+def read_table(path: Path, sheet: str = "") -> Table:
+    """Read a whole file as columns and records, without interpreting them. Raises as `open_table`."""
+    table = open_table(path, sheet)
     if table.nul_line:
         raise DatasetError(
             f"{path} line {table.nul_line}: NUL byte; the file is damaged or not a text file, export it again"

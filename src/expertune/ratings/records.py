@@ -37,8 +37,8 @@ class RawRecord:
 class RecordFile:
     """A file of records to be rated. A text file was read through once, so that no broken row ends hours of rating.
 
-    `rows` is the number of records, `kinds` the Python types found in each column of a JSON Lines file. `template` is
-    there for raw records: their prompts are made with it and added as the column `prompt`.
+    `rows` is the number of records, `kinds` the Python types found in each column of a JSON Lines or Excel file.
+    `template` is there for raw records: their prompts are made with it and added as the column `prompt`.
     """
 
     table: TableFile
@@ -92,7 +92,12 @@ class RecordFile:
 
 
 def open_records(
-    path: Path, template: PromptTemplate | None = None, *, prompt: Sequence[str] = PROMPT, remedy: str = ""
+    path: Path,
+    template: PromptTemplate | None = None,
+    *,
+    prompt: Sequence[str] = PROMPT,
+    remedy: str = "",
+    sheet: str = "",
 ) -> RecordFile:
     """Describe a file of records after reading it through (Parquet: its metadata) without keeping its rows.
 
@@ -100,7 +105,7 @@ def open_records(
     is none. Raises DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those
     rows get their reason in RawRecord.
     """
-    table = open_table(path)
+    table = open_table(path, sheet)
     rows, kinds = table.row_count, {}
     if rows is None:
         rows, kinds = _scan(table)
@@ -147,11 +152,11 @@ def read_unrated(
 
 
 def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:
-    """Count the rows, and collect the types of each column where the file has no header (JSON Lines)."""
+    """Count the rows, and collect the types of each column where the cells have types (JSON Lines, Excel)."""
     rows = 0
     kinds: dict[str, set[type]] = {}
     for _, cells in table.rows():
         rows += 1
-        for column, cell in cells.items() if not table.columns else ():
+        for column, cell in cells.items() if not table.delimiter else ():
             kinds.setdefault(column, set()).add(type(cell))
     return rows, {column: frozenset(types) for column, types in kinds.items()}

@@ -1,29 +1,33 @@
-"""Read CSV, TSV, JSON Lines and Parquet row by row: memory does not grow with the number of rows.
+"""Read CSV, TSV, Excel, JSON Lines and Parquet row by row: memory does not grow with the number of rows.
 
-Rows are numbered as a person counts them: the header is row 1 and the first record row 2; in JSON Lines, line numbers.
+Rows are numbered as a person counts them: the header is row 1 and the first record row 2; in Excel, the sheet's own
+numbers; in JSON Lines, line numbers.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError
-from .cells import for_error
+from ..errors import DatasetError, UsageError
+from .cells import as_text, for_error
 from .columns import ROLES, folded
+from .encoding import find_encoding
+from .excel import OTHER_FORMATS, find_sheet, sheet_rows
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet")
 BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time
-_CHUNK = 1 << 16  # bytes decoded at a time
 _HEAD = 100_000  # characters in which the delimiter is sought
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?(?:\n|\Z)', re.IGNORECASE)  # a first line for Excel that names the delimiter
 
 Row = tuple[int, dict[str, Any]]  # row number, cells by column name
 
@@ -33,14 +37,15 @@ class TableFile:
     """A table on disk whose format is known. Every call of `rows` reads it from the start.
 
     `columns` are those of the header, empty for JSON Lines, which has none. `nul_line` is the first line of a text file
-    that contains a NUL byte. `encoding` and `delimiter` are empty where the format has none. `row_count` is known
-    only for Parquet before reading. `notes` are for the user.
+    that contains a NUL byte. `encoding`, `delimiter` and `sheet` (of Excel) are empty where the format has none.
+    `row_count` is known only for Parquet before reading. `notes` are for the user.
     """
 
     path: Path
     columns: tuple[str, ...] = ()
     encoding: str = ""
     delimiter: str = ""
+    sheet: str = ""
     nul_line: int | None = None
     row_count: int | None = None
     notes: tuple[str, ...] = ()
@@ -53,24 +58,32 @@ class TableFile:
             elif self.path.suffix.lower() == ".jsonl":
                 yield from _jsonl_rows(self.path, self.encoding)
             else:
-                yield from _csv_rows(self)
+                yield from _named_rows(self)
 
 
-def open_table(path: Path) -> TableFile:
-    """Find the encoding, delimiter and header of a .csv, .tsv, .jsonl or .parquet file.
+def open_table(path: Path, sheet: str = "") -> TableFile:
+    """Find the encoding, delimiter, sheet and header of a table in one of the formats SUFFIXES.
 
-    Raises DatasetError for a file that is missing, unreadable, empty or of another format, and for duplicate columns.
+    Raises DatasetError for a file that is missing, unreadable, empty or of another format, and for duplicate columns;
+    UsageError for a `sheet` that is not there.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if suffix in OTHER_FORMATS:
+        raise DatasetError(f"{path}: {suffix} is not supported; save it as .xlsx or .csv in Excel")
     if suffix not in SUFFIXES:
         raise DatasetError(f"{path}: {suffix or 'a file without suffix'} is not supported; give {', '.join(SUFFIXES)}")
+    if sheet and suffix != ".xlsx":
+        raise UsageError(f"--sheet: {path} has no sheets; leave it out")
     with _file_errors(path):
         with open(path, "rb") as file:
             if not file.read(1):
                 raise _empty(path)
         if suffix == ".parquet":
             return _open_parquet(path)
+        if suffix == ".xlsx":
+            name, notes = find_sheet(path, sheet)
+            return _with_header(TableFile(path, sheet=name, notes=notes))
         return _open_text(path)
 
 
@@ -96,76 +109,80 @@ def check_unique(source: str, columns: Sequence[str]) -> None:
         raise DatasetError(f'{source}: duplicate column "{for_error(repeated[0], 40)}"; rename or remove one')
 
 
-# Text files: encoding
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """Result of decoding a whole file: the lines (from 1) of the first invalid byte and of the first NUL, if any."""
-
-    invalid_line: int | None = None
-    nul_line: int | None = None
-    blank: bool = True
-
-
-def _decode(path: Path, encoding: str) -> _Decoding:
-    """Decode the file in chunks, up to the first invalid byte."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    line, nul_line, blank, more = 1, None, True, True
-    with open(path, "rb") as file:
-        while more:
-            chunk = file.read(_CHUNK)
-            more = bool(chunk)
-            try:
-                text = decoder.decode(chunk, final=not more)
-            except UnicodeDecodeError as error:
-                return _Decoding(invalid_line=line + error.object.count(b"\n", 0, error.start))
-            if nul_line is None and "\0" in text:
-                nul_line = line + text.count("\n", 0, text.index("\0"))
-            line += text.count("\n")
-            blank = blank and not text.strip()
-    return _Decoding(nul_line=nul_line, blank=blank)
-
-
-def _find_encoding(path: Path) -> tuple[str, _Decoding, tuple[str, ...]]:
-    """The encoding under which the whole file can be decoded, and a note where it is not UTF-8."""
-    with open(path, "rb") as file:
-        mark = file.read(2)
-    if mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        decoding = _decode(path, "utf-16")
-        if decoding.invalid_line:
-            raise DatasetError(f"{path}: broken UTF-16; save the file as UTF-8")
-        return "utf-16", decoding, (f"{path}: read as UTF-16",)
-    decoding = _decode(path, "utf-8-sig")
-    if not decoding.invalid_line:
-        return "utf-8-sig", decoding, ()
-    note = f"{path}: not UTF-8 (line {decoding.invalid_line}); read as Windows-1252, check the accents"
-    # five bytes are undefined in Windows-1252; Latin-1 defines every byte
-    encoding, decoding = "cp1252", _decode(path, "cp1252")
-    if decoding.invalid_line:
-        encoding, decoding = "latin-1", _decode(path, "latin-1")
-    return encoding, decoding, (note,)
+# Text files
 
 
 def _open_text(path: Path) -> TableFile:
-    encoding, decoding, notes = _find_encoding(path)
+    encoding, decoding, notes = find_encoding(path)
     if decoding.blank:
         raise _empty(path)
     if path.suffix.lower() == ".jsonl":
         return TableFile(path, encoding=encoding, nul_line=decoding.nul_line, notes=notes)
     with open(path, encoding=encoding, newline="") as file:
         delimiter = _find_delimiter(file.read(_HEAD))
-    _, header = next(_csv_lines(path, encoding, delimiter))
-    columns = tuple(cell.strip() for cell in header)
-    check_unique(str(path), columns)
-    return TableFile(path, columns, encoding, delimiter, decoding.nul_line, notes=notes)
+    return _with_header(TableFile(path, (), encoding, delimiter, nul_line=decoding.nul_line, notes=notes))
+
+
+# Tables with a header: CSV, TSV and Excel
+
+
+def _lines(table: TableFile) -> Iterator[tuple[int, list[Any]]]:
+    """Numbered rows without the blank ones; the first is the header."""
+    return sheet_rows(table.path, table.sheet) if table.sheet else _csv_lines(table)
+
+
+def _with_header(table: TableFile) -> TableFile:
+    """Read the columns; those at the end of a table that have neither a name nor a cell are left out."""
+    lines = _lines(table)
+    _, header = next(lines, (0, None))
+    if header is None:
+        where = f'{table.path}: sheet "{table.sheet}"' if table.sheet else f"{table.path}: the file"
+        raise DatasetError(f"{where} is empty; move the sheet with the records to the front or export it again")
+    names = [as_text(cell).strip() for cell in header]
+    width, longest = _width(names), len(header)
+    # a text file whose columns all have names is not read through: its first record shows what follows them
+    for _, cells in lines if table.sheet or width < longest else islice(lines, 1):
+        width, longest = max(width, _width(cells)), max(longest, len(cells))
+    width = width if table.sheet else min(width, len(header))
+    columns = (*names, *[""] * (width - len(names)))[:width]
+    if columns.count("") > 1:
+        places = ", ".join(str(place) for place, name in enumerate(columns, start=1) if not name)
+        raise DatasetError(f"{table.path}: columns {places} have no name; name them in the header or clear them")
+    check_unique(str(table.path), columns)
+    left_out = longest - width
+    note = f"{table.path}: {left_out} empty column{'s' if left_out > 1 else ''} at the end left out"
+    return replace(table, columns=tuple(columns), notes=(*table.notes, *([note] if left_out else [])))
+
+
+def _width(cells: Sequence[Any]) -> int:
+    """The number of cells up to the last one that is not blank."""
+    filled = (place for place, cell in enumerate(cells, start=1) if cell is not None and str(cell).strip())
+    return max(filled, default=0)
+
+
+def _named_rows(table: TableFile) -> Iterator[Row]:
+    lines, width = _lines(table), len(table.columns)
+    next(lines, None)  # the header
+    for row, cells in lines:
+        if table.sheet:  # rows of a sheet end with their last cell
+            cells += [None] * (width - len(cells))
+        elif len(cells) > width and _width(cells) <= width:
+            cells = cells[:width]
+        if len(cells) != width:
+            raise DatasetError(
+                f"{table.path} row {row}: {len(cells)} cells where the header has {width}; "
+                "check its quotation marks and separators"
+            )
+        yield row, dict(zip(table.columns, cells, strict=True))
 
 
 # CSV and TSV
 
 
 def _find_delimiter(head: str) -> str:
-    """The delimiter under which the header has most of our columns, then most columns."""
+    """The delimiter that the file names, else the one under which the header has most of our columns, then columns."""
+    if named := _SEPARATOR.match(head):
+        return named[1]
     ours = {folded(name) for names in ROLES.values() for name in names}
     head = head.lstrip().replace("\0", "")  # csv of Python 3.10 refuses NUL
 
@@ -176,11 +193,13 @@ def _find_delimiter(head: str) -> str:
     return max(",;\t", key=score)
 
 
-def _csv_lines(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Numbered rows without the blank ones; the first is the header."""
+def _csv_lines(table: TableFile) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(2**31 - 1)  # the default of 128 KiB is shorter than a long chart
-    with open(path, encoding=encoding, newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+    with open(table.path, encoding=table.encoding, newline="") as file:
+        hidden = bool(_SEPARATOR.fullmatch(file.readline()))  # Excel does not show this line, so it has no number
+        if not hidden:
+            file.seek(0)
+        reader = csv.reader(file, delimiter=table.delimiter, strict=True)
         row = 0
         while True:
             row += 1
@@ -190,22 +209,11 @@ def _csv_lines(path: Path, encoding: str, delimiter: str) -> Iterator[tuple[int,
                 return
             except csv.Error as error:
                 raise DatasetError(
-                    f"{path} row {row} (near line {reader.line_num}): broken CSV ({error}); check its quotation marks"
+                    f"{table.path} row {row} (near line {reader.line_num + hidden}): broken CSV ({error}); check its "
+                    "quotation marks"
                 ) from None
             if cells:
                 yield row, cells
-
-
-def _csv_rows(table: TableFile) -> Iterator[Row]:
-    lines = _csv_lines(table.path, table.encoding, table.delimiter)
-    next(lines, None)  # the header
-    for row, cells in lines:
-        if len(cells) != len(table.columns):
-            raise DatasetError(
-                f"{table.path} row {row}: {len(cells)} cells where the header has {len(table.columns)}; "
-                "check its quotation marks and separators"
-            )
-        yield row, dict(zip(table.columns, cells, strict=True))
 
 
 # JSON Lines
@@ -242,6 +250,17 @@ def _open_parquet(path: Path) -> TableFile:
     return TableFile(path, columns, row_count=row_count)
 
 
+def _exact(batch: Any) -> Any:
+    """The batch with 32-bit numbers as they are written: 0.1, where their 64 bits would be 0.10000000149011612."""
+    import pyarrow
+
+    columns = [
+        column.cast(pyarrow.string()).cast(pyarrow.float64()) if pyarrow.types.is_float32(column.type) else column
+        for column in batch.columns
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 def _parquet_rows(path: Path, batch_rows: int) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
@@ -250,7 +269,7 @@ def _parquet_rows(path: Path, batch_rows: int) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=batch_rows):
-                for cells in batch.to_pylist():
+                for cells in _exact(batch).to_pylist():
                     row += 1
                     yield row, cells
     except (pyarrow.ArrowException, OSError, ValueError) as error:
