@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Column, Debug, Mapping_, Topics
+from .options import Adjudicate, AdjudicateWithText, Column, Debug, Mapping_, Topics
 
 
 def format_(
@@ -17,14 +17,19 @@ def format_(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    adjudicate: Adjudicate = None,
+    adjudicate_with_text: AdjudicateWithText = False,
     debug: Debug = False,
 ) -> None:
     """Convert raw records, rated or not, to formatted_dataset.csv."""
     from ..files import write_text
     from ..ratings.format import format_raw
     from ..ratings.scale import load_scale
+    from .experts import compare_experts
 
-    formatted = format_raw(raw, load_scale(rating_mapping, raw), topics, column or ())
+    scale = load_scale(rating_mapping, raw)
+    formatted = format_raw(raw, scale, topics, column or ())
+    _, experts = compare_experts(formatted.experts, scale, adjudicate, with_text=adjudicate_with_text)
     write_text(output, formatted.frame.to_csv(index=False))
-    for line in (*formatted.notes, f"{output}: {len(formatted.frame)} records"):
+    for line in (*formatted.notes, *experts, f"{output}: {len(formatted.frame)} records"):
         typer.echo(line)
