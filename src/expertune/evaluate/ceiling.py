@@ -66,7 +66,7 @@ class ExpertComparison:
         if self.agreement.tied:
             why = " by construction," if self.by_construction else ""
             line += f",{why} without the {self.agreement.tied} tied records, and {on_all} on all records, tied or not"
-        return f"{line}{f'; against the same labels it is {model}' if model else ''} ({READING})."
+        return f"{line}{f'; against the same labels it is {model} of the model' if model else ''} ({READING})."
 
     def lines(self) -> list[str]:
         """The lines for the terminal."""

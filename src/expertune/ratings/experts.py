@@ -62,7 +62,7 @@ class ExpertRatings:
         shown = ", ".join(tied[:SHOWN_IDS]) + (f" and {len(tied) - SHOWN_IDS} more" if len(tied) > SHOWN_IDS else "")
         return (
             f"warning: {len(tied)} of {len(self.ids)} records are left out of training and testing: no rating has most "
-            f"votes and none was adjudicated (ids {shown}); --adjudicate FILE lists them",
+            f"votes and none was adjudicated (ids {shown}); expertune check --adjudicate FILE lists them",
         )
 
 
