@@ -155,8 +155,8 @@ def find_columns(source: str, names: Sequence[str], choices: Sequence[str] = (),
             roles[role] = column
     known = tuple(filter(None, (find_column(free, each) for each in FIELDS.values()))) if raw else ()
     ordered = {role: roles[role] for role in (*ROLES, ADJUDICATED) if role in roles}
-    text, chosen = found.get(TEXT, known), frozenset({*found, *([ADJUDICATED] if adjudication else [])})
-    return Columns(source, tuple(names), ordered, text, chosen, by_expert, adjudication)
+    chosen = frozenset([*found, ADJUDICATED] if adjudication else found)
+    return Columns(source, tuple(names), ordered, found.get(TEXT, known), chosen, by_expert, adjudication)
 
 
 def chosen_columns(choices: Sequence[str]) -> dict[str, list[str]]:

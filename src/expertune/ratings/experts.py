@@ -124,14 +124,14 @@ def expert_agreement(panel: ExpertRatings, scale: RatingScale, config: Config) -
 
     def pair(first: int, second: int) -> PairAgreement:
         both = np.flatnonzero((values_NE[:, (first, second)] >= 0).all(axis=1)).tolist()
-        names = (panel.experts[first], panel.experts[second])
-        if not both:
-            return PairAgreement(*names, 0, Estimate(None, None, 0), Estimate(None, None, 0))
-        ratings = (values_NE[both, expert].tolist() for expert in (first, second))
-        counts = clusters(*ratings, labels, [panel.groups[row] for row in both])
-        hits_G, rows_G = counts.counts_GTP.trace(axis1=1, axis2=2), counts.counts_GTP.sum(axis=(1, 2))
-        (kappa,) = bootstrap(counts, [KAPPA], *resampling)
-        return PairAgreement(*names, len(both), wilson_clustered(hits_G, rows_G, level), kappa)
+        same = kappa = Estimate(None, None, 0)
+        if both:
+            ratings = (values_NE[both, expert].tolist() for expert in (first, second))
+            counts = clusters(*ratings, labels, [panel.groups[row] for row in both])
+            hits_G, rows_G = counts.counts_GTP.trace(axis1=1, axis2=2), counts.counts_GTP.sum(axis=(1, 2))
+            same = wilson_clustered(hits_G, rows_G, level)
+            (kappa,) = bootstrap(counts, [KAPPA], *resampling)
+        return PairAgreement(panel.experts[first], panel.experts[second], len(both), same, kappa)
 
     given = [{value for value in row if value is not None} for row in panel.values]
     several = int(((values_NE >= 0).sum(axis=1) > 1).sum())

@@ -1,5 +1,8 @@
 """Agreement of several raters: Krippendorff's alpha and Cohen's kappa, from counts that a bootstrap can add up.
 
+The tests compare alpha with the package `krippendorff`, which is no dependency of ours: its licence is the GPL, and a
+bootstrap needs the counts.
+
 Arrays: `values_NE` are label indices of record N by rater E, -1 where the rater gave none.
 """
 
