@@ -70,8 +70,9 @@ class ExpertComparison:
 
     def lines(self) -> list[str]:
         """The lines for the terminal."""
+        width = max(len(each.expert) for each in self.ceiling)
         rows = [
-            f"  {each.expert:10} {each.records:7} {' '.join(f'{_short(found):>16}' for found in parts)}"
+            f"  {each.expert:{width}} {each.records:7} {' '.join(f'{_short(found):>16}' for found in parts)}"
             for each in self.ceiling
             for parts in [(each.on_test, each.model, each.on_all)]
         ]
@@ -79,7 +80,7 @@ class ExpertComparison:
             *self.agreement.lines(),
             "Each expert, and the model on the same test records, against the majority of the other experts "
             f"(macro-F1, kappa); {READING}:",
-            f"  {'':10} {'records':>7} {'expert':>16} {'model':>16} {'expert, all':>16}",
+            f"  {'':{width}} {'records':>7} {'expert':>16} {'model':>16} {'expert, all':>16}",
             *rows,
         ]
 

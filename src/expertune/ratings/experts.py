@@ -126,8 +126,8 @@ def expert_agreement(panel: ExpertRatings, scale: RatingScale, config: Config) -
         both = np.flatnonzero((values_NE[:, (first, second)] >= 0).all(axis=1)).tolist()
         same = kappa = Estimate(None, None, 0)
         if both:
-            ratings = (values_NE[both, expert].tolist() for expert in (first, second))
-            counts = clusters(*ratings, labels, [panel.groups[row] for row in both])
+            one, other = (values_NE[both, expert].tolist() for expert in (first, second))
+            counts = clusters(one, other, labels, [panel.groups[row] for row in both])
             hits_G, rows_G = counts.counts_GTP.trace(axis1=1, axis2=2), counts.counts_GTP.sum(axis=(1, 2))
             same = wilson_clustered(hits_G, rows_G, level)
             (kappa,) = bootstrap(counts, [KAPPA], *resampling)
