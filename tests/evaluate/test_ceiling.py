@@ -64,8 +64,8 @@ def test_test_records_and_all_records_are_told_apart() -> None:
         assert each.on_all.macro_f1.value == pytest.approx(0.75) and each.on_all.kappa.value == pytest.approx(0.5)
         assert each.model is not None and each.model.kappa.value == pytest.approx(2 / 3)
     assert found.sentence() == (
-        " The experts themselves reach 1.000, each against the majority of the others, by construction, without the 2 "
-        "tied records, and 0.750 on all records, tied or not; the model reaches 0.829 against the same labels of the "
+        " The experts themselves reach macro-F1 1.000, each against the majority of the others, by construction, without "
+        "the 2 tied records, and 0.750 on all records, tied or not; the model reaches 0.829 against the same labels of the "
         f"test records ({READING})."
     )
 
@@ -76,7 +76,7 @@ def test_the_sentence_gives_the_range_of_experts_and_model() -> None:
     values = [each.on_test.macro_f1.value or 0 for each in found.ceiling]
     assert not found.by_construction and not found.agreement.tied
     assert (
-        f"reach {min(values):.3f} to {max(values):.3f}, each against the majority of the others; the model reaches"
+        f"reach macro-F1 {min(values):.3f} to {max(values):.3f}, each against the majority of the others; the model reaches"
         in found.sentence()
     )
     assert "tied" not in found.sentence()
@@ -97,4 +97,4 @@ def test_experts_of_whom_no_two_rated_one_record() -> None:
 def test_without_a_product_the_experts_are_still_compared() -> None:
     found = compare(panel([0, 1, 0], [0, 1, 1]), [0, 1, 0], [])
     assert [each.model for each in found.ceiling] == [None, None] and found.ceiling[0].all_records == 3
-    assert "reach no figure" in found.sentence() and "the model reaches" not in found.sentence()
+    assert "reach macro-F1 –, each" in found.sentence() and "the model reaches" not in found.sentence()

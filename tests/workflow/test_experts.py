@@ -67,7 +67,7 @@ def test_from_an_export_of_three_experts_to_a_tuned_model(tmp_path: Path, capsys
     for each in found["ceiling"]:
         assert 0 < each["records"] < metadata["split"]["test"] <= each["all_records"] <= 160
         assert 0 < each["on_test"]["kappa"]["value"] <= 1 and each["model"]["macro_f1"]["n"] == each["records"]
-    assert "The experts themselves reach 0." in metadata["verdict"]
+    assert "The experts themselves reach macro-F1 0." in metadata["verdict"]
     assert metadata["verdict"] == metadata["evaluation"]["verdict"]["line"] and metadata["verdict"] in shown.out
     assert "Krippendorff's alpha (nominal): 0." in shown.out
     assert json.loads((tmp_path / "out/report.json").read_text())["experts"] == found

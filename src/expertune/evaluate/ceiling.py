@@ -62,11 +62,13 @@ class ExpertComparison:
         )
         if not on_all:
             return " The experts cannot be compared with each other: no record was rated by two of them."
-        line = f" The experts themselves reach {on_test or 'no figure'}, each against the majority of the others"
+        line = f" The experts themselves reach macro-F1 {on_test or '–'}, each against the majority of the others"
         if self.agreement.tied:
             why = " by construction," if self.by_construction else ""
             line += f",{why} without the {self.agreement.tied} tied records, and {on_all} on all records, tied or not"
-        return f"{line}{f'; the model reaches {model} against the same labels of the test records' if model else ''} ({READING})."
+        if model:
+            line += f"; the model reaches {model} against the same labels of the test records"
+        return f"{line} ({READING})."
 
     def lines(self) -> list[str]:
         """The lines for the terminal."""
