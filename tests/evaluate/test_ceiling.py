@@ -64,9 +64,9 @@ def test_test_records_and_all_records_are_told_apart() -> None:
         assert each.on_all.macro_f1.value == pytest.approx(0.75) and each.on_all.kappa.value == pytest.approx(0.5)
         assert each.model is not None and each.model.kappa.value == pytest.approx(2 / 3)
     assert found.sentence() == (
-        " The experts themselves reach macro-F1 1.000, each against the majority of the others, by construction, without "
-        "the 2 tied records, and 0.750 on all records, tied or not; the model reaches 0.829 against the same labels of the "
-        f"test records ({READING})."
+        " The experts themselves reach macro-F1 1.000, each against the majority of the others, by construction, "
+        "without the 2 tied records, and 0.750 on all records, tied or not; the model reaches 0.829 against the same "
+        f"labels of the test records ({READING})."
     )
 
 
@@ -75,10 +75,8 @@ def test_the_sentence_gives_the_range_of_experts_and_model() -> None:
     found = compare(panel(a, b, c), [0, 0, 1, 1] * 10, range(40))
     values = [each.on_test.macro_f1.value or 0 for each in found.ceiling]
     assert not found.by_construction and not found.agreement.tied
-    assert (
-        f"reach macro-F1 {min(values):.3f} to {max(values):.3f}, each against the majority of the others; the model reaches"
-        in found.sentence()
-    )
+    assert f"reach macro-F1 {min(values):.3f} to {max(values):.3f}, each against" in found.sentence()
+    assert "the majority of the others; the model reaches" in found.sentence()
     assert "tied" not in found.sentence()
     lines = found.lines()
     assert lines[0].startswith("40 records of 3 experts: A rated 40,") and len(lines) == 5 + 2 + 3
