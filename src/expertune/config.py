@@ -46,8 +46,9 @@ class Config(BaseModel):
     )
     column: tuple[str, ...] = Field(
         default=(),
-        description="Name of a column, as ROLE=NAME, repeatable; roles: id, patient, prompt, rating, rationale, and "
-        "text, from which prompts are made. Without it common names are recognised.",
+        description="Name of a column, as ROLE=NAME, repeatable; roles: id, patient, prompt, rating, rationale, "
+        "text (from which prompts are made), adjudicated. rating=A,B names the columns of several experts. Without it "
+        "common names are recognised.",
         json_schema_extra={"repeatable": True},
     )
     dev_share: float = Field(

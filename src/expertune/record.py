@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from .config import Config, make_config
 from .estimate.job import JobPlan
+from .evaluate.ceiling import ExpertComparison
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
 from .evaluate.judgement import Judgement
@@ -36,7 +37,15 @@ from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
 # callers test for these keys
-ABSENT_IF_UNSET = ("fine_tuning_info", "model_set_info", "readout_info", "code_branch", "registration", "unlabelled")
+ABSENT_IF_UNSET = (
+    "fine_tuning_info",
+    "model_set_info",
+    "readout_info",
+    "code_branch",
+    "registration",
+    "unlabelled",
+    "experts",
+)
 
 SettingValue = str | int | float | bool | tuple[str, ...] | None
 
@@ -224,7 +233,7 @@ class RunRecord(Section):
 
     `failed_checks`: why the recommended product is no success; empty if it was judged and passed its checks.
     `prompt_template` is how the prompts were made from columns, where that is known; `rating_codes` are the codes of a
-    raw file with their values.
+    raw file with their values. `experts` compares several experts with each other and with the product.
     """
 
     version: int = 1
@@ -245,6 +254,7 @@ class RunRecord(Section):
     data_audit: AuditRecord
     split: SplitCounts
     unlabelled: UnlabelledRecords | None = None
+    experts: ExpertComparison | None = None
     rating_mapping: dict[str, int]
     rating_codes: dict[str, int] = Field(default_factory=dict)
     prompt_template: PromptTemplate | None = None

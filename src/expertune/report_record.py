@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .estimate.job import JobPlan
+from .evaluate.ceiling import ExpertComparison
 from .export.summary import ExportSummary
 from .files import write_json
 from .record import (
@@ -86,6 +87,7 @@ class ReportRecord(EvaluationRecord):
     choice: ApproachChoice | None = None
     code_branch: CodeBranchInfo | None = None
     unlabelled: UnlabelledRecords | None = None
+    experts: ExpertComparison | None = None
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
@@ -111,6 +113,7 @@ class ReportRecord(EvaluationRecord):
             choice=run.choice,
             code_branch=run.code_branch,
             unlabelled=run.unlabelled,
+            experts=run.experts,
         )
 
 

@@ -133,7 +133,7 @@ def test_a_choice_comes_before_a_common_name() -> None:
         (["ratng=Reviewer1"], UsageError, "column: 'ratng=Reviewer1' is not ROLE=NAME with the role id, patient,"),
         (["Reviewer1"], UsageError, "is not ROLE=NAME"),
         (["rating="], UsageError, "is not ROLE=NAME"),
-        (["rating=Why", "rating=Reviewer1"], UsageError, "rating is given twice, Why and Reviewer1; only text"),
+        (["id=Why", "id=Reviewer1"], UsageError, "id is given twice, Why and Reviewer1; only rating, rationale"),
         (["rating=Why", "text=Why"], UsageError, "'Why' is given twice, as rating and text"),
         (["prompt=Ward", "text=Why"], UsageError, "text and prompt are both given"),
         (["rating=Reviewer2"], DatasetError, 'no column "Reviewer2"; it has: MRN, Visit ID, Ward, Presenting problem,'),

@@ -14,6 +14,7 @@ import pytest
 from evaluate.samples import rated, truth
 from expertune.config import Config, as_dict
 from expertune.errors import OutputError, UsageError
+from expertune.evaluate.ceiling import compare_experts
 from expertune.evaluate.compare import Difference, compare, evaluate
 from expertune.evaluate.coverage import conformal_coverage
 from expertune.evaluate.prevalence import at_prevalence
@@ -21,6 +22,7 @@ from expertune.evaluate.subgroups import subgroups_of
 from expertune.evaluate.verdict import Verdict, verdict
 from expertune.export.summary import ExportSummary, TypeShare
 from expertune.ratings.audit import Finding
+from expertune.ratings.experts import ExpertRatings
 from expertune.ratings.scale import make_scale
 from expertune.record import ApproachChoice, AuditRecord, Provenance
 from expertune.record_section import parse
@@ -522,3 +524,31 @@ def test_curves_of_one_point_and_of_none() -> None:
     assert draw_plots(least_report(curves=Curves(steps=(), dev=()))) == draw_plots(least_report()) == {}
     one = Curves(steps=(step(1, 0.0),), dev=(dev(1, 0.0, float("nan"), best=True),))
     assert set(draw_plots(least_report(curves=one))) == {"loss"}
+
+
+def test_the_experts_stand_next_to_the_model() -> None:
+    columns = ([0, 0, 1, 2] * 10, [0, 0, 1, 1] * 10, [0, 1, 1, 0] * 10)
+    scale, ids = make_scale({"a": 0, "b": 1, "c": 2}), tuple(f"r{at}" for at in range(40))
+    panel = ExpertRatings(
+        experts=(HOSTILE, "Second", "Third"),
+        ids=ids,
+        own_ids=True,
+        prompts=ids,
+        values=tuple(zip(*columns, strict=True)),
+        rationales=((),) * 40,
+        adjudicated=(None,) * 40,
+        groups=ids,
+    )
+    found = compare_experts(panel, rated([0, 1, 1, 0] * 10, scale), ids[:20], scale, {}, CONFIG)
+    report = least_report(experts=found)
+    page = render_html(report)
+    rows = {row[0]: row[1:] for row in Page(page).rows if len(row) == 6}
+    second = found.ceiling[1]
+    assert second.model is not None and second.records == 10
+    figures = (second.on_test.macro_f1, second.model.macro_f1, second.on_test.kappa, second.model.kappa)
+    assert rows["Second"] == ["10", *(shown(each, 3) for each in figures)] and HOSTILE in rows
+    assert "Tied records are left out of testing" in page and found.agreement.tied == 10
+    assert shown(found.agreement.alpha, 3) in [row[3] for row in Page(page).rows if len(row) == 4]
+    again = parse(ReportRecord, report.to_dict(), Path("report.json"))
+    assert again.experts == found and render_html(again) == page
+    assert "Agreement of the experts" not in render_html(least_report())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Column, Debug, Excel, Mapping_, Sheet, Topics
+from .options import Adjudicate, AdjudicateWithText, Column, Debug, Excel, Mapping_, Sheet, Topics
 
 
 def format_(
@@ -21,6 +21,8 @@ def format_(
     column: Column = None,
     excel: Excel = False,
     sheet: Sheet = "",
+    adjudicate: Adjudicate = None,
+    adjudicate_with_text: AdjudicateWithText = False,
     debug: Debug = False,
 ) -> None:
     """Convert raw records, rated or not, to formatted_dataset.csv."""
@@ -30,13 +32,16 @@ def format_(
     from ..rate.writer import BYTE_ORDER_MARK
     from ..ratings.format import format_raw
     from ..ratings.scale import load_scale
+    from .experts import compare_experts
 
-    formatted = format_raw(raw, load_scale(rating_mapping, raw), topics, column or (), sheet=sheet)
+    scale = load_scale(rating_mapping, raw)
+    formatted = format_raw(raw, scale, topics, column or (), sheet=sheet)
+    _, experts = compare_experts(formatted.experts, scale, adjudicate, with_text=adjudicate_with_text)
     if output.suffix.lower() == ".xlsx":
         if excel:
             raise UsageError(f"--excel: it marks a .csv file as UTF-8, and {output} is none; leave it out")
         write_xlsx(output, list(formatted.frame.columns), formatted.frame.to_dict("records"))
     else:
         write_text(output, (BYTE_ORDER_MARK if excel else "") + formatted.frame.to_csv(index=False))
-    for line in (*formatted.notes, f"{output}: {len(formatted.frame)} records"):
+    for line in (*formatted.notes, *experts, f"{output}: {len(formatted.frame)} records"):
         typer.echo(line)

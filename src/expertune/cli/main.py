@@ -19,6 +19,8 @@ from .format import format_
 from .options import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
+    Adjudicate,
+    AdjudicateWithText,
     AllowRemote,
     AsJson,
     Column,
@@ -105,6 +107,8 @@ def check(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    adjudicate: Adjudicate = None,
+    adjudicate_with_text: AdjudicateWithText = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -112,12 +116,14 @@ def check(
     from ..ratings.audit import audit
     from ..ratings.dataset import read_rated
     from ..ratings.near_duplicates import find_duplicates
+    from .experts import compare_experts
 
     rated, scale = read_rated(input, rating_mapping, topics, column or ())
     result = audit(rated.ratings, scale, find_duplicates(rated.ratings, Config().near_duplicate_threshold))
-    notes = [str(rated.columns), *rated.notes]
+    agreement, lines = compare_experts(rated.experts, scale, adjudicate, with_text=adjudicate_with_text)
+    notes = [str(rated.columns), *rated.notes, *lines]
     if as_json:
-        print_json({**asdict(result), "notes": notes})
+        print_json({**asdict(result), "notes": notes, **({"experts": asdict(agreement)} if agreement else {})})
     for line in () if as_json else (*notes, *result.lines()):
         typer.echo(line)
     if any(finding.severity == "error" for finding in result.findings):

@@ -30,6 +30,15 @@ Force = Annotated[
 AllowRemote = Annotated[
     bool, typer.Option("--allow-remote", help="Allow OLLAMA_HOST to be another machine; patient text is sent to it.")
 ]
+Adjudicate = Annotated[
+    Path | None,
+    typer.Option(
+        "--adjudicate", help="Also write a list (.csv) of the records on which several experts differ, to be settled."
+    ),
+]
+AdjudicateWithText = Annotated[
+    bool, typer.Option("--adjudicate-with-text", help="Add the prompts and rationales to that list.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 

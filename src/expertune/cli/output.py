@@ -29,7 +29,7 @@ def print_summary(record: RunRecord, folder: Path) -> None:
         print(f"Chosen: {record.choice.approach}; {record.choice.reason}.")
     if evaluations := record.evaluation.evaluations:
         _print_table(evaluations, record.config.confidence_level)
-    for line in _training_lines(record):
+    for line in [*(["", *record.experts.lines()] if record.experts else []), *_training_lines(record)]:
         print(line)
     for finding in record.data_audit.findings:
         if finding.severity != "info":

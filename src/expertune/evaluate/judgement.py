@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import Config
 from ..engine.base import Engine
@@ -15,6 +15,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..stats.conformal import Conformal
 from .baselines import majority, tfidf
+from .ceiling import ExpertComparison, compare_experts
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
 from .subgroups import SubgroupColumn, subgroups_of
@@ -25,7 +26,8 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone.
+    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone. `experts` compares
+    it with several experts, if there are.
     """
 
     verdict: Verdict
@@ -33,6 +35,7 @@ class Judgement:
     differences: tuple[Difference, ...]
     strata: tuple[SubgroupColumn, ...] = ()
     coverage: Coverage | None = None
+    experts: ExpertComparison | None = None
 
 
 def judge(
@@ -70,13 +73,26 @@ def judge(
     differences = compare((name, product.rated), rivals, split.test, scale, split.groups, config)
     product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
     on_test = (split.test, product.rated, scale, split.groups)
-    return Judgement(
+    found, experts = (
         verdict(product_, base_, tfidf_, majority_, differences),
+        experts_of(dataset, config, product.rated),
+    )
+    return Judgement(
+        replace(found, line=found.line + experts.sentence()) if experts else found,
         tuple(evaluations.values()),
         tuple(differences),
         subgroups_of(*on_test, config.subgroups, config.confidence_level),
         conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
+        experts,
     )
+
+
+def experts_of(dataset: Dataset, config: Config, rated: Sequence[Rated] = ()) -> ExpertComparison | None:
+    """Compare several experts with each other and with the product's ratings; None where there is one expert."""
+    if dataset.experts is None:
+        return None
+    test = {row.id for row in dataset.split.test}
+    return compare_experts(dataset.experts, rated, test, dataset.scale, dataset.split.groups, config)
 
 
 def rate_shown(

@@ -15,6 +15,7 @@ from .audit import FEW_ROWS, AuditReport, audit
 from .codes import CodeBranch
 from .columns import Columns, check_columns
 from .examples import make_examples, system_prompt
+from .experts import ExpertRatings
 from .near_duplicates import find_duplicates
 from .prompts import PromptTemplate
 from .read import RatedFile, frame_table, rated_records, read_table
@@ -41,6 +42,7 @@ class Dataset:
     columns: the columns of the input by role
     template: how the prompts were made from columns, None where that is not known
     unlabelled: records without a rating to train on, if a file was given
+    experts: the ratings of several experts, where columns of several were named
     """
 
     ratings: tuple[Rating, ...]
@@ -56,6 +58,7 @@ class Dataset:
     columns: Columns
     template: PromptTemplate | None
     unlabelled: Unlabelled | None = None
+    experts: ExpertRatings | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -124,6 +127,7 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
         columns=rated.columns,
         template=rated.template,
         unlabelled=unlabelled,
+        experts=rated.experts,
     )
 
 

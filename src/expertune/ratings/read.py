@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import DatasetError
 from .cells import BROKEN_TEXT, as_text, filled, for_error, identifier, is_blank
-from .columns import ROW_ID, VALUE, Columns, find_column, find_columns, folded, listed
+from .columns import ADJUDICATED, ROW_ID, VALUE, Columns, find_column, find_columns, listed
+from .experts import ExpertRatings
 from .prompts import PromptTemplate, make_template, recover_template
 from .scale import RatingScale
 from .schema import Rating
@@ -62,13 +63,15 @@ class Table:
 class RatedFile:
     """The rated records of a file: which columns they come from, and with which template their prompts were made.
 
-    `template` is None if the file has prompts that were made otherwise. `notes` are messages for the user.
+    `template` is None if the file has prompts that were made otherwise. `notes` are messages for the user. `experts`
+    has the ratings of several experts, of which `ratings` are the records with a kept label.
     """
 
     ratings: tuple[Rating, ...]
     columns: Columns
     template: PromptTemplate | None = None
     notes: tuple[str, ...] = ()
+    experts: ExpertRatings | None = None
 
 
 def read_ratings(path: Path, scale: RatingScale, *, notes: list[str] | None = None) -> list[Rating]:
@@ -131,23 +134,27 @@ def rated_records(table: Table, scale: RatingScale, *, topics: str = "", choices
     table = replace(table, id_column=columns.get("id"))
     if not columns.text:
         columns.need("prompt")
-    value, rationale, patient = columns.need("rating"), columns.get("rationale"), columns.get("patient")
+    several, patient = bool(columns.experts), columns.get("patient")
+    column = "" if several else columns.need("rating")
     prompts, template = _prompts(table, columns, scale, topics)
-    if rationale:
-        check_text(table, rationale, needed=False)
-    # a raw file and a column of another name hold codes, which the mapping translates
-    raw = columns.get("prompt") is None or folded(value) != folded(VALUE[0])
-    values = rating_values(table, value, scale, raw=raw)
-    ids, id_notes = _ids(table, columns.get("id"))
-    used = set(columns.roles.values())
+    if several:
+        from .adjudicated import read_experts  # which reads tables too
+
+        experts = read_experts(table, columns, scale, prompts)
+        values, rationales = experts.kept(), experts.kept_rationales()
+    else:
+        experts, (values, rationales) = None, _of_one_expert(table, columns, column, scale)
+    ids, id_notes = record_ids(table, columns.get("id"))
+    # of several experts the label is worked out, so what `expertune format` wrote of it is no further column
+    used = {*columns.used(), *((VALUE[0], ADJUDICATED) if several else ())}
     ratings = tuple(
         Rating(
             id=ids[i],
             row=row,
             prompt=prompts[i],
-            value=values[i],
-            label=scale.label_of(values[i]),
-            rationale=filled(cells, rationale),
+            value=value,
+            label=scale.label_of(value),
+            rationale=rationales[i],
             group=identifier(cells, patient) or None,
             extra={
                 **{column: as_text(cells.get(column)) for column in table.columns if column not in used},
@@ -156,8 +163,21 @@ def rated_records(table: Table, scale: RatingScale, *, topics: str = "", choices
             },
         )
         for i, (row, cells) in enumerate(table.records)
+        if (value := values[i]) is not None
     )
-    return RatedFile(ratings, columns, template, (*table.notes, *id_notes))
+    notes = (*table.notes, *id_notes, *(experts.tied_note() if experts else ()))
+    return RatedFile(ratings, columns, template, notes, experts)
+
+
+def _of_one_expert(
+    table: Table, columns: Columns, column: str, scale: RatingScale
+) -> tuple[Sequence[int | None], list[str]]:
+    """The ratings and rationales of the records. Raises DatasetError."""
+    rationale = columns.get("rationale")
+    if rationale:
+        check_text(table, rationale, needed=False)
+    values = rating_values(table, column, scale, raw=columns.in_codes(column))
+    return values, [filled(cells, rationale) for _, cells in table.records]
 
 
 def _prompts(
@@ -223,8 +243,8 @@ def rating_values(table: Table, column: str, scale: RatingScale, *, raw: bool = 
     return [value for value in values if value is not None]
 
 
-def _ids(table: Table, column: str | None) -> tuple[list[str], tuple[str, ...]]:
-    """Return the ids of the records, and a note where the Row_ID column cannot be used."""
+def record_ids(table: Table, column: str | None) -> tuple[list[str], tuple[str, ...]]:
+    """Return the ids of the records, and a note where the Row_ID column cannot be used and row numbers stand for it."""
     rows = [str(row) for row, _ in table.records]
     if column is None:
         return rows, ()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .. import outputs
 from ..config import as_dict
+from ..evaluate.judgement import experts_of
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
@@ -125,6 +126,7 @@ def _record(
         data_audit=_audit(dataset, kept, evaluated),
         split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
         unlabelled=_unlabelled(dataset.unlabelled, kept) if dataset.unlabelled else None,
+        experts=judgement.experts if judgement else experts_of(dataset, config),
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         rating_codes=dict(dataset.scale.raw),
         prompt_template=dataset.template,
