@@ -6,7 +6,7 @@ our decoder does not write, come from a second one with the whole context, opene
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -112,11 +112,11 @@ class TorchEngine:
     def turn_end(self) -> list[int]:
         return self._texts.turn_end()
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         with self._opening:
             if self._writer is None:
                 self._writer = LlamaCppEngine(self.model, context=self.context, threads=self._threads)
-        return self._writer.generate(prompt, schema=schema, max_tokens=max_tokens)
+        return self._writer.generate(prompt, max_tokens=max_tokens)
 
     # --- scores, by our decoder ---
 

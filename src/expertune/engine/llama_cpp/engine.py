@@ -16,7 +16,6 @@ from ...machine import usable_cores
 from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
 from ..decision import ROUTE, Decision, Question, read_decision
-from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
 from .context import largest_context
@@ -191,12 +190,10 @@ class LlamaCppEngine:
             self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
         return self._plain
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
         check_room(len(tokens) + 1, self.context)
-        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
-        if schema is not None:
-            body["grammar"] = schema_grammar(schema)
+        body = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         with self._slot() as slot:
             answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
         return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
