@@ -5,30 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..engine.decision import ROUTE, Decision, Question
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..errors import EngineError
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from .score import Pass, Prediction, Rated, in_parallel
-
-
-class DecisionEngine(Protocol):
-    """An engine whose file is a decision model (LlamaCppEngine)."""
-
-    name: str
-    slots: int
-
-    @property
-    def model(self) -> Path: ...
-
-    def decide(self, record: str, question: Question) -> Decision:
-        """Raises EngineError, also where the question has more options than the model can take."""
-        ...
-
-    def describe(self) -> dict[str, Any]: ...
 
 
 class DecisionScorer:
@@ -36,7 +20,7 @@ class DecisionScorer:
 
     explains = False
 
-    def __init__(self, engine: DecisionEngine, question: Question) -> None:
+    def __init__(self, engine: LlamaCppEngine, question: Question) -> None:
         self.name, self.slots = engine.name, engine.slots
         self._engine, self._question = engine, question
 
@@ -63,7 +47,7 @@ def asked(name: str) -> str:
 
 
 def decision_pass(
-    engine: DecisionEngine,
+    engine: LlamaCppEngine,
     question: Question,
     examples: Sequence[Example],
     scale: RatingScale,
@@ -77,7 +61,7 @@ def decision_pass(
 
     def decide(example: Example) -> Decision:
         try:
-            return engine.decide(example.messages[-1]["content"], question)
+            return engine.decide(example.record, question)
         except EngineError as error:
             raise EngineError(f"row {example.id}: {error}") from None
 

@@ -82,8 +82,8 @@ def learn_uncertainty(dev: Sequence[Rated], prepared: Dataset, config: Config) -
     return fit_uncertainty(
         dev,
         [example.value for example in shown],
-        [example.messages[-1]["content"] for example in train],
-        [example.messages[-1]["content"] for example in shown],
+        [example.record for example in train],
+        [example.record for example in shown],
         prepared.scale,
         seed=config.seed,
     )

@@ -278,7 +278,7 @@ def _check_ratings(
             stage.advance(len(rows))
         agreement = check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)), tolerance)
     if second is not None:
-        prompts = [row.messages[-1]["content"] for row in rows]
+        prompts = [row.record for row in rows]
         write_sample(candidate.file.parent, served, by_server.server.version_text, prompts, second)
     return agreement
 
