@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,16 @@ class LlamaCppEngine:
         threads: int | None = None,
         renderer: Renderer | None = None,
     ) -> None:
-        with _as_engine_error():
+        try:
             metadata = read_metadata(model)
-            _check_generates(model, metadata)
+            if kind := why_not_generative(metadata):
+                raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
             largest = largest_context(model, metadata)
             check_runs(model, min(context or largest, largest))
             if adapter is not None:
                 read_metadata(adapter)
+        except ModelFileError as error:
+            raise EngineError(str(error)) from error
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
         self.context = min(context or largest, largest)
@@ -70,9 +74,7 @@ class LlamaCppEngine:
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
         self.notes = self._notes(bool(template))
-        self._turn_end: list[int] = []
         self._walking = Walking()  # replaced after each row
-        self._plain: int | None = None
         self._unlisted: set[int] = set()
 
     # --- rendering and tokens ---
@@ -106,10 +108,12 @@ class LlamaCppEngine:
         return prompt_ids, [self._continuation(prompt, prompt_ids, answer) for answer in answers]
 
     def turn_end(self) -> list[int]:
-        if not self._turn_end:
-            after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
-            self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
-        return list(self._turn_end)
+        return [self._turn_end]
+
+    @cached_property
+    def _turn_end(self) -> int:
+        after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
+        return after[0][0] if after and self._ends_generation(after[0][0]) else self._eos()
 
     def _render(self, messages: Sequence[Message]) -> str:
         body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": self._switches}
@@ -178,16 +182,15 @@ class LlamaCppEngine:
         start = prompt_ids + begin
         check_room(len(start) + max((len(tail) for tail in tails), default=0), self.context)
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
-            following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
+            following = NextTokens(self._complete, start, slot, stand_in=self._newline, unlisted=self._unlisted)
             walk = following.walk if self._walking.allowed else None
             found = sum_log_probs(tails, walk, following.forced)
         self._walking = self._walking.after_row(tails, found.questions)
         return Scores(found.log_probs, exact=True)
 
+    @cached_property
     def _newline(self) -> int:
-        if self._plain is None:
-            self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
-        return self._plain
+        return self._tokens("\n", begin=False, special=False)[-1][0]
 
     def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
@@ -255,16 +258,3 @@ def _bytes(piece: str | list[int]) -> bytes:
 
 def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
-
-
-def _check_generates(model: Path, metadata: Mapping[str, Any]) -> None:
-    if kind := why_not_generative(metadata):
-        raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
-
-
-@contextmanager
-def _as_engine_error() -> Iterator[None]:
-    try:
-        yield
-    except ModelFileError as error:
-        raise EngineError(str(error)) from error
