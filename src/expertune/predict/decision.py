@@ -12,13 +12,11 @@ from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..errors import EngineError
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from .score import Pass, Prediction, Rated, in_parallel
+from .score import Pass, Prediction, Rated, Scorer, in_parallel
 
 
-class DecisionScorer:
-    """A Scorer by the decision interface."""
-
-    explains = False
+class DecisionScorer(Scorer):
+    """Scores by the decision interface."""
 
     def __init__(self, engine: LlamaCppEngine, question: Question) -> None:
         self.name, self.slots = engine.name, engine.slots
@@ -30,9 +28,6 @@ class DecisionScorer:
 
     def score(self, record: str) -> Prediction:
         return Prediction(self._engine.decide(record, self._question).probabilities)
-
-    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        raise EngineError("a decision model gives no reasons; leave out --rationale")
 
     def notes(self) -> tuple[str, ...]:
         return (asked(self._engine.model.name),)
