@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def locate(model: str, server: OllamaServer | None = None) -> Located:
 def listed(server: OllamaServer | None = None) -> list[Listed]:
     """List every model of the server, else of the folders on this disk; a broken one never hides the others."""
     if server is not None:
-        return [_listed(_entry(each), lambda name: _from_server(name, server)) for each in server.tags()]
+        return [_listed(_entry(each), partial(_from_server, server=server)) for each in server.tags()]
     found: dict[disk.Parts, disk.ManifestEntry] = {}
     for folder in models_folders():
         if disk.readable(folder):
