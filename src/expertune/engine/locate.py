@@ -72,20 +72,12 @@ def locate(model: str, server: OllamaServer | None = None) -> Located:
 def listed(server: OllamaServer | None = None) -> list[Listed]:
     """List every model of the server, else of the folders on this disk; a broken one never hides the others."""
     if server is not None:
-        return [_listed(_entry(each), partial(_from_server, server=server)) for each in server.tags()]
+        return [_listed(each, partial(_from_server, server=server)) for each in server.models()]
     found: dict[disk.Parts, disk.ManifestEntry] = {}
     for folder in models_folders():
         if disk.readable(folder):
             found = {parts: disk.entry(folder, parts) for parts in disk.models_in(folder)} | found
     return [_listed(found[parts], _from_folders) for parts in sorted(found)]
-
-
-def _entry(tag: Mapping[str, Any]) -> disk.ManifestEntry:
-    details = tag.get("details") or {}
-    family, parameters, quantisation = (
-        str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level")
-    )
-    return disk.ManifestEntry(str(tag["name"]), int(tag.get("size") or 0), family, parameters, quantisation)
 
 
 def _listed(entry: disk.ManifestEntry, find: Callable[[str], Located]) -> Listed:
@@ -103,7 +95,7 @@ def _from_server(model: str, server: OllamaServer) -> Located:
     try:
         show = server.show(model)
     except UsageError:
-        names = [full_name(str(each["name"])).removesuffix(":latest") for each in server.tags()]
+        names = [full_name(each.name).removesuffix(":latest") for each in server.models()]
         raise _no_such_model(model, names, f"in Ollama at {server.url}") from None
     try:
         found = shown(model, show)

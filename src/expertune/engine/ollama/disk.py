@@ -40,7 +40,7 @@ Parts = tuple[str, str, str, str]  # host, namespace, model, tag
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One line of `ollama list`, from the folder; zero and "" where a damaged manifest does not say."""
+    """One line of `ollama list`, from the folder or the server; zero and "" where that does not say."""
 
     name: str
     size: int
@@ -157,10 +157,8 @@ def entry(folder: Path, parts: Parts) -> ManifestEntry:
         config = dict(json.loads(_text(_path(folder, content["config"]["digest"]))))
     except (OSError, *DAMAGE):
         pass  # what is wrong is said by `stored`
-    family, parameters, quantisation = (
-        str(config.get(key) or "") for key in ("model_family", "model_type", "file_type")
-    )
-    return ManifestEntry(name_of(parts), size, family, parameters, quantisation)
+    facts = (str(config.get(key) or "") for key in ("model_family", "model_type", "file_type"))
+    return ManifestEntry(name_of(parts), size, *facts)
 
 
 def _manifest(name: str, folder: Path, manifest: Path) -> tuple[Mapping[str, Any], list[tuple[str, Path]]]:

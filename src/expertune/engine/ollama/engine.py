@@ -60,7 +60,7 @@ class OllamaEngine:
         trained = _trained_context(shown) or USUAL_CONTEXT
         self.context = min(context or USUAL_CONTEXT, trained)
         self.slots = 1  # OLLAMA_NUM_PARALLEL's default: a second request would only wait
-        sizes = {full_name(each["name"]): each["size"] for each in server.tags()}
+        sizes = {full_name(each.name): each.size for each in server.models()}
         self.file_bytes = sizes.get(full_name(model), 0)
         self._renderer = OllamaRenderer(server, model, context=self.context, shown=shown)
         self.folds_system = self._renderer.folds_system
