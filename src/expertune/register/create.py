@@ -19,7 +19,7 @@ OWN_KEYS = (
     "general.parameter_count",
     "expertune.",
 )
-SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of Located and OllamaModel
+SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of ServingTexts: all but the system prompt
 SAME_SHOWN = ("template", "requires", "messages")  # of /api/show
 
 
