@@ -36,7 +36,6 @@ sys.path.insert(0, str(ROOT / "src"))
 from expertune.config import make_config  # noqa: E402
 from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
-from expertune.modelset.config import output_schema  # noqa: E402
 from expertune.predict.score import LanguageModelScorer  # noqa: E402
 from expertune.predict.uncertainty import Uncertainty  # noqa: E402
 from expertune.rate.columns import Wanted, share_columns  # noqa: E402
@@ -79,16 +78,24 @@ def ours(engine: Any, source: Path, folder: Path, scale: RatingScale = SCALE, to
     return time.perf_counter() - start
 
 
+def labels_grammar(scale: RatingScale) -> str:
+    """GBNF of the answers: a label's opening, any rationale, the end; JSON escapes a text as GBNF does."""
+    openings = " | ".join(json.dumps(answer_opening(label), ensure_ascii=False) for label in scale.labels)
+    character = r'[^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4})'
+    return f'root ::= ({openings}) ({character})* "\\"}}"'
+
+
 def peer(engine: LlamaCppEngine, source: Path, most: int) -> tuple[float, float, int]:
     """Seconds, tokens in an answer, and rows whose answer could not be parsed."""
-    schema, tokens, unparsed, rows = output_schema(list(SCALE.labels)), 0, 0, 0
+    grammar, tokens, unparsed, rows = labels_grammar(SCALE), 0, 0, 0
     start = time.perf_counter()
     for batch in open_records(source).batches(256):
         for record in batch:
             prompt = engine.render(messages(record.prompt))
-            answer = engine.generate(prompt, schema=schema, max_tokens=most)
-            unparsed += parse_answer(answer.text, SCALE).state != "rated"
-            tokens += answer.answer_tokens
+            body = {"prompt": engine.tokenize(prompt), "n_predict": most, "temperature": 0, "cache_prompt": True}
+            answer = engine._complete({**body, "grammar": grammar, "id_slot": 0}, "content", "tokens_predicted")
+            unparsed += parse_answer(answer["content"], SCALE).state != "rated"
+            tokens += answer["tokens_predicted"]
             rows += 1
     return time.perf_counter() - start, tokens / rows, unparsed
 
@@ -174,7 +181,7 @@ class StubEngine:
     def score(self, prompt: str, answers: Sequence[str]) -> Scores:
         return Scores(tuple(-(1.0 + (len(prompt) * (k + 1)) % 7) for k in range(len(answers))), exact=True)
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         return Generation("", 0, 0, True)
 
     def describe(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from expertune import files
 from expertune.errors import ExpertuneError, OutputError
 from expertune.files import atomic, sha256, size_text
 
@@ -81,9 +82,8 @@ MODELS = {
 
 
 def cache_folder() -> Path:
-    if chosen := os.environ.get("EXPERTUNE_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "expertune"
+    chosen = os.environ.get("EXPERTUNE_CACHE")
+    return Path(chosen).expanduser() if chosen else files.cache_folder()
 
 
 def fetch(name: str, folder: Path | str | None = None, *, say: Callable[[str], object] = print) -> Path:

@@ -53,7 +53,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 def names(host: str) -> set[str]:
     with OllamaServer(host) as server:
-        return {each["name"] for each in server.tags()}
+        return {each.name for each in server.models()}
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ SMOLLM2 = {
 
 
 def digests(server: OllamaServer) -> dict[str, str]:
-    return {each["name"]: each["digest"] for each in server.tags()}
+    return {each["name"]: each["digest"] for each in server.ask("GET", "/api/tags")["models"]}
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from expertune.errors import UsageError
 from expertune.record import VERSION, RunRecord, read_record
 from expertune.register.preflight import gate_failures
 from expertune.report_record import ReportRecord, schemas
+from expertune.train.events import StepEvent
 from records import plain_record, run_record
 
 OLD = Path(__file__).parent / "data/runs/0.1.0"  # of a run on the example visits
@@ -44,8 +45,7 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
 def test_figures_that_are_not_finite_are_null() -> None:
     record = run_record(timings={"read": math.nan, "train": math.inf, "judge": 1.5})
     assert record.to_dict()["timings"] == {"read": None, "train": None, "judge": 1.5}
-    step = {"kind": "step", "step": 1, "steps": 2, "epoch": 0.5, "loss": math.nan, "learning_rate": 1e-3}
-    history = [step | {"gradient_norm": 1.0, "tokens": 9, "seconds": 0.1}]
+    history = [StepEvent(1, 2, 0.5, math.nan, 1e-3, 1.0, 9, 0.1)]
     (shown,) = ReportRecord.of_run(record, history).to_dict()["curves"]["steps"]
     assert shown["loss"] is None and shown["tokens"] == 9
 

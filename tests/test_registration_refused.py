@@ -86,7 +86,7 @@ def registration_of(folder: Path) -> Registration:
 
 def names(host: str) -> set[str]:
     with OllamaServer(host) as server:
-        return {each["name"] for each in server.tags()}
+        return {each.name for each in server.models()}
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ The package ships the JSON Schemas of both records; `python -m expertune.report_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .estimate.job import JobPlan
 from .evaluate.ceiling import ExpertComparison
@@ -26,7 +25,7 @@ from .record import (
     SettingValue,
     UnlabelledRecords,
 )
-from .train.events import DevEvent, StepEvent
+from .train.events import DevEvent, Event, StepEvent, evaluations_of, steps_of
 
 
 class RunFacts(Section):
@@ -39,37 +38,16 @@ class RunFacts(Section):
     rows: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Step:
-    kind: Literal["step"]
-
-
-@dataclass(frozen=True)
-class _Dev:
-    kind: Literal["dev"]
-
-
-@dataclass(frozen=True)
-class StepRecord(StepEvent, _Step):
-    """A step of the training, with its kind as the first key."""
-
-
-@dataclass(frozen=True)
-class DevRecord(DevEvent, _Dev):
-    """An evaluation on the validation records, with its kind as the first key."""
-
-
 class Curves(Section):
     """Training events: every step, and every evaluation on the validation records."""
 
-    steps: tuple[StepRecord, ...]
-    dev: tuple[DevRecord, ...]
+    steps: tuple[StepEvent, ...]
+    dev: tuple[DevEvent, ...]
 
     @classmethod
-    def of(cls, history: Sequence[Mapping[str, Any]]) -> Curves:
+    def of(cls, history: Sequence[Event]) -> Curves:
         """Sort the events of a training by their kind."""
-        steps, dev = ([event for event in history if event["kind"] == kind] for kind in ("step", "dev"))
-        return cls.model_validate({"steps": steps, "dev": dev})
+        return cls(steps=tuple(steps_of(history)), dev=tuple(evaluations_of(history)))
 
 
 class ReportRecord(EvaluationRecord):
@@ -90,7 +68,7 @@ class ReportRecord(EvaluationRecord):
     experts: ExpertComparison | None = None
 
     @classmethod
-    def of_run(cls, run: RunRecord, history: Sequence[Mapping[str, Any]] = ()) -> ReportRecord:
+    def of_run(cls, run: RunRecord, history: Sequence[Event] = ()) -> ReportRecord:
         """Build from a run's record; `history` holds the events of its training."""
         info, counts = run.processing_info, run.split
         return cls(

@@ -6,13 +6,13 @@ our decoder does not write, come from a second one with the whole context, opene
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 from .config import Config, with_changes
-from .engine.base import Engine, Generation, Message, Scores, check_room
+from .engine.base import Engine, Generation, Scores, check_room
 from .engine.base_model import Base
 from .engine.chat_template import Renderer
 from .engine.label_scoring import distinguishing
@@ -67,7 +67,7 @@ class _Asked(NamedTuple):
     candidates: Candidates
 
 
-class TorchEngine:
+class TorchEngine(LlamaCppEngine):
     """Scores labels with our decoder on the device and in the dtype of the settings; see LlamaCppEngine for the rest.
 
     Half of the `slots` are computed at once, while the others' prompts are written and tokenised.
@@ -83,15 +83,14 @@ class TorchEngine:
 
         check_readable(model)
         largest = largest_context(model, read_metadata(model))
-        self.model, self.context = model, min(context or largest, largest)
         small = with_changes(config, rank=1, layers=1)  # a fresh adapter changes nothing
         with GGUFFile(model) as file:
             self._tunable = load(file, small, place(file, small))
-        self._threads = self._tunable.placement.threads
-        self._texts = LlamaCppEngine(model, context=TOKENIZER_CONTEXT, threads=self._threads, renderer=renderer)
+        threads = self._tunable.placement.threads
+        super().__init__(model, context=TOKENIZER_CONTEXT, threads=threads, renderer=renderer)
+        self.context = min(context or largest, largest)
         self.slots = slots or 2 * (RECORDS_ON_CUDA if self._tunable.decoder.fills_rows else RECORDS)
-        self.file_bytes = self._texts.file_bytes
-        self.folds_system, self.notes = self._texts.folds_system, (*self._texts.notes, self._note())
+        self.notes = (*self.notes, self._note())
         self._score = Together(self._score_records, -(-self.slots // 2))
         self._writer: LlamaCppEngine | None = None
         self._opening = Lock()
@@ -100,33 +99,14 @@ class TorchEngine:
         placement = self._tunable.placement.describe()
         return f"rated by Expertune's own decoder on {placement['device']} in {placement['precision']}"
 
-    # --- texts, by llama.cpp ---
-
-    def render(self, messages: Sequence[Message]) -> str:
-        return self._texts.render(messages)
-
-    def tokenize(self, prompt: str) -> list[int]:
-        return self._texts.tokenize(prompt)
-
-    def count_tokens(self, prompt: str) -> int:
-        return self._texts.count_tokens(prompt)
-
-    def continuation(self, prompt: str, answer: str) -> list[int]:
-        return self._texts.continuation(prompt, answer)
-
-    def turn_end(self) -> list[int]:
-        return self._texts.turn_end()
-
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         with self._opening:
             if self._writer is None:
-                self._writer = LlamaCppEngine(self.model, context=self.context, threads=self._threads)
-        return self._writer.generate(prompt, schema=schema, max_tokens=max_tokens)
-
-    # --- scores, by our decoder ---
+                self._writer = LlamaCppEngine(self.model, context=self.context, threads=self.threads)
+        return self._writer.generate(prompt, max_tokens=max_tokens)
 
     def score(self, prompt: str, answers: Sequence[str]) -> Scores:
-        tokens, spelled = self._texts.spelled(prompt, answers)
+        tokens, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         check_room(len(tokens) + len(begin) + max(map(len, tails), default=0), self.context)
         if not all(tails):
@@ -148,16 +128,13 @@ class TorchEngine:
             found |= {at: tuple(scores) for at, scores in zip(own, scores_RK.tolist(), strict=True)}
         return [found[at] for at in range(len(some))]
 
-    # --- closing ---
-
     def describe(self) -> dict[str, Any]:
-        own = {"engine": self.name, "context": self.context, "slots": self.slots, "notes": list(self.notes)}
-        return {**self._texts.describe(), **own, **self._tunable.placement.describe()}
+        return {**super().describe(), **self._tunable.placement.describe()}
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
         self._score.close()
         vars(self).pop("_tunable", None)  # the weights go now, not when the collector finds the cycle with `_score`
-        self._texts.close()
+        super().close()
         if self._writer is not None:
             self._writer.close()

@@ -62,7 +62,7 @@ def test_nothing_is_printed(model: Path, capfd: pytest.CaptureFixture[str]):
     with LlamaCppEngine(model, threads=1) as engine:
         prompt = engine.render([{"role": "user", "content": WORDS}])
         engine.score(prompt, ANSWERS)
-        engine.generate(prompt, schema={"type": "string", "maxLength": 5})
+        engine.generate(prompt, max_tokens=5)
         with pytest.raises(EngineError) as caught:
             engine.score(prompt * 100, ANSWERS)
         assert WORDS not in str(caught.value)
@@ -102,9 +102,8 @@ def test_no_server_no_answer():
 def test_closing_ends_what_is_under_way(tmp_path: Path):
     """close() from one thread while another waits for a long answer: an error there, no deadlock here."""
     engine = LlamaCppEngine(tiny.make(tmp_path / "model.gguf", width=512, layers=8, context=8192), threads=1)
-    schema = {"type": "array", "items": {"type": "boolean"}, "minItems": 900}
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(engine.generate, "cough", schema=schema, max_tokens=8000)
+        answer = pool.submit(engine.generate, "cough", max_tokens=8000)
         while engine._free.qsize() and not answer.done():
             time.sleep(0.01)
         time.sleep(0.5)

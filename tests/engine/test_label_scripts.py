@@ -57,7 +57,7 @@ def test_scores_are_those_of_the_whole_vocabulary(engine: LlamaCppEngine, name: 
     start, tails = split(engine, prompt, labels)
 
     def log_probs(tokens: list[int]) -> dict[int, float]:
-        settings = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[engine._newline(), 1e6]]}
+        settings = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[engine._newline, 1e6]]}
         (first,) = engine._server.ask("/completion", {"prompt": tokens, **settings})["completion_probabilities"]
         found = {each["id"]: each["logprob"] for each in first["top_logprobs"]}
         assert math.fsum(map(math.exp, found.values())) == pytest.approx(1, abs=1e-4)
@@ -132,7 +132,7 @@ def test_a_model_that_stumbles_over_parts_of_characters(tmp_path: Path) -> None:
         for visit in ("cough", "fever", "injury", "a fall", "chest pain"):
             prompt = engine.render([{"role": "user", "content": visit}])
             start, tails = split(engine, prompt, labels)
-            after = NextTokens(engine._complete, start, 0, stand_in=engine._newline(), unlisted=set())
+            after = NextTokens(engine._complete, start, 0, stand_in=engine._newline, unlisted=set())
             walked = after.walk([], 12)
             held_back += not walked[-1][1]
             for at, (token, figures) in enumerate(walked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -245,28 +245,12 @@ def _write_adapter(path: Path, strength: float) -> None:
 # --- answers ---
 
 
-def rating_schema(**rationale: Any) -> Mapping[str, Any]:
-    return {
-        "type": "object",
-        "required": ["rating", "rationale"],
-        "properties": {"rating": {"enum": list(LABELS)}, "rationale": {"type": "string", **rationale}},
-    }
-
-
-def test_an_answer_is_held_to_the_schema(engine: LlamaCppEngine):
+def test_an_answer_is_counted_and_repeated(engine: LlamaCppEngine):
     prompt = engine.render(ASK)
-    answer = engine.generate(prompt, schema=rating_schema(maxLength=20), max_tokens=200)
-    value = json.loads(answer.text)
-    assert answer.finished and list(value) == ["rating", "rationale"] and value["rating"] in LABELS
-    # random weights write broken UTF-8, which llama.cpp shows as more than one replacement character
-    assert len(value["rationale"].replace("\ufffd", "")) <= 20
-    assert answer.prompt_tokens == len(engine.tokenize(prompt)) and 0 < answer.answer_tokens <= 200
-    assert engine.generate(prompt, schema=rating_schema(maxLength=20), max_tokens=200) == answer
-
-
-def test_an_answer_that_is_cut(engine: LlamaCppEngine):
-    answer = engine.generate(engine.render(ASK), schema=rating_schema(minLength=100), max_tokens=12)
-    assert (answer.finished, answer.answer_tokens) == (False, 12)
+    answer = engine.generate(prompt, max_tokens=12)
+    assert answer.prompt_tokens == len(engine.tokenize(prompt)) and 0 < answer.answer_tokens <= 12
+    assert answer.finished == (answer.answer_tokens < 12)
+    assert engine.generate(prompt, max_tokens=12) == answer
 
 
 def test_free_answers(engine: LlamaCppEngine):

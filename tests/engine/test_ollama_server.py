@@ -121,7 +121,7 @@ def test_nothing_else_is_contacted(monkeypatch: pytest.MonkeyPatch):
             OllamaServer(server.url) as client,
         ):
             with pytest.raises(EngineError, match="refused"):
-                client.tags()
+                client.models()
             assert [request.path for request in server.asked] == ["/api/version", "/api/tags"]
         assert other.asked == []
 
@@ -167,7 +167,7 @@ def test_patience_ends(fault: Reply, line: str):
         OllamaServer(server.url, patience=0.0) as client,
         pytest.raises(EngineError, match=line) as caught,
     ):
-        client.tags()
+        client.models()
     _is_a_line(caught.value)
 
 
@@ -185,7 +185,7 @@ def test_closed_while_waiting():
         client.close()
         client.close()
         with pytest.raises((EngineError, RuntimeError), match="closed"):
-            client.tags()
+            client.models()
 
 
 # --- streams, blobs, life ---

@@ -140,8 +140,6 @@ def test_texts_and_answers_are_llama_cpps(engine: TorchEngine, served: LlamaCppE
     assert engine.tokenize(prompt) == served.tokenize(prompt) and engine.turn_end() == served.turn_end()
     assert engine.continuation(prompt, "Match") == served.continuation(prompt, "Match")
     assert engine.generate(prompt, max_tokens=6) == served.generate(prompt, max_tokens=6)
-    schema = {"type": "string", "maxLength": 3}
-    assert engine.generate(prompt, schema=schema) == served.generate(prompt, schema=schema)
     assert (engine.context, engine.file_bytes) == (served.context, served.file_bytes)
     assert engine.score(prompt, ["one"]).log_probs == served.score(prompt, ["one"]).log_probs == (0.0,)
 

@@ -75,7 +75,7 @@ class RuleEngine:
             raise EngineError("rule: no answer")
         return Scores(tuple(scores(prompt, len(answers))), exact="odd" not in prompt)
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         with self._lock:
             self.generated.append(prompt)
         return Generation(f'since \\"{len(prompt)}\\" letters"}} and more', 1, 1, True)

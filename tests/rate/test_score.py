@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,8 +56,7 @@ class WordEngine:
             raise EngineError("words: the engine stopped")
         return Scores(tuple(-math.inf if size == 98 else -abs(len(answer) - size) for answer in answers), size != 97)
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
-        assert schema is None
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         said = prompt.partition("say ")[2].strip()
         text = said[:max_tokens]
         return Generation(text, len(self.tokenize(prompt)), len(text), text == said)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from expertune.errors import UsageError
 from expertune.predict.score import Rated
 from expertune.predict.uncertainty import Uncertainty, checked_uncertainty, fit_uncertainty
+from expertune.ratings.schema import Example
 from expertune.record import RunRecord, read_record
 from expertune.stats.calibration import FEWEST_ROWS, SPREAD, fit_calibration
 from expertune.stats.conformal import fewest_rows, fit_conformal
@@ -177,7 +179,15 @@ def test_novelty_takes_any_text(text: str) -> None:
 def trust() -> Uncertainty:
     said, truth = rows(60, seed=9, temperature=2)
     rated = [Rated(str(i), "", 0, share) for i, share in enumerate(said)]
-    return fit_uncertainty(rated, [SCALE.values[true] for true in truth], notes(50, 1), notes(60, 2), SCALE)
+    values = [SCALE.values[true] for true in truth]
+    return fit_uncertainty(rated, examples(notes(50, 1), [1] * 50), examples(notes(60, 2), values), SCALE)
+
+
+def examples(prompts: Sequence[str], values: Sequence[int]) -> list[Example]:
+    return [
+        Example(str(at), "", ({"role": "user", "content": prompt},), "", "", value)
+        for at, (prompt, value) in enumerate(zip(prompts, values, strict=True))
+    ]
 
 
 def test_what_is_kept_in_the_metadata_comes_back_the_same() -> None:

@@ -72,7 +72,7 @@ def test_decisions_are_those_of_the_file(contract: ContractServer, files: dict[s
         "100% get the file's label as a decision (/v1/systemone; probabilities differ by 0.0000 on average)."
     )
     asked = [each.json for each in contract.requests if each.path == "/v1/systemone"]
-    assert [each["state"] for each in asked] == [row.messages[-1]["content"] for row in ROWS]
+    assert [each["state"] for each in asked] == [row.record for row in ROWS]
     assert {tuple(each["questions"]["rating"]["criteria"]) for each in asked} == {SCALE.labels}
     assert all(each["model"] == "mine:unproven" and each["keep_alive"] == "5m" for each in asked)
 

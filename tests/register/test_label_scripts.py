@@ -60,7 +60,7 @@ def test_labels_that_ollama_cannot_score(tmp_path: Path, capsys: pytest.CaptureF
         )
         with Progress(quiet=True) as progress:
             made = register(server, "my-rater", candidate, progress)
-        assert "my-rater:latest" in {each["name"] for each in server.tags()}
+        assert "my-rater:latest" in {each.name for each in server.models()}
     assert made.bytes == "same file"
     assert (made.agreement.rows, made.agreement.exact) == (len(rows), 0)
     assert made.agreement.labels is None and made.agreement.probability_gap is None

@@ -116,7 +116,7 @@ def run(contract: ContractServer, files: dict[str, Path], name: str = "my-rater"
 
 def names(contract: ContractServer) -> set[str]:
     with OllamaServer(contract.url) as server:
-        return {each["name"] for each in server.tags()}
+        return {each.name for each in server.models()}
 
 
 def shown(contract: ContractServer, name: str) -> dict[str, Any]:

@@ -30,9 +30,10 @@ from expertune.report import render_html, rewrite_report, write_report
 from expertune.report.formats import duration, facts, number, percent, size
 from expertune.report.page import reading, tone
 from expertune.report.plots import PNG_NAMES, draw_plots, svg
-from expertune.report_record import Curves, DevRecord, ReportRecord, RunFacts, StepRecord
+from expertune.report_record import Curves, ReportRecord, RunFacts
 from expertune.stats.conformal import Conformal
 from expertune.stats.intervals import Estimate, Interval
+from expertune.train.events import DevEvent, StepEvent
 
 HOSTILE = "<script>alert('x')</script>"
 CONFIG = Config(bootstrap_resamples=100)
@@ -88,12 +89,12 @@ def shown(estimate: Estimate | Difference | None, digits: int) -> str:
     return f"{estimate.value:.{digits}f}{low_high}"
 
 
-def step(at: int, loss: float) -> StepRecord:
-    return StepRecord("step", at, 30, at / 30, loss, 1e-4, 0.5, 9, 0.1)
+def step(at: int, loss: float) -> StepEvent:
+    return StepEvent(at, 30, at / 30, loss, 1e-4, 0.5, 9, 0.1)
 
 
-def dev(at: int, loss: float, macro_f1: float, best: bool = False) -> DevRecord:
-    return DevRecord("dev", at, 30, loss, loss, None, macro_f1, 0.5, best, 0.1)
+def dev(at: int, loss: float, macro_f1: float, best: bool = False) -> DevEvent:
+    return DevEvent(at, 30, loss, loss, None, macro_f1, 0.5, best, 0.1)
 
 
 def least_report(**parts: Any) -> ReportRecord:

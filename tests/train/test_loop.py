@@ -93,7 +93,7 @@ def test_a_limit_on_the_time_is_applied_once(base: Path, tmp_path: Path) -> None
     assert unbroken.steps == 27
     steps = [event for event in unbroken.run(seconds=0.0) if isinstance(event, StepEvent)]
     assert [event.steps for event in steps] == [27, 27, 27, 4]
-    assert unbroken.result.history[-1]["kind"] == "dev"
+    assert unbroken.result.history[-1].kind == "dev"
 
     first, seen = open_tunable(base), list[object]()
     stopped = trainer_of(first, tmp_path, should_stop=lambda: sum(isinstance(e, StepEvent) for e in seen) >= 3)
@@ -125,7 +125,7 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
         resumed = trainer_of(second, tmp_path / str(stop_at), resume=True)
         list(resumed.run())
         assert torch.equal(second.lora.values_P, whole.lora.values_P)
-        losses = [[event["loss"] for event in each.result.history] for each in (resumed, unbroken)]
+        losses = [[event.loss for event in each.result.history] for each in (resumed, unbroken)]
         assert losses[0] == losses[1]
         for state in ("base_log_RK", "best_log_RK"):
             assert torch.equal(getattr(resumed.result, state), getattr(unbroken.result, state))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from expertune.config import Config
+from expertune.train.events import DevEvent, Event, StepEvent
 from expertune.train.schedule import Schedule
 
 CONFIG = Config(epochs=3, learning_rate=1e-3, batch_size=4, warmup_ratio=0.1, evals_per_epoch=1)
 
 
-def history(steps: int, seconds: float, evaluation: float = 0.0) -> list[dict[str, object]]:
-    return [{"kind": "dev", "seconds": evaluation}, *({"kind": "step", "seconds": seconds} for _ in range(steps))]
+def history(steps: int, seconds: float, evaluation: float = 0.0) -> list[Event]:
+    first = DevEvent(0, steps, 1.0, 1.0, None, 0.5, 0.5, True, evaluation)
+    return [first, *(StepEvent(at, steps, 0.5, 1.0, 1e-3, 1.0, 9, seconds) for at in range(steps))]
 
 
 def test_steps_of_all_epochs():

@@ -184,7 +184,7 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
     assert path.read_bytes() == content
     assert (path.stat().st_ino == made) == (damage == "none")
     losses(resumed)
-    assert [event["loss"] for event in resumed.result.history] == expected
+    assert [event.loss for event in resumed.result.history] == expected
     assert torch.equal(second.lora.values_P, whole.lora.values_P)
     assert trainer_of(second, tmp_path / "run", resume=True).trunk_rows == 0  # all steps are done
 

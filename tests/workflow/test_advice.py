@@ -6,24 +6,26 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from expertune.fine_tuner import FineTuner
 from expertune.train.advice import advice, rate_too_high
+from expertune.train.events import DevEvent, Event, StepEvent
 
 BASE = Path(__file__).resolve().parents[2] / "examples/base.gguf"
 RAISE = "check the ratings, or raise --epochs or --learning-rate"
 
 
-def history(losses: Sequence[float], looks: Sequence[float] = (), *, rate: float = 1e-3) -> list[dict[str, Any]]:
+def history(losses: Sequence[float], looks: Sequence[float] = (), *, rate: float = 1e-3) -> list[Event]:
     """A training's events: linear warm-up over two steps, then a cosine to zero."""
     steps = len(losses)
     rates = [rate / 2, *(rate * 0.5 * (1 + math.cos(math.pi * at / steps)) for at in range(steps))]
-    told = [{"kind": "step", "loss": loss, "learning_rate": rates[at]} for at, loss in enumerate(losses)]
-    return [{"kind": "dev", "loss": loss} for loss in looks] + told
+    return [
+        *(DevEvent(at, steps, loss, loss, None, 0.5, 0.5, False, 0.1) for at, loss in enumerate(looks)),
+        *(StepEvent(at, steps, 0.5, loss, rates[at], 1.0, 9, 0.1) for at, loss in enumerate(losses)),
+    ]
 
 
 def test_a_loss_that_rises_to_the_end() -> None:

@@ -88,7 +88,7 @@ class RuleEngine:
             raise EngineError("rule: the prompt is longer than the context")
         return Scores(tuple(math.log(share) for share in self.rule(prompt.rpartition("<user>")[2])), exact=True)
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         raise EngineError("rule: it only scores")
 
     def describe(self) -> dict[str, Any]:

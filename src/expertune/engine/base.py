@@ -76,8 +76,8 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
-        """The greedy answer (temperature 0), constrained by a grammar to a JSON schema where one is given."""
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
+        """The greedy answer (temperature 0)."""
         ...
 
     def describe(self) -> dict[str, Any]:

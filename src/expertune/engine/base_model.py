@@ -35,13 +35,9 @@ class Base:
     def prompts_by(self) -> str:
         return f"Ollama {self.renderer.server.version_text}" if self.renderer else "the file's own template"
 
-    def open(
-        self, *, context: int, threads: int | None, file: Path | None = None, adapter: Path | None = None
-    ) -> LlamaCppEngine:
+    def open(self, *, context: int, threads: int | None, file: Path | None = None) -> LlamaCppEngine:
         """Load the base, or another `file` of this run, with llama.cpp; prompts are rendered as for the base."""
-        return LlamaCppEngine(
-            file or self.path, adapter=adapter, context=context, threads=threads, renderer=self.renderer
-        )
+        return LlamaCppEngine(file or self.path, context=context, threads=threads, renderer=self.renderer)
 
 
 def find_base(name: str, server: OllamaServer | None, *, context: int) -> Base:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import EngineError
@@ -53,18 +53,19 @@ def distinguishing(answers: Sequence[Sequence[int]]) -> tuple[list[int], list[li
     distinct = {tuple(answer) for answer in answers}
     if len(distinct) < 2:
         return list(answers[0]) if answers else [], [[] for _ in answers]
-    begin = _common_prefix(distinct)
+    begin = common_prefix(distinct)
     rests = {answer[begin:] for answer in distinct}
-    for cut in range(max(_common_prefix({rest[::-1] for rest in rests}) - 1, 0), -1, -1):
+    for cut in range(max(common_prefix({rest[::-1] for rest in rests}) - 1, 0), -1, -1):
         tails = [tuple(answer[begin : len(answer) - cut]) for answer in answers]
         if not any(a != b and b[: len(a)] == a for a in set(tails) for b in set(tails)):
             return list(answers[0][:begin]), [list(tail) for tail in tails]
     raise EngineError("one answer is the beginning of another: give the answers a common ending, such as a quote")
 
 
-def _common_prefix(sequences: set[tuple[int, ...]]) -> int:
+def common_prefix(sequences: Iterable[Sequence[int]]) -> int:
     """Number of leading tokens that all have in common."""
-    first, last = min(sequences), max(sequences)  # the order is lexicographic: these two differ earliest
+    distinct = set(map(tuple, sequences))
+    first, last = min(distinct), max(distinct)  # the order is lexicographic: these two differ earliest
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 

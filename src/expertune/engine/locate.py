@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, UsageError
 from ..gguf.read import read_metadata
-from .ollama import disk as disk
+from .ollama import disk
 from .ollama.disk import models_folders
 from .ollama.host import host_url, is_this_machine
-from .ollama.model import OllamaModel, served_digest, shown
+from .ollama.model import OllamaModel, ServingTexts, served_digest, shown
 from .ollama.server import OllamaServer, full_name
-
-__all__ = ["Listed", "Located", "listed", "locate", "models_folders"]
 
 # Architectures of Ollama's own that it translates when it serves them (Ollama 0.33.0-rc2,
 # llama/compat/llama-ollama-compat.cpp)
@@ -29,39 +27,23 @@ ONLY_OLLAMAS = frozenset(
 
 
 @dataclass(frozen=True)
-class Located:
-    """A model file. `source` is "file" or "ollama"; the rest is what Ollama serves with it, None where it has nothing.
+class Located(ServingTexts):
+    """A model file. `source` is "file" or "ollama"; `server` is the URL of the server that named the file.
 
-    `template` is a template layer, never the one inside the GGUF. `server` is the URL of the server that named the
-    file; `notes` are lines that a user should read although the model can be used.
+    `notes` are lines that a user should read although the model can be used.
     """
 
     path: Path
     name: str
     source: str
-    template: str | None = None
-    system: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    license: str | None = None
-    renderer: str | None = None
-    parser: str | None = None
     server: str | None = None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A model that Ollama holds, as `ollama list` shows it: its file in `located`, else the `reason` why not.
+class Listed(disk.ManifestEntry):
+    """A model that Ollama holds: its file in `located`, else the `reason` why not."""
 
-    `parameters` is a text such as "42.2M", `modified` an ISO 8601 date, `size` bytes.
-    """
-
-    name: str
-    size: int
-    family: str
-    parameters: str
-    quantisation: str
-    modified: str
     located: Located | None = None
     reason: str | None = None
 
@@ -90,33 +72,20 @@ def locate(model: str, server: OllamaServer | None = None) -> Located:
 def listed(server: OllamaServer | None = None) -> list[Listed]:
     """List every model of the server, else of the folders on this disk; a broken one never hides the others."""
     if server is not None:
-        return [_listed(_entry(each), each.get("modified_at"), server) for each in server.tags()]
+        return [_listed(each, partial(_from_server, server=server)) for each in server.models()]
     found: dict[disk.Parts, disk.ManifestEntry] = {}
     for folder in models_folders():
         if disk.readable(folder):
             found = {parts: disk.entry(folder, parts) for parts in disk.models_in(folder)} | found
-    return [_listed(found[parts], None, None) for parts in sorted(found)]
+    return [_listed(found[parts], _from_folders) for parts in sorted(found)]
 
 
-def _entry(tag: Mapping[str, Any]) -> disk.ManifestEntry:
-    details = tag.get("details") or {}
-    family, parameters, quantisation = (
-        str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level")
-    )
-    return disk.ManifestEntry(str(tag["name"]), int(tag.get("size") or 0), family, parameters, quantisation, 0.0)
-
-
-def _listed(entry: disk.ManifestEntry, modified: str | None, server: OllamaServer | None) -> Listed:
-    located, reason = None, None
+def _listed(entry: disk.ManifestEntry, find: Callable[[str], Located]) -> Listed:
+    facts = {**vars(entry), "name": entry.name.removesuffix(":latest")}
     try:
-        located = _from_folders(entry.name) if server is None else _from_server(entry.name, server)
+        return Listed(**facts, located=find(entry.name))
     except ExpertuneError as error:
-        reason = str(error)
-    when = modified or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.modified))
-    name = entry.name.removesuffix(":latest")
-    return Listed(
-        name, entry.size, entry.family, entry.parameters, entry.quantisation, when, located=located, reason=reason
-    )
+        return Listed(**facts, reason=str(error))
 
 
 # --- through the server ---
@@ -126,7 +95,7 @@ def _from_server(model: str, server: OllamaServer) -> Located:
     try:
         show = server.show(model)
     except UsageError:
-        names = [full_name(str(each["name"])).removesuffix(":latest") for each in server.tags()]
+        names = [full_name(each.name).removesuffix(":latest") for each in server.models()]
         raise _no_such_model(model, names, f"in Ollama at {server.url}") from None
     try:
         found = shown(model, show)
@@ -203,19 +172,8 @@ def _from_folder(model: str, folder: Path, wanted: disk.Parts, names: list[str],
 
 
 def _located(model: OllamaModel, path: Path, server: str | None) -> Located:
-    return Located(
-        path,
-        model.name,
-        "ollama",
-        model.template,
-        model.system,
-        model.parameters,
-        model.license,
-        model.renderer,
-        model.parser,
-        server,
-        _checked(path),
-    )
+    texts = {each.name: getattr(model, each.name) for each in fields(ServingTexts)}
+    return Located(path, model.name, "ollama", server, _checked(path), **texts)
 
 
 def _no_such_model(model: str, names: Iterable[str], where: str) -> UsageError:

@@ -50,9 +50,8 @@ class TrainingThroughput:
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """Resources for training with the default settings: memory for rows of `shape`, throughput if known."""
+    """Resources for training with the default settings: memory, and throughput if known."""
 
-    shape: RowShape
     memory: MemoryEstimate
     rate: TrainingThroughput | None = None
 
@@ -99,7 +98,7 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
     if rate is not None:
         cached, recomputed = rate.base_memory == "cached", rate.recomputed
         item = 2 if rate.precision == "bf16" else 4
-        return ResourceEstimate(shape, _needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
+        return ResourceEstimate(_needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
     item, free = 2 if multiplies_bf16() else 4, free_memory()
     first = first_adapted(spec, with_recipe(file, Config()).layers)
     cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free, first=first)
@@ -111,7 +110,7 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
             f"needs {size_text(needed.peak)} of memory to be tuned and {size_text(free)} are free; "
             "close other programs, or choose a smaller model or a smaller quantisation of it"
         )
-    return ResourceEstimate(shape, needed)
+    return ResourceEstimate(needed)
 
 
 def _needed(

@@ -58,7 +58,7 @@ def frame_of(engine: LlamaCppEngine, branch: CodeBranch, examples: Sequence[Exam
     begin = written.removesuffix(text)  # BOS, if the template leaves it to the tokenizer
     expected = [begin + engine.render(example.messages) + branch.lead for example in examples]
     for frame in (PromptFrame(before, after), PromptFrame(before, after, trims=True)):
-        if [frame.of(example.messages[-1]["content"]) for example in examples] == expected:
+        if [frame.of(example.record) for example in examples] == expected:
             some = (each.removeprefix(begin) for each in expected[:MOST_TOKENISED])
             return frame if all(engine.with_begin(each) == begin + each for each in some) else None
     return None
@@ -75,7 +75,7 @@ def decision_keys(architecture: str, frame: PromptFrame, temperature: float, not
 
 
 def is_decision_key(key: str) -> bool:
-    """Keys that a tuned file must not keep from its base: they tell how to ask what the base was tuned for."""
+    """Keys that make a decision model. A tuned file must not keep those of its base, which ask for something else."""
     return ".decision." in key or key == TEMPLATE
 
 

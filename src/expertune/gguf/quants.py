@@ -108,11 +108,11 @@ def can_dequantize(kind: Type) -> bool:
     return kind in FLOATS or kind in gguf.quants._type_traits
 
 
-def dequantize(blocks_RB: np.ndarray, kind: Type, *, threads: int = 0) -> np.ndarray:
-    """Packed rows → new float32 rows. Shape: uint8 (R, bytes of a row) → (R, I). `threads` 0 takes every core."""
+def dequantize(blocks_RB: np.ndarray, kind: Type) -> np.ndarray:
+    """Packed rows → new float32 rows, on every core. Shape: uint8 (R, bytes of a row) → (R, I)."""
     block, size = BLOCKS[kind]
     out_RI = np.empty((blocks_RB.shape[0], blocks_RB.shape[1] // size * block), np.float32)
-    dequantize_into(blocks_RB, kind, out_RI, threads=threads or os.cpu_count() or 1)
+    dequantize_into(blocks_RB, kind, out_RI, threads=os.cpu_count() or 1)
     return out_RI
 
 

@@ -98,7 +98,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One decoder. `context` is in tokens.
+    """One decoder.
 
     - `layernorm`: norms subtract the mean (LayerNorm); otherwise they are RMSNorm.
     - `parallel_residual`: attention and feed-forward of a block read the same input.
@@ -115,7 +115,6 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     width: int
     vocabulary: int
-    context: int
     epsilon: float
     layernorm: bool = False
     parallel_residual: bool = False

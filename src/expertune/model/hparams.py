@@ -61,14 +61,12 @@ class Keys:
             raise self.damaged(f"metadata declare {count} blocks, but the file has only {tensors} tensors")
         return count
 
-    def context(self) -> int:
-        """Number of positions. Raises ModelFileError if there is only one, on which llama.cpp would abort."""
-        count = self.count("context_length")
-        if count < 2:
+    def check_context(self) -> None:
+        """Raise ModelFileError if there is only one position, on which llama.cpp would abort."""
+        if (count := self.count("context_length")) < 2:
             raise ModelFileError(
                 f"{self.file.path}: {self.family}.context_length is {count}, too few for any text; re-export the model"
             )
-        return count
 
     def rotated(self, head_width: int, name: str = "rope.dimension_count") -> int:
         """Number of rotated elements of a head. Raises ModelFileError for a number that llama.cpp would abort on."""
@@ -127,12 +125,12 @@ def decoder(
         LayerConfig(Heads(heads[i], kv_heads[i], head_width, scale), rope, feed_forward[i], tensors, optional)
         for i in range(count)
     )
+    keys.check_context()
     return ModelConfig(
         family=keys.family,
         layers=layers,
         width=width,
         vocabulary=file.info("token_embd.weight").rows,
-        context=keys.context(),
         epsilon=keys.real("attention.layer_norm_epsilon" if layernorm else "attention.layer_norm_rms_epsilon", 1e-5),
         layernorm=layernorm,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ class Placement:
     cached: bool
     threads: int
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         return {
             "device": str(self.device),
             "precision": str(self.dtype).removeprefix("torch."),

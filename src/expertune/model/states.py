@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..engine.label_scoring import common_prefix
 from .attention import Segment
 from .decoder import Decoder
 from .forward_context import Pack
@@ -50,9 +51,7 @@ def pool(states: Sequence[torch.Tensor], runs: Sequence[tuple[int, int]]) -> NDA
 
 def shared_tokens(prompts: Sequence[Prompt]) -> int:
     """Length of the beginning that all prompts have in common; at least one token of each is its own."""
-    limit = min(map(len, prompts)) - 1
-    first = prompts[0]
-    return next((at for at in range(limit) if any(each[at] != first[at] for each in prompts)), limit)
+    return min(common_prefix(prompts), min(map(len, prompts)) - 1)
 
 
 def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit: int) -> Iterator[list[int]]:

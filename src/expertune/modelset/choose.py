@@ -23,7 +23,7 @@ class ScoringChoice:
 
     by: ScoredBy
     reason: str
-    figures: Mapping[str, Mapping[str, float]]
+    figures: dict[str, dict[str, float]]
 
 
 def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, config: Config) -> ApproachChoice:
@@ -35,10 +35,10 @@ def by_validation(tuned: Pass, model_set: ModelSet | None, dataset: Dataset, con
         return ApproachChoice(approach=TUNE, reason=why)
     rows, difference, found = _compared(("model set", model_set.dev), ("tuned", tuned.rated), dataset, config)
     figures = {name: each.macro_f1 for name, each in found.items()}
-    interval = difference.interval
+    (by_set, by_tuned), interval = figures.values(), difference.interval
     line = (
-        f"on {rows} validation records macro-F1 {figures['model set'].value or 0:.3f} "
-        f"(model set, {model_set.name}) against {figures['tuned'].value or 0:.3f} (tuned), "
+        f"on {rows} validation records macro-F1 {by_set.value or 0:.3f} "
+        f"(model set, {model_set.name}) against {by_tuned.value or 0:.3f} (tuned), "
         f"difference {difference.value:+.3f}"
         f"{f' [{interval.low:+.3f} to {interval.high:+.3f}]' if interval else ''}"
     )
@@ -83,15 +83,16 @@ def by_scoring(
 ) -> ScoringChoice:
     """Choose how the labels are scored: the lowest log-loss, if macro-F1 is not proven worse than by the words."""
     best: ScoredBy = "words"
-    figures = dict[str, dict[str, float]]()
+    losses, scores = dict[str, float](), dict[str, float]()
     for way, rated in others.items():
         _, difference, found = _compared((way, rated), ("words", words), dataset, config)
-        for name, each in found.items():
-            figures[name] = {"macro_f1": each.macro_f1.value or 0.0, "log_loss": each.log_loss.value or 0.0}
+        losses |= {name: each.log_loss.value or 0.0 for name, each in found.items()}
+        scores |= {name: each.macro_f1.value or 0.0 for name, each in found.items()}
         worse = difference.value < 0 and not difference.includes_zero
-        if not worse and figures[way]["log_loss"] < figures[best]["log_loss"]:
+        if not worse and losses[way] < losses[best]:
             best = way
-    shown = ", ".join(f"{way} {each['log_loss']:.3f} ({each['macro_f1']:.3f})" for way, each in figures.items())
+    shown = ", ".join(f"{way} {loss:.3f} ({scores[way]:.3f})" for way, loss in losses.items())
+    figures = {way: {"macro_f1": scores[way], "log_loss": loss} for way, loss in losses.items()}
     return ScoringChoice(best, f"log-loss (macro-F1) on {len(words)} validation records: {shown}", figures)
 
 

@@ -195,4 +195,4 @@ def _trial(
 
 def prompted(config: ModelSetConfig, example: Example, model: str) -> Example:
     """The example with the messages by which a model of the set is asked for it."""
-    return replace(example, messages=tuple(config.messages(example.messages[-1]["content"], model)))
+    return replace(example, messages=tuple(config.messages(example.record, model)))

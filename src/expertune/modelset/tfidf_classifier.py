@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError
 from ..machine import one_thread
-from ..predict.score import Prediction
+from ..predict.score import Prediction, Scorer
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
@@ -75,10 +74,10 @@ def predict_tfidf(tables: TfidfTables, prompts: Sequence[str], labels: Sequence[
     return TfidfClassifier(tables, labels).predict(prompts) if prompts else []
 
 
-class TfidfClassifier:
-    """A fitted classifier, ready for many prompts; a Scorer, safe for several threads."""
+class TfidfClassifier(Scorer):
+    """A fitted classifier, ready for many prompts; safe for several threads."""
 
-    name, slots, explains = TFIDF, 1, False
+    name, slots = TFIDF, 1
 
     def __init__(self, tables: TfidfTables, labels: Sequence[str]) -> None:
         restored = zip(VECTORIZERS, (tables.words, tables.letters), strict=True)
@@ -93,12 +92,6 @@ class TfidfClassifier:
 
     def score(self, record: str) -> Prediction:
         return Prediction(self.predict([record])[0])
-
-    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        raise EngineError("TF-IDF gives no reasons")
-
-    def notes(self) -> tuple[str, ...]:
-        return ()
 
     def describe(self) -> dict[str, Any]:
         return {"engine": self.name}

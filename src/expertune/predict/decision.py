@@ -5,38 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..engine.decision import ROUTE, Decision, Question
+from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..errors import EngineError
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from .score import Pass, Prediction, Rated, in_parallel
+from .score import Pass, Prediction, Rated, Scorer, in_parallel
 
 
-class DecisionEngine(Protocol):
-    """An engine whose file is a decision model (LlamaCppEngine)."""
+class DecisionScorer(Scorer):
+    """Scores by the decision interface."""
 
-    name: str
-    slots: int
-
-    @property
-    def model(self) -> Path: ...
-
-    def decide(self, record: str, question: Question) -> Decision:
-        """Raises EngineError, also where the question has more options than the model can take."""
-        ...
-
-    def describe(self) -> dict[str, Any]: ...
-
-
-class DecisionScorer:
-    """A Scorer by the decision interface."""
-
-    explains = False
-
-    def __init__(self, engine: DecisionEngine, question: Question) -> None:
+    def __init__(self, engine: LlamaCppEngine, question: Question) -> None:
         self.name, self.slots = engine.name, engine.slots
         self._engine, self._question = engine, question
 
@@ -46,9 +28,6 @@ class DecisionScorer:
 
     def score(self, record: str) -> Prediction:
         return Prediction(self._engine.decide(record, self._question).probabilities)
-
-    def explain(self, record: str, label: str, *, max_tokens: int) -> str:
-        raise EngineError("a decision model gives no reasons; leave out --rationale")
 
     def notes(self) -> tuple[str, ...]:
         return (asked(self._engine.model.name),)
@@ -63,7 +42,7 @@ def asked(name: str) -> str:
 
 
 def decision_pass(
-    engine: DecisionEngine,
+    engine: LlamaCppEngine,
     question: Question,
     examples: Sequence[Example],
     scale: RatingScale,
@@ -77,7 +56,7 @@ def decision_pass(
 
     def decide(example: Example) -> Decision:
         try:
-            return engine.decide(example.messages[-1]["content"], question)
+            return engine.decide(example.record, question)
         except EngineError as error:
             raise EngineError(f"row {example.id}: {error}") from None
 

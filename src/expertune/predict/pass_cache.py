@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from ..files import write_json
-from .score import Pass, Rated
+from .score import Pass
 
 
 def cached_pass(path: Path, run_id: str, make: Callable[[], Pass], *, resume: bool) -> Pass:
@@ -27,7 +29,6 @@ def _read(path: Path, run_id: str) -> Pass | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("run") != run_id:
             return None
-        rated = tuple(Rated(**{**each, "probabilities": tuple(each["probabilities"])}) for each in content.pop("rated"))
-        return Pass(rated=rated, **content)
+        return TypeAdapter(Pass).validate_python(content)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -45,7 +45,7 @@ class Scorer(Protocol):
 
     name: str
     slots: int
-    explains: bool
+    explains: bool = False
 
     def render(self, record: str) -> str:
         """The text that is scored for a record: templates are part of what decides a prediction."""
@@ -55,11 +55,11 @@ class Scorer(Protocol):
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:
         """Continuation of an answer that gives `label`, up to the beginning of the rationale."""
-        ...
+        raise EngineError(f"{self.name} gives no reasons; leave out --rationale")
 
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user on how the records were scored, one line each."""
-        ...
+        return ()
 
     def describe(self) -> dict[str, Any]:
         """The engine that served the model, for the record of a session."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..config import Config
 from ..errors import UsageError
-from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
+from ..ratings.schema import Example
 from ..stats.calibration import Calibration, fit_calibration
 from ..stats.conformal import Conformal, fit_conformal
 from ..stats.ood import NoveltyDetector, fit_novelty_detector
@@ -40,25 +39,16 @@ class Uncertainty:
 
 
 def fit_uncertainty(
-    rated: Sequence[Rated],
-    true_values: Sequence[int],
-    train_prompts: Sequence[str],
-    dev_prompts: Sequence[str],
-    scale: RatingScale,
-    *,
-    seed: int = 0,
+    rated: Sequence[Rated], train: Sequence[Example], dev: Sequence[Example], scale: RatingScale, *, seed: int = 0
 ) -> Uncertainty:
-    """Fit on the finished product's predictions of the validation rows and the expert's values, in the same order.
-
-    No test row may be among them.
-    """
+    """Fit on a product's predictions of the validation rows, in the order of `dev`. No test row may be among them."""
     probabilities = [each.probabilities for each in rated]
-    truth = [scale.values.index(value) for value in true_values]
+    truth = [scale.values.index(example.value) for example in dev]
     return Uncertainty(
         fit_calibration(probabilities, truth, seed=seed),
         # by the uncalibrated probabilities: what was fitted on the same rows would be a little too sure of them
         fit_conformal(probabilities, truth, scale.labels),
-        fit_novelty_detector(train_prompts, dev_prompts),
+        fit_novelty_detector(*([example.record for example in part] for part in (train, dev))),
     )
 
 
@@ -74,16 +64,3 @@ def checked_uncertainty(found: Uncertainty | None, scale: RatingScale) -> Uncert
             'fine_tuning_metadata.json: its part "rating" does not fit the labels; run expertune tune again'
         )
     return found
-
-
-def learn_uncertainty(dev: Sequence[Rated], prepared: Dataset, config: Config) -> Uncertainty:
-    """Calibration, conformal thresholds and novelty of a product, from its predictions of the validation rows."""
-    train, shown = prepared.examples["train"], prepared.examples["dev"]
-    return fit_uncertainty(
-        dev,
-        [example.value for example in shown],
-        [example.messages[-1]["content"] for example in train],
-        [example.messages[-1]["content"] for example in shown],
-        prepared.scale,
-        seed=config.seed,
-    )

@@ -173,8 +173,8 @@ class EventLog:
 
     def write(self, event: Event) -> None:
         """Append one event. Raises OutputError where the file cannot be written."""
-        kind = "dev" if isinstance(event, DevEvent) else "step"
-        record = {"event": kind} | {name: _plain(value) for name, value in dataclasses.asdict(event).items()}
+        facts = dataclasses.asdict(event)
+        record = {"event": facts.pop("kind")} | {name: _plain(value) for name, value in facts.items()}
         try:
             if self._handle is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

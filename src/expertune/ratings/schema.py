@@ -71,3 +71,8 @@ class Example:
     target: str
     label: str
     value: int
+
+    @property
+    def record(self) -> str:
+        """Prompt of the rating: the user's message."""
+        return self.messages[-1]["content"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..engine.locate import Located
 from ..engine.ollama.model import OllamaModel
+from ..export.decision import is_decision_key
 
 TAG = "unproven"
 # keys that tuning changes, or that do not affect serving
@@ -18,9 +19,8 @@ OWN_KEYS = (
     "general.parameter_count",
     "expertune.",
 )
-SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of Located and OllamaModel
+SAME_FIELDS = ("template", "parameters", "license", "renderer", "parser")  # of ServingTexts: all but the system prompt
 SAME_SHOWN = ("template", "requires", "messages")  # of /api/show
-DECISION_KEYS = (".decision.", ".systemone")  # parts of the keys that make a decision model
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def differences(created: OllamaModel, shown: Mapping[str, Any], serving: Serving
     if shown["details"].get("family") != serving.shown["details"].get("family"):
         wrong.append("details.family")
     before, now = (set(each.get("capabilities") or ()) for each in (serving.shown, shown))
-    decides = any(_is_decision_key(key) for key in shown.get("model_info") or {})
+    decides = any(is_decision_key(key) for key in shown.get("model_info") or {})
     if before - now or (now - before and not decides):  # a decision model may be able to do more
         wrong.append("capabilities")
     new, old = (_served(each.get("model_info") or {}) for each in (shown, serving.shown))
@@ -68,11 +68,7 @@ def differences(created: OllamaModel, shown: Mapping[str, Any], serving: Serving
 
 
 def _served(info: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info.items() if not key.startswith(OWN_KEYS) and not _is_decision_key(key)}
-
-
-def _is_decision_key(key: str) -> bool:
-    return any(part in key for part in DECISION_KEYS)
+    return {key: value for key, value in info.items() if not key.startswith(OWN_KEYS) and not is_decision_key(key)}
 
 
 def unproven(name: str) -> str:

@@ -72,7 +72,9 @@ def register(
     Raises RegistrationError (gate failed, name in use, verification failed), EngineError, OutputError and UsageError.
     """
     overridden = tuple(_gate(candidate, force=force))
-    taken = _check_name(server, name, candidate, replace=replace)
+    if candidate.base is not None:
+        refuse_base(name, candidate.base_name)
+    taken = refuse_taken(server, name, replace=replace)
     digest = sha256(candidate.file)
     _check_file(candidate, digest)
     reference = _reference(server, candidate)
@@ -131,13 +133,6 @@ def _gate(candidate: Candidate, *, force: bool) -> list[str]:
     if failures and not force:
         raise RegistrationError(f"{'; '.join(failures)}; --force registers it anyway", override="--force")
     return failures
-
-
-def _check_name(server: OllamaServer, name: str, candidate: Candidate, *, replace: bool) -> bool:
-    """Check if the name is in use. Raises RegistrationError if it may not be replaced, or is the base's."""
-    if candidate.base is not None:
-        refuse_base(name, candidate.base_name)
-    return refuse_taken(server, name, replace=replace)
 
 
 def refuse_base(name: str, base_name: str) -> None:
@@ -278,7 +273,7 @@ def _check_ratings(
             stage.advance(len(rows))
         agreement = check_ratings(by_server, rows, first, second, scale, output_schema(list(scale.labels)), tolerance)
     if second is not None:
-        prompts = [row.messages[-1]["content"] for row in rows]
+        prompts = [row.record for row in rows]
         write_sample(candidate.file.parent, served, by_server.server.version_text, prompts, second)
     return agreement
 

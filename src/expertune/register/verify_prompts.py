@@ -33,21 +33,15 @@ def probes(system: str) -> dict[str, list[Message]]:
 
 
 def check_renders(expected: Mapping[str, str], render: Render, chats: Mapping[str, Sequence[Message]]) -> None:
-    """Raise RegistrationError with the position of the first difference."""
+    """Raise RegistrationError with the position of the first difference and its surroundings."""
     for name, messages in chats.items():
-        compare(expected[name], render(messages), name)
-
-
-def compare(expected: str, rendered: str, name: str) -> None:
-    """Raise RegistrationError if the texts differ, with the position and its surroundings."""
-    if expected == rendered:
-        return
-    at = _first_difference(expected, rendered)
-    here, there = (text[max(at - AROUND, 0) : at + AROUND] for text in (expected, rendered))
-    raise RegistrationError(
-        f"the new model's prompt differs from the training prompt: {name}, character {at}: "
-        f"{here!r} became {there!r}; nothing was registered"
-    )
+        if (other := render(messages)) != (text := expected[name]):
+            at = _first_difference(text, other)
+            here, there = (each[max(at - AROUND, 0) : at + AROUND] for each in (text, other))
+            raise RegistrationError(
+                f"the new model's prompt differs from the training prompt: {name}, character {at}: "
+                f"{here!r} became {there!r}; nothing was registered"
+            )
 
 
 def _first_difference(one: str, other: str) -> int:

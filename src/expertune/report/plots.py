@@ -22,7 +22,8 @@ from ..evaluate.compare import Evaluation
 from ..evaluate.coverage import Coverage
 from ..evaluate.prevalence import PrevalenceTable
 from ..files import atomic
-from ..report_record import DevRecord, ReportRecord
+from ..report_record import ReportRecord
+from ..train.events import DevEvent
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -238,7 +239,7 @@ def _loss(train: Points, dev: Points) -> Plot | None:
     return Plot(figure, f"Loss by step: {said}.")
 
 
-def _dev(dev: Sequence[DevRecord]) -> Plot | None:
+def _dev(dev: Sequence[DevEvent]) -> Plot | None:
     points = _finite([(each.step, each.macro_f1) for each in dev])
     if not points:
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
+
+from .events import Event, StepEvent, evaluations_of, steps_of
 
 SHARE = 4  # a quarter of the steps is averaged: batches differ, so that a few of them say little
 TRAINING_RISE = 1.4
@@ -12,8 +13,8 @@ VALIDATION_RISE = 1.02  # the same rows each time, so that only rounding is allo
 HIGH_RATE = 1e-2  # peak rate of LoRA: the smallest models learn best at a third of it (train/recipe.py)
 
 
-def advice(history: Sequence[Mapping[str, Any]]) -> str:
-    """The settings to change. `history` holds a training's events as mappings; their "kind" is "step" or "dev".
+def advice(history: Sequence[Event]) -> str:
+    """The settings to change after a training with this `history`.
 
     Never a higher learning rate where a loss rose or the rate was high already, but a tenth of it.
     """
@@ -22,12 +23,12 @@ def advice(history: Sequence[Mapping[str, Any]]) -> str:
     return "check the ratings, or raise --epochs or --learning-rate"
 
 
-def rate_too_high(history: Sequence[Mapping[str, Any]]) -> bool:
+def rate_too_high(history: Sequence[Event]) -> bool:
     """True where the advice is to lower the learning rate."""
     return bool(_too_high(history))
 
 
-def _too_high(history: Sequence[Mapping[str, Any]]) -> str:
+def _too_high(history: Sequence[Event]) -> str:
     """Why the learning rate was too high; empty where nothing says so."""
     if rise := _rise(history):
         return f"the {rise}"
@@ -35,15 +36,14 @@ def _too_high(history: Sequence[Mapping[str, Any]]) -> str:
     return f"the learning rate of {rate:.2g} is too high for a model of any size" if rate >= HIGH_RATE else ""
 
 
-def _peak_rate(history: Sequence[Mapping[str, Any]]) -> float:
-    return max((float(event["learning_rate"]) for event in history if event["kind"] == "step"), default=0.0)
+def _peak_rate(history: Sequence[Event]) -> float:
+    return max((event.learning_rate for event in steps_of(history)), default=0.0)
 
 
-def _rise(history: Sequence[Mapping[str, Any]]) -> str:
+def _rise(history: Sequence[Event]) -> str:
     """The loss that rose, and how far; empty if none did. The first validation is the base's."""
-    validation = [float(event["loss"]) for event in history if event["kind"] == "dev"]
-    steps = [event for event in history if event["kind"] == "step"]
-    if steps:
+    validation = [event.loss for event in evaluations_of(history)]
+    if steps := steps_of(history):
         start, peak = _start_and_peak(steps)
         start = max(start, validation[0]) if validation else start
         if _rose(start, peak, TRAINING_RISE):
@@ -53,13 +53,13 @@ def _rise(history: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def _start_and_peak(steps: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def _start_and_peak(steps: Sequence[StepEvent]) -> tuple[float, float]:
     """Mean training loss while the rate warmed up, and of the worst quarter of the steps in a row.
 
     Not that of the last quarter: a rate that falls to zero lets a model that has diverged settle on one answer, with a
     loss below the base's.
     """
-    losses, rates = [float(event["loss"]) for event in steps], [float(event["learning_rate"]) for event in steps]
+    losses, rates = [event.loss for event in steps], [event.learning_rate for event in steps]
     width = min(max(3, len(losses) // SHARE), len(losses))
     warm = min(max(1, rates.index(max(rates))), width)
     peak = max(fmean(losses[at : at + width]) for at in range(len(losses) - width + 1))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from ..errors import UsageError
 from ..files import atomic
+from .events import DevEvent, Event, StepEvent
 
 NAME = "training.pt"
 
@@ -38,7 +38,7 @@ class Checkpoint:
     best_score: tuple[float, float]
     best_step: int
     evaluations_without_gain: int
-    history: tuple[Mapping[str, Any], ...]
+    history: tuple[Event, ...]
     done: bool
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
@@ -49,7 +49,7 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint, run: str) -> None:
     """Write the state atomically. Raises OutputError."""
     buffer = io.BytesIO()
-    torch.save({"run": run, **vars(checkpoint), "history": [dict(event) for event in checkpoint.history]}, buffer)
+    torch.save({"run": run, **vars(checkpoint), "history": [asdict(event) for event in checkpoint.history]}, buffer)
     with atomic(folder / NAME) as file:
         file.write(buffer.getbuffer())
 
@@ -81,10 +81,14 @@ def _read(path: Path) -> tuple[str, Checkpoint]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         owner = str(state.pop("run"))
-        state["history"], state["best_score"] = tuple(state["history"]), tuple(state["best_score"])
-        return owner, Checkpoint(**state)
+        history = tuple(_event(**event) for event in state.pop("history"))
+        return owner, Checkpoint(**{**state, "history": history, "best_score": tuple(state.pop("best_score"))})
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UsageError(f"{path}: damaged ({type(error).__name__}); remove it and start without --resume") from error
+
+
+def _event(kind: str, **facts: Any) -> Event:
+    return StepEvent(**facts) if kind == "step" else DevEvent(**facts)
 
 
 def _of_another_run(path: Path) -> UsageError:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from ..errors import TrainingFailedError
 from .class_balance import SoftLabels
 from .encode import Candidates, Row
+from .events import Event
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """The kept state: the last one that was not worse than the one before in both macro-F1 and the labels' log-loss.
 
-    `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows. `history` contains the events as plain
-    mappings.
+    `macro_f1` and `loss` (of the labels, nats) are its figures on the dev rows; `history` has the events.
 
     `base_log_RK` and `best_log_RK` are the log-probabilities of the dev rows' labels by the base and the best state;
     `best_code_log_RK` those by the codes, if there is a code branch.
@@ -29,7 +28,7 @@ class TrainingResult:
     macro_f1: float
     loss: float
     base_macro_f1: float
-    history: tuple[dict[str, Any], ...]
+    history: tuple[Event, ...]
     base_log_RK: torch.Tensor
     best_log_RK: torch.Tensor
     best_code_log_RK: torch.Tensor | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..engine.base import Engine
-from ..engine.label_scoring import distinguishing
+from ..engine.label_scoring import common_prefix, distinguishing
 from ..errors import DatasetError, TrainingFailedError
 from ..ratings.codes import CodeBranch
 from ..ratings.scale import RatingScale, answer_opening
@@ -78,16 +78,6 @@ def candidates(engine: Engine, example: Example, scale: RatingScale, branch: Cod
     return Candidates(tuple(shared), tuple(map(tuple, own)), code)
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """Length of the common prefix."""
-    count = 0
-    for tokens in zip(*sequences, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        count += 1
-    return count
-
-
 def encode(
     engine: Engine,
     examples: Sequence[Example],
@@ -122,7 +112,7 @@ def _encode_row(
         raise TrainingFailedError(
             f"row {example.id}: no target token is left after the prompt; check its prompt and rating"
         )
-    label, start = scale.labels.index(example.label), _common([answer, opening])
+    label, start = scale.labels.index(example.label), common_prefix([answer, opening])
     has_text = not example.target.endswith('"rationale": ""}')
     of_token = [1.0] * start + [rationale_weight if has_text else 1.0] * (len(answer) - start) + [1.0] * len(end)
     rationale = (start, len(answer)) if has_text else (0, 0)

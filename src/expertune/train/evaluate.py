@@ -39,7 +39,6 @@ class DevEvaluation:
     rationale_loss: float | None
     macro_f1: float
     accuracy: float
-    predicted: tuple[int, ...]
     log_probabilities_RK: torch.Tensor
     code_log_RK: torch.Tensor | None = None
 
@@ -76,7 +75,6 @@ def evaluate(
         rationale_loss=sum(part.rationale_loss for part in parts) / tokens if tokens else None,
         macro_f1=float(macro_f1(confusion(truth, predicted, len(candidates.own)))),
         accuracy=sum(a == b for a, b in zip(truth, predicted, strict=True)) / len(rows),
-        predicted=tuple(predicted),
         log_probabilities_RK=log_RK,
         code_log_RK=log_RSK[:, 1] if candidates.code is not None else None,
     )

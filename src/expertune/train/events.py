@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class StepEvent:
     """One optimiser step. `loss` is in nats per weighted target token; `tokens` excludes padding."""
 
+    kind: Literal["step"] = field(default="step", kw_only=True)
     step: int
     steps: int
     epoch: float
@@ -23,6 +26,7 @@ class StepEvent:
 class DevEvent:
     """One evaluation on the dev rows (train.evaluate.DevEvaluation). `best`: this state is the best so far."""
 
+    kind: Literal["dev"] = field(default="dev", kw_only=True)
     step: int
     steps: int
     loss: float
@@ -35,3 +39,11 @@ class DevEvent:
 
 
 Event = StepEvent | DevEvent
+
+
+def steps_of(history: Sequence[Event]) -> list[StepEvent]:
+    return [event for event in history if isinstance(event, StepEvent)]
+
+
+def evaluations_of(history: Sequence[Event]) -> list[DevEvent]:
+    return [event for event in history if isinstance(event, DevEvent)]

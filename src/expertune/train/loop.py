@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -36,7 +35,7 @@ from .class_balance import balance
 from .cuda_graph import GraphedStep
 from .data import TrainingData, TrainingResult
 from .evaluate import DevEvaluation, evaluate
-from .events import DevEvent, Event, StepEvent
+from .events import DevEvent, Event, StepEvent, evaluations_of
 from .loss import weighted_loss
 from .rows import training_rows
 from .schedule import Schedule
@@ -70,7 +69,7 @@ class Trainer:
         self._best_score = (-1.0, -math.inf)
         self._base_log_RK = self._best_log_RK = torch.empty(0, len(data.candidates.own))
         self._best_code_log_RK: torch.Tensor | None = None
-        self._history: list[dict[str, Any]] = []
+        self._history: list[Event] = []
         self.last_evaluation: DevEvaluation | None = None
         if checkpoints is not None and checkpoints.resume:
             self._resume(checkpoint.load(checkpoints.folder, checkpoints.run_id))
@@ -105,13 +104,12 @@ class Trainer:
     @property
     def result(self) -> TrainingResult:
         """The best state so far; available once the base has been evaluated."""
-        evaluations = [event for event in self._history if event["kind"] == "dev"]
         return TrainingResult(
             self._step,
             self._best_step,
             self._best_score[0],
             -self._best_score[1],
-            evaluations[0]["macro_f1"],
+            evaluations_of(self._history)[0].macro_f1,
             tuple(self._history),
             self._base_log_RK,
             self._best_log_RK,
@@ -186,7 +184,7 @@ class Trainer:
             sum(batch.tokens for batch in batches),
             time.perf_counter() - start,
         )
-        self._history.append({"kind": "step", **asdict(event)})
+        self._history.append(event)
         return event
 
     def _backward(self, batch: Batch, weight: float) -> torch.Tensor | float:
@@ -247,7 +245,7 @@ class Trainer:
             best,
             time.perf_counter() - start,
         )
-        self._history.append({"kind": "dev", **asdict(event)})
+        self._history.append(event)
         return event
 
     def _save(self) -> None:
@@ -291,7 +289,7 @@ class Trainer:
         self._best_score, self._done = saved.best_score, saved.done
         self._base_log_RK, self._best_log_RK = saved.base_log_RK, saved.best_log_RK
         self._best_code_log_RK = saved.best_code_log_RK
-        self._history = [dict(event) for event in saved.history]
+        self._history = list(saved.history)
         if saved.settled_steps is not None:
             self.schedule = replace(self.schedule, steps=saved.settled_steps, settled=True)
         if saved.done:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..config import Config
+from .events import Event, evaluations_of, steps_of
 
 MEASURED = 10  # a tenth of the steps is timed before their number is settled
 
@@ -51,15 +51,15 @@ class Schedule:
         every = max(1, self.steps_in_epoch // self.evals_per_epoch)
         return {*range(every, self.steps, every), self.steps}
 
-    def within(self, left: float, history: Sequence[Mapping[str, Any]]) -> Schedule:
+    def within(self, left: float, history: Sequence[Event]) -> Schedule:
         """After a tenth of the steps: as many as fit into the seconds that are `left`, at the speed of the `history`.
 
         Never more steps than before, and at least one more; afterwards the schedule stays as it is.
         """
-        steps = [event["seconds"] for event in history if event["kind"] == "step"]
+        steps = [event.seconds for event in steps_of(history)]
         if self.settled or len(steps) < math.ceil(self.steps / MEASURED):
             return self
-        evaluations = [event["seconds"] for event in history if event["kind"] == "dev"]
+        evaluations = [event.seconds for event in evaluations_of(history)]
         step = sum(steps) / len(steps)
         evaluation = sum(evaluations) / len(evaluations) if evaluations else 0.0
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from .events import steps_of
 
 if TYPE_CHECKING:
     from ..model.load import Tunable
@@ -45,18 +46,14 @@ def summarize_training(
     config: Config, result: TrainingResult, tunable: Tunable, load_seconds: float, unlabelled: int = 0
 ) -> TrainingSummary:
     """The figures of a finished training; `load_seconds` is the time that reading the weights took."""
-    placement = tunable.placement
-    steps = [event for event in result.history if event["kind"] == "step"]
-    seconds = sum(event["seconds"] for event in steps)
+    steps = steps_of(result.history)
+    seconds = sum(event.seconds for event in steps)
     return TrainingSummary(
         approach="lora_on_gguf",
         family=tunable.model_config.family,
         layers_touched=len(tunable.lora.layers),
         trained_numbers=int(tunable.lora.values_P.numel()),
-        device=str(placement.device),
-        precision=str(placement.dtype).removeprefix("torch."),
-        base_memory="cached" if placement.cached else "packed",
-        threads=placement.threads,
+        **tunable.placement.describe(),
         load_seconds=load_seconds,
         learning_rate=float(config.learning_rate),
         epochs=float(config.epochs),
@@ -66,7 +63,7 @@ def summarize_training(
         dev_macro_f1=result.macro_f1,
         dev_loss=result.loss,
         base_dev_macro_f1=result.base_macro_f1,
-        tokens_per_second=round(sum(event["tokens"] for event in steps) / seconds, 1) if seconds else None,
-        last_loss=steps[-1]["loss"] if steps else None,
+        tokens_per_second=round(sum(event.tokens for event in steps) / seconds, 1) if seconds else None,
+        last_loss=steps[-1].loss if steps else None,
         unlabelled=unlabelled,
     )

@@ -94,7 +94,7 @@ def scored(
         codes=dict(zip(dataset.scale.labels, branch.codes, strict=True)),
         scored_by=choice.by,
         reason=choice.reason,
-        validation={way: dict(each) for way, each in choice.figures.items()},
+        validation=choice.figures,
         frame=encoded.frame,
         temperature=keys.temperature,
         note=keys.note,

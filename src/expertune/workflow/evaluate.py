@@ -14,7 +14,7 @@ from ..evaluate.verdict import WORD_COUNTS
 from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import ModelSet, predict_test, rate_member
 from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
-from ..predict.uncertainty import Uncertainty, learn_uncertainty
+from ..predict.uncertainty import Uncertainty, fit_uncertainty
 from ..ratings.schema import Example
 from ..record import ApproachChoice
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
@@ -97,7 +97,7 @@ def _judged(
     dataset, config = basis.dataset, basis.config
     known = {each.id for each in dev}
     seen = dataset.without(frozenset(row.id for row in dataset.split.dev if row.id not in known))
-    uncertainty = learn_uncertainty(dev, seen, config)
+    uncertainty = fit_uncertainty(dev, seen.examples["train"], seen.examples["dev"], seen.scale, seed=config.seed)
     others = {other: each for other, each in passes.items() if other != name}
     conformal = uncertainty.conformal
     judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)

@@ -102,7 +102,7 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
 
     def rate(part: str) -> Pass:
         examples, rows = dataset.examples[part], encoded.rows[part]
-        texts = [example.messages[-1]["content"] for example in examples]
+        texts = [example.record for example in examples]
         shares = record.predict(of_part[part][:, layer], texts)
         rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
         tokens = sum(len(row.prompt) for row in rows)

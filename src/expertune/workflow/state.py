@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..config import Config, as_dict
 from ..engine.base_model import Base
@@ -22,6 +22,7 @@ from ..ratings.dataset import Dataset
 from ..record import CodeBranchInfo
 from ..register.folder import RegistrationTarget
 from ..train.encode import Candidates, Row
+from ..train.events import Event
 from ..train.summary import TrainingSummary
 
 Result = TypeVar("Result")
@@ -114,7 +115,7 @@ class Tuned:
     dev: Pass
     training: TrainingSummary
     export: ExportSummary
-    history: tuple[Mapping[str, Any], ...]
+    history: tuple[Event, ...]
     encoded: EncodedDataset
     code_branch: CodeBranchInfo | None = None
 

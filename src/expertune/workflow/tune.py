@@ -28,6 +28,7 @@ from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.encode import Row, unrated_row
+from ..train.events import Event
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
 from .code_branch import decision_of, scored
@@ -51,7 +52,7 @@ class _Trained:
     update: WeightUpdate
     threads: int
     summary: TrainingSummary
-    history: tuple[dict[str, Any], ...]
+    history: tuple[Event, ...]
     base_dev: tuple[Rated, ...]
     adapter_dev: tuple[Rated, ...]
     code_dev: tuple[Rated, ...]
@@ -168,7 +169,7 @@ def _train(
             ws.progress.show(event)
     result = trainer.result
     for part, kind in (("train", "step"), ("validate", "dev")):
-        ws.parts[part] = sum(event["seconds"] for event in result.history if event["kind"] == kind)
+        ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)
     if result.best_step == 0:
         raise TrainingFailedError(
             f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "

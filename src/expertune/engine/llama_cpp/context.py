@@ -35,11 +35,8 @@ def largest_context(path: Path, metadata: Mapping[str, Any]) -> int:
     limit = (unscaled or original) if scale else original
     if not isinstance(limit, int) or not 0 < limit < trained:
         return trained
-    if not scale and not _has_tensor(path, LONG_FACTORS):
-        return trained
+    if not scale:
+        with GGUFFile(path) as file:
+            if LONG_FACTORS not in file.tensors:
+                return trained
     return limit // STEP * STEP or limit
-
-
-def _has_tensor(path: Path, name: str) -> bool:
-    with GGUFFile(path) as file:
-        return name in file.tensors

@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ...errors import EngineError, ModelFileError
@@ -16,7 +16,6 @@ from ...machine import usable_cores
 from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
 from ..decision import ROUTE, Decision, Question, read_decision
-from ..json_schema import schema_grammar
 from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
 from .context import largest_context
@@ -48,13 +47,16 @@ class LlamaCppEngine:
         threads: int | None = None,
         renderer: Renderer | None = None,
     ) -> None:
-        with _as_engine_error():
+        try:
             metadata = read_metadata(model)
-            _check_generates(model, metadata)
+            if kind := why_not_generative(metadata):
+                raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
             largest = largest_context(model, metadata)
             check_runs(model, min(context or largest, largest))
             if adapter is not None:
                 read_metadata(adapter)
+        except ModelFileError as error:
+            raise EngineError(str(error)) from error
         self.model, self.adapter = model, adapter
         self.file_bytes = model.stat().st_size
         self.context = min(context or largest, largest)
@@ -72,9 +74,7 @@ class LlamaCppEngine:
         self.folds_system = renderer.folds_system if renderer is not None else not self._renders_system()
         self._lead = renderer.lead if renderer is not None else answer_lead(self._render)
         self.notes = self._notes(bool(template))
-        self._turn_end: list[int] = []
         self._walking = Walking()  # replaced after each row
-        self._plain: int | None = None
         self._unlisted: set[int] = set()
 
     # --- rendering and tokens ---
@@ -108,10 +108,12 @@ class LlamaCppEngine:
         return prompt_ids, [self._continuation(prompt, prompt_ids, answer) for answer in answers]
 
     def turn_end(self) -> list[int]:
-        if not self._turn_end:
-            after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
-            self._turn_end = [after[0][0]] if after and self._ends_generation(after[0][0]) else [self._eos()]
-        return list(self._turn_end)
+        return [self._turn_end]
+
+    @cached_property
+    def _turn_end(self) -> int:
+        after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
+        return after[0][0] if after and self._ends_generation(after[0][0]) else self._eos()
 
     def _render(self, messages: Sequence[Message]) -> str:
         body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": self._switches}
@@ -180,23 +182,20 @@ class LlamaCppEngine:
         start = prompt_ids + begin
         check_room(len(start) + max((len(tail) for tail in tails), default=0), self.context)
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
-            following = NextTokens(self._complete, start, slot, stand_in=self._newline(), unlisted=self._unlisted)
+            following = NextTokens(self._complete, start, slot, stand_in=self._newline, unlisted=self._unlisted)
             walk = following.walk if self._walking.allowed else None
             found = sum_log_probs(tails, walk, following.forced)
         self._walking = self._walking.after_row(tails, found.questions)
         return Scores(found.log_probs, exact=True)
 
+    @cached_property
     def _newline(self) -> int:
-        if self._plain is None:
-            self._plain = self._tokens("\n", begin=False, special=False)[-1][0]
-        return self._plain
+        return self._tokens("\n", begin=False, special=False)[-1][0]
 
-    def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
+    def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         tokens = self.tokenize(prompt)
         check_room(len(tokens) + 1, self.context)
-        body: dict[str, Any] = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
-        if schema is not None:
-            body["grammar"] = schema_grammar(schema)
+        body = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         with self._slot() as slot:
             answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
         return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
@@ -248,9 +247,7 @@ class LlamaCppEngine:
     def __enter__(self) -> LlamaCppEngine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -261,16 +258,3 @@ def _bytes(piece: str | list[int]) -> bytes:
 
 def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
     return b"".join(piece for _, piece in tokens) == text.encode()
-
-
-def _check_generates(model: Path, metadata: Mapping[str, Any]) -> None:
-    if kind := why_not_generative(metadata):
-        raise EngineError(f"{model}: is {kind}, which cannot rate; choose a chat model")
-
-
-@contextmanager
-def _as_engine_error() -> Iterator[None]:
-    try:
-        yield
-    except ModelFileError as error:
-        raise EngineError(str(error)) from error

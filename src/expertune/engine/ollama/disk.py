@@ -40,14 +40,13 @@ Parts = tuple[str, str, str, str]  # host, namespace, model, tag
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """One line of `ollama list`, from the folder; zero and "" where a damaged manifest does not say."""
+    """One line of `ollama list`, from the folder or the server; zero and "" where that does not say."""
 
     name: str
     size: int
     family: str
     parameters: str
     quantisation: str
-    modified: float  # seconds since 1970
 
 
 def models_folders() -> list[Path]:
@@ -151,18 +150,15 @@ def entry(folder: Path, parts: Parts) -> ManifestEntry:
     """The list entry of a model, without its weights; never raises for a damaged one."""
     manifest = folder.joinpath("manifests", *parts)
     config: Mapping[str, Any] = {}
-    size, modified = 0, 0.0
+    size = 0
     try:
-        modified = manifest.stat().st_mtime
         content = json.loads(_text(manifest))
         size = sum(int(each["size"]) for each in [content["config"], *content["layers"]])
         config = dict(json.loads(_text(_path(folder, content["config"]["digest"]))))
     except (OSError, *DAMAGE):
         pass  # what is wrong is said by `stored`
-    family, parameters, quantisation = (
-        str(config.get(key) or "") for key in ("model_family", "model_type", "file_type")
-    )
-    return ManifestEntry(name_of(parts), size, family, parameters, quantisation, modified)
+    facts = (str(config.get(key) or "") for key in ("model_family", "model_type", "file_type"))
+    return ManifestEntry(name_of(parts), size, *facts)
 
 
 def _manifest(name: str, folder: Path, manifest: Path) -> tuple[Mapping[str, Any], list[tuple[str, Path]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 from ...errors import EngineError
 from ..base import Generation, Message, Scores
 from ..chat_template import checked, remarks
-from ..json_schema import fits
 from ..llama_cpp.engine import LlamaCppEngine
 from .render import OllamaRenderer, refuse_cloud
 from .score import GeneratedToken, PartOfCharacterError, Spelling, score
@@ -60,7 +60,7 @@ class OllamaEngine:
         trained = _trained_context(shown) or USUAL_CONTEXT
         self.context = min(context or USUAL_CONTEXT, trained)
         self.slots = 1  # OLLAMA_NUM_PARALLEL's default: a second request would only wait
-        sizes = {full_name(each["name"]): each["size"] for each in server.tags()}
+        sizes = {full_name(each.name): each.size for each in server.models()}
         self.file_bytes = sizes.get(full_name(model), 0)
         self._renderer = OllamaRenderer(server, model, context=self.context, shown=shown)
         self.folds_system = self._renderer.folds_system
@@ -173,7 +173,7 @@ class OllamaEngine:
                 f"{self.model}: Ollama {self.server.version_text} broke the answer off; try --engine llama.cpp"
             )
         finished = answer.get("done_reason") != "length"
-        if schema is not None and finished and not fits(text, schema):
+        if schema is not None and finished and not _fits(text, schema):
             raise EngineError(
                 f"{self.model}: Ollama {self.server.version_text} did not keep the answer to its schema; update it"
             )
@@ -207,6 +207,20 @@ class OllamaEngine:
 
 def _bytes(token: Mapping[str, Any]) -> bytes:
     return bytes(token["bytes"]) if token.get("bytes") else token["token"].encode()
+
+
+def _fits(text: str, schema: Mapping[str, Any]) -> bool:
+    """True for a JSON object of exactly the schema's texts, each one of its enum where there is one."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return False
+    rules = schema["properties"]
+    return (
+        isinstance(value, dict)
+        and value.keys() == rules.keys()
+        and all(isinstance(each, str) and each in rules[name].get("enum", [each]) for name, each in value.items())
+    )
 
 
 def _trained_context(shown: Mapping[str, Any]) -> int:

@@ -19,9 +19,21 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 BOOLS = {"true": True, "false": False}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServingTexts:
+    """What Ollama serves with a file, None where it has none; `template` is a layer, never the one inside the GGUF."""
+
+    template: str | None = None
+    system: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    license: str | None = None
+    renderer: str | None = None
+    parser: str | None = None
+
+
 @dataclass(frozen=True)
-class OllamaModel:
-    """`weights` are paths as their owner sees them; the texts are None where Ollama has none."""
+class OllamaModel(ServingTexts):
+    """A model as Ollama has it; `weights` are paths as their owner sees them."""
 
     name: str
     weights: tuple[str, ...]
@@ -29,12 +41,6 @@ class OllamaModel:
     vision: bool = False  # has a projector of its own
     format: str = "gguf"
     remote_host: str | None = None
-    template: str | None = None
-    system: str | None = None
-    license: str | None = None
-    renderer: str | None = None
-    parser: str | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def shown(name: str, show: Mapping[str, Any]) -> OllamaModel:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from threading import Lock
+from functools import lru_cache
 from typing import Any
 
 from ...errors import EngineError, FineTuningNotSupportedError
 from ..base import Engine, Message
-from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, shows_system
+from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, say, shows_system
 from .server import OllamaServer
 
 RENDERS_SINCE = (0, 11, 5)
@@ -37,8 +36,7 @@ class OllamaRenderer:
             )
         self.server, self.model, self.context = server, model, context
         self.think = least_thought(shown)
-        self._rendered: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
-        self._lock = Lock()
+        self._remembered = lru_cache(REMEMBERED)(self._ask)
         self.folds_system = not shows_system(self._bare)
         self.lead = answer_lead(self._bare)
 
@@ -50,19 +48,10 @@ class OllamaRenderer:
         return self._bare(messages) + self.lead
 
     def _bare(self, messages: Sequence[Message]) -> str:
-        key = tuple((message["role"], message["content"]) for message in messages)
-        with self._lock:
-            if key in self._rendered:
-                return self._rendered[key]
-        text = self._ask(messages)
-        with self._lock:
-            self._rendered[key] = text
-            if len(self._rendered) > REMEMBERED:
-                self._rendered.popitem(last=False)
-        return text
+        return self._remembered(*((message["role"], message["content"]) for message in messages))
 
-    def _ask(self, messages: Sequence[Message]) -> str:
-        body = self.request(messages) | {"_debug_render_only": True}
+    def _ask(self, *turns: tuple[str, str]) -> str:
+        body = self.request([say(*turn) for turn in turns]) | {"_debug_render_only": True}
         answer = self.server.ask("POST", "/api/chat", body)
         try:
             return answer["_debug_info"]["rendered_template"]

@@ -189,24 +189,20 @@ def _by_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[f
     scores = []
     for label, answer in zip(labels, answers, strict=True):
         text, size = answer[len(lead) + 1 :].encode(), len(_quoted(label)) - 1
-        split = _likeliest_split(ask, prompt + lead + '"', text, size, places)
-        if split is None:
+        log_prob, places = _likeliest_split(ask, prompt + lead + '"', text, size, places)
+        if log_prob is None:
             return None
-        scores.append(split.log_prob)
-        places = split.places
+        scores.append(log_prob)
     return scores
 
 
-@dataclass(frozen=True)
-class AnswerSplit:
-    """The log-probability of a text by its likeliest split into tokens, and the places seen so far."""
+def _likeliest_split(
+    ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces
+) -> tuple[float | None, PiecePlaces]:
+    """Token by token the likeliest alternative that continues `text`, for its first `size` bytes at least.
 
-    log_prob: float
-    places: PiecePlaces
-
-
-def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces) -> AnswerSplit | None:
-    """Token by token the likeliest alternative that continues `text`, for its first `size` bytes at least."""
+    The sum of their log-probabilities, None where no alternative continues it, and all places seen so far.
+    """
     total, path, done = 0.0, "", 0
     while done < size:
         if path not in places:
@@ -216,9 +212,9 @@ def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: Piece
         piece = max(fitting, key=lambda each: fitting[each], default=b"")
         characters = _decoded([piece])
         if not piece or characters is None:
-            return None
+            return None, places
         total, path, done = total + fitting[piece], path + characters, done + len(piece)
-    return AnswerSplit(total, places)
+    return total, places
 
 
 def _by_grammar(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:

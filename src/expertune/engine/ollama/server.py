@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError, ExpertuneError, UsageError
+from .disk import ManifestEntry
 from .errors import Unavailable, explained
 from .host import checked_url
 from .model import BLOB, shown
@@ -144,9 +145,9 @@ class OllamaServer:
 
     # --- its models ---
 
-    def tags(self) -> list[dict[str, Any]]:
+    def models(self) -> list[ManifestEntry]:
         """The models, as `ollama list` shows them."""
-        return list(self.ask("GET", "/api/tags")["models"])
+        return [_entry(tag) for tag in self.ask("GET", "/api/tags")["models"]]
 
     def show(self, model: str) -> dict[str, Any]:
         """Template, system, parameters, details … of a model. Raises UsageError where it is not there."""
@@ -154,9 +155,9 @@ class OllamaServer:
 
     def models_folder(self) -> str | None:
         """The folder that the server keeps its models in, by the path of one; None where it names no path."""
-        for each in self.tags():
+        for each in self.models():
             with contextlib.suppress(ExpertuneError, *MALFORMED):
-                for path in shown(each["name"], self.show(each["name"])).weights:
+                for path in shown(each.name, self.show(each.name)).weights:
                     folder, _, blob = path.replace("\\", "/").rpartition("/blobs/")
                     if BLOB.search(blob):
                         return path[: len(folder)]
@@ -164,7 +165,7 @@ class OllamaServer:
 
     def holds(self, model: str) -> bool:
         """Check whether a model of that name is there."""
-        return full_name(model) in {full_name(each["name"]) for each in self.tags()}
+        return full_name(model) in {full_name(each.name) for each in self.models()}
 
     def unload(self, model: str) -> None:
         """Free the memory that the model takes in the server; a model that is not loaded is not an error."""
@@ -244,6 +245,12 @@ def full_name(model: str) -> str:
     """A name with its tag and without the default host and namespace, as /api/tags writes it."""
     name = model.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _entry(tag: Mapping[str, Any]) -> ManifestEntry:
+    details = tag.get("details") or {}
+    facts = (str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level"))
+    return ManifestEntry(str(tag["name"]), int(tag.get("size") or 0), *facts)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

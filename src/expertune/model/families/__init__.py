@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from ...gguf.read import GGUFFile
 from ..config import ModelConfig
-from . import cohere, gemma, llama, others, qwen
+from . import gemma, llama, others, qwen
 
 FAMILIES: dict[str, Callable[[GGUFFile], ModelConfig]] = {
-    "cohere2": cohere.cohere2,
-    "command-r": cohere.command_r,
+    "cohere2": others.cohere2,
+    "command-r": others.command_r,
     "gemma": gemma.gemma,
     "gemma2": gemma.gemma2,
     "gemma3": gemma.gemma3,
