@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .cells import for_error
+from .column_leaks import column_leaks
 from .columns import NO_PATIENT
 from .findings import Finding, finding_of
 from .leaks import prompt_leaks
 from .near_duplicates import Duplicates
 from .scale import RatingScale
 from .schema import Rating
+from .split import group_ratings
 
 FEW_ROWS = 50  # usable rows below which a tuned model would be a guess
 FEW_OF_A_CLASS = 10
+DOMINANT_SHARE = 1 / 3  # of the rows, of one patient or group
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ def audit(ratings: Sequence[Rating], scale: RatingScale, duplicates: Duplicates)
         *_class_findings(by_value, scale),
         *_duplicates(ratings, duplicates),
         *prompt_leaks(ratings, scale),
+        *column_leaks(ratings),
         *_no_patients(ratings),
+        *_dominant_group(ratings, duplicates),
         *_missing_rationales(ratings),
     ]
     findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
@@ -96,6 +102,25 @@ def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Find
 def _no_patients(ratings: Sequence[Rating]) -> Iterator[Finding]:
     if not any(rating.group for rating in ratings):
         yield Finding("no_patient_column", "warning", len(ratings), (), NO_PATIENT)
+
+
+def _dominant_group(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:
+    """Yield a finding if one patient, or else one group of the split, has many of the rows."""
+    if len(ratings) < FEW_ROWS:
+        return
+    patients = Counter(rating.group for rating in ratings if rating.group)
+    patient, rows = max(patients.items(), key=lambda pair: pair[1], default=("", 0))
+    kind, who = "dominant_patient", f"of one patient, {for_error(patient, 40)}"
+    own = [rating for rating in ratings if rating.group == patient]
+    if rows <= DOMINANT_SHARE * len(ratings):
+        group_of = group_ratings(ratings, duplicates)
+        group, _ = Counter(group_of.values()).most_common(1)[0]
+        kind, who = "dominant_group", "one group (same patient, same or nearly the same text), which is not divided"
+        own = [rating for rating in ratings if group_of[rating.id] == group]
+    if len(own) > DOMINANT_SHARE * len(ratings):
+        share = len(own) / len(ratings)
+        remedy = "the model learns that one, and little is left to test on: add rows of others, or correct the ids"
+        yield from finding_of(kind, "warning", own, f"{{n}} rows ({share:.0%}) are {who}; {remedy}")
 
 
 def _duplicates(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from .findings import Finding, Severity, finding_of
 from .normalize import fold, specific_lines, words
@@ -19,20 +20,21 @@ from .schema import Rating
 
 NEARLY_ALL = 0.9  # share of the prompts with their own rating from which nothing can be learned but to copy it
 _MOST = 0.5  # share from which the verdict says it
+_RECENT_LINES = 4096
 _QUOTED_WORDS = 5  # a shorter rationale ("cough and fever") is likely to occur in any record
 _CHANCE_STATED, _CHANCE_NAMED = 1e-3, 1e-6  # a frame of statements is sought, that of a label found among thousands
 _NAMED_ROWS, _NAMED_AGREEMENT = 10, 0.95
 _WHO = r"(?:expert|reviewer|rater|annotator|adjudicator|consensus|gold)"
 _STATED = re.compile(
     rf"""(?:
-      (?:^|[.;|{{,(\[<>])[\W_]*
+      (?:^|[.;|{{,(\[<>])[\W_]{{0,20}}
       (?:(?:standardi[sz]ed|{_WHO}|human|true|final|correct|assigned|overall|adjudicated)(?:['’]?s)?[\s_]*)*
       (?:rating|label|rated|classification|ground[\s_]truth|answer)
     | (?<![^\W_]){_WHO}(?:['’]?s)?(?:[\s_]*\#?(?:\d+|[a-z]))?
       (?:[\s_]*(?:decision|verdict|judge?ment|opinion|assessment|call|vote|class|code|category|conclusion|standard))?
       (?:[\s_]*(?:says?|said|thinks?|finds?|found|chose|gave|marked|coded|rated|decided|voted)(?:\s+(?:that\s+)?(?:it|this))?)?
     )["'*\])]*\s*(?::|=|>|\bis\b|\bas\b|\s)\s*["'*]*
-    (?P<rating>[^\n]*)""",
+    (?=(?P<rating>[^\n]{{0,200}}))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _STATING = (  # without one of these a line states nothing
@@ -184,12 +186,13 @@ def _chance(count: int, hits: int, expected: float) -> float:
 def _mentions(scale: RatingScale) -> Callable[[str], Mentions]:
     """Return the function that finds the mentions of values in a line."""
     phrases = sorted(scale.synonyms, key=len, reverse=True)  # "does not match" before "match"
-    label = re.compile("|".join(map(_phrase, phrases)), re.IGNORECASE)
+    label = re.compile("|".join(map(_phrase, phrases)))
     longest = {max(phrase.split(), key=len) for phrase in phrases}
     needed = [word for word in longest if not any(other in word for other in longest - {word})]
     numbers = "|".join(str(value) for value in sorted(scale.values))
-    keyed = re.compile(rf"(\w+)[\"'*\])]*\s*[:=]\s*[\"'*(\[]*({numbers})(?![\d/%]|[.,:]\d)")
+    keyed = re.compile(rf"(?<!\w)(\w{{1,40}})[\"'*\])]{{0,3}}\s?[:=]\s?[\"'*(\[]{{0,3}}({numbers})(?![\d/%]|[.,:]\d)")
 
+    @lru_cache(_RECENT_LINES)  # the task and the rating schema are in every prompt
     def find(line: str) -> Mentions:
         lower = line.casefold()
         found: list[tuple[str, int]] = []
@@ -199,18 +202,18 @@ def _mentions(scale: RatingScale) -> Callable[[str], Mentions]:
             found += _named(lower, label, scale)
         if ":" in line or "=" in line:
             found += [(f"key {match[1]}", int(match[2])) for match in keyed.finditer(lower)]
-        return found
+        return tuple(found)
 
     return find
 
 
 def _phrase(folded: str) -> str:
-    """Return the pattern of a label in a line: its words with anything but letters between, not within a word."""
-    inside = r"[\W_]*" if _UNSPACED.search(folded) else r"[\W_]+"
-    text = inside.join(re.escape(word) for word in folded.split())
-    text = text.replace("doesnt", "doesn['’]?t")
-    before = "" if _UNSPACED.match(folded[0]) or not folded[0].isalnum() else r"(?<![^\W_])"
-    after = "" if _UNSPACED.match(folded[-1]) or not folded[-1].isalnum() else r"(?![^\W_])"
+    """Return the pattern of a label in a line in lower case: its words with anything but letters between, whole."""
+    parts = [re.escape(word).replace("doesnt", "doesn['’]?t") for word in folded.split()]
+    signs = _UNSPACED.search(folded) or not all(word.isalnum() for word in folded.split())
+    text = (r"[\W_]{0,9}" if signs else r"[\W_]{1,9}").join(parts)
+    before = r"(?<![^\W_])" if folded[0].isalnum() and not _UNSPACED.match(folded[0]) else ""
+    after = r"(?![^\W_])" if folded[-1].isalnum() and not _UNSPACED.match(folded[-1]) else ""
     return f"{before}{text}{after}"
 
 
@@ -234,7 +237,7 @@ def _stated(line: str, scale: RatingScale) -> Iterator[tuple[str, int]]:
         rest = match["rating"]
         bare = re.sub(r"^(?:[-=]?>|[=→\s])+", "", rest)
         pieces = (rest, bare, *(_PIECE_END.split(each, maxsplit=1)[0] for each in (rest, bare)))
-        frame = STATED + re.sub(r"\d+", "#", fold(match[0][: match.start("rating") - match.start()]))
+        frame = STATED + re.sub(r"\d+", "#", fold(match[0]))
         for value in {_value(piece, scale) for piece in pieces} - {None}:
             yield frame, value or 0
 
