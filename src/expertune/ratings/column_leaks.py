@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .cells import for_error, is_blank_text
-from .columns import FIELDS, RATIONALE, VALUE, find_column
+from .columns import FIELDS, RATIONALE, VALUE, folded
 from .findings import Finding, finding_of
 from .schema import Rating
 
@@ -28,7 +28,8 @@ _FEWEST_GROUPS = 10
 _SAMPLE = 5000  # records by which a column is judged
 _FIELD_SHARE = 0.2  # of the prompts have a line "name: …" for it to count as a column
 _FIELD = re.compile(r"^(?:[^\w\n]|_){0,9}([^\W_][^:=\n]{0,39}?)[\"'*\])]{0,3}[ \t]?[:=]([^\n]{1,60})$", re.MULTILINE)
-_KNOWN = (*(name for names in FIELDS.values() for name in names), *FIELDS, "Diagnosis", "Triage", *VALUE, *RATIONALE)
+_INPUTS = (*(name for names in FIELDS.values() for name in names), *FIELDS, "Diagnosis", "Triage")
+_KNOWN = frozenset(map(folded, (*_INPUTS, *VALUE, *RATIONALE)))
 _DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})[./-](\d{4})\b(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 
@@ -87,17 +88,17 @@ def _columns(ratings: Sequence[Rating]) -> dict[str, tuple[Cells, bool]]:
 
 
 def _is_known(name: str) -> bool:
-    return find_column((name.removeprefix("column "),), _KNOWN) is not None
+    return folded(name.removeprefix("column ")) in _KNOWN
 
 
 def _prompt_fields(ratings: Sequence[Rating]) -> Mapping[str, Cells]:
     """Collect what follows "name:" or "name =" in the lines of the prompts, for names that many prompts have."""
     fields = [dict(_FIELD.findall(rating.prompt)) for rating in ratings]
-    counts = Counter(name for each in fields for name in each if not _is_known(name))
+    counts = Counter(name for each in fields for name in each)
     return {
         name: [each.get(name, "").strip() for each in fields]
         for name, count in counts.items()
-        if count >= _FIELD_SHARE * len(ratings)
+        if count >= _FIELD_SHARE * len(ratings) and not _is_known(name)
     }
 
 

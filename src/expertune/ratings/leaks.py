@@ -255,14 +255,28 @@ def _value(piece: str, scale: RatingScale) -> int | None:
 
 
 def _rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
+    if not any(_may_quote(rating) for rating in ratings):
+        return
     specific = specific_lines([rating.prompt for rating in ratings])
-    quoted = [rating for rating, own in zip(ratings, specific, strict=True) if _quotes(own, rating.rationale)]
+    quoted = [
+        rating
+        for rating, own in zip(ratings, specific, strict=True)
+        if _may_quote(rating) and _quotes(own, rating.rationale)
+    ]
     yield from finding_of(
         "rationale_in_prompt",
         "warning",
         quoted,
         "{n} prompts contain their own rationale; remove it unless it is known when a new row is rated",
     )
+
+
+def _may_quote(rating: Rating) -> bool:
+    """Say quickly that a prompt lacks a word of the rationale, as most do."""
+    if not (rating.prompt.isascii() and rating.rationale.isascii()):
+        return True
+    prompt = rating.prompt.casefold()
+    return bool(rating.rationale) and all(word in prompt for word in _WORD.findall(rating.rationale.casefold()))
 
 
 def _quotes(own_lines: Sequence[str], rationale: str) -> bool:

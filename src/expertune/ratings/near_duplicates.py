@@ -14,15 +14,17 @@ Only the lines specific to a prompt are compared, and words that most prompts co
 
 from __future__ import annotations
 
+import hashlib
 import random
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from typing import TYPE_CHECKING
 
-from .normalize import specific_lines, words
+from .normalize import NumberedLines, number_lines, specific_numbers, words
 from .schema import Rating, UnratedRecord, id_order
 
 if TYPE_CHECKING:
@@ -51,14 +53,17 @@ class Duplicates:
     near: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Text:
-    """The specific part of a prompt: as one string, as tokens, and its words and numbers that are not common."""
+    """The specific part of a prompt: its tokens, the number of its words that are not common, and such numbers."""
 
-    own: str
     tokens: tuple[str, ...]
-    words: tuple[str, ...]
+    word_count: int
     numbers: tuple[str, ...]
+
+    @property
+    def own(self) -> str:
+        return " ".join(self.tokens)
 
 
 def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float) -> Duplicates:
@@ -67,9 +72,9 @@ def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float)
     The result is the same for the same ids and texts in any order.
     """
     order = sorted(range(len(ratings)), key=lambda i: id_order(ratings[i].id))
-    prompts = [ratings[i].prompt for i in order]
-    same = same_texts(prompts)
-    near = [(order[i], order[j]) for i, j in _near_pairs(prompts, same, threshold)]
+    lines = number_lines(ratings[i].prompt for i in order)
+    same = _grouped((_tokens(own, lines) or ratings[i].prompt for i, own in zip(order, lines.of_prompt, strict=True)))
+    near = [(order[i], order[j]) for i, j in _near_pairs(lines, same, threshold)]
     return Duplicates(
         same=tuple(sorted(tuple(sorted(order[i] for i in places)) for places in same)),
         near=tuple(sorted((min(pair), max(pair)) for pair in near)),
@@ -78,30 +83,40 @@ def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float)
 
 def same_texts(prompts: Sequence[str]) -> list[list[int]]:
     """Group the positions of prompts with the same words in the same order; only groups of two or more."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, prompt in enumerate(prompts):
-        places[" ".join(words(prompt)) or prompt].append(i)
-    return [indices for indices in places.values() if len(indices) > 1]
+    return _grouped(" ".join(words(prompt)) or prompt for prompt in prompts)
 
 
-def _near_pairs(prompts: Sequence[str], same: Sequence[Sequence[int]], threshold: float) -> list[tuple[int, int]]:
+def _grouped(keys: Iterable[object]) -> list[list[int]]:
+    return list(_buckets((key, i) for i, key in enumerate(keys)))
+
+
+def _tokens(numbers: Iterable[int], lines: NumberedLines) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(lines.words[number] for number in numbers))
+
+
+def _near_pairs(lines: NumberedLines, same: Sequence[Sequence[int]], threshold: float) -> list[tuple[int, int]]:
     repeats = {i for indices in same for i in indices[1:]}
-    places = [i for i in range(len(prompts)) if i not in repeats]
-    texts = _own_texts([prompts[i] for i in places])
-    found = {*_same_bags(texts), *_visits(texts, threshold), *_misspelt(texts), *_long(texts, threshold)}
+    places = [i for i in range(len(lines.of_prompt)) if i not in repeats]
+    specific = specific_numbers([lines.of_prompt[i] for i in places])
+    texts = _own_texts([_tokens(own, lines) for own in specific])
+    hashes = _bag_hashes(texts)
+    found = {
+        *_same_bags(texts, hashes),
+        *_visits(texts, threshold),
+        *_misspelt(texts, hashes),
+        *_long(texts, threshold),
+    }
     return sorted((places[i], places[j]) for i, j in found)
 
 
-def _own_texts(prompts: Sequence[str]) -> list[_Text]:
-    tokens = [tuple(word for line in lines for word in words(line)) for lines in specific_lines(prompts)]
+def _own_texts(tokens: Sequence[tuple[str, ...]]) -> list[_Text]:
     frequency = Counter(token for own in tokens for token in set(own))
-    rare = [[token for token in own if frequency[token] <= len(prompts) / 2] for own in tokens]
-    return [
-        _Text(
-            " ".join(own), own, tuple(t for t in scarce if not _is_number(t)), tuple(t for t in scarce if _is_number(t))
-        )
-        for own, scarce in zip(tokens, rare, strict=True)
-    ]
+    rare = {token: _is_number(token) for token, count in frequency.items() if count <= len(tokens) / 2}
+    texts = []
+    for own in tokens:
+        numbers = tuple(token for token in own if rare.get(token))
+        texts.append(_Text(own, sum(token in rare for token in own) - len(numbers), numbers))
+    return texts
 
 
 def _is_number(token: str) -> bool:
@@ -115,9 +130,20 @@ def _buckets(keys: Iterable[tuple[object, int]]) -> Iterator[list[int]]:
     return (indices for indices in places.values() if len(indices) > 1)
 
 
-def _same_bags(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
-    for indices in _buckets((tuple(sorted(text.tokens)), i) for i, text in enumerate(texts)):
-        yield from ((indices[0], i) for i in indices[1:])
+def _bag_hashes(texts: Sequence[_Text]) -> list[int]:
+    """Sum of the 64-bit hashes of each text's tokens: the same in any order, and easy to take a token from."""
+    hash_of = {token: _hash(token) for token in {token for text in texts for token in text.tokens}}
+    return [sum(map(hash_of.__getitem__, text.tokens)) for text in texts]
+
+
+def _hash(token: str) -> int:
+    return int.from_bytes(hashlib.blake2b(token.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _same_bags(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    for alike in _buckets((own, i) for i, own in enumerate(hashes)):
+        for indices in _buckets((tuple(sorted(texts[i].tokens)), i) for i in alike):
+            yield from ((indices[0], i) for i in indices[1:])
 
 
 def _visits(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
@@ -138,23 +164,45 @@ def _pairs_with_numbers(indices: Sequence[int], texts: Sequence[_Text]) -> Itera
     return iter({(indices[a], indices[b]) for bucket in buckets for a, b in _worth_comparing(bucket)})
 
 
-def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
+def _misspelt(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Put short texts into buckets by their words without one; in a bucket, compare the words that were left out."""
     from rapidfuzz.distance import OSA
 
-    places: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for indices in _without_one(texts, hashes):
+        left_out: dict[str, int] = {}
+        for i, word in indices:
+            left_out.setdefault(word, i)
+        for word, other in _alike_words(left_out):
+            if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
+                i, j = left_out[word], left_out[other]
+                yield min(i, j), max(i, j)
+
+
+def _without_one(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[list[tuple[int, str]]]:
+    """Yield buckets of (text, word) whose texts are equal without the word, by the hash of the other words."""
+    import numpy as np
+
+    candidates = sorted({token for text in texts for token in text.tokens if _may_be_misspelt(token)})
+    code_of = {word: code for code, word in enumerate(candidates)}
+    text_of_pair, code_of_pair = array("q"), array("q")  # P pair of a text and one of its words
     for i, text in enumerate(texts):
-        if len(text.words) < _LONG_WORDS:
-            bag = sorted(text.tokens)
-            for place, word in enumerate(bag):
-                if len(word) >= _TYPO_LETTERS and word.isalpha():
-                    places[tuple(bag[:place] + bag[place + 1 :])].setdefault(word, i)
-    for rest, left_out in places.items():
-        if rest and len(left_out) > 1:
-            for word, other in _alike_words(left_out):
-                if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
-                    i, j = left_out[word], left_out[other]
-                    yield min(i, j), max(i, j)
+        if text.word_count < _LONG_WORDS and len(text.tokens) > 1:
+            codes = {code_of[token] for token in text.tokens if token in code_of}
+            text_of_pair.extend(i for _ in codes)
+            code_of_pair.extend(codes)
+    text_P, code_P = np.asarray(text_of_pair), np.asarray(code_of_pair)
+    hash_W = np.array([_hash(word) for word in candidates], dtype=np.uint64)
+    hash_N = np.array([own % 2**64 for own in hashes], dtype=np.uint64)
+    rest_P = hash_N[text_P] - hash_W[code_P]
+    order_P = np.argsort(rest_P, kind="stable")
+    starts = np.flatnonzero(np.diff(rest_P[order_P], prepend=~rest_P[order_P[:1]]))
+    sizes = np.diff(starts, append=len(order_P))
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        yield [(int(text_P[at]), candidates[code_P[at]]) for at in order_P[start : start + size]]
+
+
+def _may_be_misspelt(token: str) -> bool:
+    return len(token) >= _TYPO_LETTERS and token.isalpha()
 
 
 def _alike_words(left_out: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -170,7 +218,7 @@ def _alike_words(left_out: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
     from rapidfuzz import fuzz
 
-    indices = [i for i, text in enumerate(texts) if len(text.words) >= _LONG_WORDS]
+    indices = [i for i, text in enumerate(texts) if text.word_count >= _LONG_WORDS]
     seen: set[tuple[int, int]] = set()
     for bucket in _minhash_buckets([texts[i].tokens for i in indices]):
         for a, b in _worth_comparing(bucket):
