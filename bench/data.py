@@ -1,12 +1,13 @@
 """Reading, auditing and splitting a large rating file: seconds of each stage and peak memory.
 
-    python bench/data.py [--records 100000] [--variants plain footer inline near]
+    python bench/data.py [--records 100000] [--variants plain footer inline near long]
     python bench/data.py --table
 
 The records are made from the vocabulary of the example visits (examples/visit_scenarios.py), each with vital signs, and
 are the same in every run. `footer`: the same last line in every record. `inline`: the same words at the end of a line
-of every record. `near`: one record in five is an earlier one with one word changed or misspelt. Each variant is read,
-audited and split by a child process of its own, whose peak of resident memory is the system's.
+of every record. `near`: one record in five is an earlier one with one word changed or misspelt. `long`: six triage
+notes a record. Each variant is read, audited and split by a child process of its own; the peak of its resident memory
+is that of the operating system.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import make_visits
 
 RESULTS = runs.RESULTS / "data.jsonl"
 MARK = "bench/data.py"
-VARIANTS = ("plain", "footer", "inline", "near")
+VARIANTS = ("plain", "footer", "inline", "near", "long")
+_NOTES = 6  # triage notes in a long record
 STAGES = ("read", "near-duplicates", "audit", "split")
 KEY = ("variant", "records")
 MOST_SECONDS, MOST_MB = 20, 1000  # the aim, for 100,000 records
@@ -50,6 +52,9 @@ def records(count: int, variant: str) -> Iterator[dict[str, str]]:
         if variant == "near" and earlier and rng.random() < 0.2:
             text = nearly(rng.choice(earlier), rng)
         earlier.append(text)
+        if variant == "long":
+            notes = (rng.choice(earlier).rpartition("Triage: ")[2].split("\n")[0] for _ in range(_NOTES - 1))
+            text += "".join(f". {note}" for note in notes)
         if variant in ("footer", "inline"):
             text += f"{'.' if variant == 'inline' else ''}{chr(10) if variant == 'footer' else ' '}{FOOTER}"
         yield {

@@ -190,7 +190,7 @@ def _mentions(scale: RatingScale) -> Callable[[str], Mentions]:
     longest = {max(phrase.split(), key=len) for phrase in phrases}
     needed = [word for word in longest if not any(other in word for other in longest - {word})]
     numbers = "|".join(str(value) for value in sorted(scale.values))
-    keyed = re.compile(rf"(?<!\w)(\w{{1,40}})[\"'*\])]{{0,3}}\s?[:=]\s?[\"'*(\[]{{0,3}}({numbers})(?![\d/%]|[.,:]\d)")
+    after_key = re.compile(rf"[:=]\s?[\"'*(\[]{{0,3}}({numbers})(?![\d/%]|[.,:]\d)")
 
     @lru_cache(_RECENT_LINES)  # the task and the rating schema are in every prompt
     def find(line: str) -> Mentions:
@@ -201,10 +201,14 @@ def _mentions(scale: RatingScale) -> Callable[[str], Mentions]:
         if any(word in lower for word in needed):
             found += _named(lower, label, scale)
         if ":" in line or "=" in line:
-            found += [(f"key {match[1]}", int(match[2])) for match in keyed.finditer(lower)]
+            found += [(f"key {_key(lower[: match.start()])}", int(match[1])) for match in after_key.finditer(lower)]
         return tuple(found)
 
     return find
+
+
+def _key(before: str) -> str:
+    return (_WORD.findall(before[-40:]) or [""])[-1]
 
 
 def _phrase(folded: str) -> str:
@@ -258,11 +262,7 @@ def _rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
     if not any(_may_quote(rating) for rating in ratings):
         return
     specific = specific_lines([rating.prompt for rating in ratings])
-    quoted = [
-        rating
-        for rating, own in zip(ratings, specific, strict=True)
-        if _may_quote(rating) and _quotes(own, rating.rationale)
-    ]
+    quoted = [rating for rating, own in zip(ratings, specific, strict=True) if _quotes(own, rating.rationale)]
     yield from finding_of(
         "rationale_in_prompt",
         "warning",
@@ -272,11 +272,11 @@ def _rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
 
 
 def _may_quote(rating: Rating) -> bool:
-    """Say quickly that a prompt lacks a word of the rationale, as most do."""
-    if not (rating.prompt.isascii() and rating.rationale.isascii()):
-        return True
+    """Compare with all lines, of which those specific to the prompt are a part; most prompts lack a word at once."""
     prompt = rating.prompt.casefold()
-    return bool(rating.rationale) and all(word in prompt for word in _WORD.findall(rating.rationale.casefold()))
+    if prompt.isascii() and not all(word in prompt for word in _WORD.findall(rating.rationale.casefold())):
+        return False
+    return _quotes(rating.prompt.splitlines(), rating.rationale)
 
 
 def _quotes(own_lines: Sequence[str], rationale: str) -> bool:

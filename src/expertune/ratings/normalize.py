@@ -158,7 +158,8 @@ def number_lines(prompts: Iterable[str]) -> NumberedLines:
 
     @lru_cache(_RECENT_LINES)  # the task and common lines are in every prompt
     def number(line: str) -> int:
-        own = tuple(known.setdefault(word, word) for word in words(line))
+        found = words(line)
+        own = tuple(map(known.setdefault, found, found))
         return numbers.setdefault(own, len(numbers))
 
     of_prompt = [tuple(map(number, prompt.splitlines())) for prompt in prompts]
