@@ -21,6 +21,7 @@ from .schema import Rating
 NEARLY_ALL = 0.9  # share of the prompts with their own rating from which nothing can be learned but to copy it
 _MOST = 0.5  # share from which the verdict says it
 _RECENT_LINES = 4096
+_NEAR = 40  # characters on either side of a label in which its neighbours are sought
 _QUOTED_WORDS = 5  # a shorter rationale ("cough and fever") is likely to occur in any record
 _CHANCE_STATED, _CHANCE_NAMED = 1e-3, 1e-6  # a frame of statements is sought, that of a label found among thousands
 _NAMED_ROWS, _NAMED_AGREEMENT = 10, 0.95
@@ -201,14 +202,11 @@ def _mentions(scale: RatingScale) -> Callable[[str], Mentions]:
         if any(word in lower for word in needed):
             found += _named(lower, label, scale)
         if ":" in line or "=" in line:
-            found += [(f"key {_key(lower[: match.start()])}", int(match[1])) for match in after_key.finditer(lower)]
+            for match in after_key.finditer(lower):
+                found.append((f"key {(_WORD.findall(_before(lower, match)) or [''])[-1]}", int(match[1])))
         return tuple(found)
 
     return find
-
-
-def _key(before: str) -> str:
-    return (_WORD.findall(before[-40:]) or [""])[-1]
 
 
 def _phrase(folded: str) -> str:
@@ -227,12 +225,16 @@ def _named(line: str, label: re.Pattern[str], scale: RatingScale) -> Iterator[tu
         value = scale.value_of(match[0])
         if value is None:
             continue
-        before, after = line[: match.start()], line[match.end() :]
+        before, after = _before(line, match), line[match.end() : match.end() + _NEAR]
         yield "prompt", value
-        yield f"before {(_WORD.findall(before[-40:]) or ['^'])[-1]}", value
-        yield f"after {(_WORD.findall(after[:40]) or ['$'])[0]}", value
-        if not re.search(r"\w", before + after):
+        yield f"before {(_WORD.findall(before) or ['^'])[-1]}", value
+        yield f"after {(_WORD.findall(after) or ['$'])[0]}", value
+        if not _WORD.search(before + after):
             yield "line", value
+
+
+def _before(line: str, match: re.Match[str]) -> str:
+    return line[max(0, match.start() - _NEAR) : match.start()]
 
 
 def _stated(line: str, scale: RatingScale) -> Iterator[tuple[str, int]]:
