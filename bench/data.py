@@ -90,9 +90,9 @@ def nearly(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def write(path: Path, rows: Iterator[dict[str, str]]) -> Path:
+def write(path: Path, rows: Iterator[dict[str, Any]]) -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
+        table = csv.DictWriter[str](file, COLUMNS)
         table.writeheader()
         table.writerows(rows)
     return path

@@ -189,7 +189,7 @@ def _without_one(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[list
     text_of_pair, code_of_pair = array("q"), array("q")  # P pair of a text and one of its words
     for i, text in enumerate(texts):
         if text.word_count < _LONG_WORDS and len(text.tokens) > 1:
-            codes = {*map(code_of.get, text.tokens)} - {None}
+            codes = {code_of[token] for token in text.tokens if token in code_of}
             text_of_pair.extend(repeat(i, len(codes)))
             code_of_pair.extend(codes)
     text_P, code_P = np.asarray(text_of_pair), np.asarray(code_of_pair)
@@ -273,9 +273,12 @@ def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]
 
 def _remainder(number: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the numbers modulo the Mersenne prime 2^31 - 1, without a division: 2^31 is 1 modulo it."""
+    import numpy as np
+
+    prime = np.uint64(_PRIME)
     for _ in range(2):
-        number = (number & _PRIME) + (number >> 31)
-    return number % _PRIME if number.max() >= _PRIME else number
+        number = (number & prime) + (number >> np.uint64(31))
+    return number % prime if number.max() >= prime else number
 
 
 def _refined(
