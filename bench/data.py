@@ -92,7 +92,7 @@ def nearly(text: str, rng: random.Random) -> str:
 
 def write(path: Path, rows: Iterator[dict[str, Any]]) -> Path:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter[str](file, COLUMNS)
+        table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(rows)
     return path
