@@ -24,6 +24,7 @@ from expertune.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+MAPPING = "rating_mapping_metadata.json"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -163,3 +164,24 @@ def test_a_dry_run_is_refused_where_the_run_would_be(run: Run, tmp_path: Path) -
     assert code == 2 and "holds a finished run" in err and "--overwrite" in err
     code, _, err = run(*job, "--overwrite", "--resume")
     assert code == 2 and "rank (16, there 4)" in err
+
+
+def test_check_tells_leaks_with_ids_and_what_to_do(run: Run, tmp_path: Path) -> None:
+    rows = pd.read_csv(ROWS)
+    rows["Prompt"] += [f"\nExpert: {value}" if at % 2 else "" for at, value in enumerate(rows["Standardized_Rating"])]
+    rows["Queue"] = rows["Standardized_Rating"].map({1: "A", 0: "B", -1: "C"})
+    rows["C_BioSense_ID"] = ["P1" if at < 300 else f"Q{at}" for at in range(len(rows))]
+    rows.to_csv(tmp_path / "leaks.csv", index=False)
+    code, out, _ = run("check", "--input", tmp_path / "leaks.csv", "--rating-mapping", ROWS.parent / MAPPING)
+    lines = out.splitlines()
+    error = next(line for line in lines if line.startswith("error: "))
+    assert code == 2
+    assert (
+        error.startswith("error: 250 prompts (50% of all) state their own rating; remove it")
+        and "(row ids 2, 4," in error
+    )
+    assert any(line.startswith("warning: column Queue alone predicts the rating") for line in lines)
+    assert any(line.startswith("warning: 300 rows (60%) are of one patient, P1;") for line in lines)
+    _, out, _ = run("check", "--input", tmp_path / "leaks.csv", "--json")
+    kinds = [each["kind"] for each in json.loads(out)["findings"]]
+    assert kinds[0] == "rating_in_prompt" and {"column_predicts_rating", "dominant_patient"} <= set(kinds)

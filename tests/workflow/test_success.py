@@ -109,3 +109,13 @@ def test_a_model_set_must_be_judged_and_not_worse_than_the_most_common_label() -
     assert unjudged.failed_checks == ("the product has not been evaluated on the test records",)
     assert unjudged.model_set_info is not None and not unjudged.model_set_info.success
     assert unjudged.verdict.startswith("No tuned model: it diverged. ")  # and then why it was not evaluated
+
+
+@pytest.mark.parametrize(("count", "warned"), [(100, True), (50, True), (49, False)])
+def test_a_leak_of_most_ratings_begins_the_verdict(count: int, warned: bool) -> None:
+    finding = {"kind": "rating_in_prompt", "severity": "error", "count": count, "row_ids": ["1"], "message": "…"}
+    audit = {"rows": 100, "by_label": {"Match": 100}, "findings": [finding]}
+    found = checked(judged("tune", data_audit=audit))
+    assert found.verdict.startswith(f"Warning: {count} of 100 prompts") is warned
+    assert found.verdict.endswith("The product is good.")
+    assert found.evaluation.verdict.line == found.verdict

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from .cells import for_error
+from .column_leaks import column_leaks
 from .columns import NO_PATIENT
+from .findings import Finding, finding_of
+from .leaks import prompt_leaks
 from .near_duplicates import Duplicates
-from .normalize import specific_lines, words
 from .scale import RatingScale
 from .schema import Rating
+from .split import group_ratings
 
 FEW_ROWS = 50  # usable rows below which a tuned model would be a guess
 FEW_OF_A_CLASS = 10
-_SHOWN_IDS = 20
-_QUOTED_WORDS = 5  # a shorter rationale ("cough and fever") is likely to occur in any record
-_STATED = re.compile(
-    r"""(?:^|[.;|{,])[\W_]*
-    (?:(?:standardi[sz]ed|expert|human|gold|true|final|correct|assigned)[\s_]*)*
-    (?:rating|label|rated|classification|ground[\s_]truth|answer)["'*]*\s*(?::|=|\bis\b|\bas\b|\s)\s*["'*]*
-    (?P<rating>[^\n]*)""",
-    re.IGNORECASE | re.VERBOSE,
-)
-
-Severity = Literal["error", "warning", "info"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A fault of `count` rows (or classes); `row_ids` are the first 20 of them. `message` says what to do."""
-
-    kind: str
-    severity: Severity
-    count: int
-    row_ids: tuple[str, ...]
-    message: str
+DOMINANT_SHARE = 1 / 3  # of the rows, of one patient or group
 
 
 @dataclass(frozen=True)
@@ -73,20 +55,15 @@ def audit(ratings: Sequence[Rating], scale: RatingScale, duplicates: Duplicates)
     findings = [
         *_class_findings(by_value, scale),
         *_duplicates(ratings, duplicates),
-        *_leaks(ratings, scale),
+        *prompt_leaks(ratings, scale),
+        *column_leaks(ratings),
         *_no_patients(ratings),
+        *_dominant_group(ratings, duplicates),
         *_missing_rationales(ratings),
     ]
     findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.severity))
     by_label = {label: by_value[value] for label, value in zip(scale.labels, scale.values, strict=True)}
     return AuditReport(tuple(findings), len(ratings), by_label)
-
-
-def _finding(kind: str, severity: Severity, ratings: Iterable[Rating], message: str) -> Iterator[Finding]:
-    """Yield a finding about these rows, or nothing if there are none. {n} in the message is their number."""
-    ids = tuple(rating.id for rating in ratings)
-    if ids:
-        yield Finding(kind, severity, len(ids), ids[:_SHOWN_IDS], message.format(n=len(ids)))
 
 
 def _class_findings(by_value: Counter[int], scale: RatingScale) -> Iterator[Finding]:
@@ -127,22 +104,41 @@ def _no_patients(ratings: Sequence[Rating]) -> Iterator[Finding]:
         yield Finding("no_patient_column", "warning", len(ratings), (), NO_PATIENT)
 
 
+def _dominant_group(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:
+    """Yield a finding if one patient, or else one group of the split, has many of the rows."""
+    if len(ratings) < FEW_ROWS:
+        return
+    patients = Counter(rating.group for rating in ratings if rating.group)
+    patient, rows = max(patients.items(), key=lambda pair: pair[1], default=("", 0))
+    kind, who = "dominant_patient", f"of one patient, {for_error(patient, 40)}"
+    own = [rating for rating in ratings if rating.group == patient]
+    if rows <= DOMINANT_SHARE * len(ratings):
+        group_of = group_ratings(ratings, duplicates)
+        group, _ = Counter(group_of.values()).most_common(1)[0]
+        kind, who = "dominant_group", "one group (same patient, same or nearly the same text), which is not divided"
+        own = [rating for rating in ratings if group_of[rating.id] == group]
+    if len(own) > DOMINANT_SHARE * len(ratings):
+        share = len(own) / len(ratings)
+        remedy = "the model learns that one, and little is left to test on: add rows of others, or correct the ids"
+        yield from finding_of(kind, "warning", own, f"{{n}} rows ({share:.0%}) are {who}; {remedy}")
+
+
 def _duplicates(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[Finding]:
     disputed = [group for group in duplicates.same if len({ratings[i].value for i in group}) > 1]
     near = sorted({i for pair in duplicates.near for i in pair})
-    yield from _finding(
+    yield from finding_of(
         "conflicting_ratings",
         "warning",
         (ratings[i] for group in disputed for i in group),
         "{n} rows have the same text as another row but not the same rating; settle which is right",
     )
-    yield from _finding(
+    yield from finding_of(
         "exact_duplicates",
         "warning",
         (ratings[i] for group in duplicates.same for i in group),
         "{n} rows have the same text as another row; they are kept in one part of the split",
     )
-    yield from _finding(
+    yield from finding_of(
         "near_duplicates",
         "info",
         (ratings[i] for i in near),
@@ -150,72 +146,8 @@ def _duplicates(ratings: Sequence[Rating], duplicates: Duplicates) -> Iterator[F
     )
 
 
-def _leaks(ratings: Sequence[Rating], scale: RatingScale) -> Iterator[Finding]:
-    lines = [[line.strip() for line in rating.prompt.splitlines() if line.strip()] for rating in ratings]
-    shared = _lines_of_other_classes(ratings, lines)
-    stating = [
-        rating
-        for rating, own in zip(ratings, lines, strict=True)
-        if any(rating.value in _stated(line, scale) and (line, rating.value) not in shared for line in own)
-    ]
-    yield from _finding(
-        "rating_in_prompt",
-        "error",
-        stating,
-        "{n} prompts state their own rating; remove it, or the model learns to copy it",
-    )
-    specific = specific_lines([rating.prompt for rating in ratings])
-    quoted = [rating for rating, own in zip(ratings, specific, strict=True) if _quotes(own, rating.rationale)]
-    yield from _finding(
-        "rationale_in_prompt",
-        "warning",
-        quoted,
-        "{n} prompts contain their own rationale; remove it unless it is known when a new row is rated",
-    )
-
-
-def _lines_of_other_classes(ratings: Sequence[Rating], lines: Sequence[Sequence[str]]) -> set[tuple[str, int]]:
-    """Find the (line, value) whose line is also in most rows of other values: task and schema, not a leak.
-
-    A leaked "Rating: 1" may be in most rows, but hardly in those with another rating.
-    """
-    rows = Counter(rating.value for rating in ratings)
-    counts_of: dict[str, Counter[int]] = defaultdict(Counter)
-    for rating, own in zip(ratings, lines, strict=True):
-        for line in set(own):
-            counts_of[line][rating.value] += 1
-    return {
-        (line, value)
-        for line, counts in counts_of.items()
-        for value in rows
-        if counts.total() - counts[value] > (rows.total() - rows[value]) / 2
-    }
-
-
-def _stated(line: str, scale: RatingScale) -> set[int]:
-    """Return the ratings that a line states, as "Rating: 1", "Rated as Match" or "label = Match, because …"."""
-    found: set[int] = set()
-    for match in _STATED.finditer(line):
-        rest = match["rating"]
-        pieces = (
-            rest,
-            re.sub(r"^(?:[-=]?>|[=→\s])+", "", rest),
-            re.split(r"""[,;.("'}*]|\s[-–]\s""", rest, maxsplit=1)[0],
-        )
-        found.update(value for piece in pieces if (value := scale.value_of(piece)) is not None)
-    return found
-
-
-def _quotes(own_lines: Sequence[str], rationale: str) -> bool:
-    sought = words(rationale)
-    if len(sought) < _QUOTED_WORDS:
-        return False
-    text = " ".join(word for line in own_lines for word in words(line))
-    return f" {' '.join(sought)} " in f" {text} "
-
-
 def _missing_rationales(ratings: Sequence[Rating]) -> Iterator[Finding]:
-    yield from _finding(
+    yield from finding_of(
         "missing_rationales",
         "info",
         (rating for rating in ratings if not rating.rationale),

@@ -14,15 +14,17 @@ Only the lines specific to a prompt are compared, and words that most prompts co
 
 from __future__ import annotations
 
+import hashlib
 import random
 import zlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise, repeat
 from typing import TYPE_CHECKING
 
-from .normalize import specific_lines, words
+from .normalize import NumberedLines, number_lines, specific_numbers, words
 from .schema import Rating, UnratedRecord, id_order
 
 if TYPE_CHECKING:
@@ -51,14 +53,17 @@ class Duplicates:
     near: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Text:
-    """The specific part of a prompt: as one string, as tokens, and its words and numbers that are not common."""
+    """The specific part of a prompt: its tokens, the number of its words that are not common, and such numbers."""
 
-    own: str
     tokens: tuple[str, ...]
-    words: tuple[str, ...]
+    word_count: int
     numbers: tuple[str, ...]
+
+    @property
+    def own(self) -> str:
+        return " ".join(self.tokens)
 
 
 def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float) -> Duplicates:
@@ -67,9 +72,9 @@ def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float)
     The result is the same for the same ids and texts in any order.
     """
     order = sorted(range(len(ratings)), key=lambda i: id_order(ratings[i].id))
-    prompts = [ratings[i].prompt for i in order]
-    same = same_texts(prompts)
-    near = [(order[i], order[j]) for i, j in _near_pairs(prompts, same, threshold)]
+    lines = number_lines(ratings[i].prompt for i in order)
+    same = _grouped((_tokens(own, lines) or ratings[i].prompt for i, own in zip(order, lines.of_prompt, strict=True)))
+    near = [(order[i], order[j]) for i, j in _near_pairs(lines, same, threshold)]
     return Duplicates(
         same=tuple(sorted(tuple(sorted(order[i] for i in places)) for places in same)),
         near=tuple(sorted((min(pair), max(pair)) for pair in near)),
@@ -78,30 +83,38 @@ def find_duplicates(ratings: Sequence[Rating | UnratedRecord], threshold: float)
 
 def same_texts(prompts: Sequence[str]) -> list[list[int]]:
     """Group the positions of prompts with the same words in the same order; only groups of two or more."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for i, prompt in enumerate(prompts):
-        places[" ".join(words(prompt)) or prompt].append(i)
-    return [indices for indices in places.values() if len(indices) > 1]
+    return _grouped(" ".join(words(prompt)) or prompt for prompt in prompts)
 
 
-def _near_pairs(prompts: Sequence[str], same: Sequence[Sequence[int]], threshold: float) -> list[tuple[int, int]]:
+def _grouped(keys: Iterable[object]) -> list[list[int]]:
+    return list(_buckets((key, i) for i, key in enumerate(keys)))
+
+
+def _tokens(numbers: Iterable[int], lines: NumberedLines) -> tuple[str, ...]:
+    return tuple(chain.from_iterable(lines.words[number] for number in numbers))
+
+
+def _near_pairs(lines: NumberedLines, same: Sequence[Sequence[int]], threshold: float) -> list[tuple[int, int]]:
     repeats = {i for indices in same for i in indices[1:]}
-    places = [i for i in range(len(prompts)) if i not in repeats]
-    texts = _own_texts([prompts[i] for i in places])
-    found = {*_same_bags(texts), *_visits(texts, threshold), *_misspelt(texts), *_long(texts, threshold)}
+    places = [i for i in range(len(lines.of_prompt)) if i not in repeats]
+    specific = specific_numbers([lines.of_prompt[i] for i in places])
+    texts = _own_texts([_tokens(own, lines) for own in specific])
+    hashes = _bag_hashes(texts)
+    found = {
+        *_same_bags(texts, hashes),
+        *_visits(texts, threshold),
+        *_misspelt(texts, hashes),
+        *_long(texts, threshold),
+    }
     return sorted((places[i], places[j]) for i, j in found)
 
 
-def _own_texts(prompts: Sequence[str]) -> list[_Text]:
-    tokens = [tuple(word for line in lines for word in words(line)) for lines in specific_lines(prompts)]
-    frequency = Counter(token for own in tokens for token in set(own))
-    rare = [[token for token in own if frequency[token] <= len(prompts) / 2] for own in tokens]
-    return [
-        _Text(
-            " ".join(own), own, tuple(t for t in scarce if not _is_number(t)), tuple(t for t in scarce if _is_number(t))
-        )
-        for own, scarce in zip(tokens, rare, strict=True)
-    ]
+def _own_texts(tokens: Sequence[tuple[str, ...]]) -> list[_Text]:
+    frequency = Counter(chain.from_iterable(map(set, tokens)))
+    rare = [token for token, count in frequency.items() if count <= len(tokens) / 2]
+    is_number = frozenset(filter(_is_number, rare)).__contains__
+    is_word = frozenset(token for token in rare if not _is_number(token)).__contains__
+    return [_Text(own, sum(map(is_word, own)), tuple(filter(is_number, own))) for own in tokens]
 
 
 def _is_number(token: str) -> bool:
@@ -115,9 +128,24 @@ def _buckets(keys: Iterable[tuple[object, int]]) -> Iterator[list[int]]:
     return (indices for indices in places.values() if len(indices) > 1)
 
 
-def _same_bags(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
-    for indices in _buckets((tuple(sorted(text.tokens)), i) for i, text in enumerate(texts)):
-        yield from ((indices[0], i) for i in indices[1:])
+def _bag_hashes(texts: Sequence[_Text]) -> list[int]:
+    """Sum of the 64-bit hashes of each text's tokens: the same in any order, and easy to take a token from."""
+    hash_of = {token: _hash(token) for token in _vocabulary(texts)}
+    return [sum(map(hash_of.__getitem__, text.tokens)) for text in texts]
+
+
+def _vocabulary(texts: Sequence[_Text]) -> set[str]:
+    return set(chain.from_iterable(text.tokens for text in texts))
+
+
+def _hash(token: str) -> int:
+    return int.from_bytes(hashlib.blake2b(token.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _same_bags(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    for alike in _buckets((own, i) for i, own in enumerate(hashes)):
+        for indices in _buckets((tuple(sorted(texts[i].tokens)), i) for i in alike):
+            yield from ((indices[0], i) for i in indices[1:])
 
 
 def _visits(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
@@ -138,23 +166,52 @@ def _pairs_with_numbers(indices: Sequence[int], texts: Sequence[_Text]) -> Itera
     return iter({(indices[a], indices[b]) for bucket in buckets for a, b in _worth_comparing(bucket)})
 
 
-def _misspelt(texts: Sequence[_Text]) -> Iterator[tuple[int, int]]:
+def _misspelt(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Put short texts into buckets by their words without one; in a bucket, compare the words that were left out."""
     from rapidfuzz.distance import OSA
 
-    places: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for indices in _without_one(texts, hashes):
+        left_out: dict[str, int] = {}
+        for i, word in indices:
+            left_out.setdefault(word, i)
+        for word, other in _alike_words(left_out):
+            if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
+                i, j = left_out[word], left_out[other]
+                yield min(i, j), max(i, j)
+
+
+def _without_one(texts: Sequence[_Text], hashes: Sequence[int]) -> Iterator[list[tuple[int, str]]]:
+    """Yield buckets of (text, word) whose texts are equal without the word, by the hash of the other words."""
+    import numpy as np
+
+    candidates = sorted(word for word in _vocabulary(texts) if len(word) >= _TYPO_LETTERS and word.isalpha())
+    code_of = {word: code for code, word in enumerate(candidates)}
+    text_of_pair, code_of_pair = array("q"), array("q")  # P pair of a text and one of its words
     for i, text in enumerate(texts):
-        if len(text.words) < _LONG_WORDS:
-            bag = sorted(text.tokens)
-            for place, word in enumerate(bag):
-                if len(word) >= _TYPO_LETTERS and word.isalpha():
-                    places[tuple(bag[:place] + bag[place + 1 :])].setdefault(word, i)
-    for rest, left_out in places.items():
-        if rest and len(left_out) > 1:
-            for word, other in _alike_words(left_out):
-                if abs(len(word) - len(other)) <= 1 and OSA.distance(word, other, score_cutoff=1) <= 1:
-                    i, j = left_out[word], left_out[other]
-                    yield min(i, j), max(i, j)
+        if text.word_count < _LONG_WORDS and len(text.tokens) > 1:
+            codes = {code_of[token] for token in text.tokens if token in code_of}
+            text_of_pair.extend(repeat(i, len(codes)))
+            code_of_pair.extend(codes)
+    text_P, code_P = np.asarray(text_of_pair), np.asarray(code_of_pair)
+    hash_W = np.array([_hash(word) for word in candidates], dtype=np.uint64)
+    hash_N = np.array([own % 2**64 for own in hashes], dtype=np.uint64)
+    rest_P = hash_N[text_P] - hash_W[code_P]
+    for places in _equal_rows(rest_P[:, None]):
+        yield [(int(text_P[at]), candidates[code_P[at]]) for at in places]
+
+
+def _equal_rows(key_NK: NDArray[np.uint64]) -> Iterator[NDArray[np.intp]]:
+    """Yield the positions of each key that occurs more than once, in ascending order."""
+    import numpy as np
+
+    order_N = np.lexsort(key_NK.T)
+    sorted_NK = key_NK[order_N]
+    is_new_N = np.ones(len(order_N), dtype=bool)
+    is_new_N[1:] = (sorted_NK[1:] != sorted_NK[:-1]).any(axis=1)
+    starts = np.flatnonzero(is_new_N)
+    sizes = np.diff(starts, append=len(order_N))
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        yield order_N[start : start + size]
 
 
 def _alike_words(left_out: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -170,27 +227,29 @@ def _alike_words(left_out: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _long(texts: Sequence[_Text], threshold: float) -> Iterator[tuple[int, int]]:
     from rapidfuzz import fuzz
 
-    indices = [i for i, text in enumerate(texts) if len(text.words) >= _LONG_WORDS]
+    indices = [i for i, text in enumerate(texts) if text.word_count >= _LONG_WORDS]
+    long = [texts[i].own for i in indices]
+    numbers = [_as_set(texts[i].numbers) for i in indices]
     seen: set[tuple[int, int]] = set()
     for bucket in _minhash_buckets([texts[i].tokens for i in indices]):
         for a, b in _worth_comparing(bucket):
-            pair = indices[a], indices[b]
-            if pair not in seen:
-                seen.add(pair)
-                one, other = texts[pair[0]], texts[pair[1]]
-                if (
-                    _share(one.numbers, other.numbers) >= threshold
-                    and fuzz.ratio(one.own, other.own, score_cutoff=100 * threshold) >= 100 * threshold
-                ):
-                    yield pair
+            # most pairs of one template differ in their numbers, which is quickly seen
+            if _share(numbers[a], numbers[b]) >= threshold and (a, b) not in seen:
+                seen.add((a, b))
+                if fuzz.ratio(long[a], long[b], score_cutoff=100 * threshold) >= 100 * threshold:
+                    yield indices[a], indices[b]
 
 
-def _share(numbers: Sequence[str], others: Sequence[str]) -> float:
+def _as_set(numbers: Sequence[str]) -> frozenset[tuple[str, int]]:
+    """Number the repetitions, so that sets of numbers count them."""
+    return frozenset((number, at) for number, count in Counter(numbers).items() for at in range(count))
+
+
+def _share(numbers: frozenset[tuple[str, int]], others: frozenset[tuple[str, int]]) -> float:
     """Share of the numbers of both that they have in common (multiset Jaccard index); 1 if neither has any."""
-    if numbers == others:
-        return 1.0
-    mine, theirs = Counter(numbers), Counter(others)
-    return (mine & theirs).total() / (mine | theirs).total()
+    common = len(numbers & others)
+    total = len(numbers) + len(others) - common
+    return common / total if total else 1.0
 
 
 def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]]:
@@ -200,25 +259,40 @@ def _minhash_buckets(token_lists: Sequence[Sequence[str]]) -> Iterator[list[int]
     draw = random.Random(0)  # fixed: the buckets must not depend on a run
     factor_H = np.array([draw.randrange(1, _PRIME) for _ in range(_BANDS * _ROWS)], dtype=np.uint64)
     offset_H = np.array([draw.randrange(_PRIME) for _ in range(_BANDS * _ROWS)], dtype=np.uint64)
-    signatures = []
-    for tokens in token_lists:
-        pairs = {f"{a} {b}".encode() for a, b in pairwise(tokens)}
-        hash_P = np.array([zlib.crc32(pair) for pair in pairs], dtype=np.uint64)
-        signatures.append(((hash_P[:, None] * factor_H + offset_H) % _PRIME).min(axis=0).astype(np.uint32))
+    vocabulary = {token: token.encode() for token in {*chain.from_iterable(token_lists)}}
+    first = {token: zlib.crc32(text + b" ") for token, text in vocabulary.items()}
+    signature_NH = np.empty((len(token_lists), _BANDS * _ROWS), dtype=np.uint32)
+    for i, tokens in enumerate(token_lists):
+        # of "word word", begun with the first
+        hash_P = np.array([zlib.crc32(vocabulary[b], first[a]) for a, b in pairwise(tokens)], dtype=np.uint64)
+        signature_NH[i] = _remainder(hash_P[:, None] * factor_H + offset_H).min(axis=0)
     for band in range(_BANDS):
         bands = [slice(part % _BANDS * _ROWS, (part % _BANDS + 1) * _ROWS) for part in range(band, band + _DEPTH)]
-        yield from _refined(range(len(signatures)), signatures, bands)
+        yield from _refined(np.arange(len(signature_NH)), signature_NH, bands)
+
+
+def _remainder(number: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the numbers modulo the Mersenne prime 2^31 - 1, without a division: 2^31 is 1 modulo it."""
+    import numpy as np
+
+    prime = np.uint64(_PRIME)
+    for _ in range(2):
+        number = (number & prime) + (number >> np.uint64(31))
+    return number % prime if number.max() >= prime else number
 
 
 def _refined(
-    indices: Iterable[int], signatures: Sequence[NDArray[np.uint32]], bands: Sequence[slice]
+    index_N: NDArray[np.intp], signature_NH: NDArray[np.uint32], bands: Sequence[slice]
 ) -> Iterator[list[int]]:
     """Yield buckets by the first band; divide those too large to compare pair by pair by the next bands too."""
-    for bucket in _buckets((signatures[i][bands[0]].tobytes(), i) for i in indices):
-        if len(bucket) > _LARGE and len(bands) > 1:
-            yield from _refined(bucket, signatures, bands[1:])
+    import numpy as np
+
+    for places in _equal_rows(np.ascontiguousarray(signature_NH[index_N, bands[0]]).view(np.uint64)):
+        bucket_N = index_N[places]
+        if len(bucket_N) > _LARGE and len(bands) > 1:
+            yield from _refined(bucket_N, signature_NH, bands[1:])
         else:
-            yield bucket
+            yield bucket_N.tolist()
 
 
 def _worth_comparing(bucket: Sequence[int]) -> Iterator[tuple[int, int]]:

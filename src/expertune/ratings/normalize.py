@@ -6,8 +6,10 @@ import numbers
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from .cells import as_whole
@@ -71,6 +73,7 @@ ABSTENTIONS = (
     "n a",
 )
 
+_RECENT_LINES = 4096  # remembered while the lines of many prompts are read
 _WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(?:\.0*)?")
 
 
@@ -112,7 +115,9 @@ def _tokenize(text: str, split: re.Pattern[str]) -> list[str]:
     text = text.casefold()
     if not text.isascii():
         text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_KEPT)
-    return split.findall(_DECORATION.sub(" ", text))
+    if "-" in text or "=" in text or "~" in text:
+        text = _DECORATION.sub(" ", text)
+    return split.findall(text)
 
 
 def fold(text: str) -> str:
@@ -138,17 +143,46 @@ def words(text: str) -> list[str]:
     return _tokenize(text, _SPLIT_WITH_DECIMALS)
 
 
+@dataclass(frozen=True)
+class NumberedLines:
+    """The lines of prompts as numbers: lines with the same words are one, with its words in `words`; 0 has none."""
+
+    words: Sequence[tuple[str, ...]]
+    of_prompt: Sequence[Sequence[int]]
+
+
+def number_lines(prompts: Iterable[str]) -> NumberedLines:
+    """Tokenize each line once; equal words and lines are kept once, so that a million lines take little memory."""
+    numbers: dict[tuple[str, ...], int] = {(): 0}
+    known: dict[str, str] = {}
+
+    @lru_cache(_RECENT_LINES)  # the task and common lines are in every prompt
+    def number(line: str) -> int:
+        found = words(line)
+        own = tuple(map(known.setdefault, found, found))
+        return numbers.setdefault(own, len(numbers))
+
+    of_prompt = [tuple(map(number, prompt.splitlines())) for prompt in prompts]
+    return NumberedLines(list(numbers), of_prompt)
+
+
+def specific_numbers(of_prompt: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the numbers of the lines specific to each prompt, as `specific_lines`."""
+    filled = [[number for number in own if number] for own in of_prompt]
+    distinct = set(map(tuple, filled))
+    frequency = Counter(number for own in distinct for number in set(own))
+    common = {number for number, count in frequency.items() if count > len(distinct) / 2}
+    return [[number for number in own if number not in common] or own for own in filled]
+
+
 def specific_lines(prompts: Sequence[str]) -> list[list[str]]:
     """Return the lines of each prompt without those that more than half of the prompts contain (task, rating schema).
 
     A prompt that has no other lines keeps them all. Repeated prompts count once.
     """
-    lines = [[line for line in prompt.splitlines() if words(line)] for prompt in prompts]
-    keys = [tuple(" ".join(words(line)) for line in own) for own in lines]
-    distinct = set(keys)
-    frequency = Counter(key for own in distinct for key in set(own))
-    specific = [
-        [line for line, key in zip(own, own_keys, strict=True) if frequency[key] <= len(distinct) / 2]
-        for own, own_keys in zip(lines, keys, strict=True)
+    of_prompt = number_lines(prompts).of_prompt
+    kept = map(set, specific_numbers(of_prompt))
+    return [
+        [line for line, number in zip(prompt.splitlines(), numbers, strict=True) if number in own]
+        for prompt, numbers, own in zip(prompts, of_prompt, kept, strict=True)
     ]
-    return [own or whole for own, whole in zip(specific, lines, strict=True)]

@@ -11,6 +11,7 @@ from ..evaluate.judgement import experts_of
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
+from ..ratings.leaks import spoiled
 from ..ratings.unlabelled import Unlabelled
 from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
@@ -157,9 +158,11 @@ def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
 
 
 def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
-    """The verdict, preceded by failed checks and by the reason if there is no tuned model or it is not recommended."""
+    """The verdict, preceded by a leak of the ratings, by failed checks, and by the reason if there is no tuned model or
+    it is not recommended."""
     verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
-    judged = f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
+    judged = spoiled(record.data_audit.findings, record.data_audit.rows)
+    judged += f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
     if choice.approach == TUNE:
         return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
     if choice.approach == READOUT:
