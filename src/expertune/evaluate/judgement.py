@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import Config
 from ..engine.base import Engine
@@ -17,6 +17,7 @@ from ..stats.conformal import Conformal
 from .baselines import majority, tfidf
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
+from .label_errors import LabelErrors
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import WORD_COUNTS, Verdict, verdict
 
@@ -25,7 +26,8 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone.
+    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone. `raters` are the
+    predictions that were evaluated, by name in the same order.
     """
 
     verdict: Verdict
@@ -33,6 +35,8 @@ class Judgement:
     differences: tuple[Difference, ...]
     strata: tuple[SubgroupColumn, ...] = ()
     coverage: Coverage | None = None
+    raters: Mapping[str, Sequence[Rated]] = field(default_factory=dict)
+    label_errors: LabelErrors | None = None
 
 
 def judge(
@@ -76,6 +80,7 @@ def judge(
         tuple(differences),
         subgroups_of(*on_test, config.subgroups, config.confidence_level),
         conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
+        {rater: rated for rater, (rated, _) in raters.items()},
     )
 
 
