@@ -130,7 +130,7 @@ def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dic
             "fine_tuning_metadata.json",
             "test_predictions.csv",
             "likely_label_errors.csv",
-        )  # fmt: skip
+        )
     )
     for row in frame().itertuples():
         assert str(row.Prompt)[:60] not in logged

@@ -46,17 +46,23 @@ POOLING = 0.5  # time of a token in the readout's large packs, over that in an e
 class RatingSpeed:
     """Speed with one model: seconds to open it, to rate a record, and to generate a token.
 
-    `compared_seconds`: to rate a record with the base, which our decoder does in a run (None: as `record_seconds`).
+    `compared_seconds`: to rate a record with the base, which our decoder does in a run; `judged_seconds`: to rate it by
+    words and by codes, as the tuned file's test records may be (None: as `record_seconds`).
     """
 
     open_seconds: float
     record_seconds: float
     token_seconds: float
     compared_seconds: float | None = None
+    judged_seconds: float | None = None
 
     @property
     def base_seconds(self) -> float:
         return self.record_seconds if self.compared_seconds is None else self.compared_seconds
+
+    @property
+    def test_seconds(self) -> float:
+        return self.record_seconds if self.judged_seconds is None else self.judged_seconds
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ class Work:
 
     `read_seconds`: to find, read and tokenise. `readout_blocks`: depth of the pass over all records for a classifier on
     hidden states; 0 without one. `unlabelled_tokens`: of records without a rating that are trained on, a classifier's
-    labels of them being those to learn. `reference_layers`: adapted blocks when the training speed was measured.
+    labels of them being those to learn. `code_tokens`: the lead of a code branch, which follows each prompt a second
+    time in training and evaluations. `reference_layers`: adapted blocks when the training speed was measured.
     """
 
     shape: RowShape
@@ -87,6 +94,7 @@ class Work:
     search_records: int = 0
     readout_blocks: int = 0
     unlabelled_tokens: int = 0
+    code_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,17 +224,18 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     rate = with_layers(speeds.training, settings.layers - work.reference_layers)
     row = work.shape.row
     train_tokens = work.train * row + work.unlabelled_tokens
-    dev_tokens = work.dev * (row + LABEL_TOKENS)  # each label is scored
+    steps_tokens, pass_tokens = (train_tokens * each for each in _code_work(work, rate.device))
+    dev_tokens = work.dev * (row + LABEL_TOKENS + work.code_tokens)  # each label is scored
     dev_pass = dev_tokens / rate.look_tokens_per_second
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    pooling = rate.load_seconds + POOLING * (train_tokens + (work.dev + work.test) * row) * all_blocks * depth
+    pooling = rate.load_seconds + POOLING * (pass_tokens + (work.dev + work.test) * row) * all_blocks * depth
     trunk = work.dev * row * rate.trunk_seconds_per_token  # that of the training rows is made in the same pass
     readout = {"readout": pooling + trunk + FIT_SECONDS * work.train} if depth else {}
-    trunk += POOLING * train_tokens * rate.trunk_seconds_per_token
+    trunk += POOLING * pass_tokens * rate.trunk_seconds_per_token
     return readout | {
         "load": rate.load_seconds + (0.0 if depth else trunk),
-        "train": settings.epochs * train_tokens / rate.tokens_per_second,
+        "train": settings.epochs * steps_tokens / rate.tokens_per_second,
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
         "check": speeds.rating.open_seconds
@@ -236,11 +245,26 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     }
 
 
+def _code_work(work: Work, device: str) -> tuple[float, float]:
+    """Work of a training row with its code branch, in a step and in the one pass, over that of a row without.
+
+    On CUDA the lead has a row with the prompt again in each step. Elsewhere it follows the prompt, whose shared
+    beginning is computed once for a pack.
+    """
+    if not work.code_tokens:
+        return 1.0, 1.0
+    shape = work.shape
+    if device == "cuda":
+        return 1 + (shape.prompt + work.code_tokens) / shape.row, 1.0
+    more = 1 + work.code_tokens / (shape.row - shape.shared)
+    return more, more
+
+
 def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
     """Seconds of model set and test records, by llama.cpp."""
     rating = speeds.rating
     answer = rating.token_seconds * work.shape.answer
-    judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
+    judge = rating.open_seconds + work.test * rating.test_seconds + settings.answers * answer + STATISTICS_SECONDS
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
     few_shot = FEW_SHOT * rating.base_seconds

@@ -76,7 +76,7 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
         by_file = rater if config.engine == TORCH else engine
-        plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds), ws)
+        plan = plan_time(plan, dataset, rows, Served(by_file, rater, open_seconds, branch), ws)
         yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
 
 
