@@ -108,32 +108,11 @@ def test_records_without_a_rating_are_counted_in_training_and_readout():
     assert {name for name in alone if with_them[name] != alone[name]} == {"readout", "train"}
 
 
-def test_a_code_branch_is_counted_in_training_gate_and_test():
-    """A lead of 6 tokens follows each prompt; 40 of a row's 100 tokens are the beginning that all prompts share."""
-    work = replace(WORK, shape=RowShape(90, 10, 120, shared=40), readout_blocks=15)
+def test_the_test_records_of_a_file_with_codes_may_be_rated_in_both_ways():
     speeds = replace(SPEEDS, rating=replace(SPEEDS.rating, judged_seconds=0.8))
-    without, found = (
-        seconds(plan_job(each, one, CONFIG)) for each, one in ((work, SPEEDS), (replace(work, code_tokens=6), speeds))
-    )
-    assert found["train"] == pytest.approx(without["train"] * (1 + 6 / 60))
-    assert found["validate"] == 5 * 10 * (112 + 6) / 200
-    assert found["check"] == pytest.approx(without["check"] + 10 * 6 * (1 / 200 + 0.002))  # the file is read anew
-    assert found["judge"] == pytest.approx(without["judge"] + 20 * (0.8 - 0.5))
-    assert found["readout"] == pytest.approx(without["readout"] + POOLING * 70 * 100 * 6 / 60 * (1 / 200 + 0.002) / 2)
-    assert {name for name in found if found[name] == without[name]} == {
-        "read", "base", "load", "write", "model set", "report"
-    }  # fmt: skip
-    alone = seconds(plan_job(replace(work, readout_blocks=0, code_tokens=6), SPEEDS, CONFIG))
-    assert alone["load"] == pytest.approx(3 + (POOLING * 70 * (1 + 6 / 60) + 10) * 100 * 0.002)
-
-
-def test_on_cuda_the_lead_has_a_row_with_the_prompt_again():
-    speeds = replace(SPEEDS, training=replace(RATE, device="cuda"))
-    without, found = (
-        seconds(plan_job(replace(WORK, readout_blocks=15, code_tokens=tokens), speeds, CONFIG)) for tokens in (0, 5)
-    )
-    assert found["train"] == pytest.approx(without["train"] * (1 + (90 + 5) / 100))
-    assert found["readout"] == without["readout"]  # reads the prompts alone
+    without, found = (seconds(plan_job(WORK, each, CONFIG)) for each in (SPEEDS, speeds))
+    assert found.pop("judge") == pytest.approx(without.pop("judge") + 20 * (0.8 - 0.5))
+    assert found == without
 
 
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():

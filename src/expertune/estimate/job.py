@@ -67,7 +67,8 @@ class RatingSpeed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Measured speeds on this machine. `convert_seconds`: to unpack and pack all tensors that may be changed."""
+    """Measured speeds on this machine, that of training with the code branch if there is one. `convert_seconds`: to
+    unpack and pack all tensors that may be changed."""
 
     training: TrainingThroughput
     rating: RatingSpeed
@@ -80,8 +81,7 @@ class Work:
 
     `read_seconds`: to find, read and tokenise. `readout_blocks`: depth of the pass over all records for a classifier on
     hidden states; 0 without one. `unlabelled_tokens`: of records without a rating that are trained on, a classifier's
-    labels of them being those to learn. `code_tokens`: the lead of a code branch, which follows each prompt a second
-    time in training and evaluations. `reference_layers`: adapted blocks when the training speed was measured.
+    labels of them being those to learn. `reference_layers`: adapted blocks when the training speed was measured.
     """
 
     shape: RowShape
@@ -94,7 +94,6 @@ class Work:
     search_records: int = 0
     readout_blocks: int = 0
     unlabelled_tokens: int = 0
-    code_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,18 +223,17 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     rate = with_layers(speeds.training, settings.layers - work.reference_layers)
     row = work.shape.row
     train_tokens = work.train * row + work.unlabelled_tokens
-    steps_tokens, pass_tokens = (train_tokens * each for each in _code_work(work, rate.device))
-    dev_tokens = work.dev * (row + LABEL_TOKENS + work.code_tokens)  # each label is scored
+    dev_tokens = work.dev * (row + LABEL_TOKENS)  # each label is scored
     dev_pass = dev_tokens / rate.look_tokens_per_second
     all_blocks = 1 / rate.look_tokens_per_second + rate.trunk_seconds_per_token  # seconds of a token
     depth = work.readout_blocks / work.blocks
-    pooling = rate.load_seconds + POOLING * (pass_tokens + (work.dev + work.test) * row) * all_blocks * depth
+    pooling = rate.load_seconds + POOLING * (train_tokens + (work.dev + work.test) * row) * all_blocks * depth
     trunk = work.dev * row * rate.trunk_seconds_per_token  # that of the training rows is made in the same pass
     readout = {"readout": pooling + trunk + FIT_SECONDS * work.train} if depth else {}
-    trunk += POOLING * pass_tokens * rate.trunk_seconds_per_token
+    trunk += POOLING * train_tokens * rate.trunk_seconds_per_token
     return readout | {
         "load": rate.load_seconds + (0.0 if depth else trunk),
-        "train": settings.epochs * steps_tokens / rate.tokens_per_second,
+        "train": settings.epochs * train_tokens / rate.tokens_per_second,
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
         "check": speeds.rating.open_seconds
@@ -243,21 +241,6 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
         + rate.load_seconds
         + dev_tokens * all_blocks,
     }
-
-
-def _code_work(work: Work, device: str) -> tuple[float, float]:
-    """Work of a training row with its code branch, in a step and in the one pass, over that of a row without.
-
-    On CUDA the lead has a row with the prompt again in each step. Elsewhere it follows the prompt, whose shared
-    beginning is computed once for a pack.
-    """
-    if not work.code_tokens:
-        return 1.0, 1.0
-    shape = work.shape
-    if device == "cuda":
-        return 1 + (shape.prompt + work.code_tokens) / shape.row, 1.0
-    more = 1 + work.code_tokens / (shape.row - shape.shared)
-    return more, more
 
 
 def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:

@@ -83,7 +83,8 @@ def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) ->
 def _measured(
     plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
 ) -> tuple[Work, Speeds]:
-    config, path, shape, train = plan.config, plan.base.path, shape_of(rows["train"]), dataset.examples["train"]
+    config, path, train = plan.config, plan.base.path, dataset.examples["train"]
+    shape = shape_of(rows["train"], served.lead_tokens(train[0]))
     speeds = Speeds(
         training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
         measure_rating(
@@ -96,15 +97,7 @@ def _measured(
     search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
     depth = max(depths_of(blocks["blocks"])) if config.readout else 0
     unlabelled = sum(row.length for row in rows["unlabelled"])
-    found = Work(
-        shape,
-        **parts,
-        **blocks,
-        search_records=search,
-        readout_blocks=depth,
-        unlabelled_tokens=unlabelled,
-        code_tokens=served.lead_tokens(train[0]),
-    )
+    found = Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled)
     return found, speeds
 
 
