@@ -12,7 +12,6 @@ import pytest
 from evaluate.samples import SCALE, rated, truth
 from expertune.config import Config
 from expertune.evaluate.label_errors import (
-    LEAST,
     MOST,
     ExaminedPart,
     UnseenRatings,
@@ -21,7 +20,6 @@ from expertune.evaluate.label_errors import (
 )
 from expertune.evaluate.predictions import label_error_rows
 from expertune.modelset.training_signals import cross_validated
-from expertune.predict.score import mean_shares
 from expertune.ratings.dataset import load_dataset
 
 VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
@@ -40,32 +38,34 @@ def test_the_list_by_hand() -> None:
     found = likely_label_errors([UnseenRatings("train", ("TF-IDF",), expert, shares)], SCALE)
     assert found.parts == (ExaminedPart("train", 6, ("TF-IDF",)),) and found.total == 2
     columns = ["id", "part", "expert", "expert_p", "raters_label", "raters_p"]
-    assert label_error_rows(found) == [
-        dict(zip(columns, ("r2", "train", "Match", 0.05, "Does Not Match", 0.9), strict=True)),
-        dict(zip(columns, ("r5", "train", "Does Not Match", 0.2, "Match", 0.7), strict=True)),
-    ]
+    (row,) = label_error_rows(found)  # the other one has a probability of 0.2
+    assert row == dict(zip(columns, ("r2", "train", "Match", 0.05, "Does Not Match", 0.9), strict=True))
 
 
-def test_taught_raters_of_all_records_are_asked_together() -> None:
+def test_informative_raters_of_all_records_are_asked_together() -> None:
     expert, tuned, words = truth([0, 1, 2]), rated([0, 1, 2], sure=0.9), rated([1, 1, 2], sure=0.5)
     raters = {
         "tuned": tuned,
-        "few-shot": rated([0]),
+        "few-shot": rated([0]),  # a sample
+        "TF-IDF set": rated([1, 1, 2], sure=0.999),  # surely wrong once: worse than the labels' shares
         "base": rated([0, 0, 0]),
         "TF-IDF": words,
-        "majority": rated([0, 0, 0]),
+        "majority": rated([0, 0, 0], sure=1 / 3),
     }
-    found = UnseenRatings.by_consensus("test", expert, raters)
+    found = UnseenRatings.by_consensus("test", expert, raters, SCALE)
     assert found.raters == ("tuned", "TF-IDF")
-    assert found.shares["r0"] == mean_shares([tuned[0].probabilities, words[0].probabilities])
-    few = UnseenRatings.by_consensus("dev", expert, {"few-shot": rated([0]), "tuned": tuned})
-    assert few.raters == ("few-shot", "tuned") and few.shares.keys() == {"r0"}  # those that the product rated
-    assert likely_label_errors([few], SCALE).parts == (ExaminedPart("dev", 1, ("few-shot", "tuned")),)
+    assert found.shares["r0"] == pytest.approx([(0.9 + 0.25) / 2, (0.05 + 0.5) / 2, (0.05 + 0.25) / 2])
+    two = {"few-shot": rated([0, 1]), "tuned": tuned}
+    few = UnseenRatings.by_consensus("dev", expert, two, SCALE)
+    assert few.raters == ("few-shot", "tuned") and few.shares.keys() == {"r0", "r1"}  # those that the product rated
+    assert likely_label_errors([few], SCALE).parts == (ExaminedPart("dev", 2, ("few-shot", "tuned")),)
+    poor = UnseenRatings.by_consensus("test", expert, {"few-shot": rated([1, 2, 0])}, SCALE)
+    none = UnseenRatings.by_consensus("dev", expert, {}, SCALE)
     nothing = UnseenRatings("train", ("TF-IDF",), expert, {})
-    assert likely_label_errors([nothing], SCALE) == likely_label_errors([], SCALE)
+    assert likely_label_errors([poor, none, nothing], SCALE) == likely_label_errors([], SCALE)
 
 
-@pytest.mark.parametrize(("rows", "listed"), [(60, LEAST), (600, 30), (6000, MOST)])
+@pytest.mark.parametrize(("rows", "listed"), [(60, 3), (600, 30), (6000, MOST)])
 def test_the_list_is_capped_and_the_total_kept(rows: int, listed: int) -> None:
     """A third of the records is confidently of another label."""
     expert = truth([0, 0, 1] * (rows // 3))
@@ -77,6 +77,20 @@ def test_the_list_is_capped_and_the_total_kept(rows: int, listed: int) -> None:
         one.expert_probability <= other.expert_probability
         for one, other in zip(found.listed, found.listed[1:], strict=False)
     )
+
+
+def test_each_part_has_its_share_of_the_list() -> None:
+    """The raters of the test records are the surer ones, so all of these have less for the expert's label."""
+    expert = truth([0, 0, 1] * 200)
+    parts = []
+    for part, rows, sure in (("train", expert[:400], 0.8), ("test", expert[400:], 0.95)):
+        rest = (1 - sure) / 2
+        shares = {row.id: (sure, rest, rest) if at % 3 else (rest, sure, rest) for at, row in enumerate(rows)}
+        parts.append(UnseenRatings(part, ("tuned",), rows, shares))
+    parts[0].shares |= {f"unrated {at}": (0.8, 0.1, 0.1) for at in range(400)}  # of no rated record
+    found = likely_label_errors(parts, SCALE)
+    assert [each.part for each in found.listed] == ["test"] * 10 + ["train"] * 20
+    assert [each.rows for each in found.parts] == [400, 200]
 
 
 def test_planted_errors_are_found_far_above_chance() -> None:

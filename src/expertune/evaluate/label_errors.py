@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..predict.score import Rated, mean_shares
+from ..predict.score import Rated
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
+from ..stats.metrics import log_loss
 
-MOST, SHARE, LEAST = 100, 0.05, 10  # records listed: this share of those examined, within these numbers
-UNTAUGHT = ("base", "majority")  # raters that have learned nothing from the expert, or nothing about a record
+MOST, SHARE = 100, 0.05  # records listed: this share of each part, and so many in all
 
 Shares = Mapping[str, Sequence[float]]  # probabilities of the labels by record id
 
@@ -67,38 +67,60 @@ class UnseenRatings:
     shares: Shares
 
     @classmethod
-    def by_consensus(cls, part: str, truth: Sequence[Rating], raters: Mapping[str, Sequence[Rated]]) -> UnseenRatings:
-        """The mean log-probabilities of those taught raters that rated every record that the first one did."""
-        by_rater = {
-            name: {each.id: each.probabilities for each in rated}
-            for name, rated in raters.items()
-            if name not in UNTAUGHT
-        }
+    def by_consensus(
+        cls, part: str, truth: Sequence[Rating], raters: Mapping[str, Sequence[Rated]], scale: RatingScale
+    ) -> UnseenRatings:
+        """The mean probabilities of the informative raters, of the records that the first of all raters has rated.
+
+        A rater is informative if it rated all of these and its log-loss is below that of the labels' shares: one that
+        is surely wrong (an untuned base) would else decide.
+        """
+        by_rater = {name: {each.id: each.probabilities for each in rated} for name, rated in raters.items()}
         first = next(iter(by_rater.values()), {})
-        whole = {name: own for name, own in by_rater.items() if first.keys() <= own.keys()}
-        return cls(part, tuple(whole), truth, {id: mean_shares([own[id] for own in whole.values()]) for id in first})
+        rows = [row for row in truth if row.id in first]
+        labels = [scale.values.index(row.value) for row in rows]
+        shares = [labels.count(k) / len(rows) for k in range(len(scale.labels))] if rows else []
+        unaware = log_loss(labels, [shares] * len(rows)).sum()
+        informative = {
+            name: [own[row.id] for row in rows]
+            for name, own in by_rater.items()
+            if first.keys() <= own.keys()
+            and log_loss(labels, [own[row.id] for row in rows]).sum() < unaware * (1 - 1e-9)
+        }
+        mean_NK = np.mean(list(informative.values()), axis=0).tolist() if informative else []
+        return cls(part, tuple(informative), truth, {row.id: own for row, own in zip(rows, mean_NK, strict=False)})
 
 
 def likely_label_errors(parts: Sequence[UnseenRatings], scale: RatingScale) -> LabelErrors:
-    """Find them in each part by its own thresholds."""
-    examined, found = [], list[LabelError]()
-    for part in parts:
-        truth = [row for row in part.truth if row.id in part.shares]
-        if not truth:
-            continue
-        examined.append(ExaminedPart(part.part, len(truth), part.raters))
-        share_NK = np.array([part.shares[row.id] for row in truth], dtype=np.float64)
-        label_N = np.array([scale.values.index(row.value) for row in truth])
-        other_N = confident_labels(share_NK, label_N)
-        for row, share_K, label, other in zip(truth, share_NK, label_N, other_N, strict=True):
-            if other not in (-1, label):
-                names = scale.labels[label], scale.labels[other]
-                own, rival = float(share_K[label]), float(share_K[other])
-                found.append(LabelError(row.id, part.part, names[0], own, names[1], rival))
-    rows = sum(each.rows for each in examined)
-    most = min(MOST, max(LEAST, math.ceil(SHARE * rows)))
-    found.sort(key=lambda each: (each.expert_probability, each.part, each.id))
-    return LabelErrors(tuple(examined), len(found), tuple(found[:most]))
+    """Find them in each part by its own thresholds, and list the same share of each part: its raters differ in how sure
+    they are."""
+    rows = [sum(row.id in each.shares for row in each.truth) for each in parts]
+    examined = [ExaminedPart(each.part, own, each.raters) for each, own in zip(parts, rows, strict=True) if own]
+    share = min(SHARE, MOST / max(1, sum(rows)))
+    found = [sorted(_errors_of(each, scale), key=_self_confidence) for each in parts]
+    listed = [each for own, errors in zip(rows, found, strict=True) for each in errors[: math.ceil(share * own)]]
+    return LabelErrors(tuple(examined), sum(map(len, found)), tuple(sorted(listed, key=_self_confidence)[:MOST]))
+
+
+def _self_confidence(error: LabelError) -> tuple[float, str, str]:
+    return error.expert_probability, error.part, error.id
+
+
+def _errors_of(part: UnseenRatings, scale: RatingScale) -> list[LabelError]:
+    truth = [row for row in part.truth if row.id in part.shares]
+    if not truth:
+        return []
+    share_NK = np.array([part.shares[row.id] for row in truth], dtype=np.float64)
+    label_N = np.array([scale.values.index(row.value) for row in truth])
+    return [
+        LabelError(
+            row.id, part.part, scale.labels[label], float(share_K[label]), scale.labels[other], float(share_K[other])
+        )
+        for row, share_K, label, other in zip(
+            truth, share_NK, label_N, confident_labels(share_NK, label_N), strict=True
+        )
+        if other not in (-1, label)
+    ]
 
 
 def confident_labels(share_NK: NDArray[np.float64], label_N: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -116,15 +116,15 @@ def _with_label_errors(
     evaluated: Evaluated, dev: Mapping[str, Sequence[Rated]], train: UnseenRatings, basis: Basis
 ) -> Evaluated:
     """Add the likely label errors of all parts; the product is the first rater of validation and test records."""
-    split, judgement = basis.dataset.split, evaluated.judgement
+    split, scale, judgement = basis.dataset.split, basis.dataset.scale, evaluated.judgement
     if judgement is None:
         return evaluated
     parts = [
         train,
-        UnseenRatings.by_consensus("dev", split.dev, dev),
-        UnseenRatings.by_consensus("test", split.test, judgement.raters),
+        UnseenRatings.by_consensus("dev", split.dev, dev, scale),
+        UnseenRatings.by_consensus("test", split.test, judgement.raters, scale),
     ]
-    errors = likely_label_errors(parts, basis.dataset.scale)
+    errors = likely_label_errors(parts, scale)
     return replace(evaluated, judgement=replace(judgement, label_errors=errors))
 
 
