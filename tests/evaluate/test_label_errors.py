@@ -86,8 +86,8 @@ def test_each_part_has_its_share_of_the_list() -> None:
     for part, rows, sure in (("train", expert[:400], 0.8), ("test", expert[400:], 0.95)):
         rest = (1 - sure) / 2
         shares = {row.id: (sure, rest, rest) if at % 3 else (rest, sure, rest) for at, row in enumerate(rows)}
-        parts.append(UnseenRatings(part, ("tuned",), rows, shares))
-    parts[0].shares |= {f"unrated {at}": (0.8, 0.1, 0.1) for at in range(400)}  # of no rated record
+        unrated = {f"unrated {at}": (sure, rest, rest) for at in range(400)}  # they count for nothing
+        parts.append(UnseenRatings(part, ("tuned",), rows, shares | unrated))
     found = likely_label_errors(parts, SCALE)
     assert [each.part for each in found.listed] == ["test"] * 10 + ["train"] * 20
     assert [each.rows for each in found.parts] == [400, 200]
