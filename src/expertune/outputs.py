@@ -139,15 +139,15 @@ def _cell(value: object) -> object:
     return f"'{sound}" if _FORMULA.match(sound) else sound
 
 
-def variable_names(texts: Sequence[str], longest: int, instead: Sequence[object] = ()) -> list[str]:
+def variable_names(texts: Sequence[str], longest: int, instead: Sequence[str] = ()) -> list[str]:
     """Parts of column names that R, SAS, SPSS and Stata take: ASCII letters, digits and _, unique and in lower case.
 
     `instead` replaces the texts of which no such sign is left.
     """
     names = list[str]()
     for at, text in enumerate(texts):
-        plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-        found = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or str(instead[at]).replace("-", "minus_")
+        plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
+        found = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or instead[at]
         name, count = found[:longest].strip("_"), 1
         while name in names:
             count += 1

@@ -109,9 +109,9 @@ def test_records_without_a_rating_are_counted_in_training_and_readout():
 
 
 def test_the_test_records_of_a_file_with_codes_may_be_rated_in_both_ways():
-    speeds = replace(SPEEDS, rating=replace(SPEEDS.rating, judged_seconds=0.8))
+    speeds = replace(SPEEDS, rating=replace(SPEEDS.rating, code_seconds=0.3))
     without, found = (seconds(plan_job(WORK, each, CONFIG)) for each in (SPEEDS, speeds))
-    assert found.pop("judge") == pytest.approx(without.pop("judge") + 20 * (0.8 - 0.5))
+    assert found.pop("judge") == pytest.approx(without.pop("judge") + 20 * 0.3)
     assert found == without
 
 

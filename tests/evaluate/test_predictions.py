@@ -99,10 +99,10 @@ def test_names_are_those_that_statistics_programs_take() -> None:
     assert len(first) == 3 + len(names) * (1 + len(labels))
     assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) for name in first)
     assert [name for name in first if name.startswith("tf_idf_p")] == [
-        "tf_idf_p_ubereinstimmung", "tf_idf_p_0", "tf_idf_p_1", "tf_idf_p_2", "tf_idf_p_3",
+        "tf_idf_p_ubereinstimmung", "tf_idf_p_value_0", "tf_idf_p_value_1", "tf_idf_p_value_2", "tf_idf_p_value_3",
         "tf_idf_p_match_probably_af", "tf_idf_p_match_probably_2", "tf_idf_p_match",
     ]  # fmt: skip
-    assert variable_names(["!", "?"], 17, [-1, 1]) == ["minus_1", "1"]
+    assert variable_names(["Maß", "?"], 17, ["value_1", "value_minus_1"]) == ["mass", "value_minus_1"]
     assert {"decision_mod_label", "decision_m_2_label", "tf_idf_set_label", "tf_idf_label"} <= set(first)
 
 

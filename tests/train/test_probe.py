@@ -100,8 +100,8 @@ def test_a_run_with_a_code_branch_is_planned_with_its_lead():
         assert Served(engine, engine, 0.1).lead_tokens(first) == 0
         coded = data.with_codes(branch).examples["train"]
         rating = measure_rating(engine, coded, data.scale, 0.1, branch=branch)
-        assert rating.test_seconds == rating.judged_seconds and rating.base_seconds == rating.record_seconds
-        assert measure_rating(engine, coded, data.scale, 0.1).judged_seconds is None
+        assert min(rating.code_seconds, rating.record_seconds - rating.base_seconds) >= 0
+        assert measure_rating(engine, coded, data.scale, 0.1).code_seconds == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss", "mixtral", "phi3", "gemma4 small", "lfm2", "qwen35"])

@@ -46,23 +46,19 @@ POOLING = 0.5  # time of a token in the readout's large packs, over that in an e
 class RatingSpeed:
     """Speed with one model: seconds to open it, to rate a record, and to generate a token.
 
-    `compared_seconds`: to rate a record with the base, which our decoder does in a run; `judged_seconds`: to rate it by
-    words and by codes, as the tuned file's test records may be (None: as `record_seconds`).
+    `compared_seconds`: to rate a record with the base, which our decoder does in a run (None: as `record_seconds`).
+    `code_seconds`: more to rate it by words and codes, as the tuned file may; 0 without a code branch.
     """
 
     open_seconds: float
     record_seconds: float
     token_seconds: float
     compared_seconds: float | None = None
-    judged_seconds: float | None = None
+    code_seconds: float = 0.0
 
     @property
     def base_seconds(self) -> float:
         return self.record_seconds if self.compared_seconds is None else self.compared_seconds
-
-    @property
-    def test_seconds(self) -> float:
-        return self.record_seconds if self.judged_seconds is None else self.judged_seconds
 
 
 @dataclass(frozen=True)
@@ -247,7 +243,8 @@ def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     """Seconds of model set and test records, by llama.cpp."""
     rating = speeds.rating
     answer = rating.token_seconds * work.shape.answer
-    judge = rating.open_seconds + work.test * rating.test_seconds + settings.answers * answer + STATISTICS_SECONDS
+    judge = rating.open_seconds + work.test * rating.record_seconds + settings.answers * answer + STATISTICS_SECONDS
+    judge += work.test * rating.code_seconds
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
     few_shot = FEW_SHOT * rating.base_seconds

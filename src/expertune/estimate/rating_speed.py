@@ -41,8 +41,7 @@ def measure_rating(
     """
     record_seconds = _record_seconds(engine, examples, scale)
     compared = record_seconds if rater in (None, engine) else _record_seconds(rater, examples, scale)
-    both = LabelScoring("both", branch)
-    judged = _record_seconds(engine, examples, scale, both) if branch else None
+    in_both_ways = _record_seconds(engine, examples, scale, LabelScoring("both", branch)) if branch else 0.0
     prompt = engine.render(examples[0].messages)
     engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
     start = time.perf_counter()
@@ -53,7 +52,7 @@ def measure_rating(
         record_seconds=record_seconds,
         token_seconds=generating / max(1, found.answer_tokens),
         compared_seconds=compared,
-        judged_seconds=judged,
+        code_seconds=max(0.0, in_both_ways - record_seconds),
     )
 
 

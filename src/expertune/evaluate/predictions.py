@@ -30,7 +30,8 @@ def prediction_rows(
     The cells of a rater that rated a sample are empty in the other rows. `group` numbers the groups of the split.
     """
     names = variable_names(tuple(raters), RATER_LETTERS)
-    labels = variable_names(scale.labels, LABEL_LETTERS, scale.values)
+    values = [f"value_{value}".replace("-", "minus_") for value in scale.values]
+    labels = variable_names(scale.labels, LABEL_LETTERS, values)
     by_rater = [(name, {each.id: each for each in rated}) for name, rated in zip(names, raters.values(), strict=True)]
     number = dict[Hashable, int]()
     rows = []
