@@ -211,7 +211,7 @@ def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> 
     assert metadata["verdict"].startswith("No tuned model:")
     assert_figures_are_those_of(tmp_path / "out/test_predictions.csv", metadata["evaluation"])
     examined = {each["part"]: each["raters"] for each in metadata["evaluation"]["label_errors"]["parts"]}
-    assert list(examined) == ["train", "dev", "test"] and examined["train"] == ["TF-IDF"]
+    assert examined["train"] == ["TF-IDF"] and "base" not in examined.get("test", ())  # random weights
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model_set_config.json"} | ALWAYS
     content = json.loads((tmp_path / "out" / "model_set_config.json").read_text())
     assert content["few_shot_examples"]
