@@ -23,6 +23,7 @@ from scripts.fine_tuner import (
 )
 
 import tiny
+from evaluate.recomputed import assert_figures_are_those_of
 from expertune.cli.main import main
 from expertune.errors import EngineError
 from expertune.files import sha256
@@ -111,6 +112,7 @@ def test_the_metadata_tells_what_lies_there(tuned: tuple[Path, dict[str, Any], s
     assert metadata["export"]["bytes"] == (folder / "fine_tuned_model.gguf").stat().st_size
     assert metadata["fallback_reason"] is None
     assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 240
+    assert_figures_are_those_of(folder / "test_predictions.csv", metadata["evaluation"])
 
 
 @pytest.mark.slow
@@ -121,7 +123,14 @@ def test_outputs_are_private_and_no_log_holds_a_rows_text(tuned: tuple[Path, dic
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path.name
     logged = "".join(
         (folder / name).read_text()
-        for name in ("fine_tuner.log", "training_events.jsonl", "report.html", "fine_tuning_metadata.json")
+        for name in (
+            "fine_tuner.log",
+            "training_events.jsonl",
+            "report.html",
+            "fine_tuning_metadata.json",
+            "test_predictions.csv",
+            "likely_label_errors.csv",
+        )
     )
     for row in frame().itertuples():
         assert str(row.Prompt)[:60] not in logged
@@ -200,6 +209,9 @@ def test_an_untrainable_architecture_falls_back_or_is_raised(tmp_path: Path) -> 
     assert metadata["model_set_info"] == {**metadata["model_set_info"], "success": True, "judged": True}
     assert "xverse" in metadata["fallback_reason"]
     assert metadata["verdict"].startswith("No tuned model:")
+    assert_figures_are_those_of(tmp_path / "out/test_predictions.csv", metadata["evaluation"])
+    examined = {each["part"]: each["raters"] for each in metadata["evaluation"]["label_errors"]["parts"]}
+    assert examined["train"] == ["TF-IDF"] and "base" not in examined.get("test", ())  # random weights
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"model_set_config.json"} | ALWAYS
     content = json.loads((tmp_path / "out" / "model_set_config.json").read_text())
     assert content["few_shot_examples"]
@@ -236,7 +248,8 @@ def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     assert metadata["failed_checks"] == ["the product has not been evaluated on the test records"]
     assert metadata["model_set_info"]["judged"] is False and metadata["model_set_info"]["success"] is False
     assert ". The model set has not been evaluated: " in metadata["verdict"]
-    assert metadata["evaluation"]["evaluations"] == []
+    assert metadata["evaluation"]["evaluations"] == [] and metadata["evaluation"]["label_errors"] is None
+    assert not {"test_predictions.csv", "likely_label_errors.csv"} & {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.slow

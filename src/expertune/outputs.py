@@ -1,10 +1,14 @@
-"""The output folder: file names, provenance, training_config.yaml, Modelfile."""
+"""The output folder: file names, provenance, tables, training_config.yaml, Modelfile."""
 
 from __future__ import annotations
 
+import csv
+import io
 import platform
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata as packages
 from pathlib import Path
@@ -25,6 +29,8 @@ MODEL_SET = "model_set_config.json"
 READOUT = "readout.json"
 METADATA = "fine_tuning_metadata.json"
 REGISTRATION_SAMPLE = "registration_sample.json"
+TEST_PREDICTIONS = "test_predictions.csv"
+LABEL_ERRORS = "likely_label_errors.csv"
 LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -32,7 +38,9 @@ PREVIOUS = "previous"
 EARLIER = f"{PREVIOUS}/run"  # the run that was there before
 TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
 PRODUCTS = (*TUNED_FILES, MODEL_SET, READOUT)
-RESULTS = (*PRODUCTS, REGISTRATION_SAMPLE, "report.json", "report.html", "plots", METADATA)  # the metadata last
+TABLES = (TEST_PREDICTIONS, LABEL_ERRORS)
+RESULTS = (*PRODUCTS, REGISTRATION_SAMPLE, *TABLES, "report.json", "report.html", "plots", METADATA)  # metadata last
+_FORMULA = re.compile(r"[=+\-@\t\r\n](?![\d.]+$)")  # how a text begins that Excel computes; a negative number is none
 
 
 def open_folder(folder: Path) -> Path:
@@ -108,6 +116,44 @@ def _version(name: str) -> str:
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     """sha256 of those of the files that exist."""
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows with the same keys as CSV (RFC 4180), numbers in full, None as an empty cell. Raises OutputError.
+
+    A text that Excel would compute as a formula gets an apostrophe before it. A file with letters beyond ASCII begins
+    with a byte order mark, without which Excel misreads them.
+    """
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\r\n")
+    lines.writerow(rows[0])
+    lines.writerows(map(_cell, row.values()) for row in rows)
+    table = text.getvalue()
+    write_text(path, table if table.isascii() else f"\ufeff{table}")
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    sound = value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return f"'{sound}" if _FORMULA.match(sound) else sound
+
+
+def variable_names(texts: Sequence[str], longest: int, instead: Sequence[str] = ()) -> list[str]:
+    """Parts of column names that R, SAS, SPSS and Stata take: ASCII letters, digits and _, unique and in lower case.
+
+    `instead` replaces the texts of which no such sign is left.
+    """
+    names = list[str]()
+    for at, text in enumerate(texts):
+        plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
+        found = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or instead[at]
+        name, count = found[:longest].strip("_"), 1
+        while name in names:
+            count += 1
+            name = f"{found[: longest - len(str(count)) - 1].strip('_')}_{count}"
+        names.append(name)
+    return names
 
 
 def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:

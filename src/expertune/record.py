@@ -18,6 +18,7 @@ from .evaluate.ceiling import ExpertComparison
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
 from .evaluate.judgement import Judgement
+from .evaluate.label_errors import LabelErrors
 from .evaluate.prevalence import PrevalenceTable, at_prevalence
 from .evaluate.subgroups import SubgroupColumn
 from .evaluate.verdict import Verdict
@@ -155,7 +156,8 @@ class ApproachChoice(Section):
 class EvaluationRecord(Section):
     """Evaluation of all raters on the test records, the chosen one first; empty if nothing could be evaluated.
 
-    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` describe the first rater.
+    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` describe the first rater. `label_errors`
+    are of all records, as far as raters that had not learned them rated them.
     """
 
     verdict: Verdict
@@ -164,6 +166,7 @@ class EvaluationRecord(Section):
     strata: tuple[SubgroupColumn, ...] = ()
     conformal: Coverage | None = None
     prevalence: PrevalenceTable | None = None
+    label_errors: LabelErrors | None = None
 
     @classmethod
     def of(cls, line: str, judgement: Judgement | None, prevalence: float | None) -> EvaluationRecord:
@@ -177,6 +180,7 @@ class EvaluationRecord(Section):
             strata=judgement.strata,
             conformal=judgement.coverage,
             prevalence=at_prevalence(judgement.evaluations[0], prevalence),
+            label_errors=judgement.label_errors,
         )
 
 

@@ -107,6 +107,13 @@ def test_records_without_a_rating_are_counted_in_training_and_readout():
     assert {name for name in alone if with_them[name] != alone[name]} == {"readout", "train"}
 
 
+def test_the_test_records_of_a_file_with_codes_may_be_rated_in_both_ways():
+    speeds = replace(SPEEDS, rating=replace(SPEEDS.rating, code_seconds=0.3))
+    without, found = (seconds(plan_job(WORK, each, CONFIG)) for each in (SPEEDS, speeds))
+    assert found.pop("judge") == pytest.approx(without.pop("judge") + 20 * 0.3)
+    assert found == without
+
+
 def test_adapted_blocks_move_from_the_steps_to_the_one_pass():
     fewer = with_layers(RATE, -5)
     assert 1 / fewer.tokens_per_second == pytest.approx(0.01 - 5 * 0.0004)

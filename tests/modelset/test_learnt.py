@@ -15,7 +15,7 @@ from expertune.modelset.config import parse
 from expertune.modelset.records import ContextSummary, TfidfMember, TfidfTables
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
 from expertune.modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
-from expertune.modelset.training_signals import NOTHING, boundary_rows, gather
+from expertune.modelset.training_signals import NOTHING, boundary_rows, cross_validated, gather
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
 
@@ -144,9 +144,11 @@ def test_a_boundary_case_stands_between_the_two_labels_that_are_confused() -> No
         row(500 + at, (1, 0)[at % 2], f"Notes: cough sprain {' '.join(random.Random(at).sample(FILLER, 6))}")
         for at in range(12)
     ]
-    found = boundary_rows([*made, *blurred], SCALE, groups([*made, *blurred]), seed=0)
+    every = [*made, *blurred]
+    found = boundary_rows(every, SCALE, cross_validated(every, SCALE, groups(every), seed=0))
     assert found and found[0].id in {each.id for each in blurred}
-    assert boundary_rows(made[:6], SCALE, {}, seed=0) == []
+    few = cross_validated(made[:6], SCALE, {}, seed=0)
+    assert few == {} and boundary_rows(made[:6], SCALE, few) == []
 
 
 def inputs(split: Split, **more) -> BuildInputs:

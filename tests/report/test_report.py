@@ -17,6 +17,7 @@ from expertune.errors import OutputError, UsageError
 from expertune.evaluate.ceiling import compare_experts
 from expertune.evaluate.compare import Difference, compare, evaluate
 from expertune.evaluate.coverage import conformal_coverage
+from expertune.evaluate.label_errors import ExaminedPart, LabelError, LabelErrors
 from expertune.evaluate.prevalence import at_prevalence
 from expertune.evaluate.subgroups import subgroups_of
 from expertune.evaluate.verdict import Verdict, verdict
@@ -36,6 +37,7 @@ from expertune.stats.intervals import Estimate, Interval
 from expertune.train.events import DevEvent, StepEvent
 
 HOSTILE = "<script>alert('x')</script>"
+HOSTILE_HTML = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"
 CONFIG = Config(bootstrap_resamples=100)
 
 
@@ -142,6 +144,11 @@ def full_report() -> ReportRecord:
         strata=tuple(subgroups_of(expert, tuned, scale, {}, ("Sex", "Ward"), 0.95)),
         prevalence=at_prevalence(figures[0], 0.02),
         conformal=coverage,
+        label_errors=LabelErrors(
+            (ExaminedPart("train", 30, (HOSTILE,)), ExaminedPart("test", 240, ("tuned", "TF-IDF"))),
+            17,
+            (LabelError(HOSTILE, "train", HOSTILE, 0.02, "No & never", 0.91),),
+        ),
         curves=Curves(steps=tuple(steps), dev=(dev(10, 1.0, 0.5, best=True),)),
         audit=AuditRecord(rows=43, by_label={HOSTILE: 43}, findings=(Finding(HOSTILE, "warning", 3, (), HOSTILE),)),
         export=ExportSummary(
@@ -181,6 +188,7 @@ HEADINGS = (
     "Conformal coverage",
     "Training",
     "Data audit",
+    "Likely label errors",
     "Quantisation of the update",
     "Reproducibility",
 )
@@ -258,6 +266,15 @@ def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: Repo
     assert ["Q5_K", "7", "10.0 MB", "0.970"] in rows
     assert ["read", "12 s"] in rows and ["train", "12 min 9 s"] in rows
     assert [HOSTILE, "warning", "3", HOSTILE] in rows
+    assert [HOSTILE, "training", HOSTILE, "0.02", "No & never", "0.91"] in rows
+    said = " ".join(html.split())
+    assert (
+        f"Examined were 30 training records ({HOSTILE_HTML}), 240 test records (tuned, TF-IDF). No rater had learned"
+        in said
+    )
+    assert (
+        "To 17 records they confidently" in said and "the 1 to which the expert’s label fits worst are listed" in said
+    )
 
 
 def test_every_plot_has_its_figures_in_words(html: str, whole: ReportRecord) -> None:
@@ -280,6 +297,7 @@ EMPTY = {
     "strata": (),
     "prevalence": None,
     "conformal": None,
+    "label_errors": None,
     "curves": None,
     "audit": AuditRecord(rows=0, by_label={}, findings=()),
     "export": None,

@@ -10,15 +10,22 @@ import pytest
 import families
 import tiny
 from expertune.config import Config
+from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.estimate import throughput as probes
 from expertune.estimate.capability import TrainingThroughput
 from expertune.estimate.plan import REFERENCE_PLAN, Plan, planned
+from expertune.estimate.rating_speed import measure_rating
 from expertune.estimate.throughput import carried_over, probe, whole_blocks
 from expertune.gguf.read import GGUFFile
 from expertune.model.arch import read_config
 from expertune.model.memory import RowShape
 from expertune.ratings.dataset import load_dataset
+from expertune.train.batches import dev_batch, training_batch
+from expertune.train.code_branch import choose_branch, code_tokens
+from expertune.train.rows import training_rows
+from expertune.workflow.plan_time import Served
 
+VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
 SHORT = RowShape(prompt=24, answer=8, longest=40, shared=6)
 RATE = TrainingThroughput(100.0, 200.0, 0.0, "cpu", "fp32", 1, "cached", False)
 
@@ -50,7 +57,7 @@ def test_each_kind_of_layer_is_met(tmp_path: Path):
 def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Timings as they would be if a block took 10 ms, the rest 30, and a look half of it."""
 
-    def seconds(parts, config, rows):
+    def seconds(parts, config, data):
         steps = [0.03 + 0.01 * (len(part.model_config.layers) - 1) for part in parts]
         return [each / 2 for each in steps], steps
 
@@ -62,6 +69,39 @@ def test_the_parts_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert rate.look_tokens_per_second == pytest.approx(4 * 32 / (steps / 2))
         assert rate.trunk_seconds_per_token == pytest.approx(trunk / (4 * 32))
     assert (rate.device, rate.precision, rate.threads, rate.recomputed) == ("cpu", "fp32", 1, False)
+
+
+def test_the_rows_that_are_timed_have_the_code_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A lead of 3 tokens after each of 4 prompts, a place for its code, and in an evaluation one for each code."""
+    plain, coded = (probes._data(replace(SHORT, lead=lead), vocabulary=50, count=4) for lead in (0, 3))
+    steps = [training_batch(each.train, (1.0, 1.0), code=each.candidates.code) for each in (plain, coded)]
+    looks = [dev_batch(each.dev, each.candidates).batch for each in (plain, coded)]
+    for (without, with_codes), places in ((steps, 1), (looks, 2)):
+        computed = [sum(each.stop - each.start for each in one.pack.segments) for one in (without, with_codes)]
+        assert computed[1] - computed[0] == 4 * 3
+        assert len(with_codes.targets_N) - len(without.targets_N) == 4 * places
+    on_cuda = [training_rows(each.train, (1.0, 1.0), code=each.candidates.code).pack for each in (plain, coded)]
+    assert [len(each.segments) for each in on_cuda] == [4, 8]  # the lead with the prompt again
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
+    rate = probe(tiny.make(tmp_path / "a.gguf"), replace(SHORT, lead=3), Config(threads=1, compute_dtype="fp32"))
+    assert min(rate.tokens_per_second, rate.look_tokens_per_second) > 0
+
+
+@pytest.mark.slow
+def test_a_run_with_a_code_branch_is_planned_with_its_lead():
+    """The visits and the example base: the lead that is timed is that of the training."""
+    data = load_dataset(VISITS, None, "respiratory infections", Config())
+    with LlamaCppEngine(VISITS.with_name("base.gguf"), context=1024, threads=1) as engine:
+        first = data.examples["train"][0]
+        branch = choose_branch(engine, engine.render(first.messages), len(data.scale.labels))
+        assert branch is not None
+        lead = code_tokens(engine, engine.render(first.messages), branch).lead
+        assert Served(engine, engine, 0.1, branch).lead_tokens(first) == len(lead) > 1
+        assert Served(engine, engine, 0.1).lead_tokens(first) == 0
+        coded = data.with_codes(branch).examples["train"]
+        rating = measure_rating(engine, coded, data.scale, 0.1, branch=branch)
+        assert min(rating.code_seconds, rating.record_seconds - rating.base_seconds) >= 0
+        assert measure_rating(engine, coded, data.scale, 0.1).code_seconds == 0
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gpt-oss", "mixtral", "phi3", "gemma4 small", "lfm2", "qwen35"])

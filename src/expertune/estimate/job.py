@@ -47,13 +47,15 @@ POOLING = 0.5  # time of a token in the readout's large packs, over that in an e
 class RatingSpeed:
     """Speed with one model: seconds to open it, to rate a record, and to generate a token, all by llama.cpp.
 
-    `decoder_seconds`: to rate a record with our decoder, None if it does not rate in this run.
+    `decoder_seconds`: to rate a record with our decoder, None if it does not rate in this run. `code_seconds`: more to
+    rate it by words and codes, as the tuned file may; 0 without a code branch.
     """
 
     open_seconds: float
     record_seconds: float
     token_seconds: float
     decoder_seconds: float | None = None
+    code_seconds: float = 0.0
 
     @property
     def in_run_seconds(self) -> float:
@@ -67,7 +69,8 @@ class RatingSpeed:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Measured speeds on this machine. `convert_seconds`: to unpack and pack all tensors that may be changed."""
+    """Measured speeds on this machine, that of training with the code branch if there is one. `convert_seconds`: to
+    unpack and pack all tensors that may be changed."""
 
     training: TrainingThroughput
     rating: RatingSpeed
@@ -250,6 +253,7 @@ def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     judge = rating.open_seconds + served + answers + STATISTICS_SECONDS
     if rating.decoder_seconds is not None:
         judge += rating.open_seconds + work.test * rating.decoder_seconds
+    judge += work.test * rating.code_seconds
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}
     few_shot = FEW_SHOT * rating.in_run_seconds

@@ -195,8 +195,9 @@ def _characters(example: Example) -> int:
     return len(example.target) + sum(len(message["content"]) for message in example.messages)
 
 
-def shape_of(rows: Sequence[Row]) -> RowShape:
-    """Shape of the rows; lengths are rounded, so that a few more rows do not require a new measurement."""
+def shape_of(rows: Sequence[Row], lead: int = 0) -> RowShape:
+    """Shape of the rows with the `lead` of a code branch; lengths are rounded, so that a few more rows do not require a
+    new measurement."""
     from ..train.batches import shared_beginning
 
     prompt, answer = (
@@ -208,6 +209,7 @@ def shape_of(rows: Sequence[Row]) -> RowShape:
         answer=max(1, round(answer)),
         longest=_rounded(max(row.length for row in rows)),
         shared=shared,
+        lead=lead,
     )
 
 

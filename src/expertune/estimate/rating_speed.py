@@ -16,6 +16,7 @@ from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.target_modules import adapted_names
 from ..predict.score import rate_examples
+from ..ratings.codes import WORDS, CodeBranch, LabelScoring
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from .job import RatingSpeed
@@ -31,13 +32,17 @@ def measure_rating(
     scale: RatingScale,
     open_seconds: float,
     rater: Engine | None = None,
+    branch: CodeBranch | None = None,
 ) -> RatingSpeed:
     """Rate a few of the examples, spread over their lengths, and generate a few tokens. Raises EngineError.
 
-    `engine` is llama.cpp, `rater` the engine that rates in the run, if that is another one.
+    `engine` is llama.cpp, `rater` the engine that rates in the run, if that is another one. With a code branch it also
+    rates the records by words and codes, the slowest way in which the tuned file may be judged.
     """
     record_seconds = _record_seconds(engine, examples, scale)
-    decoder_seconds = None if rater in (None, engine) else _record_seconds(rater, examples, scale)
+    by_words = record_seconds if rater in (None, engine) else _record_seconds(rater, examples, scale)
+    in_both_ways = LabelScoring("both", branch)
+    code_seconds = _record_seconds(rater or engine, examples, scale, in_both_ways) - by_words if branch else 0.0
     prompt = engine.render(examples[0].messages)
     engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
     start = time.perf_counter()
@@ -47,18 +52,21 @@ def measure_rating(
         open_seconds=open_seconds,
         record_seconds=record_seconds,
         token_seconds=generating / max(1, found.answer_tokens),
-        decoder_seconds=decoder_seconds,
+        decoder_seconds=None if rater in (None, engine) else by_words,
+        code_seconds=max(0.0, code_seconds),
     )
 
 
-def _record_seconds(engine: Engine, examples: Sequence[Example], scale: RatingScale) -> float:
+def _record_seconds(
+    engine: Engine, examples: Sequence[Example], scale: RatingScale, scoring: LabelScoring = WORDS
+) -> float:
     some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
     some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
     seconds = list[float]()
-    rate_examples(engine, [some[-1]], scale)  # computes the beginning that all prompts share
+    rate_examples(engine, [some[-1]], scale, scoring=scoring)  # computes the beginning that all prompts share
     for group in [some] if engine.slots > 1 else [[each] for each in some]:
         start = time.perf_counter()
-        rate_examples(engine, group, scale)
+        rate_examples(engine, group, scale, scoring=scoring)
         seconds += [(time.perf_counter() - start) / len(group)] * len(group)
         if sum(seconds) > SECONDS:
             break

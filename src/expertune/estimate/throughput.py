@@ -22,6 +22,7 @@ from ..model.config import LayerConfig, ModelConfig
 from ..model.load import Tunable, load, place
 from ..model.memory import RowShape, matrices, tokens_at_once
 from ..model.target_modules import first_adapted
+from ..train.code_branch import CodeTokens
 from ..train.encode import Candidates, Row
 from ..train.evaluate import evaluate
 from ..train.loop import Trainer, TrainingData
@@ -54,7 +55,7 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
             start = time.perf_counter()
             parts.append(load(file, config, placement, row_tokens=shape.longest, blocks=count))
             loading.append(time.perf_counter() - start)
-        validations, steps = _seconds(parts, config, _rows(shape, spec.vocabulary, rows))
+        validations, steps = _seconds(parts, config, _data(shape, spec.vocabulary, rows))
     tokens = rows * shape.row
     each, each_step = (_seconds_per_work(few, seconds, work) for seconds in (validations, steps))
     mean_work = sum(work) / len(work)
@@ -110,11 +111,11 @@ def _work(file: GGUFFile, spec: ModelConfig, index: int, shape: RowShape) -> flo
     return products + ATTENTION * heads.queries * heads.width * seen
 
 
-def _seconds(parts: Sequence[Tunable], config: Config, rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+def _seconds(parts: Sequence[Tunable], config: Config, data: TrainingData) -> tuple[list[float], list[float]]:
     """Seconds of a validation of the rows and of a training step, for each number of blocks."""
-    candidates = Candidates((), ((0,), (1,)))
-    trainers = [Trainer(part, TrainingData(rows, rows, candidates), config) for part in parts]
-    validations = [functools.partial(evaluate, part, rows, candidates, batch_size=len(rows)) for part in parts]
+    trainers = [Trainer(part, data, config) for part in parts]
+    rows = data.dev
+    validations = [functools.partial(evaluate, part, rows, data.candidates, batch_size=len(rows)) for part in parts]
     seconds = best_seconds([*validations, *(trainer.one_step for trainer in trainers)])
     return seconds[: len(parts)], seconds[len(parts) :]
 
@@ -126,18 +127,23 @@ def _flattened(part: Tunable) -> Tunable:
     return part
 
 
-def _rows(shape: RowShape, vocabulary: int, count: int) -> list[Row]:
-    """Rows of random tokens: their values do not change the cost, and they reach all experts."""
+def _data(shape: RowShape, vocabulary: int, count: int) -> TrainingData:
+    """Rows of random tokens: their values do not change the cost, and they reach all experts.
+
+    They have two labels, with a code each if the shape has the lead of a code branch.
+    """
     draw = np.random.default_rng(0)
 
     def tokens(size: int) -> tuple[int, ...]:
         return tuple(draw.integers(0, vocabulary, size).tolist())
 
     beginning = tokens(shape.shared)
-    return [
+    rows = [
         Row(str(index), 0, beginning + tokens(shape.prompt - shape.shared), tokens(shape.answer), (1.0,) * shape.answer)
         for index in range(count)
     ]
+    code = CodeTokens(tokens(shape.lead), (0, 1)) if shape.lead else None
+    return TrainingData(rows, rows, Candidates((), ((0,), (1,)), code))
 
 
 def best_seconds(runs: Sequence[Callable[[], object]]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..config import Config
 from ..engine.base import Engine
@@ -18,6 +18,7 @@ from .baselines import majority, tfidf
 from .ceiling import ExpertComparison, compare_experts
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
+from .label_errors import LabelErrors
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import WORD_COUNTS, Verdict, verdict
 
@@ -27,7 +28,7 @@ class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
     `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone. `experts` compares
-    it with several experts, if there are.
+    it with several experts, if there are. `raters` are the predictions that were evaluated, by name in the same order.
     """
 
     verdict: Verdict
@@ -36,6 +37,8 @@ class Judgement:
     strata: tuple[SubgroupColumn, ...] = ()
     coverage: Coverage | None = None
     experts: ExpertComparison | None = None
+    raters: Mapping[str, Sequence[Rated]] = field(default_factory=dict)
+    label_errors: LabelErrors | None = None
 
 
 def judge(
@@ -84,6 +87,7 @@ def judge(
         subgroups_of(*on_test, config.subgroups, config.confidence_level),
         conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
         experts,
+        {rater: rated for rater, (rated, _) in raters.items()},
     )
 
 

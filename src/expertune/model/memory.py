@@ -28,13 +28,14 @@ LABEL_TOKENS = 12  # of all labels after one dev row
 
 @dataclass(frozen=True)
 class RowShape:
-    """Lengths of the rows in tokens: mean prompt, mean answer, longest row, and the prefix that all prompts share
-    (computed once per pack)."""
+    """Lengths of the rows in tokens: mean prompt, mean answer, longest row, the prefix that all prompts share (computed
+    once per pack), and the lead of the code branch after each prompt, which `row` does not count."""
 
     prompt: int
     answer: int
     longest: int
     shared: int = 0
+    lead: int = 0
 
     @property
     def row(self) -> int:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import outputs
@@ -37,13 +37,15 @@ FEW_SHOT, DECISION = "few-shot", "decision model"
 class ModelSet:
     """The configuration as written. `dev` has those validation rows that were rated, by the rule's member.
 
-    `best` is its best language model; `unjudged` says why there is no `dev`.
+    `best` is its best language model; `unjudged` says why there is no `dev`. `out_of_fold`: TF-IDF's probabilities of
+    training rows, by id, of fits that did not see them.
     """
 
     config: ModelSetConfig
     best: str
     dev: tuple[Rated, ...] | None
     unjudged: str | None
+    out_of_fold: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ def fit_model_set(
     if selection is None:
         fault = next((each.fault for each in searched if each.fault), "there was no time to rate a dev row")
         return ModelSet(fitted, members[0].name, None, fault)
-    return ModelSet(fitted, selection.best, selection.rated, None)
+    return ModelSet(fitted, selection.best, selection.rated, None, inputs.signals.out_of_fold)
 
 
 def _select(context: BuildContext, searched: Sequence[PromptSearchResult]) -> RaterSelection | None:

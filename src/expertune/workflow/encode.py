@@ -73,7 +73,7 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
         rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        plan = plan_time(plan, dataset, rows, Served(engine, rater, open_seconds), ws)
+        plan = plan_time(plan, dataset, rows, Served(engine, rater, open_seconds, branch), ws)
         yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
 
 

@@ -10,6 +10,7 @@ from ..config import Config, with_changes
 from ..errors import EngineError
 from ..estimate.job import ANSWERS
 from ..evaluate.judgement import Judgement, judge, rate_shown
+from ..evaluate.label_errors import UnseenRatings, likely_label_errors
 from ..evaluate.verdict import WORD_COUNTS
 from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import ModelSet, predict_test, rate_member
@@ -62,7 +63,9 @@ def evaluate(
                 raise
             return Evaluated(None, None, unjudged=str(error))
         name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
-        return _judged(name, dev[name], passes, notes, basis, base_test)
+        dev = {name: dev[name], **dev}
+        found = _judged(name, dev[name], passes, notes, basis, base_test)
+        return _with_label_errors(found, dev, _unseen_training(model_set, readout, basis), basis)
 
 
 def _passes(
@@ -102,6 +105,30 @@ def _judged(
     conformal = uncertainty.conformal
     judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)
     return Evaluated(judgement, uncertainty, (*notes, *_answers_note(passes.get(TUNED))))
+
+
+def _unseen_training(model_set: ModelSet | None, readout: Readout | None, basis: Basis) -> UnseenRatings:
+    """The training records by fits that did not see them, as far as the run has made some."""
+    train = basis.dataset.split.train
+    if readout is not None:
+        return UnseenRatings("train", (READOUT,), train, readout.soft_labels)
+    return UnseenRatings("train", ("TF-IDF",), train, model_set.out_of_fold if model_set else {})
+
+
+def _with_label_errors(
+    evaluated: Evaluated, dev: Mapping[str, Sequence[Rated]], train: UnseenRatings, basis: Basis
+) -> Evaluated:
+    """Add the likely label errors of all parts; the product is the first rater of validation and test records."""
+    split, scale, judgement = basis.dataset.split, basis.dataset.scale, evaluated.judgement
+    if judgement is None:
+        return evaluated
+    parts = [
+        train,
+        UnseenRatings.by_consensus("dev", split.dev, dev, scale),
+        UnseenRatings.by_consensus("test", split.test, judgement.raters, scale),
+    ]
+    errors = likely_label_errors(parts, scale)
+    return replace(evaluated, judgement=replace(judgement, label_errors=errors))
 
 
 def _answers_note(tuned: Pass | None) -> tuple[str, ...]:

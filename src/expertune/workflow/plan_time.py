@@ -14,7 +14,9 @@ from ..estimate.plan import blocks_of, shape_of, training_speed
 from ..estimate.rating_speed import measure_conversion, measure_rating
 from ..modelset.prompt_search import records_to_rate
 from ..progress import duration_text
+from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
+from ..ratings.schema import Example
 from ..readout.states import depths_of
 from ..train.encode import Row
 from .state import TrainingPlan, run_identity
@@ -27,11 +29,20 @@ CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "m
 
 @dataclass(frozen=True)
 class Served:
-    """The base in llama.cpp, in the engine that rates in this run, and the seconds to open the first."""
+    """The base in llama.cpp and in the engine that rates in this run, the seconds to open the first, and the code
+    branch that the tuned file will have.
+    """
 
     engine: Engine
     rater: Engine
     open_seconds: float
+    branch: CodeBranch | None = None
+
+    def lead_tokens(self, example: Example) -> int:
+        """Tokens that the code branch adds to each record."""
+        if self.branch is None:
+            return 0
+        return len(self.engine.continuation(self.engine.render(example.messages), self.branch.lead))
 
 
 def plan_time(
@@ -73,10 +84,13 @@ def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) ->
 def _measured(
     plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
 ) -> tuple[Work, Speeds]:
-    config, path, shape = plan.config, plan.base.path, shape_of(rows["train"])
+    config, path, train = plan.config, plan.base.path, dataset.examples["train"]
+    shape = shape_of(rows["train"], served.lead_tokens(train[0]))
     speeds = Speeds(
         training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
-        measure_rating(served.engine, dataset.examples["train"], dataset.scale, served.open_seconds, served.rater),
+        measure_rating(
+            served.engine, train, dataset.scale, served.open_seconds, rater=served.rater, branch=served.branch
+        ),
         measure_conversion(path, config.target_modules),
     )
     parts = {part: len(examples) for part, examples in dataset.examples.items()}

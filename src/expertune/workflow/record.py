@@ -8,6 +8,7 @@ from dataclasses import replace
 from .. import outputs
 from ..config import as_dict
 from ..evaluate.judgement import experts_of
+from ..evaluate.predictions import label_error_rows, prediction_rows
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
@@ -67,6 +68,7 @@ def write_results(
         outputs.retire(ws.folder, (outputs.READOUT,))
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
+    write_tables(evaluated, basis, ws)
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
@@ -74,6 +76,20 @@ def write_results(
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
+
+
+def write_tables(evaluated: Evaluated, basis: Basis, ws: Workspace) -> None:
+    """Write the predictions of the test records and the likely label errors; of a run without them, neither."""
+    outputs.retire(ws.folder, outputs.TABLES)
+    judgement, dataset = evaluated.judgement, basis.dataset
+    if judgement is None:
+        return
+    conformal = evaluated.uncertainty.conformal if evaluated.uncertainty else None
+    split = dataset.split
+    rows = prediction_rows(split.test, judgement.raters, conformal, dataset.scale, split.groups)
+    outputs.write_table(ws.folder / outputs.TEST_PREDICTIONS, rows)
+    if judgement.label_errors and judgement.label_errors.listed:
+        outputs.write_table(ws.folder / outputs.LABEL_ERRORS, label_error_rows(judgement.label_errors))
 
 
 def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
