@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from .config import Config, make_config
 from .estimate.job import JobPlan
+from .evaluate.automatable import AutomatableShare
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
 from .evaluate.judgement import Judgement
@@ -32,6 +33,7 @@ from .record_section import Section, read
 from .registration_record import Registration
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
+from .stats.learning_curve import LearningCurve
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
@@ -146,7 +148,8 @@ class ApproachChoice(Section):
 class EvaluationRecord(Section):
     """Evaluation of all raters on the test records, the chosen one first; empty if nothing could be evaluated.
 
-    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` describe the first rater.
+    `strata`, `conformal` (coverage of its prediction sets), `prevalence` and `automatable` describe the first rater;
+    `learning_curves` are of cheap raters on the training records.
     """
 
     verdict: Verdict
@@ -155,12 +158,16 @@ class EvaluationRecord(Section):
     strata: tuple[SubgroupColumn, ...] = ()
     conformal: Coverage | None = None
     prevalence: PrevalenceTable | None = None
+    automatable: AutomatableShare | None = None
+    learning_curves: tuple[LearningCurve, ...] = ()
 
     @classmethod
-    def of(cls, line: str, judgement: Judgement | None, prevalence: float | None) -> EvaluationRecord:
+    def of(
+        cls, line: str, judgement: Judgement | None, prevalence: float | None, curves: tuple[LearningCurve, ...] = ()
+    ) -> EvaluationRecord:
         """Build from a judgement, or from the `line` alone, which then says why there is none."""
         if judgement is None:
-            return cls(verdict=Verdict(line))
+            return cls(verdict=Verdict(line), learning_curves=curves)
         return cls(
             verdict=replace(judgement.verdict, line=line),
             evaluations=judgement.evaluations,
@@ -168,6 +175,8 @@ class EvaluationRecord(Section):
             strata=judgement.strata,
             conformal=judgement.coverage,
             prevalence=at_prevalence(judgement.evaluations[0], prevalence),
+            automatable=judgement.automatable,
+            learning_curves=curves,
         )
 
 

@@ -105,20 +105,33 @@ def check(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve/--no-learning-curve",
+            help="Also fit TF-IDF on shares of the records and say what more ratings would bring (seconds).",
+        ),
+    ] = True,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Audit a dataset before training: duplicates, conflicts, rare labels, text that gives the rating away."""
+    from ..evaluate.tfidf_curve import tfidf_curve
     from ..ratings.audit import audit
     from ..ratings.dataset import read_rated
     from ..ratings.near_duplicates import find_duplicates
+    from ..ratings.split import group_ratings
 
     rated, scale = read_rated(input, rating_mapping, topics, column or ())
-    result = audit(rated.ratings, scale, find_duplicates(rated.ratings, Config().near_duplicate_threshold))
+    config = Config()
+    duplicates = find_duplicates(rated.ratings, config.near_duplicate_threshold)
+    result = audit(rated.ratings, scale, duplicates)
     notes = [str(rated.columns), *rated.notes]
+    groups = group_ratings(rated.ratings, duplicates)
+    curve = tfidf_curve(rated.ratings, scale, groups, config) if learning_curve else None
     if as_json:
-        print_json({**asdict(result), "notes": notes})
-    for line in () if as_json else (*notes, *result.lines()):
+        print_json({**asdict(result), "notes": notes, "learning_curve": curve and asdict(curve)})
+    for line in () if as_json else (*notes, *result.lines(), *([curve.line()] if curve else [])):
         typer.echo(line)
     if any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(UsageError.exit_code)

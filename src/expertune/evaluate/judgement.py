@@ -14,6 +14,7 @@ from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..stats.conformal import Conformal
+from .automatable import AutomatableShare
 from .baselines import majority, tfidf
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
@@ -25,7 +26,7 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone.
+    `strata`, `coverage` (of its conformal sets, None if it has none) and `automatable` describe the product alone.
     """
 
     verdict: Verdict
@@ -33,6 +34,7 @@ class Judgement:
     differences: tuple[Difference, ...]
     strata: tuple[SubgroupColumn, ...] = ()
     coverage: Coverage | None = None
+    automatable: AutomatableShare | None = None
 
 
 def judge(
