@@ -116,7 +116,7 @@ def check(
     debug: Debug = False,
 ) -> None:
     """Audit a dataset before training: duplicates, conflicts, rare labels, text that gives the rating away."""
-    from ..evaluate.tfidf_curve import tfidf_curve
+    from ..evaluate.tfidf_curve import NO_CURVE, tfidf_curve
     from ..ratings.audit import audit
     from ..ratings.dataset import read_rated
     from ..ratings.near_duplicates import find_duplicates
@@ -131,7 +131,8 @@ def check(
     curve = tfidf_curve(rated.ratings, scale, groups, config) if learning_curve else None
     if as_json:
         print_json({**asdict(result), "notes": notes, "learning_curve": curve and asdict(curve)})
-    for line in () if as_json else (*notes, *result.lines(), *([curve.line()] if curve else [])):
+    last = [curve.line() if curve else NO_CURVE] if learning_curve else []
+    for line in () if as_json else (*notes, *result.lines(), *last):
         typer.echo(line)
     if any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(UsageError.exit_code)

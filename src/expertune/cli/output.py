@@ -33,7 +33,7 @@ def print_summary(record: RunRecord, folder: Path) -> None:
     if record.evaluation.automatable:
         print(f"\n{record.evaluation.automatable.line()}")
     for curve in record.evaluation.learning_curves[:1]:
-        print(f"{curve.line().capitalize()}.")
+        print(f"{curve.line()}.")
     for line in _training_lines(record):
         print(line)
     for finding in record.data_audit.findings:

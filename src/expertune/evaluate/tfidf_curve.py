@@ -16,10 +16,14 @@ from ..config import Config
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
-from ..stats.learning_curve import Indices, LearningCurve, learning_curve
+from ..stats.learning_curve import FEWEST_GROUPS, FEWEST_RECORDS, Indices, LearningCurve, learning_curve
 from ..stats.metrics import Floats
 
 MOST_RECORDS = 2000  # the time grows with the square of the records, and with more the curve is hardly needed
+NO_CURVE = (
+    f"no learning curve: it takes {FEWEST_RECORDS} to {MOST_RECORDS:,} records in at least {FEWEST_GROUPS} groups "
+    "(patients, repeated texts)"
+)
 _RIDGE = 1e-9  # repeated texts have the same inner products
 
 

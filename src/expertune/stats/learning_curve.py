@@ -32,7 +32,7 @@ from .metrics import Floats, defined, log_loss, macro_f1
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 EXPONENTS = (0.5, 0.0, 1.0)  # that of the figure, and the ends of the range
-FEWEST_RECORDS = 50  # a quarter of four fifths of them is ten
+FEWEST_RECORDS, FEWEST_GROUPS = 50, 2 * FOLDS  # a quarter of four fifths of them is ten
 MORE = 100
 
 Indices = NDArray[np.intp]
@@ -71,7 +71,7 @@ class LearningCurve:
         """Say in one line what the curve shows and what more ratings should bring."""
         first, last = self.points[0], self.points[-1]
         shown = f"{_f1(first)} with {first.records} records, {_f1(last)} with {last.records}"
-        return f"learning curve ({self.rater}, cross-validated macro-F1): {shown}; {self.gain_text()}"
+        return f"Learning curve ({self.rater}, cross-validated macro-F1): {shown}; {self.gain_text()}"
 
     def gain_text(self) -> str:
         """Say what more ratings should bring."""
@@ -105,7 +105,7 @@ def learning_curve(
     `label_N` are label indices; records of one of the `groups` are never divided; `count` is of bootstrap resamples.
     """
     names = [repr(group) for group in groups]
-    if len(label_N) < FEWEST_RECORDS or len(set(names)) < 2 * FOLDS:
+    if len(label_N) < FEWEST_RECORDS or len(set(names)) < FEWEST_GROUPS:
         return None
     fold_N, rank_N = group_folds(names, seed), _random_ranks(names, seed)
     predicted = [_out_of_fold(predict, np.asarray(label_N), fold_N, rank_N, share, labels) for share in SHARES]

@@ -19,7 +19,7 @@ from .metrics import Floats
 
 DRAWS = 2000
 _JEFFREYS = 0.5
-_STEPS = 2000  # of the EM; the shares of a rater that errs often converge slowly
+_STEPS, _NEAR = 2000, 1e-7  # of the EM, which converges slowly where the rater errs often
 
 
 def corrected_shares(counts_TP: Floats, predicted_P: Floats, *, seed: int, confidence: float) -> list[Estimate]:
@@ -48,12 +48,19 @@ def _dirichlet(random: np.random.Generator, counts_XP: Floats) -> Floats:
 
 
 def _likeliest(matrix_TP: Floats, predicted_P: Floats) -> Floats:
-    """Shares of the true labels under which the predictions are most likely."""
-    share_T = np.full(len(matrix_TP), 1 / len(matrix_TP))
+    """Shares of the true labels under which the predictions are most likely: the exact solution unless it has negative
+    shares, or none exists."""
     weight_P = predicted_P / predicted_P.sum()
+    if np.linalg.matrix_rank(matrix_TP) == len(matrix_TP):
+        exact_T = np.linalg.solve(matrix_TP.T, weight_P)
+        if exact_T.min() >= 0:
+            return exact_T
+    share_T = np.full(len(matrix_TP), 1 / len(matrix_TP))
     for _ in range(_STEPS):
         mixed_P = share_T @ matrix_TP
         there_P = mixed_P > 0
-        share_T = share_T * (matrix_TP[:, there_P] @ (weight_P[there_P] / mixed_P[there_P]))
+        before_T, share_T = share_T, share_T * (matrix_TP[:, there_P] @ (weight_P[there_P] / mixed_P[there_P]))
         share_T = share_T / share_T.sum()
+        if np.abs(share_T - before_T).max() < _NEAR:
+            break
     return share_T

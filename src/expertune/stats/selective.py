@@ -22,6 +22,7 @@ from .intervals import Estimate, group_sums, wilson_clustered
 from .metrics import Floats
 
 Bools = NDArray[np.bool_]
+_NEAR_BEST = 0.95  # of the greatest chance to be proved; any value keeps the guarantee
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,18 @@ def select(
 ) -> Selection | None:
     """The lowest threshold that is proved; None if there is none. `groups` are those of the records tested on."""
     proved = None
-    for threshold in _sequence(chosen_on, len(tested_on.wrong_N), max_error):
-        found = _tested(float(threshold), tested_on, groups, confidence)
-        if found is None or found.error_bound > max_error:
+    for threshold in _sequence(chosen_on, len(tested_on.wrong_N), max_error, confidence):
+        accepted_N = tested_on.confidence_N >= threshold
+        error = _share(tested_on.wrong_N, accepted_N, groups, confidence)
+        bound = _upper_bound(error, confidence)
+        if bound > max_error:
             break
-        proved = found
-    return proved
+        proved = float(threshold), accepted_N, error, bound
+    if proved is None:
+        return None
+    threshold, accepted_N, error, bound = proved
+    share = _share(accepted_N, np.ones(len(accepted_N), dtype=np.bool_), groups, confidence)
+    return Selection(threshold, share, error, bound)
 
 
 def fewest_records(max_error: float, confidence: float) -> int:
@@ -63,37 +70,34 @@ def fewest_records(max_error: float, confidence: float) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - max_error))
 
 
-def _sequence(chosen_on: Outcomes, tested: int, max_error: float) -> Floats:
-    """Candidate thresholds, each lower than the one before, from the one that is most likely to be proved."""
-    from scipy.stats import binom
+def _sequence(chosen_on: Outcomes, tested: int, max_error: float, confidence: float) -> Floats:
+    """Candidate thresholds, each lower than the one before.
+
+    The first is the highest one whose chance to be proved is nearly the greatest: the predictive probability of few
+    enough errors (beta-binomial, Jeffreys prior). Any order that the records tested on do not decide is allowed.
+    """
+    from scipy.stats import betabinom, binom
 
     threshold_C = np.unique(chosen_on.confidence_N)[::-1]
     if not len(threshold_C):
         return threshold_C
-    accepted_C = (chosen_on.confidence_N >= threshold_C[:, None]).sum(axis=1)
-    wrong_C = ((chosen_on.confidence_N >= threshold_C[:, None]) & chosen_on.wrong_N).sum(axis=1)
+    accepted_CN = chosen_on.confidence_N >= threshold_C[:, None]
+    accepted_C, wrong_C = accepted_CN.sum(axis=1), (accepted_CN & chosen_on.wrong_N).sum(axis=1)
     expected_C = np.floor(tested * accepted_C / len(chosen_on.wrong_N))
-    p_value_C = binom.cdf(np.floor(expected_C * wrong_C / accepted_C), expected_C, max_error)
-    return threshold_C[int(np.argmin(p_value_C)) :]
+    errors_C = binom.ppf(1 - confidence, expected_C, max_error) - 1  # the most that still prove it
+    chance_C = betabinom.cdf(errors_C, expected_C, wrong_C + 0.5, accepted_C - wrong_C + 0.5)
+    return threshold_C[int(np.argmax(chance_C >= _NEAR_BEST * chance_C.max())) :]
 
 
-def _tested(threshold: float, rated: Outcomes, groups: Sequence[Hashable], confidence: float) -> Selection | None:
-    """Shares at a threshold; None where no record reaches it."""
-    accepted_N = rated.confidence_N >= threshold
-    if not accepted_N.any():
-        return None
-    every_N = np.ones(len(accepted_N))
-    accepted_G, rows_G = group_sums(accepted_N.astype(np.float64), groups)[0], group_sums(every_N, groups)[0]
-    wrong_G = group_sums((accepted_N & rated.wrong_N).astype(np.float64), groups)[0]
-    error = wilson_clustered(wrong_G, accepted_G, confidence)
-    share = wilson_clustered(accepted_G, rows_G, confidence)
-    return Selection(threshold, share, error, _upper_bound(error, confidence))
+def _share(hit_N: Bools, among_N: Bools, groups: Sequence[Hashable], confidence: float) -> Estimate:
+    hits_G, rows_G = (group_sums(each_N.astype(np.float64), groups)[0] for each_N in (hit_N & among_N, among_N))
+    return wilson_clustered(hits_G, rows_G, confidence)
 
 
 def _upper_bound(error: Estimate, confidence: float) -> float:
     """One-sided Clopper-Pearson bound, of the effective number of records (Korn and Graubard 1998)."""
     from scipy.stats import beta
 
-    records = error.effective_n or float(error.n)
+    records = error.effective_n or float(error.n)  # 0 where no record reaches the threshold
     wrong = (error.value or 0.0) * records
     return 1.0 if wrong >= records else float(beta.ppf(confidence, wrong + 1, records - wrong))
