@@ -192,6 +192,8 @@ HEADINGS = (
     "Subgroup performance",
     "Predictive values by prevalence",
     "Conformal coverage",
+    "Automatable share",
+    "Learning curve",
     "Training",
     "Data audit",
     "Quantisation of the update",
@@ -276,7 +278,7 @@ def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: Repo
 def test_the_amount_of_data_is_in_the_page(html: str, whole: ReportRecord) -> None:
     share = whole.automatable
     assert share is not None and share.threshold is None  # one rating in eight is wrong, all with one confidence
-    assert "None proved. At least 59 accepted records without an error are needed" in html
+    assert "No share is proved. At least 59 accepted records without an error are needed" in html
     proved = AutomatableShare(0.05, 0.95, 100, 59, 0.875, estimate(0.62, 100), estimate(0.01, 62), 0.0475)
     rows = Page(render_html(whole.model_copy(update={"automatable": proved}))).rows
     assert ["0.875", "0.620 0.570 to 0.670", "0.010 -0.040 to 0.060", "0.048"] in rows
@@ -542,6 +544,7 @@ def test_no_word_of_a_plot_is_cut(count: int) -> None:
         prevalence=at_prevalence(figures, 0.02),
         conformal=conformal_coverage(thresholds, expert, model, scale, {}, 0.95),
         curves=Curves(steps=(step(1, 3.0),), dev=(dev(1, 2.0, 0.5),)),
+        learning_curves=(learning("TF-IDF", 0.0), learning("readout without word counts", 0.1)),
     )
     plots = draw_plots(report)
     assert set(plots) == set(PNG_NAMES)
