@@ -60,6 +60,24 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
     assert by_kind["exact_duplicates"]["count"] == 2 and len(by_kind["exact_duplicates"]["row_ids"]) == 2
 
 
+def test_check_says_what_more_ratings_would_bring(run: Run, tmp_path: Path) -> None:
+    rows = pd.read_csv(ROWS)
+    rows.head(120).to_csv(tmp_path / "some.csv", index=False)
+    rows.head(40).to_csv(tmp_path / "few.csv", index=False)
+    _, out, _ = run("check", "--input", tmp_path / "some.csv", "--json")
+    curve = json.loads(out)["learning_curve"]
+    records = [each["records"] for each in curve["points"]]
+    assert curve["rater"] == "TF-IDF" and len(records) == 4 and 80 <= records[-1] <= 110
+    assert curve["gain"]["records"] == 120 and curve["gain"]["more"] == 100
+    _, out, _ = run("check", "--input", tmp_path / "some.csv")
+    assert out.splitlines()[-1].startswith("Learning curve (TF-IDF, cross-validated macro-F1): ")
+    assert "100 more ratings" in out.splitlines()[-1]
+    _, out, _ = run("check", "--input", tmp_path / "few.csv")
+    assert out.splitlines()[-1].startswith("no learning curve: it takes 50 to 2,000 records")
+    _, out, _ = run("check", "--input", tmp_path / "some.csv", "--no-learning-curve")
+    assert "earning curve" not in out
+
+
 def test_models_as_json(run: Run, tmp_path: Path) -> None:
     tiny.make(tmp_path / "xverse.gguf", architecture="xverse")
     code, out, _ = run("models", BASE, tmp_path / "xverse.gguf", "--quick", "--json")

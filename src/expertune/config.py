@@ -185,6 +185,12 @@ class Config(BaseModel):
     subgroups: tuple[str, ...] = Field(
         default=(), description="Columns to report by, separated by commas; Age and Sex, if present, when not set."
     )
+    max_error_rate: float = Field(
+        default=0.05,
+        ge=0.001,
+        le=0.5,
+        description="Error rate up to which ratings may go without a person (automatable share).",
+    )
     prevalence: float | None = Field(
         default=None,
         ge=1e-6,

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from .config import Config, make_config
 from .estimate.job import JobPlan
+from .evaluate.automatable import AutomatableShare
 from .evaluate.ceiling import ExpertComparison
 from .evaluate.compare import Difference, Evaluation
 from .evaluate.coverage import Coverage
@@ -34,6 +35,7 @@ from .record_section import Section, read
 from .registration_record import Registration
 from .renamed_settings import current_settings
 from .stats.intervals import Estimate
+from .stats.learning_curve import LearningCurve
 from .train.summary import TrainingSummary
 
 VERSION = 2  # 1 is 0.1.0's, without the key
@@ -156,8 +158,9 @@ class ApproachChoice(Section):
 class EvaluationRecord(Section):
     """Evaluation of all raters on the test records, the chosen one first; empty if nothing could be evaluated.
 
-    `strata`, `conformal` (coverage of its prediction sets) and `prevalence` describe the first rater. `label_errors`
-    are of all records, as far as raters that had not learned them rated them.
+    `strata`, `conformal` (coverage of its prediction sets), `prevalence` and `automatable` describe the first rater.
+    `label_errors` are of all records, as far as raters that had not learned them rated them; `learning_curves` are of
+    cheap raters on the training records.
     """
 
     verdict: Verdict
@@ -167,12 +170,16 @@ class EvaluationRecord(Section):
     conformal: Coverage | None = None
     prevalence: PrevalenceTable | None = None
     label_errors: LabelErrors | None = None
+    automatable: AutomatableShare | None = None
+    learning_curves: tuple[LearningCurve, ...] = ()
 
     @classmethod
-    def of(cls, line: str, judgement: Judgement | None, prevalence: float | None) -> EvaluationRecord:
+    def of(
+        cls, line: str, judgement: Judgement | None, prevalence: float | None, curves: tuple[LearningCurve, ...] = ()
+    ) -> EvaluationRecord:
         """Build from a judgement, or from the `line` alone, which then says why there is none."""
         if judgement is None:
-            return cls(verdict=Verdict(line))
+            return cls(verdict=Verdict(line), learning_curves=curves)
         return cls(
             verdict=replace(judgement.verdict, line=line),
             evaluations=judgement.evaluations,
@@ -181,6 +188,8 @@ class EvaluationRecord(Section):
             conformal=judgement.coverage,
             prevalence=at_prevalence(judgement.evaluations[0], prevalence),
             label_errors=judgement.label_errors,
+            automatable=judgement.automatable,
+            learning_curves=curves,
         )
 
 

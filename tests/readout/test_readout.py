@@ -27,6 +27,7 @@ from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.readout import record as readout_file
+from expertune.readout.curve import states_curve
 from expertune.readout.fit import Fit, fit
 from expertune.readout.record import ReadoutRecord
 from expertune.readout.states import PooledStates, depths_of
@@ -94,6 +95,20 @@ def test_states_that_know_nothing_get_no_weight_by_out_of_fold_figures(dataset: 
     made = fitted(dataset, states_of(dataset, known=0.0))
     assert made.figures["states"].log_loss > made.figures["TF-IDF"].log_loss  # no record judged by a fit that saw it
     assert made.states_weight < made.tfidf_weight
+
+
+def test_the_learning_curve_is_of_the_chosen_states(dataset: Dataset) -> None:
+    split, scale = dataset.split, dataset.scale
+
+    def values(known: float) -> list[float]:
+        found = states_of(dataset, known=known)
+        curve = states_curve(split.train, found, fitted(dataset, found).states, scale, split.groups, CONFIG)
+        assert curve is not None and curve.rater == "readout without word counts"
+        return [each.macro_f1.value or 0.0 for each in curve.points]
+
+    rising = values(6.0)
+    assert rising[-1] > 0.9 and rising[-1] > rising[0]
+    assert max(values(0.0)) < 0.6
 
 
 def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:

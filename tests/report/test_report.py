@@ -14,6 +14,7 @@ import pytest
 from evaluate.samples import rated, truth
 from expertune.config import Config, as_dict
 from expertune.errors import OutputError, UsageError
+from expertune.evaluate.automatable import AutomatableShare, automatable_share
 from expertune.evaluate.ceiling import compare_experts
 from expertune.evaluate.compare import Difference, compare, evaluate
 from expertune.evaluate.coverage import conformal_coverage
@@ -34,6 +35,7 @@ from expertune.report.plots import PNG_NAMES, draw_plots, svg
 from expertune.report_record import Curves, ReportRecord, RunFacts
 from expertune.stats.conformal import Conformal
 from expertune.stats.intervals import Estimate, Interval
+from expertune.stats.learning_curve import CurvePoint, ExpectedGain, LearningCurve
 from expertune.train.events import DevEvent, StepEvent
 
 HOSTILE = "<script>alert('x')</script>"
@@ -112,6 +114,18 @@ def least_report(**parts: Any) -> ReportRecord:
     return ReportRecord(**{**least, **parts})
 
 
+def learning(name: str, more: float) -> LearningCurve:
+    """A curve of four points, and a gain that is clear where `more` is above 0."""
+    points = [
+        CurvePoint(50 * at, estimate(0.4 + 0.1 * at + more, 200), estimate(1.2 - 0.1 * at, 200)) for at in range(1, 5)
+    ]
+    return LearningCurve(name, tuple(points), ExpectedGain(200, 100, estimate(0.01 + more, 200), more > 0))
+
+
+def estimate(value: float, n: int) -> Estimate:
+    return Estimate(value, Interval(value - 0.05, value + 0.05, "t", 0.95), n)
+
+
 def full_report() -> ReportRecord:
     """A report as the functions of this package make it; each prompt is "visit" and a number."""
     scale = make_scale({HOSTILE: 1, "No & never": 0, "$\\frac{": 2, "Unbekannt 不明": 3})
@@ -149,6 +163,8 @@ def full_report() -> ReportRecord:
             17,
             (LabelError(HOSTILE, "train", HOSTILE, 0.02, "No & never", 0.91),),
         ),
+        automatable=automatable_share((expert, tuned), (expert, tuned), scale, {}, None, CONFIG),
+        learning_curves=(learning("TF-IDF", 0.0), learning(HOSTILE, 0.1)),
         curves=Curves(steps=tuple(steps), dev=(dev(10, 1.0, 0.5, best=True),)),
         audit=AuditRecord(rows=43, by_label={HOSTILE: 43}, findings=(Finding(HOSTILE, "warning", 3, (), HOSTILE),)),
         export=ExportSummary(
@@ -186,6 +202,8 @@ HEADINGS = (
     "Subgroup performance",
     "Predictive values by prevalence",
     "Conformal coverage",
+    "Automatable share",
+    "Learning curve",
     "Training",
     "Data audit",
     "Likely label errors",
@@ -277,11 +295,27 @@ def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: Repo
     )
 
 
+def test_the_amount_of_data_is_in_the_page(html: str, whole: ReportRecord) -> None:
+    share = whole.automatable
+    assert share is not None and share.threshold is None  # one rating in eight is wrong, all with one confidence
+    assert "No share is proved. At least 59 accepted records without an error are needed" in html
+    proved = AutomatableShare(0.05, 0.95, 100, 59, 0.875, estimate(0.62, 100), estimate(0.01, 62), 0.0475)
+    rows = Page(render_html(whole.model_copy(update={"automatable": proved}))).rows
+    assert ["0.875", "0.620 0.570 to 0.670", "0.010 -0.040 to 0.060", "0.048"] in rows
+    rows = Page(html).rows
+    assert ["TF-IDF", "50", "0.500 0.450 to 0.550", "1.100 1.050 to 1.150"] in rows
+    assert ["200", "0.900 0.850 to 0.950", "0.800 0.750 to 0.850"] in rows
+    assert "TF-IDF, from 200 records: no clear gain from 100 more ratings (+0.010 [-0.040 to +0.060])." in html
+    assert "100 more ratings should change it by +0.110 [+0.060 to +0.160]." in html
+    (plot,) = [each for each in Page(html).alternatives if each.startswith("Learning curve")]
+    assert "0.500 with 50 records, 0.800 with 200" in plot and "0.600 with 50 records, 0.900 with 200" in plot
+
+
 def test_every_plot_has_its_figures_in_words(html: str, whole: ReportRecord) -> None:
     page = Page(html)
     calibrations = [each for each in page.alternatives if each.startswith("Calibration of")]
     assert [each.split(":")[0][15:] for each in calibrations] == [each.name for each in whole.evaluations]
-    assert len(page.alternatives) == 5 + 4  # PPV, coverage, loss, macro-F1
+    assert len(page.alternatives) == 5 + 5  # PPV, coverage, learning curve, loss, macro-F1
     assert "Loss by step: training from 2.000 to 0.069, validation from 1.000 to 1.000." in page.alternatives
     assert "Macro-F1 on the validation records: step 10: 0.500; kept: step 10." in page.alternatives
     (coverage,) = [each for each in page.alternatives if each.startswith("Conformal")]
@@ -298,6 +332,8 @@ EMPTY = {
     "prevalence": None,
     "conformal": None,
     "label_errors": None,
+    "automatable": None,
+    "learning_curves": (),
     "curves": None,
     "audit": AuditRecord(rows=0, by_label={}, findings=()),
     "export": None,
@@ -529,6 +565,7 @@ def test_no_word_of_a_plot_is_cut(count: int) -> None:
         prevalence=at_prevalence(figures, 0.02),
         conformal=conformal_coverage(thresholds, expert, model, scale, {}, 0.95),
         curves=Curves(steps=(step(1, 3.0),), dev=(dev(1, 2.0, 0.5),)),
+        learning_curves=(learning("TF-IDF", 0.0), learning("readout without word counts", 0.1)),
     )
     plots = draw_plots(report)
     assert set(plots) == set(PNG_NAMES)

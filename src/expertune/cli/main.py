@@ -109,22 +109,37 @@ def check(
     column: Column = None,
     adjudicate: Adjudicate = None,
     adjudicate_with_text: AdjudicateWithText = False,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve/--no-learning-curve",
+            help="Also fit TF-IDF on shares of the records and say what more ratings would bring (seconds).",
+        ),
+    ] = True,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Audit a dataset before training: duplicates, conflicts, rare labels, text that gives the rating away."""
+    from ..evaluate.tfidf_curve import NO_CURVE, tfidf_curve
     from ..ratings.audit import audit
     from ..ratings.dataset import read_rated
     from ..ratings.near_duplicates import find_duplicates
+    from ..ratings.split import group_ratings
     from .experts import compare_experts
 
     rated, scale = read_rated(input, rating_mapping, topics, column or ())
-    result = audit(rated.ratings, scale, find_duplicates(rated.ratings, Config().near_duplicate_threshold))
+    config = Config()
+    duplicates = find_duplicates(rated.ratings, config.near_duplicate_threshold)
+    result = audit(rated.ratings, scale, duplicates)
     agreement, lines = compare_experts(rated.experts, scale, adjudicate, with_text=adjudicate_with_text)
     notes = [str(rated.columns), *rated.notes, *lines]
+    groups = group_ratings(rated.ratings, duplicates)
+    curve = tfidf_curve(rated.ratings, scale, groups, config) if learning_curve else None
     if as_json:
-        print_json({**asdict(result), "notes": notes, **({"experts": asdict(agreement)} if agreement else {})})
-    for line in () if as_json else (*notes, *result.lines()):
+        experts = {"experts": asdict(agreement)} if agreement else {}
+        print_json({**asdict(result), "notes": notes, "learning_curve": curve and asdict(curve), **experts})
+    last = [curve.line() if curve else NO_CURVE] if learning_curve else []
+    for line in () if as_json else (*notes, *result.lines(), *last):
         typer.echo(line)
     if any(finding.severity == "error" for finding in result.findings):
         raise typer.Exit(UsageError.exit_code)

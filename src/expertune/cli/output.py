@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ def print_summary(record: RunRecord, folder: Path) -> None:
         print(f"Chosen: {record.choice.approach}; {record.choice.reason}.")
     if evaluations := record.evaluation.evaluations:
         _print_table(evaluations, record.config.confidence_level)
+    if record.evaluation.automatable:
+        print(f"\n{record.evaluation.automatable.line()}")
+    for curve in record.evaluation.learning_curves[:1]:
+        print(f"{curve.line()}.")
     for line in [*(["", *record.experts.lines()] if record.experts else []), *_training_lines(record)]:
         print(line)
     for finding in record.data_audit.findings:
@@ -95,12 +100,15 @@ def print_tally(tally: Tally, output: Path, *, as_json: bool = False) -> None:
     counts = tally.counts
     if as_json:
         facts = {"output": str(output), **counts._asdict(), "seconds": round(tally.seconds, 3), "notes": tally.notes}
-        print_json(facts)
+        labels = tally.prevalence.labels if tally.prevalence else ()
+        print_json({**facts, "prevalence": [asdict(each) for each in labels]})
         return
     print(
         f"{output}: {counts.rows:,} records, {counts.computed:,} rated now in {duration_text(tally.seconds)} "
         f"({tally.rows_per_second:,.1f} records/s), {counts.failed:,} not rated, {counts.review:,} to be reviewed"
     )
+    if tally.prevalence and tally.prevalence.labels:
+        print(f"Prevalence, corrected for the rater's errors: {tally.prevalence.line()}")
     for note in tally.notes:
         print(f"note: {note}")
     if counts.failed:

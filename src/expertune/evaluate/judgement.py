@@ -14,6 +14,7 @@ from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..stats.conformal import Conformal
+from .automatable import AutomatableShare
 from .baselines import majority, tfidf
 from .ceiling import ExpertComparison, compare_experts
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
@@ -27,8 +28,9 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata` and `coverage` (of its conformal sets, None if it has none) describe the product alone. `experts` compares
-    it with several experts, if there are. `raters` are the predictions that were evaluated, by name in the same order.
+    `strata`, `coverage` (of its conformal sets, None if it has none) and `automatable` describe the product alone.
+    `experts` compares it with several experts, if there are. `raters` are the predictions that were evaluated, by name
+    in the same order.
     """
 
     verdict: Verdict
@@ -39,6 +41,7 @@ class Judgement:
     experts: ExpertComparison | None = None
     raters: Mapping[str, Sequence[Rated]] = field(default_factory=dict)
     label_errors: LabelErrors | None = None
+    automatable: AutomatableShare | None = None
 
 
 def judge(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..engine.decision import Question
 from ..errors import DatasetError, ModelSetConfigError, UsageError
+from ..evaluate.compare import Evaluation
 from ..export.agreement import Noise
 from ..files import sha256
 from ..modelset.config import ModelSetConfig, read
@@ -41,7 +42,8 @@ class Artifact:
     than the base model can give an opinion; each member is then asked by its own messages. `noise` is how far
     two correct readers of the tuned file differ, where the run measured it. `question` is there where the file is a
     decision model that was judged by its decision interface. `template` makes the prompts of raw records, None where
-    the run does not know how its prompts were made.
+    the run does not know how its prompts were made. `evaluation` is that on the run's test records, None where the
+    product was not evaluated.
     """
 
     kind: Product
@@ -65,6 +67,7 @@ class Artifact:
     question: Question | None = None
     topics: str = ""
     template: PromptTemplate | None = None
+    evaluation: Evaluation | None = None
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -83,12 +86,9 @@ def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
         kind = wanted or recommended
         if record is not None and kind != recommended:
             record = record.model_copy(update={"rating": None})
-        if record is not None and record.fine_tuning_info is not None and kind == "tuned":
-            return _tuned(folder, record, record.fine_tuning_info.output_file)
-        if record is not None and record.readout_info is not None and kind == "readout":
-            return _readout(folder, record)
-        if (folder / MODEL_SET).exists() and kind == "model-set":
-            return _model_set(folder, record)
+        if (found := _product(folder, record, kind)) is not None:
+            judged = record.evaluation.evaluations if record is not None and kind == recommended else ()
+            return replace(found, evaluation=judged[0] if judged else None)
     except (KeyError, TypeError, ValueError, AttributeError, DatasetError) as error:
         raise UsageError(
             f"{folder / METADATA}: damaged, or of another version ({type(error).__name__}); run expertune tune again"
@@ -98,6 +98,14 @@ def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
     if wanted is not None:
         raise UsageError(f"{folder}: holds no {wanted} product; give another folder, or rate with another --product")
     raise UsageError(f"{folder}: holds neither a tuned model nor a model set; give the output folder of a finished run")
+
+
+def _product(folder: Path, record: RunRecord | None, kind: Product) -> Artifact | None:
+    if record is not None and record.fine_tuning_info is not None and kind == "tuned":
+        return _tuned(folder, record, record.fine_tuning_info.output_file)
+    if record is not None and record.readout_info is not None and kind == "readout":
+        return _readout(folder, record)
+    return _model_set(folder, record) if (folder / MODEL_SET).exists() and kind == "model-set" else None
 
 
 def _recommended(folder: Path, record: RunRecord | None) -> Product:

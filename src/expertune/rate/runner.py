@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
+from ..evaluate.rated_prevalence import RatedPrevalence, rated_prevalence
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
 from .artifact import Artifact
@@ -74,11 +75,17 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Tally:
-    """The counts of a run, its wall time in seconds, and what a user should know about it."""
+    """The counts of a run, its wall time in seconds, and what a user should know about it.
+
+    `predicted` counts the records by the likeliest label of the model's own probabilities, as the run's evaluation
+    does; `prevalence` is their share corrected by that evaluation, None where there is none.
+    """
 
     counts: Counts
     seconds: float
     notes: tuple[str, ...] = ()
+    predicted: Mapping[str, int] = field(default_factory=dict)
+    prevalence: RatedPrevalence | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -126,7 +133,10 @@ def rate_file(
         notes.append("calibration was switched off")
     if inexact := tally.counts.inexact:
         notes.append(f"{inexact:,} rows: the server did not show every label's tokens, so their shares are approximate")
-    return replace(tally, notes=tuple(notes))
+    found = product.evaluation and rated_prevalence(product.evaluation, tally.predicted, product.seed)
+    if found is not None:
+        notes.append(found.note)
+    return replace(tally, notes=tuple(notes), prevalence=found)
 
 
 def rate_records(
@@ -138,6 +148,7 @@ def rate_records(
         raise UsageError(f'{records.path}: column "{taken[0]}" is there already; rename or remove it')
     _begin(request, journal)
     start, total = time.perf_counter(), Counts()
+    predicted: Counter[str] = Counter()
     try:
         with (
             open_output(output, records, added, excel=excel) as writer,
@@ -149,9 +160,10 @@ def rate_records(
                 rows = _output_rows(batch, rated.entries, request.wanted)
                 writer.write(rows)
                 total = Counts(*map(sum, zip(total, _count(rows, rated), strict=True)))
+                predicted.update(entry.label for entry in rated.entries if entry is not None and entry.label)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped after {total.rows:,} of {records.rows:,} rows; the same command goes on") from None
-    return Tally(total, time.perf_counter() - start)
+    return Tally(total, time.perf_counter() - start, predicted=predicted)
 
 
 def _begin(request: RateRequest, journal: Journal) -> None:

@@ -160,12 +160,12 @@ def _cross_validated(x_NF: Floats, problem: _Problem, balance: float, c: float) 
     for fold in range(FOLDS):
         out_N = problem.fold_N == fold
         if out_N.any():
-            labels, weight_KF, intercept_K = _regression(x_NF[~out_N], problem.label_N[~out_N], balance, c)
+            labels, weight_KF, intercept_K = regression(x_NF[~out_N], problem.label_N[~out_N], balance, c)
             share_NK[np.ix_(out_N, labels)] = softmax(x_NF[out_N] @ weight_KF.T + intercept_K, axis=1)
     return share_NK
 
 
-def _regression(
+def regression(
     x_NF: Floats, label_N: NDArray[np.intp], balance: float, c: float
 ) -> tuple[NDArray[np.intp], Floats, Floats]:
     """Labels that occur, and weights and intercepts on the features as they are, before standardisation."""
@@ -186,7 +186,7 @@ def _regression(
 
 def _classifier(best: _Trial, found: PooledStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
     x_NF = features_of(found.states_NLPD[:, best.layer], best.features)
-    labels, weight_KF, intercept_K = _regression(x_NF, problem.label_N, best.balance, best.c)
+    labels, weight_KF, intercept_K = regression(x_NF, problem.label_N, best.balance, best.c)
     return StatesClassifier.model_validate(
         {
             "depth": found.depths[best.layer],

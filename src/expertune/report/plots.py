@@ -23,6 +23,7 @@ from ..evaluate.coverage import Coverage
 from ..evaluate.prevalence import PrevalenceTable
 from ..files import atomic
 from ..report_record import ReportRecord
+from ..stats.learning_curve import LearningCurve
 from ..train.events import DevEvent
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = "plots"
-PNG_NAMES = ("confusion", "calibration", "coverage", "loss", "dev", "ppv_by_prevalence")
+PNG_NAMES = ("confusion", "calibration", "coverage", "loss", "dev", "ppv_by_prevalence", "learning_curve")
 INK, SOFT, ACCENT, SECOND = "#20272c", "#5d6a72", "#0b6570", "#b2591a"
 LABEL_COLOURS = (ACCENT, SECOND, "#5b4b9a", "#7a7a1f", "#a3305f", "#44525a")
 PREVALENCES = {0.001: "0.1 %", 0.005: "0.5 %", 0.02: "2 %", 0.1: "10 %", 0.5: "50 %"}
@@ -75,6 +76,7 @@ def draw_plots(report: ReportRecord) -> dict[str, Plot]:
             "loss": _loss(_finite(train_loss), _finite(dev_loss)),
             "dev": _dev(dev),
             "ppv_by_prevalence": _prevalence(report.prevalence) if report.prevalence else None,
+            "learning_curve": _learning_curves(report.learning_curves),
         }
     return {name: plot for name, plot in drawn.items() if plot}
 
@@ -274,3 +276,22 @@ def _prevalence(table: PrevalenceTable) -> Plot | None:
     _legend(figure, columns)
     said = ", ".join(f"{each.label} {each.curve[0].ppv:.2f} to {each.curve[-1].ppv:.2f}" for _, each in drawn)
     return Plot(figure, f"PPV by prevalence, from 0.1 % to 50 %: {said}.")
+
+
+def _learning_curves(curves: Sequence[LearningCurve]) -> Plot | None:
+    if not curves:
+        return None
+    figure, axes = _axes()
+    said = []
+    for at, (colour, curve) in enumerate(zip(LABEL_COLOURS, curves, strict=False)):
+        points = [(each.records * 1.02**at, each.macro_f1) for each in curve.points]  # so that bars do not meet
+        for x, figure_of in points:
+            if figure_of.interval:
+                axes.plot([x, x], [figure_of.interval.low, figure_of.interval.high], color=colour, alpha=0.5)
+        drawn = [(x, each.value) for x, each in points if each.value is not None]
+        if drawn:
+            axes.plot(*zip(*drawn, strict=True), "o-", color=colour, label=curve.rater)
+        said += [curve.line()]
+    axes.set(xlabel="records learned from", ylabel="macro-F1, cross-validated", ylim=(0, 1.02), xlim=(0, None))
+    _legend(figure, 1)
+    return Plot(figure, f"{'. '.join(said)}.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ..config import Config, with_changes
 from ..errors import EngineError
 from ..estimate.job import ANSWERS
+from ..evaluate.automatable import automatable_share
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import UnseenRatings, likely_label_errors
 from ..evaluate.verdict import WORD_COUNTS
@@ -104,6 +105,10 @@ def _judged(
     others = {other: each for other, each in passes.items() if other != name}
     conformal = uncertainty.conformal
     judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)
+    split, calibration = dataset.split, uncertainty.calibration
+    rated = (seen.split.dev, dev), (split.test, passes[name].rated)
+    automatable = automatable_share(*rated, dataset.scale, split.groups, calibration, config)
+    judgement = replace(judgement, automatable=automatable)
     return Evaluated(judgement, uncertainty, (*notes, *_answers_note(passes.get(TUNED))))
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
 from ..predict.score import Pass, Rated
+from ..readout.curve import states_curve
 from ..readout.fit import Fit, fit
 from ..readout.record import VERSION, ReadoutRecord
 from ..readout.states import BaseStates, PooledStates, TrainingPass
+from ..stats.learning_curve import LearningCurve
 from .state import EncodedDataset, NotTuned
 from .workspace import Workspace
 
@@ -28,13 +30,14 @@ class Readout:
     """The fitted readout and its passes over validation and test records.
 
     `soft_labels`: the fused probabilities of each training record, by a fit that saw no record of its group, and of
-    each record without a rating, by id.
+    each record without a rating, by id. `curve`: the learning curve of its classifier on the states.
     """
 
     record: ReadoutRecord
     dev: Pass
     test: Pass
     soft_labels: Mapping[str, tuple[float, ...]]
+    curve: LearningCurve | None = None
 
 
 def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
@@ -112,7 +115,8 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
     if dataset.unlabelled and (others := dataset.unlabelled.records):
         shares = record.predict(of_part["unlabelled"][:, layer], [each.prompt for each in others])
         soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
-    return Readout(record, rate("dev"), rate("test"), soft)
+    curve = states_curve(train, found, made.states, dataset.scale, dataset.split.groups, config)
+    return Readout(record, rate("dev"), rate("test"), soft, curve)
 
 
 def _record(encoded: EncodedDataset, made: Fit) -> ReadoutRecord:

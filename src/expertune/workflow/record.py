@@ -9,6 +9,7 @@ from .. import outputs
 from ..config import as_dict
 from ..evaluate.judgement import experts_of
 from ..evaluate.predictions import label_error_rows, prediction_rows
+from ..evaluate.tfidf_curve import tfidf_curve
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
@@ -34,6 +35,7 @@ from ..record import (
 from ..register.preflight import failed_checks, gate_failures
 from ..report import write_report
 from ..report_record import ReportRecord
+from ..stats.learning_curve import LearningCurve
 from .code_branch import untuned
 from .evaluate import Evaluated
 from .plan_time import with_actual
@@ -119,7 +121,7 @@ def _record(
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
     judgement = evaluated.judgement
     verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence)
+    evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence, _learning_curves(basis, readout, ws))
     record = RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
@@ -204,6 +206,14 @@ def _readout_info(record: ReadoutRecord) -> ReadoutInfo:
             name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss} for name, each in record.out_of_fold.items()
         },
     )
+
+
+def _learning_curves(basis: Basis, readout: Readout | None, ws: Workspace) -> tuple[LearningCurve, ...]:
+    """Curves of the raters that are cheap to fit many times, on the training records."""
+    split = basis.dataset.split
+    with ws.part("report"):
+        found = tfidf_curve(split.train, basis.dataset.scale, split.groups, basis.config)
+    return tuple(curve for curve in (found, readout and readout.curve) if curve)
 
 
 def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
