@@ -74,7 +74,7 @@ def review(
     listen.password()
     scale, kind = load_scale(rating_mapping, rated), work or find_work(rated, expert or ())
     if kind == "review":
-        source = read_review(rated, scale, sample=sample, seed=seed)
+        source = read_review(rated, scale, sample=sample, seed=seed, topics=topics)
     elif kind == "adjudicate" and not expert:
         raise UsageError("--work adjudicate: name the columns of the experts' ratings with --expert")
     else:

@@ -53,7 +53,7 @@ class Page:
             lstrip_blocks=True,
             undefined=jinja2.StrictUndefined,
         )
-        self.pages.filters.update(percent=lambda share: f"{share:.0%}", interval=interval)
+        self.pages.filters.update(percent=lambda share: f"{100 * share:.0f} %", interval=interval)
 
     async def start(self, request: Request) -> Response:
         return self._html("start.html.j2", names=self.session.names, refused="")
@@ -160,7 +160,8 @@ class Page:
 
     def _html(self, template: str, code: int = 200, **values: Any) -> Response:
         source = self.session.source
-        common = {"base": self.base, "work": source.work, "file": source.path.name, "common": source.common}
+        common = {"base": self.base, "work": source.work, "file": source.path.name, "common": source.common,
+                  "topics": source.topics}  # fmt: skip
         return HTMLResponse(self.pages.get_template(template).render(**common, **values), code)
 
 

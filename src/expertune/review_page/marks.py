@@ -65,7 +65,7 @@ class TextModel:
             if at + 1 < len(tokens) and (pair := _gain(terms.get(f"{word} {tokens[at + 1][2]}"), found, gain_V)):
                 weight[at] += pair / 2
                 weight[at + 1] += pair / 2
-        words = [at for at, (_, _, word) in enumerate(tokens) if weight[at] > 0 and any(map(str.isalnum, word))]
+        words = [at for at, (_, _, word) in enumerate(tokens) if weight[at] > 0 and _reads_as_word(word)]
         best = sorted(words, key=lambda at: -weight[at])[:MOST_MARKS]
         kept = sorted(at for at in best if weight[at] >= FEWEST_SHARE * weight[best[0]])
         return _joined([tokens[at][:2] for at in kept], text)
@@ -77,6 +77,11 @@ class TextModel:
 
 def _gain(term: int | None, found: Mapping[int, float], gain_V: Floats) -> float:
     return 0.0 if term is None or term not in found else found[term] * float(gain_V[term])
+
+
+def _reads_as_word(token: str) -> bool:
+    """No sign, number or single letter (but of a script that writes words with one): as marks they are noise."""
+    return any(map(str.isalpha, token)) and (len(token) > 1 or not token.isascii())
 
 
 def _joined(spans: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:

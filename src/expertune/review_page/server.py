@@ -7,6 +7,7 @@ import ipaddress
 import json
 import secrets
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,11 +48,16 @@ class Listen:
                 raise UsageError(f"--allow-remote: needs {flag}; without it patient text would be open to the network")
             if not path.is_file():
                 raise UsageError(f"{path}: no such file; correct {flag}")
+        if self.host in ("0.0.0.0", "::"):
+            raise UsageError(f"--host {self.host}: give the name or address that the experts' browsers open")
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(self.certificate or "", self.key)
+        except (ssl.SSLError, OSError) as error:
+            problem = f"cannot be used ({type(error).__name__}); give a certificate and its key as PEM"
+            raise UsageError(f"--tls-certificate, --tls-key: {problem}") from None
         password = (self.password_file or Path()).read_text(encoding="utf-8").strip()
         if len(password) < FEWEST_LETTERS:
             raise UsageError(f"{self.password_file}: the password has fewer than {FEWEST_LETTERS} characters")
-        if self.host in ("0.0.0.0", "::"):
-            raise UsageError(f"--host {self.host}: give the name or address that the experts' browsers open")
         return password
 
 

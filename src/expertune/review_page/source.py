@@ -80,6 +80,7 @@ class Source:
     known: tuple[tuple[str, int], ...] = ()
     experts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    topics: str = ""
 
 
 def find_work(path: Path, experts: Sequence[str]) -> Work:
@@ -95,7 +96,7 @@ def key_of(prompt: str) -> str:
     return record_hash(prompt).hex()
 
 
-def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int) -> Source:
+def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int, topics: str = "") -> Source:
     """The review queue of a file of `expertune rate`; the random sample is spread evenly over it.
 
     Raises DatasetError and UsageError as `rate.review.make_queue`, and for a mapping of other labels than the file's.
@@ -121,6 +122,7 @@ def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int) -> 
         common,
         _rated_by_model(path, scale, set(common)),
         notes=records.notes,
+        topics=topics,
     )
 
 
@@ -201,6 +203,7 @@ def read_records(
         tuple(known),
         tuple(dict.fromkeys(experts)),
         (*table.notes, str(columns)),
+        topics,
     )
 
 
