@@ -135,9 +135,8 @@ def write_queue(
     table.writerow([*columns, KEY])
     for row, review in zip(rows, reviews or [{}] * len(rows), strict=True):
         cells = {column: _shown(row.get(column)) for column in columns}
-        filled = cells | {column: protected(_shown(cell)) for column, cell in review.items()}
-        written = [protected(cell) if column in own else cell for column, cell in filled.items()]
-        table.writerow([*written, row_key(cells)])
+        written = cells | {column: protected(cells[column]) for column in columns if column in own} | dict(review)
+        table.writerow([*written.values(), row_key(cells)])
     write_text(output, f"\ufeff{text.getvalue()}")
 
 

@@ -34,6 +34,7 @@ def make_app(session: Session, results: Results, access: Access) -> Guard:
         Route("/rater/{rater:int}/{view}/undo", page.undo, methods=["POST"]),
         Route("/rater/{rater:int}/{view}/comment", page.comment, methods=["POST"]),
         Route("/rater/{rater:int}/{view}/status", page.status),
+        Route("/rater/{rater:int}/{view}/record", page.record),
         Route("/rater/{rater:int}/{view}/results", page.results),
         Route("/rater/{rater:int}/{view}/write", page.write, methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -94,6 +95,13 @@ class Page:
     async def status(self, request: Request) -> Response:
         rater, view = self._who(request)
         return self._html("status.html.j2", **self._frame(rater, view))
+
+    async def record(self, request: Request) -> Response:
+        """The record that has become free for a rater who had none; nothing where there still is none."""
+        rater, view = self._who(request)
+        if self.session.shown(rater, view) is None:
+            return Response(status_code=204)
+        return self._html("record.html.j2", **self._shown(rater, view))
 
     async def results(self, request: Request) -> Response:
         return self._results(request, "")

@@ -101,6 +101,7 @@ def serve(
             listening.bind((listen.host, listen.port))
         except OSError as error:
             raise UsageError(f"{listen.host} port {listen.port}: {error.strerror}; choose another --port") from None
+        listening.listen()  # who opens the address at once waits, and is not refused
         access = Access("https" if password else "http", _hosts(listen.host, listening), _token(), password)
         threading.Thread(target=session.learn_forever, daemon=True).start()
         config = uvicorn.Config(
