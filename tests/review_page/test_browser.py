@@ -166,7 +166,7 @@ def test_two_raters_at_once_and_a_third_who_adjudicates(browser: Any, tmp_path: 
         for expert in (ana, ben):
             assert "Nothing is left" in expert.says()
         eve = Expert(browser, address, "Eve")
-        eve.window.goto(eve.window.url.replace("/rate", "/adjudicate"))
+        eve.window.goto(eve.window.url.removesuffix("rate") + "adjudicate")
         decided = 0
         while "No two experts differ" not in eve.says():
             assert "Ana\nMatch" in eve.window.inner_text(".experts")

@@ -49,6 +49,7 @@ class Page:
         self.session, self.keep, self.base = session, results, f"/{token}"
         self.pages = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
+            auto_reload=False,
             autoescape=True,
             trim_blocks=True,
             lstrip_blocks=True,

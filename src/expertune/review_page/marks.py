@@ -115,8 +115,11 @@ def fit(features: Features, rated: Mapping[int, int]) -> TextModel | None:
     if len(truth) < FEWEST_RATINGS or len(set(truth)) < 2:
         return None
     model: Any = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
-    model.fit(features.x_NV[places], truth)
-    weight_KV, intercept_K = model.coef_, model.intercept_
+    x_RV = features.x_NV[places]
+    used = np.unique(x_RV.indices)  # the other terms' weights are 0 anyway, and thousands of them would take seconds
+    model.fit(x_RV[:, used], truth)
+    weight_KV, intercept_K = np.zeros((len(model.coef_), features.x_NV.shape[1])), model.intercept_
+    weight_KV[:, used] = model.coef_
     if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
         weight_KV, intercept_K = np.vstack([-weight_KV, weight_KV]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2
     share_NK = np.sort(softmax(features.x_NV[: features.items] @ weight_KV.T + intercept_K, axis=1), axis=1)
