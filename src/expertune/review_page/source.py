@@ -27,6 +27,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.tables import open_table
 
 Work = Literal["rate", "review", "adjudicate"]
+FEWEST_SHARING = 20  # of fewer records a line may be in all of them by chance, and is shown in each
 LEARNT_ROWS = 4000  # rows of a rated file from which the marks of a review are learnt
 
 
@@ -256,7 +257,7 @@ def _written(
 
 def shown_texts(prompts: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
     """The prompts without the lines that all of them have (the task, the rating schema), and those lines."""
-    if len(set(prompts)) < 3:
+    if len(set(prompts)) < FEWEST_SHARING:
         return list(prompts), ()
     common = set(prompts[0].splitlines())
     for prompt in prompts:
