@@ -27,7 +27,7 @@ ROWS = (
     ("estimate",),
     ("progress",),
     ("evaluate", "record_section", "registration_record", "record", "report_record", "report"),
-    ("modelset", "readout", "rate", "register"),
+    ("modelset", "readout", "rate", "review_page", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),
 )

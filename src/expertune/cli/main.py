@@ -33,7 +33,8 @@ from .options import (
     print_json,
     replace_letters_that_cannot_be_shown,
 )
-from .predict import merge_review, rate, review, serve
+from .predict import merge_review, rate, serve
+from .review import review
 from .tune import tune
 
 app = typer.Typer(

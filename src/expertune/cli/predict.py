@@ -1,4 +1,4 @@
-"""Commands that use a finished run: rate new records, queue records for review, merge the review."""
+"""Commands that use a finished run: rate new records, serve the tuned model, merge a review."""
 
 from __future__ import annotations
 
@@ -102,23 +102,6 @@ def serve(
     except KeyboardInterrupt:
         print("stopped", flush=True)
         os._exit(0)  # closing waits, with the GIL held, for every answer under way (xllamacpp 2026.10): for minutes
-
-
-def review(
-    *,
-    rated: Annotated[Path, typer.Argument(help="Output file of expertune rate.")],
-    output: Annotated[Path, typer.Option("--output", help="Review queue, a .csv file.")] = Path("review.csv"),
-    sample: Annotated[
-        float, typer.Option("--sample", min=0, max=1, help="Share of confident records to add at random.")
-    ] = 0.02,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of that sample.")] = 42,
-    debug: Debug = False,
-) -> None:
-    """Queue rated records for human review, the most useful first, each with its reason."""
-    from ..rate.review import make_queue
-    from .output import print_queue
-
-    print_queue(make_queue(rated, output, sample=sample, seed=seed), output)
 
 
 def merge_review(

@@ -49,13 +49,21 @@ def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int =
         raise UsageError(f"{output}: the review queue is a .csv file; choose another --output")
     if output.exists() and output.samefile(rated):
         raise UsageError(f"{output}: is the input itself; choose another --output")
+    records, rows, reasons = queue_rows(rated, sample=sample, seed=seed)
+    write_queue(output, records.columns, rows)
+    return Queue(records.rows, len(rows), reasons)
+
+
+def queue_rows(
+    rated: Path, *, sample: float = SAMPLE, seed: int = 42
+) -> tuple[RecordFile, list[dict[str, Any]], Counter[str]]:
+    """The rated file, the rows of its queue in their order, and how many have each reason. Raises as `make_queue`."""
     records = _checked(open_records(rated))
     found = {row: reasons for row, reasons in _reasons(records) if reasons}
     drawn = _sample(records, set(found), sample, seed)
     found |= {row: [SAMPLED] for row in drawn}
     rows = _most_useful_first(records, found)
-    _write(output, records, rows)
-    return Queue(records.rows, len(rows), Counter(reason for reasons in found.values() for reason in reasons))
+    return records, rows, Counter(reason for reasons in found.values() for reason in reasons)
 
 
 def _checked(records: RecordFile) -> RecordFile:
@@ -108,21 +116,27 @@ def _confidence(cells: Mapping[str, Any]) -> float:
         return 0.0
 
 
-def _write(output: Path, records: RecordFile, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_queue(
+    output: Path,
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    reviews: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """The reviewer's columns first, then what they are judged by, then the record; its key comes last.
 
     With a byte order mark, without which Excel does not read UTF-8. Only the record's own cells are protected.
+    `reviews` fill in the reviewer's columns of each row; the key is that of the row without them.
     """
     head = (REVIEWED, NOTE, REASONS, LABEL, CONFIDENCE)
-    columns = [*head, *(column for column in records.columns if column not in head)]
-    own = set(records.columns[: records.columns.index(RATING)])
+    columns = [*head, *(column for column in names if column not in head)]
+    own = set(names[: names.index(RATING)])
     text = io.StringIO()
     table = csv.writer(text, lineterminator=LINE_END)
     table.writerow([*columns, KEY])
-    for row in rows:
+    for row, review in zip(rows, reviews or [{}] * len(rows), strict=True):
         cells = {column: _shown(row.get(column)) for column in columns}
-        written = [protected(cell) if column in own else cell for column, cell in cells.items()]
-        table.writerow([*written, row_key(cells)])
+        written = cells | {column: protected(cells[column]) for column in columns if column in own} | dict(review)
+        table.writerow([*written.values(), row_key(cells)])
     write_text(output, f"\ufeff{text.getvalue()}")
 
 

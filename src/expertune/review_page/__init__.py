@@ -1,0 +1,1 @@
+"""Local web page on which experts rate, review and adjudicate records (`expertune review --page`)."""
