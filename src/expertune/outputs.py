@@ -139,6 +139,12 @@ def _cell(value: object) -> object:
     return f"'{sound}" if _FORMULA.match(sound) else sound
 
 
+def plain_name(text: str) -> str:
+    """The text in ASCII letters, digits and underscores; "" if it has none of them."""
+    ascii_only = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_")
+
+
 def variable_names(texts: Sequence[str], longest: int, instead: Sequence[str] = ()) -> list[str]:
     """Parts of column names that R, SAS, SPSS and Stata take: ASCII letters, digits and _, unique and in lower case.
 
@@ -146,8 +152,7 @@ def variable_names(texts: Sequence[str], longest: int, instead: Sequence[str] = 
     """
     names = list[str]()
     for at, text in enumerate(texts):
-        plain = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode().lower()
-        found = re.sub(r"[^a-z0-9]+", "_", plain).strip("_") or instead[at]
+        found = plain_name(text).lower() or instead[at]
         name, count = found[:longest].strip("_"), 1
         while name in names:
             count += 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from expertune.rate.columns import share_columns
 from expertune.ratings.scale import make_scale
 from expertune.review_page.results import Results
 from expertune.review_page.server import open_session
@@ -55,8 +56,8 @@ def rated_file(folder: Path, count: int = 60, wrong: Sequence[int] = ()) -> Path
         value = truth(row["Prompt"])
         value = SCALE.values[(SCALE.values.index(value) + 1) % 3] if i in wrong else value
         doubtful = i % 4 == 0
-        shares = {f"P({label})": 0.1 for label in SCALE.labels}
-        shares[f"P({SCALE.label_of(value)})"] = 0.8
+        shares = dict.fromkeys(share_columns(SCALE).values(), 0.1)
+        shares[share_columns(SCALE)[SCALE.label_of(value)]] = 0.8
         reasons = "several labels fit | low confidence" if doubtful else ""
         rows.append(
             {**row, "Predicted_Rating": value, "Predicted_Label": SCALE.label_of(value), "Confidence": 0.8, **shares,

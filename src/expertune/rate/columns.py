@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..outputs import plain_name
 from ..predict.score import likeliest
 from ..predict.uncertainty import Uncertainty
 from ..ratings.scale import RatingScale
@@ -83,13 +82,13 @@ def share_columns(scale: RatingScale) -> dict[str, str]:
 @functools.cache  # asked for each record
 def _share_names(labels: Sequence[str], values: Sequence[int]) -> tuple[str, ...]:
     taken = set[str]()
-    names = (_plain(label.casefold()) or f"value_{value}" for label, value in zip(labels, values, strict=True))
+    names = (plain_name(label.casefold()) or f"value_{value}" for label, value in zip(labels, values, strict=True))
     return tuple(valid_name(f"p_{name.replace('-', 'minus_')}", taken) for name in names)
 
 
 def valid_name(text: str, taken: set[str]) -> str:
     """Return a name that R, SAS and Stata take, in any case different from those `taken`, to which it is added."""
-    name = _plain(text)
+    name = plain_name(text)
     if not name or name[0].isdigit() or name.casefold() in _RESERVED:
         name = f"v_{name}".rstrip("_")
     short, number = name[:LONGEST_NAME], 1
@@ -98,12 +97,6 @@ def valid_name(text: str, taken: set[str]) -> str:
         short = f"{name[: LONGEST_NAME - len(f'_{number}')]}_{number}"
     taken.add(short.casefold())
     return short
-
-
-def _plain(text: str) -> str:
-    """The text in ASCII letters, digits and underscores; "" if it has none of them."""
-    ascii_only = unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9]+", "_", ascii_only).strip("_")
 
 
 def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:

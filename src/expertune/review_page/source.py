@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import DatasetError, UsageError
 from ..files import write_text
-from ..rate.columns import LABEL, RATING, RATIONALE, REASONS, share_column
+from ..rate.columns import LABEL, RATING, RATIONALE, REASONS, share_columns
 from ..rate.journal import record_hash
 from ..rate.review import NOTE, REVIEWED, SAMPLED, queue_rows, write_queue
 from ..ratings.cells import as_text, filled, is_blank
@@ -103,9 +103,9 @@ def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int, top
     Raises DatasetError and UsageError as `rate.review.make_queue`, and for a mapping of other labels than the file's.
     """
     records, rows, _ = queue_rows(path, sample=sample, seed=seed)
-    shares = [share_column(label) for label in scale.labels]
-    if any(name not in records.columns for name in shares):
-        raise UsageError(f"{path}: no column {shares[0]}; give the mapping of its ratings with --rating-mapping")
+    missing = [name for name in share_columns(scale).values() if name not in records.columns]
+    if missing:
+        raise UsageError(f"{path}: no column {missing[0]}; give the mapping of its ratings with --rating-mapping")
     spread = _spread(rows, seed)
     shown, common = shown_texts([as_text(row.get(records.prompt)) for row in spread])
     items: dict[str, Item] = {}
@@ -142,7 +142,7 @@ def _spread(rows: Sequence[Mapping[str, Any]], seed: int) -> list[Mapping[str, A
 def _opinion(row: Mapping[str, Any], scale: RatingScale) -> Opinion | None:
     if is_blank(row.get(RATING)):
         return None
-    shares = tuple((label, _number(row.get(share_column(label)))) for label in scale.labels)
+    shares = tuple((label, _number(row.get(name))) for label, name in share_columns(scale).items())
     reasons = as_text(row.get(REASONS))
     return Opinion(as_text(row.get(LABEL)), shares, reasons, filled(row, RATIONALE), reasons == SAMPLED)
 
