@@ -237,6 +237,7 @@ def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     assert metadata["model_set_info"]["judged"] is False and metadata["model_set_info"]["success"] is False
     assert ". The model set has not been evaluated: " in metadata["verdict"]
     assert metadata["evaluation"]["evaluations"] == []
+    assert metadata.to_frame().empty and json.loads((tmp_path / "fine_tuning_metadata.json").read_text()) == metadata
 
 
 @pytest.mark.slow
