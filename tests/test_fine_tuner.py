@@ -250,6 +250,7 @@ def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     assert ". The model set has not been evaluated: " in metadata["verdict"]
     assert metadata["evaluation"]["evaluations"] == [] and metadata["evaluation"]["label_errors"] is None
     assert not {"test_predictions.csv", "likely_label_errors.csv"} & {path.name for path in tmp_path.iterdir()}
+    assert metadata.to_frame().empty and json.loads((tmp_path / "fine_tuning_metadata.json").read_text()) == metadata
 
 
 @pytest.mark.slow

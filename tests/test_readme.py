@@ -27,7 +27,8 @@ NOT_RUN = {
     ("make", "test"): "these tests",
     (".", ".venv/bin/activate"): "changes the shell only",
 }
-ENDS_WELL = {"fine_tuner.py": (0, 3)}  # 3: the model set was better
+ENDS_WELL = {"fine_tuner.py": (0, 3), "tune": (0, 3)}  # 3: the model set was better
+TUTORIAL = ROOT / "docs/tutorial.md"
 
 
 @pytest.fixture
@@ -63,9 +64,10 @@ def fill_in_review(path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readme_runs(folder: Path) -> None:
+@pytest.mark.parametrize("page", [README, TUTORIAL], ids=lambda page: page.stem)
+def test_every_command_of_the_readme_and_the_tutorial_runs(folder: Path, page: Path) -> None:
     ran: list[list[str]] = []
-    for words in command_lines(README, "sh", "bash", "console"):
+    for words in command_lines(page, "sh", "bash", "console"):
         if tuple(words) in NOT_RUN:
             continue
         assert words[0] in ("expertune", "python"), f"{' '.join(words)}: run it here, or name it in NOT_RUN"

@@ -43,6 +43,7 @@ from .ratings.examples import chat_record
 from .record import RunRecord, read_record
 from .register.folder import RegistrationTarget, check_target, load_dataset_again, register_again
 from .register.preflight import gate_failures
+from .report.metadata import RunMetadata
 from .workflow.dry_run import dry_run
 from .workflow.plan import check_resumed
 from .workflow.run import run
@@ -98,11 +99,12 @@ class FineTuner:
         force: bool = False,
         on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
-    ) -> tuple[bool, dict[str, Any]]:
+    ) -> tuple[bool, RunMetadata]:
         """Tune `model_name` (a GGUF path or an Ollama name) on `df` (a DataFrame or path); returns (success, metadata).
 
         `settings` are fields of `config.Config`. Success means that a product was made, evaluated on records that it
-        never saw, and passed its checks; metadata["failed_checks"] has the reasons if not.
+        never saw, and passed its checks; metadata["failed_checks"] has the reasons if not. The metadata are a dict, the
+        contents of fine_tuning_metadata.json, that a notebook shows as a short page.
         `overwrite` allows `output_dir` to hold a finished run, which is kept in previous/run.
         `register` registers the tuned model with the running Ollama under this name if it passes the quality gate;
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
@@ -135,7 +137,7 @@ class FineTuner:
             record = run(request, dataset, ws, on_result)
         registration = record.registration
         registered = registration is None or registration.registered
-        return registered and not record.failed_checks, record.to_dict()
+        return registered and not record.failed_checks, RunMetadata(record.to_dict())
 
     def plan_run(
         self,
