@@ -28,6 +28,7 @@ REGISTRATION_SAMPLE = "registration_sample.json"
 LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"
+TRACKING = "tracking"
 PREVIOUS = "previous"
 EARLIER = f"{PREVIOUS}/run"  # the run that was there before
 TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)

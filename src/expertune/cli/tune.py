@@ -103,6 +103,14 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")
     ] = False,
+    log_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--log-to",
+            metavar="mlflow|tensorboard|trackio",
+            help="Send the run's numbers to this experiment tracker, repeatable; by default into the output folder.",
+        ),
+    ] = None,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
     **settings: Any,
@@ -127,6 +135,7 @@ def tune(
         register=register,
         replace=replace,
         force=force,
+        log_to=log_to or (),
         on_result=show,
         **values,
     )
