@@ -3,8 +3,8 @@
     python bench/install.py [--extra NAME …]       measures; each extra is one line of bench/results/install.jsonl
     python bench/install.py --table                writes the table into bench/README.md
 
-pip resolves, downloads and installs with the user's own index settings and constraints.txt; what its cache already holds is
-not downloaded again, so the seconds are those of a second machine only where `--no-cache` is given.
+pip resolves, downloads and installs with the user's own index settings and constraints.txt. What its cache already
+holds is not downloaded again: `--no-cache` gives the seconds of a first installation.
 """
 
 from __future__ import annotations

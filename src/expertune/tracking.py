@@ -89,14 +89,15 @@ class Trackio:
         server = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
         self.place = BY_ENVIRONMENT if server else local
         with contextlib.redirect_stdout(io.StringIO()):  # stdout is for results
-            self._run = trackio.init(PROJECT, name=run, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+            trackio.init(PROJECT, name=run, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+        self._trackio = trackio
 
     def log(self, numbers: Numbers, step: int) -> None:
-        self._run.log(dict(numbers), step=step)
+        self._trackio.log(dict(numbers), step=step)
 
     def close(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            self._run.finish()
+            self._trackio.finish()
 
 
 TRACKERS: Mapping[str, Callable[[Path, str], Tracker]] = {
