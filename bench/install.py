@@ -34,6 +34,7 @@ from runs import (
 FILE = RESULTS / "install.jsonl"
 EXTRAS = ("", "train", "page", "all", "docs", "test")
 SOURCE = ("src", "pyproject.toml", "README.md", "LICENSE")  # what the wheel is built from
+HEAD = ("installed", "gives", "packages", "MB", "s of processor time", "s", "load")
 GIVES = {
     "": "check, format, rate, report, models, doctor, serve",
     "train": "tune, --engine torch, rating by the readout",
@@ -57,7 +58,7 @@ def main() -> None:
                 entry = {**measure(wheel, extra, Path(folder) / "venv", cache=not chosen.no_cache), **stamp()}
                 append_result(FILE, entry)
                 print(entry, flush=True)
-    put_between(PAGE, "install", [*table(("extra", "gives", "packages", "MB", "seconds"), rows(read_results(FILE)))])
+    put_between(PAGE, "install", [*table(HEAD, rows(read_results(FILE)))])
 
 
 def build_wheel(folder: Path) -> Path:
@@ -103,17 +104,19 @@ def packages_in(venv: Path) -> int:
 
 def rows(entries: list[Entry]) -> list[tuple[str, ...]]:
     found = latest(entries, "extra")
-    return [
-        (
-            f"`expertune[{extra}]`" if extra else "`expertune`",
-            GIVES[extra],
-            str(found[(extra,)]["packages"]),
-            f"{found[(extra,)]['megabytes']:,}",
-            f"{found[(extra,)]['seconds']:.0f}",
-        )
-        for extra in EXTRAS
-        if (extra,) in found
-    ]
+    return [_row(found[(extra,)]) for extra in EXTRAS if (extra,) in found]
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    extra = entry["extra"]
+    name = f"`expertune[{extra}]`" if extra else "`expertune`"
+    figures = (
+        f"{entry['megabytes']:,}",
+        f"{entry['cpu_seconds']:.0f}",
+        f"{entry['seconds']:.0f}",
+        f"{entry['load']:g}",
+    )
+    return (name, GIVES[extra], str(entry["packages"]), *figures)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing is imported here: `find_spec` only looks for the library.
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from .errors import UsageError
@@ -19,3 +20,11 @@ def require(library: str, purpose: str, install: str) -> None:
 def require_torch(purpose: str) -> None:
     """Raise UsageError where torch is not installed."""
     require("torch", purpose, '"expertune[train]"')
+
+
+def installed_version(package: str) -> str:
+    """The version of a package, "absent" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

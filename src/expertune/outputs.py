@@ -6,7 +6,6 @@ import platform
 import shutil
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .config import Config, as_dict
 from .engine.locate import Located
 from .errors import OutputError, UsageError
 from .files import sha256, write_text
+from .optional import installed_version
 
 TRAINING_DATA = "training_data.jsonl"
 TRAINING_CONFIG = "training_config.yaml"
@@ -96,14 +96,7 @@ def versions() -> dict[str, str]:
     """Versions of Expertune, Python, the platform and the libraries that affect results."""
     names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn", "scipy", "statsmodels", "matplotlib")
     own = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return own | {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return packages.version(name)
-    except packages.PackageNotFoundError:
-        return "absent"
+    return own | {name: installed_version(name) for name in names}
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
+from ..optional import installed_version
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
 from .artifact import Artifact
@@ -164,15 +164,8 @@ def _begin(request: RateRequest, journal: Journal) -> None:
         engine=scorer.name,
         options={"slots": scorer.slots, "temperature": 0, "answer_tokens": ANSWER_TOKENS},
         seed=request.seed,
-        versions={"expertune": _version("expertune"), **scorer.describe()},
+        versions={"expertune": installed_version("expertune"), **scorer.describe()},
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 @contextmanager
