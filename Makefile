@@ -2,6 +2,7 @@
 # make test   sets up and runs every test: fast and slow      .venv/bin/pytest -n auto: the fast tier, about two minutes
 # make lint   ruff and pyright          make check  both: lint, then every test
 # make docs   pastes every command's --help and the settings into docs/, and builds the site: build/site/index.html
+# make dist   builds sdist and wheel into dist/ and checks their metadata
 # make bench  the whole job on the example visits, timed
 # make bench BENCH="…"  with flags of bench/job.py, such as those of the peers' environments (bench/README.md)
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test lint check docs bench clean
+.PHONY: setup demo test lint check docs dist bench clean
 
 setup: $(VENV)/.ready
 
@@ -43,8 +44,13 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/paste_help.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet  # the warning is about a version that is not installed
 
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 bench: setup
 	$(BIN)/python bench/job.py $(BENCH)
 
 clean:
-	rm -rf $(VENV) outputs build
+	rm -rf $(VENV) outputs build dist

@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "expertune"
 
 # An import may only point to an entry before its own, or stay inside its package.
 ROWS = (
-    ("__init__", "errors", "renamed_settings", "setting", "config", "files", "log", "machine"),
+    ("__init__", "errors", "renamed_settings", "setting", "config", "files", "log", "machine", "optional"),
     ("stats",),
     ("gguf",),
     ("engine",),
@@ -26,7 +26,7 @@ ROWS = (
     ("model", "train", "export", "torch_engine"),
     ("estimate",),
     ("progress",),
-    ("evaluate", "record_section", "registration_record", "record", "report_record", "report"),
+    ("evaluate", "record_section", "registration_record", "record", "report_record", "report", "tracking"),
     ("modelset", "readout", "rate", "review_page", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),

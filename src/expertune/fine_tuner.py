@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from .estimate.plan import with_throughput
 from .log import log_file
 from .modelset.build import build, inputs_of, recipes
 from .modelset.config import write as write_model_set
+from .optional import require_torch
 from .progress import Progress
 from .ratings.dataset import Dataset, load_dataset
 from .ratings.examples import chat_record
@@ -44,6 +45,8 @@ from .record import RunRecord, read_record
 from .register.folder import RegistrationTarget, check_target, load_dataset_again, register_again
 from .register.preflight import gate_failures
 from .report.metadata import RunMetadata
+from .torch_engine import LLAMA_CPP
+from .tracking import check_trackers
 from .workflow.dry_run import dry_run
 from .workflow.plan import check_resumed
 from .workflow.run import run
@@ -97,6 +100,7 @@ class FineTuner:
         register: str | None = None,
         replace: bool = False,
         force: bool = False,
+        log_to: Sequence[str] = (),
         on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
     ) -> tuple[bool, RunMetadata]:
@@ -109,14 +113,16 @@ class FineTuner:
         `register` registers the tuned model with the running Ollama under this name if it passes the quality gate;
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
         registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
-        and the command to continue with. `on_result` is called with the record when the results are written, before
+        and the command to continue with. `log_to` names trackers ("mlflow", "tensorboard", "trackio") that get the
+        numbers of the run. `on_result` is called with the record when the results are written, before
         registration.
         Raises DatasetError, UsageError and ModelFileError for invalid input, OutputError if nothing can be written,
         Interrupted on Ctrl-C (resume=True continues; its `metadata` is set if only the registration was stopped), and
         without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError are
         raised before any work if the name `register` is not available or no server answers.
         """
-        config = make_config(settings)
+        config, trackers = make_config(settings), check_trackers(log_to)
+        _require_torch(config)
         _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
         if target is not None:
@@ -131,7 +137,8 @@ class FineTuner:
             allow_remote=self.allow_remote,
             registration=target,
         )
-        with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode) as ws, self._logged():
+        how = {"resume": resume, "quiet": self.quiet, "debug": self.debug_mode}
+        with open_workspace(folder, **how, log_to=trackers) as ws, self._logged():
             _log_start(request, dataset)
             _say_columns(dataset, ws)
             record = run(request, dataset, ws, on_result)
@@ -156,6 +163,7 @@ class FineTuner:
         Raises what the run itself would raise before its long work.
         """
         config, folder = make_config(settings), Path(output_dir)
+        _require_torch(config)
         _check_folder(folder, model_name, config, target_topics, resume=resume, overwrite=overwrite)
         dataset = load_dataset(df, rating_mapping, target_topics, config)
         request = RunRequest(model_name, config, resume, self.fallback_mode, self.allow_remote)
@@ -236,6 +244,12 @@ class FineTuner:
         if output_dir is not None:
             write_model_set(outputs.open_folder(Path(output_dir)) / outputs.MODEL_SET, model_set)
         return model_set.model_dump(mode="json")
+
+
+def _require_torch(config: Config) -> None:
+    """Raise UsageError where torch is needed and not installed."""
+    if config.approach != "model-set" or config.engine != LLAMA_CPP:
+        require_torch("tuning (--approach model-set --engine llama.cpp does without)")
 
 
 def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:

@@ -10,7 +10,6 @@ import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .config import Config, as_dict
 from .engine.locate import Located
 from .errors import OutputError, UsageError
 from .files import sha256, write_text
+from .optional import installed_version
 
 TRAINING_DATA = "training_data.jsonl"
 TRAINING_CONFIG = "training_config.yaml"
@@ -34,6 +34,7 @@ LABEL_ERRORS = "likely_label_errors.csv"
 LOG = "fine_tuner.log"
 EVENTS = "training_events.jsonl"
 CHECKPOINTS = "checkpoints"
+TRACKING = "tracking"
 PREVIOUS = "previous"
 EARLIER = f"{PREVIOUS}/run"  # the run that was there before
 TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
@@ -103,14 +104,7 @@ def versions() -> dict[str, str]:
     """Versions of Expertune, Python, the platform and the libraries that affect results."""
     names = ("torch", "xllamacpp", "gguf", "numpy", "pandas", "scikit-learn", "scipy", "statsmodels", "matplotlib")
     own = {"expertune": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    return own | {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return packages.version(name)
-    except packages.PackageNotFoundError:
-        return "absent"
+    return own | {name: installed_version(name) for name in names}
 
 
 def hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:

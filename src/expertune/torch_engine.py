@@ -20,6 +20,7 @@ from .engine.llama_cpp.context import largest_context
 from .engine.llama_cpp.engine import LlamaCppEngine
 from .errors import EngineError, FineTuningNotSupportedError
 from .gguf.read import GGUFFile, read_metadata
+from .optional import require_torch
 from .predict.together import Together
 from .train.encode import Candidates
 
@@ -79,6 +80,7 @@ class TorchEngine(LlamaCppEngine):
     def __init__(
         self, model: Path, config: Config, *, context: int = 0, slots: int = 0, renderer: Renderer | None = None
     ) -> None:
+        require_torch("--engine torch")
         from .model.load import load, place
 
         check_readable(model)

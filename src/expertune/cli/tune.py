@@ -18,6 +18,16 @@ from .options import EXIT_FAILED, EXIT_FELL_BACK, AllowRemote, Debug, Force, Map
 if TYPE_CHECKING:
     from ..record import RunRecord
 
+NoFallback = Annotated[bool, typer.Option("--no-fallback", help="Fail instead of falling back to a model set.")]
+LogTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log-to",
+        metavar="mlflow|tensorboard|trackio",
+        help="Send the run's numbers to this experiment tracker, repeatable; by default into the output folder.",
+    ),
+]
+
 
 def _setting_parameters() -> list[inspect.Parameter]:
     """One option for each field of Config, and hidden ones for old names. None means "not given", so that a --config
@@ -84,9 +94,7 @@ def tune(
         Path | None, typer.Option("--config", help="training_config.yaml of an earlier run; flags override it.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    no_fallback: Annotated[
-        bool, typer.Option("--no-fallback", help="Fail instead of falling back to a model set.")
-    ] = False,
+    no_fallback: NoFallback = False,
     register: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +111,7 @@ def tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")
     ] = False,
+    log_to: LogTo = None,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
     **settings: Any,
@@ -127,6 +136,7 @@ def tune(
         register=register,
         replace=replace,
         force=force,
+        log_to=log_to or (),
         on_result=show,
         **values,
     )

@@ -14,6 +14,7 @@ from ..errors import ExpertuneError
 from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.memory import RowShape
+from ..optional import require_torch
 from ..ratings.dataset import Dataset, load_dataset
 from ..ratings.examples import chat_messages
 from ..ratings.scale import DEFAULT_MAPPING, RatingScale, make_scale
@@ -73,8 +74,9 @@ def planned(dataset: Dataset, model: Path, search_records: int = 0) -> Plan:
     """Plan for a dataset; the model's own tokenizer counts the tokens of a sample spread over the rows.
 
     `search_records` is the number of records that the search for a model set rates.
-    Raises EngineError if llama.cpp cannot load the model, and ModelFileError.
+    Raises EngineError if llama.cpp cannot load the model, ModelFileError, and UsageError without torch.
     """
+    require_torch("the time of a training")
     with GGUFFile(model) as file:
         config = with_recipe(file, Config())
     shape, rating, read_seconds = _sampled(dataset, model, config)
@@ -147,10 +149,11 @@ def with_cached_throughput(capability: Capability) -> Capability:
 def training_speed(path: Path, shape: RowShape, config: Config, *, fresh: bool = False) -> TrainingThroughput:
     """The cached throughput, or a new measurement (takes seconds and imports torch), with `fresh` always.
 
-    Raises as `probe`.
+    Raises as `probe`, and UsageError if it has to be measured and torch is not installed.
     """
     rate = None if fresh else cached_speed(TrainingThroughput, path, shape, config)
     if rate is None:
+        require_torch("measuring the training's speed")
         from .throughput import probe
 
         rate = probe(path, shape, config)

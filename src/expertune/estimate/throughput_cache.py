@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from ..errors import OutputError
 from ..files import cache_folder, write_json
 from ..machine import usable_cores
 from ..model.memory import RowShape
+from ..optional import installed_version
 from .capability import TrainingThroughput
 from .job import RatingSpeed
 
@@ -66,5 +66,5 @@ def _key(kind: str, model: Path, shape: RowShape, config: Config) -> str:
     file = (str(model.resolve()), state.st_size, state.st_mtime_ns)
     machine = (platform.node(), platform.machine(), usable_cores(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     settings = [getattr(config, name) for name in SETTINGS]
-    parts = (kind, *file, *machine, version("torch"), __version__, asdict(shape), settings)
+    parts = (kind, *file, *machine, installed_version("torch"), __version__, asdict(shape), settings)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
 from ..evaluate.rated_prevalence import RatedPrevalence, rated_prevalence
+from ..optional import installed_version
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
 from .artifact import Artifact
@@ -176,15 +176,8 @@ def _begin(request: RateRequest, journal: Journal) -> None:
         engine=scorer.name,
         options={"slots": scorer.slots, "temperature": 0, "answer_tokens": ANSWER_TOKENS},
         seed=request.seed,
-        versions={"expertune": _version("expertune"), **scorer.describe()},
+        versions={"expertune": installed_version("expertune"), **scorer.describe()},
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
 
 
 @contextmanager

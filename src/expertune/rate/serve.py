@@ -24,6 +24,7 @@ from ..files import sha256
 from ..modelset.config import ModelSetConfig
 from ..modelset.records import TFIDF
 from ..modelset.tfidf_classifier import TfidfClassifier
+from ..optional import require_torch
 from ..predict.decision import DecisionScorer
 from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
 from ..readout.record import ReadoutRecord
@@ -70,10 +71,12 @@ def serve(
     `model` is a name in Ollama, `slots` the requests sent at once, `context` tokens (0: as judged).
 
     Raises UsageError where another file than the judged one would answer, or with other prompts than it was tuned
-    with; EngineError where it cannot be served.
+    with, or torch is needed and not installed; EngineError where it cannot be served.
     """
     if product.kind == "readout" and kind == "ollama":
         raise UsageError(f"{product.folder}: Ollama gives no hidden states; leave out --engine, or add --product tuned")
+    if product.readout is not None:
+        require_torch("rating by the readout (--product tuned does without)")
     config = product.model_set
     wanted = [product] if config is None else _members(product, config, votes)
     options = (slots, threads)

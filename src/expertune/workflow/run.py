@@ -38,5 +38,6 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     choice = choose(tuned, model_set, basis, readout)  # on validation records only
     evaluated = evaluate(choice, tuned, model_set, basis, ws, readout)  # test records, once
     record = write_results(request, choice, tuned, model_set, evaluated, basis, ws, readout)
+    ws.tracking.final(record.evaluation)
     announce(record)
     return register_result(request.registration, record, basis.dataset, ws.folder, ws.progress)

@@ -167,6 +167,7 @@ def _train(
         job = encoded.plan.job
         for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
+            ws.tracking.event(event)
     result = trainer.result
     for part, kind in (("train", "step"), ("validate", "dev")):
         ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)

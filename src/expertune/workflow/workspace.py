@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from ..log import log, log_file
 from ..predict.pass_cache import cached_pass
 from ..predict.score import Pass
 from ..progress import Progress
+from ..tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Workspace:
     parts: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     dry_run: bool = False
+    tracking: Tracking = field(default_factory=Tracking)
 
     @property
     def checkpoints(self) -> Path:
@@ -70,12 +72,14 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 @contextmanager
 def open_workspace(
-    folder: Path, *, resume: bool, quiet: bool, debug: bool, dry_run: bool = False
+    folder: Path, *, resume: bool, quiet: bool, debug: bool, dry_run: bool = False, log_to: Sequence[str] = ()
 ) -> Iterator[Workspace]:
-    """Open log and event file of a run's folder; at the end close them, and the servers that the stages opened."""
+    """Open log, event file and trackers of a run; at the end close them, and the servers that the stages opened."""
     with (
         nullcontext() if dry_run else log_file(folder / outputs.LOG, debug=debug),
         Progress(quiet=quiet, events=None if dry_run else folder / outputs.EVENTS) as progress,
         ExitStack() as stack,
     ):
-        yield Workspace(folder, progress, resume, stack=stack, dry_run=dry_run)
+        tracking = Tracking(log_to, folder / outputs.TRACKING, progress.say)
+        stack.callback(tracking.close)
+        yield Workspace(folder, progress, resume, stack=stack, dry_run=dry_run, tracking=tracking)
