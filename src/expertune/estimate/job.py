@@ -28,13 +28,13 @@ TITLES = {
     "judge": "Evaluation on the test records",
     "report": "Report",
 }
-ANSWERS, FEWEST_ANSWERS = 50, 10  # free-text answers asked of the tuned file; a word takes as long as a record
+ANSWERS, FEWEST_ANSWERS = 30, 10  # free-text answers asked of the tuned file; a word takes as long as a record
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
-COMPARED_BUDGET = 40.0  # seconds of the search for a model set that a tuned file is only compared with
+COMPARED_BUDGET = 25.0  # seconds of the search for a model set that a tuned file is only compared with
 RESERVE = 0.1  # of the time given, for the error of the estimate
 SERVED_SAMPLE = 50  # validation records that llama.cpp rates with a saved file to compare it with the adapter
 BASE_SAMPLE = 100  # test records of the untuned base, which is only compared with
-FEW_SHOT_SAMPLE = 50  # test records of a prompt that another rater was preferred to (modelset/fit.py)
+FEW_SHOT_SAMPLE = 30  # test records of a prompt that another rater was preferred to (modelset/fit.py)
 # Ratios and seconds that no quick measurement gives, from bench/estimate.py on examples/base.gguf and SmolLM2-135M
 FEW_SHOT = 1.5  # time of a record with examples in its prompt, over that of one without
 CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some rows, then the written one
