@@ -59,7 +59,7 @@ class MLflow:
 
     def __init__(self, folder: Path, run: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is on by default, and goes to another host
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports] - installed by those who use it
 
         server, own = os.environ.get("MLFLOW_TRACKING_URI"), folder.resolve() / "mlflow.db"
         self.place = BY_ENVIRONMENT if server else str(own)
@@ -84,7 +84,7 @@ class Trackio:
 
     def __init__(self, folder: Path, run: str) -> None:
         local = os.environ.setdefault("TRACKIO_DIR", str(folder.resolve() / "trackio"))
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         server = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
         self.place = BY_ENVIRONMENT if server else local
