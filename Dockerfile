@@ -20,7 +20,8 @@ RUN apt-get update \
  && apt-get install --no-install-recommends --yes libgomp1 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/expertune /opt/expertune
-RUN useradd --create-home --uid 1000 expertune
+RUN useradd --create-home --uid 1000 expertune \
+ && install --directory --owner=expertune /work
 # caches in /tmp: with --user the home of user 1000 cannot be written
 ENV PATH=/opt/expertune/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -42,7 +42,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Pack Expertune for a machine without a package index.")
     parser.add_argument("--extras", default="train", help="extras to include, with commas; '' for none")
     parser.add_argument("--output", type=Path, default=Path(f"expertune-offline-{__version__}.tar"))
-    parser.add_argument("--no-model", action="store_true", help="leave out the demo's model, SmolLM2 (84 MB)")
+    parser.add_argument("--no-model", action="store_true", help="leave out the demo's model, SmolLM2 (98 MB)")
     chosen = parser.parse_args()
     extras = f"[{chosen.extras}]" if chosen.extras else ""
     try:

@@ -59,7 +59,7 @@ class MLflow:
 
     def __init__(self, folder: Path, run: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it is on by default, and goes to another host
-        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports] - installed by those who use it
 
         server, own = os.environ.get("MLFLOW_TRACKING_URI"), folder.resolve() / "mlflow.db"
         self.place = BY_ENVIRONMENT if server else str(own)

@@ -28,7 +28,7 @@ def demo(
     if not (REPOSITORY / "demo_fine_tuner.py").is_file():
         raise UsageError(
             "demo: its visits and its model are in the repository, not in the package; "
-            "get a copy of the repository and install it with pip install -e ."
+            'get a copy of the repository and install it with pip install -e ".[train]"'
         )
     sys.path.insert(0, str(REPOSITORY))  # for demo_fine_tuner and examples, which are not in the package
     import_module("demo_fine_tuner").run(folder, base=base)
