@@ -50,7 +50,7 @@ class WholeJob:
         if part is None:
             return ""
         if self._name in COUNTED:
-            part.share = done / total if total else 0.0
+            part.share = max(part.share, done / total if total else 0.0)
         part.first = part.share if part.first is None else part.first
         ratio = self._ratio()
         if self._name not in COUNTED:
