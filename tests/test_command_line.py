@@ -153,7 +153,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Run, tmp_path: Path) 
         "fp32 on cpu, 1 threads"
     )
     assert lines[2].startswith("Plan: about ") and any(line.strip().startswith("Training ") for line in lines)
-    assert "Plan:" not in err and "Base model: test records" not in err
+    assert "Plan:" not in err and "Test records: base model" not in err
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from expertune.errors import OutputError
 from expertune.progress import Progress, RunThroughput, Throughput, duration_text, speed_text
+from expertune.progress.whole_job import WholeJob, left_text
 from expertune.train.events import DevEvent, StepEvent
 
 
@@ -174,7 +176,7 @@ def test_the_bar_shows_rate_and_time_left(terminal, clock):
     with progress, progress.stage("[bold]Rating[/bold]", total=100, unit="rows") as stage:
         clock.now += 2
         stage.advance(50)
-        progress._display._live.refresh()  # now, not at the next tick of rich's own thread
+        progress.display._live.refresh()  # now, not at the next tick of rich's own thread
     assert "[bold]Rating[/bold]" in output.getvalue()
     assert "50/100 (50%), 25.0 rows/s, 2.0 s left" in output.getvalue()
 
@@ -302,3 +304,132 @@ def test_plain_lines_need_no_rich():
     )
     assert done.returncode == 0, done.stderr
     assert "Rating: done, 1/1" in done.stderr and done.stdout == ""
+
+
+# --- the whole job ---
+
+PLAN = {"read": 10.0, "base": 20.0, "load": 10.0, "train": 100.0, "write": 10.0, "check": 30.0, "judge": 20.0}
+
+
+def openings(output: io.StringIO) -> list[str]:
+    """The share done and the time left that the opening lines end with."""
+    return [line.partition(" (whole job: ")[2].rstrip(")") for line in output.getvalue().splitlines() if "job" in line]
+
+
+def test_each_stage_opens_with_what_is_left_of_the_whole_job(pipe, clock):
+    """200 s planned: the base takes twice its time, the training ends at half of its steps, in half of its time."""
+    progress, output = pipe
+    progress.whole.plan(PLAN)
+    with progress.whole.part("base"), progress.stage("Base", total=20) as stage:
+        clock.now += 40
+        stage.advance(20)
+    with progress.whole.part("train"), progress.stage("Training", total=100):
+        clock.now += 50
+        progress.show(step(50))
+    with progress.whole.part("check"), progress.stage("Checking") as stage:
+        clock.now += 1000
+        stage.advance()
+        with progress.stage("Checking again", total=5):
+            pass
+    with progress.whole.part("write"), progress.stage("Writing again", total=5):
+        pass
+    with progress.stage("Registering", total=5):
+        pass
+    assert openings(output) == [
+        "5 %, about 3 min left",  # 190 s
+        "20 %, about 4 min left",  # 160 s; the first tenth of the plan counts as planned: 20 + 40 s instead of 20 + 20
+        "75 %, about 1 min left",  # 50 s; 20 + 40 + 50 s instead of 20 + 20 + 50
+        "89 %, less than a minute left",  # a part that takes longer than planned is never said to be done
+        "89 %, about 9 min left",  # once more before the check, which has proved long; the share does not fall
+    ]
+    assert "Training: 0/100 (whole job: 20 %, about 4 min left)" in output.getvalue()
+    assert "Registering: 0/5\n" in output.getvalue()
+
+
+def test_work_of_an_earlier_run_is_not_the_speed_of_this_one(pipe, clock):
+    progress, output = pipe
+    progress.whole.plan(PLAN)
+    with progress.whole.part("base"):
+        pass  # kept by the earlier run
+    with progress.whole.part("train"), progress.stage("Training", total=100, done=50):
+        clock.now += 50
+        progress.show(step(100))
+    with progress.whole.part("check"), progress.stage("Checking"):
+        pass
+    assert openings(output) == ["45 %, about 2 min left", "75 %, about 1 min left"]
+
+
+def test_the_share_of_the_whole_job_never_falls_and_its_time_is_never_negative(clock):
+    whole = WholeJob(clock)
+    whole.plan(PLAN)
+    shares = []
+    for name, seconds in (("base", 0.0), ("load", 90.0), ("train", 3.0), ("write", 400.0), ("check", 1.0),
+                          ("write", 5.0), ("check", 500.0), ("judge", 50.0)):  # fmt: skip
+        with whole.part(name):
+            for done in range(11):
+                assert re.fullmatch(r"\d+ %, (about (\d h )?\d+ min|less than a minute) left", whole.follow(done, 10))
+                shares.append(whole.share)
+                clock.now += seconds / 10
+    assert shares == sorted(shares) and 0 < shares[0] < shares[-1] < 1
+
+
+def test_without_a_plan_or_outside_of_it_there_is_no_whole_job(clock):
+    whole = WholeJob(clock)
+    with whole.part("train"):
+        assert whole.follow(1, 10) == ""
+        whole.plan({"train": 0.0})
+        assert whole.follow(1, 10) == "0 %, less than a minute left"
+        with whole.part("model set"):
+            assert whole.follow(1, 10) == ""
+        assert whole.follow(1, 10) != ""
+    assert whole.follow(1, 10) == ""
+
+
+def test_the_bar_of_the_whole_job_is_below_the_stages_and_goes_with_them(terminal, clock):
+    progress, output = terminal
+    progress.whole.plan(PLAN)
+    with progress.whole.part("train"), progress.stage("Training", total=100):
+        clock.now += 50
+        progress.show(step(50))
+        assert [task.description for task in progress.display._live.tasks] == ["Training", "Whole job"]
+        assert progress.display._live.tasks[1].completed == pytest.approx(0.45)
+        with progress.stage("Validation", total=10):
+            names = [task.description for task in progress.display._live.tasks]
+            assert names == ["Training", "Validation", "Whole job"]
+        progress.display._live.refresh()
+    shown, _, last = output.getvalue().rpartition("Training")
+    assert "Whole job" in shown and "45 %, about 2 min left" in shown
+    assert "done, 50/100" in last and "Whole job" not in last
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "less than a minute left"), (29, "less than a minute left"), (31, "about 1 min left"),
+     (565, "about 9 min left"), (3599, "about 1 h 0 min left"), (7500, "about 2 h 5 min left")],
+)  # fmt: skip
+def test_time_left_is_rounded_to_minutes(seconds, text):
+    assert left_text(seconds) == text
+
+
+# --- stages that need no explaining ---
+
+
+def test_work_that_was_done_before_opens_no_stage(pipe):
+    progress, output = pipe
+    with progress.stage_if_needed("Preparing", 10, unit="records"):
+        pass
+    assert output.getvalue() == ""
+    with pytest.raises(KeyboardInterrupt), progress.stage_if_needed("Preparing", 10, unit="records") as advance:
+        advance(0)
+        assert output.getvalue() == "Preparing: 0/10\n"
+        advance(4)
+        raise KeyboardInterrupt
+    assert output.getvalue().splitlines()[-1] == "Preparing: stopped at 4/10 after 0.0 s"
+
+
+def test_the_end_of_brief_work_without_a_count_is_not_said(pipe, clock):
+    progress, output = pipe
+    for seconds in (0.4, 0.6):
+        with progress.stage("Fitting"):
+            clock.now += seconds
+    assert output.getvalue().splitlines() == ["Fitting ...", "Fitting ...", "Fitting: done in 0.6 s"]

@@ -60,6 +60,8 @@ def test_each_stage_counts_the_records_that_it_reads():
     assert found["model set"] == 2 + 1 + 30 * 1.5 * 0.5
     assert found["judge"] == 1 + 20 * 0.5 + 20 * 10 * 0.1 + 1 + 1 + 20 * 1.5 * 0.5
     assert "readout" not in found
+    shown = plan_job(replace(WORK, search_records=30), SPEEDS, CONFIG).shown_seconds
+    assert (shown["train"], list(shown)) == (280 + found["validate"], [name for name in found if name != "validate"])
 
 
 def test_the_search_takes_no_longer_than_its_budget():

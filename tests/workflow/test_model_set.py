@@ -25,6 +25,7 @@ from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError, UsageError
 from expertune.evaluate.judgement import Judgement
+from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
 from expertune.modelset import config as modelset
 from expertune.modelset.choose import by_validation
@@ -511,6 +512,19 @@ def test_a_decision_model_is_asked_by_its_own_template_and_rates(tmp_path: Path,
         patched.setenv("OLLAMA_HOST", ollama.url)
         with serve(product, "ollama"):
             pass
+
+
+def test_with_engine_torch_llama_cpp_asks_the_decision_model(tmp_path: Path, prepared: Dataset) -> None:
+    base, member = tiny.make(tmp_path / "base.gguf", context=2048), decision_member(tmp_path)
+    unasked = CandidateModel(str(base), sha256(base), None)
+    made = make(tmp_path, prepared, unasked, member, config=with_changes(CONFIG, redact=True))
+    record = prepared.split.dev[0].prompt
+    with serve(load_product(tmp_path), "torch", threads=1, votes=True) as served_:
+        engines = {name: each["engine"] for name, each in served_.scorer.describe()["members"].items()}
+        assert engines == {str(base): "torch", member.name: "llama.cpp"}
+        found = served_.scorer.score(record).probabilities
+    with LlamaCppEngine(Path(member.name), threads=1) as engine:
+        assert found == pytest.approx(engine.decide(record, made.config.question()).probabilities, abs=1e-4)
 
 
 def test_a_decision_model_is_judged_next_to_the_others(tmp_path: Path, prepared: Dataset) -> None:

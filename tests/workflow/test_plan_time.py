@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,11 @@ def test_the_search_for_a_model_set_gets_what_is_left() -> None:
 def test_the_plan_is_shown_first_and_kept_with_the_actual_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = tune(tmp_path, quiet=False)["plan"]
+    found = tune(tmp_path, quiet=False, layers=3)["plan"]
     shown = capsys.readouterr().err
-    assert shown.index("Plan: about ") < shown.index("Base model: test records")
+    assert shown.index("Plan: about ") < shown.index("Test records: base model: 0/")
+    assert re.search(r"^Training: 0/\d+ \(whole job: \d+ %, .* left\)$", shown, re.M)
+    assert "Preparing the training: " not in shown  # the classifier has read the records for it
     assert found["minutes"] is None
     assert [stage["name"] for stage in found["stages"]] == [
         "read", "base", "readout", "load", "train", "validate", "write", "check", "judge", "report"
@@ -58,7 +61,7 @@ def test_the_plan_is_shown_first_and_kept_with_the_actual_time(
     kept = read_record(tmp_path).plan
     assert kept is not None
     assert kept.actual == pytest.approx(sum(stage["actual"] for stage in found["stages"]))
-    assert "Evaluation on the test records" in (tmp_path / "report.html").read_text()
+    assert "Test records: all models" in (tmp_path / "report.html").read_text()
     assert "Plan: about " in (tmp_path / "fine_tuner.log").read_text()
 
 

@@ -15,17 +15,17 @@ from ..model.memory import LABEL_TOKENS, RowShape
 from ..predict.score import LONGEST_ANSWER
 from .capability import TrainingThroughput
 
-TITLES = {
-    "read": "Reading and tokenising",
-    "base": "Base model on the test records",
-    "readout": "Classifier on the base's hidden states",
-    "load": "Loading, and one pass through the layers that stay as they are",
+TITLES = {  # what the display calls the stages of the run too
+    "read": "Reading the records",
+    "base": "Test records: base model",
+    "readout": "Classifier on the base model",
+    "load": "Preparing the training",
     "train": "Training",
-    "validate": "Evaluations on the validation records",
+    "validate": "Validation during the training",
     "write": "Writing the model file",
     "check": "Checking the saved file",
     "model set": "Model set",
-    "judge": "Evaluation on the test records",
+    "judge": "Test records: all models",
     "report": "Report",
 }
 ANSWERS, FEWEST_ANSWERS = 30, 10  # free-text answers asked of the tuned file; a word takes as long as a record
@@ -140,6 +140,13 @@ class JobPlan:
     @property
     def actual(self) -> float:
         return sum(stage.actual or 0.0 for stage in self.stages)
+
+    @property
+    def shown_seconds(self) -> dict[str, float]:
+        """Estimated seconds by stage as the display shows them: validations are part of the training."""
+        found = {stage.name: stage.seconds for stage in self.stages}
+        found["train"] += found.pop("validate")
+        return found
 
     def training_seconds(self, elapsed: float) -> float | None:
         """Time that is left for steps and evaluations after `elapsed` seconds of the run; None without a limit."""

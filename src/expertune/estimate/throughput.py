@@ -53,7 +53,7 @@ def probe(path: Path, shape: RowShape, config: Config | None = None) -> Training
         parts, loading = [], []
         for count in few:
             start = time.perf_counter()
-            parts.append(load(file, config, placement, row_tokens=shape.longest, blocks=count))
+            parts.append(_flattened(load(file, config, placement, row_tokens=shape.longest, blocks=count)))
             loading.append(time.perf_counter() - start)
         validations, steps = _seconds(parts, config, _data(shape, spec.vocabulary, rows))
     tokens = rows * shape.row

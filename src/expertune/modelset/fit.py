@@ -202,7 +202,7 @@ def _opened(member: CandidateModel) -> Engine:
 def _rate_test(
     config: ModelSetConfig, member: CandidateModel, examples: Sequence[Example], prepared: Dataset, progress: Progress
 ) -> Pass:
-    title = f"Model set: test records, {Path(member.name).name}"
+    title = f"Test records: model set, {Path(member.name).name}"
     if not member.decides:
         asked = [prompted(config, example, member.name) for example in examples]
         return rate_member(member, asked, prepared, progress, title)

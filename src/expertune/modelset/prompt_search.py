@@ -92,7 +92,7 @@ def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, le
     true = [scale.values.index(example.value) for example in dev]
     tried, order = _candidates(context, member, engine), _fair_order(true, context.config.seed)
     shown, tokens = Path(member.name).name, 0
-    title = asked(shown) if member.decides else f"Model set: trying prompts for {shown}"
+    title = asked(shown) if member.decides else f"Model set: choosing the prompt for {shown}"
     with context.progress.stage(title, unit="records") as stage:
 
         def rate(candidate: PromptCandidate, rows: Sequence[int]) -> list[Shares]:

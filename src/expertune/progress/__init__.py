@@ -11,9 +11,6 @@ All of it goes to stderr, so stdout stays for results. No text of a record comes
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import math
 import os
 import sys
 import threading
@@ -22,9 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import OutputError
 from ..train.events import DevEvent, Event, StepEvent
+from .event_log import EventLog
 from .throughput import RunThroughput, Throughput, duration_text, speed_text, validation_text
+from .whole_job import WholeJob
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,18 +30,21 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]  # seconds since any fixed moment
 
 LINE_SECONDS = (5.0, 60.0)  # between two plain lines: at first, and in work of ten minutes and more
+BRIEF = 0.5  # seconds; the end of shorter work that counts nothing needs no line
 
 
 class Stage:
     """One piece of long work. `total` is None if unknown; `advance` may be called from several threads."""
 
-    def __init__(self, name: str, total: int | None, done: int, unit: str, display: Lines | Bars, clock: Clock) -> None:
+    def __init__(self, name: str, total: int | None, done: int, unit: str, progress: Progress) -> None:
         self.name, self.total, self.done, self.unit = name, total, done, unit
         self.rate: float | None = None
         self.seconds_left: float | None = None
         self.note = ""
-        self.started = self._last = clock()
-        self._throughput, self._display, self._clock, self._lock = Throughput(), display, clock, threading.Lock()
+        self.whole, self._display, self._clock = progress.whole, progress.display, progress.clock
+        self.started = self._last = self._clock()
+        self.job = self.whole.follow(done, total)
+        self._throughput, self._lock = Throughput(), threading.Lock()
 
     def advance(self, n: int = 1) -> None:
         """Report `n` more units."""
@@ -53,18 +54,26 @@ class Stage:
             self._last, self.done = now, self.done + n
             self.rate = rate = self._throughput.rate
             self.seconds_left = max(0, self.total - self.done) / rate if rate and self.total is not None else None
-            self._display.update(self)
+            self._update()
 
     def follow(self, event: StepEvent, throughput: RunThroughput) -> None:
         with self._lock:
             self.done, self.total, self.unit = event.step, event.steps, "tokens"
             self.rate, self.seconds_left = throughput.tokens.rate, throughput.seconds_left(event.steps - event.step)
             self.note = f"loss {event.loss:.3f}"
-            self._display.update(self)
+            self._update()
+
+    def _update(self) -> None:
+        self.job = self.whole.follow(self.done, self.total)
+        self._display.update(self)
 
     @property
     def count(self) -> str:
         return f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+
+    @property
+    def counts(self) -> bool:
+        return bool(self.total or self.done)
 
     @property
     def seconds(self) -> float:
@@ -91,7 +100,8 @@ class Lines:
 
     def open(self, stage: Stage) -> None:
         self._last[stage] = (0.0, _tenths(stage))
-        self.say(f"{stage.name}: {stage.count}" if stage.total else f"{stage.name} ...")
+        opened = f"{stage.name}: {stage.count}" if stage.total else f"{stage.name} ..."
+        self.say(f"{opened} (whole job: {stage.job})" if stage.job else opened)
 
     def update(self, stage: Stage) -> None:
         now, tenths = stage.seconds, _tenths(stage)
@@ -108,7 +118,8 @@ class Lines:
 
     def close(self, stage: Stage, ending: str) -> None:
         self._last.pop(stage, None)
-        self.say(f"{stage.name}: {ending}")
+        if stage.counts or stage.seconds >= BRIEF:
+            self.say(f"{stage.name}: {ending}")
 
 
 def _tenths(stage: Stage) -> int:
@@ -116,18 +127,21 @@ def _tenths(stage: Stage) -> int:
 
 
 class Bars:
-    """Live bars on a terminal, while at least one stage is open."""
+    """Live bars on a terminal, while at least one stage is open: one for each stage, and below them that of the job."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Any = None
+        self._job: Any = None
         self._tasks: dict[Stage, Any] = {}
 
     def open(self, stage: Stage) -> None:
         if self._live is None:
             self._live = _live_bars(self._console)
             self._live.start()
+        self._remove_job()  # to add it again as the last one
         self._tasks[stage] = self._live.add_task(stage.name, total=stage.total, completed=stage.done, status="")
+        self._show(stage, "")
 
     def update(self, stage: Stage) -> None:
         if stage in self._tasks:
@@ -140,11 +154,21 @@ class Bars:
         self._show(stage, ending)
         self._live.stop_task(self._tasks.pop(stage))
         if not self._tasks:
+            self._remove_job()
             self._live.stop()
             self._live = None
 
     def _show(self, stage: Stage, status: str) -> None:
         self._live.update(self._tasks[stage], total=stage.total, completed=stage.done, status=status)
+        if stage.job and self._job is None:
+            self._job = self._live.add_task("Whole job", total=1.0, status="")
+        if stage.job:
+            self._live.update(self._job, completed=stage.whole.share, status=stage.job)
+
+    def _remove_job(self) -> None:
+        if self._job is not None:
+            self._live.remove_task(self._job)
+            self._job = None
 
 
 def _live_bars(console: Console) -> Any:
@@ -164,42 +188,11 @@ def _live_bars(console: Console) -> Any:
     )
 
 
-class EventLog:
-    """Append training events to a file as JSON lines, numbers only; a resumed run continues the same file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-        self._handle: int | None = None
-
-    def write(self, event: Event) -> None:
-        """Append one event. Raises OutputError where the file cannot be written."""
-        facts = dataclasses.asdict(event)
-        record = {"event": facts.pop("kind")} | {name: _plain(value) for name, value in facts.items()}
-        try:
-            if self._handle is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.write(self._handle, (json.dumps(record, allow_nan=False) + "\n").encode())
-        except OSError as error:
-            raise OutputError(
-                f"{self._path}: cannot be written ({error.strerror or error}); "
-                "check the output folder and run again with --resume"
-            ) from error
-
-    def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-
-def _plain(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 class Progress:
     """Progress display of one run; `events` is the file that every training event is appended to.
 
     `console` is a rich Console to draw on; without one, stderr gets bars if it is a terminal and lines if not.
+    `whole` follows the whole run once it has a plan.
     """
 
     def __init__(
@@ -211,9 +204,10 @@ class Progress:
         clock: Clock = time.monotonic,
     ) -> None:
         self.quiet = quiet
-        self._display = _choose_display(quiet, console)
+        self.whole = WholeJob(clock)
+        self.display = _choose_display(quiet, console)
         self._log = EventLog(events) if events is not None else None
-        self._clock = clock
+        self.clock = clock
         self._open: list[Stage] = []
         self._throughput = RunThroughput()
 
@@ -227,8 +221,8 @@ class Progress:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Stage]:
         """Open a stage. `done` units were finished by an earlier run; `unit` names what is counted ("records")."""
-        stage = Stage(name, total, done, unit, self._display, self._clock)
-        self._display.open(stage)
+        stage = Stage(name, total, done, unit, self)
+        self.display.open(stage)
         self._open.append(stage)
         ending, counted = "stopped after {}", "stopped at {} after {}"
         try:
@@ -237,11 +231,25 @@ class Progress:
         finally:
             self._open.remove(stage)
             seconds = duration_text(stage.seconds)
-            known = stage.total or stage.done
-            self._display.close(stage, counted.format(stage.count, seconds) if known else ending.format(seconds))
+            ending = counted.format(stage.count, seconds) if stage.counts else ending.format(seconds)
+            self.display.close(stage, ending)
+
+    @contextlib.contextmanager
+    def stage_if_needed(self, name: str, total: int, *, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """Yield the `advance` of a stage that its first call opens: nothing is shown of work that was done before."""
+        stage: Stage | None = None
+        with contextlib.ExitStack() as opened:
+
+            def advance(n: int) -> None:
+                nonlocal stage
+                if stage is None:
+                    stage = opened.enter_context(self.stage(name, total, unit=unit))
+                stage.advance(n)
+
+            yield advance
 
     def say(self, line: str) -> None:
-        self._display.say(line)
+        self.display.say(line)
 
     def show(self, event: Event) -> None:
         """Show a training event in the innermost open stage, if any, and append it to the file."""
@@ -252,7 +260,7 @@ class Progress:
             return
         stage = self._open[-1]
         if isinstance(event, DevEvent):
-            self._display.say(f"{stage.name}: step {event.step:,}, {validation_text(event)}")
+            self.display.say(f"{stage.name}: step {event.step:,}, {validation_text(event)}")
         else:
             stage.follow(event, self._throughput)
 

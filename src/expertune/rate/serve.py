@@ -88,7 +88,8 @@ def serve(
             if kind == "ollama" and server is not None:
                 served = _by_ollama(each, server, name, *options, room)
             else:
-                by = "llama.cpp" if product.readout is not None else kind  # the readout only has it write the prompts
+                # the readout only has it write the prompts; a decision model is asked by its own template
+                by = "llama.cpp" if product.readout is not None or each.question is not None else kind
                 settings = make_config({"engine": by, "threads": threads})
                 served = _by_file(each, server, name, slots, settings, room)
             stack.enter_context(contextlib.closing(served.engine))

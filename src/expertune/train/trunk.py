@@ -64,7 +64,8 @@ def make_trunk(
     advance: Callable[[int], object],
     stream: Stream | None = None,
 ) -> Trunk | None:
-    """Open the file of this run, or compute it from the packs; `advance` gets the number of rows of each.
+    """Open the file of this run, or compute it from the packs; `advance` gets 0 before the first and the
+    number of rows after each.
 
     `stream` gives `Decoder.trunk` of a pack where more is read from the same pass. None, with a line in the log, if the
     disk has no room for the file.
@@ -116,6 +117,7 @@ def _write(
     """Write each segment at its first occurrence, in the order of `_layout`, then the owner."""
     written = set[bytes]()
     with atomic(path) as file, torch.no_grad():
+        advance(0)
         for pack, rows in packs():
             trunk_TD = stream(pack, rows).to(dtype).cpu()
             for key, tokens in _texts(pack):

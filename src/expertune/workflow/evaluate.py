@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..config import Config, with_changes
 from ..errors import EngineError
-from ..estimate.job import ANSWERS
+from ..estimate.job import ANSWERS, TITLES
 from ..evaluate.automatable import automatable_share
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import UnseenRatings, likely_label_errors
@@ -58,7 +58,7 @@ def evaluate(
             base_test = basis.base_test
             if base_test is None:
                 base, data = basis.models.candidates[0], basis.dataset
-                base_test = rate_member(base, data.examples["test"], data, ws.progress, "Base model: test records")
+                base_test = rate_member(base, data.examples["test"], data, ws.progress, TITLES["base"])
         except EngineError as error:
             if chosen is None:
                 raise
@@ -167,9 +167,9 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> dict[str, Pass]:
 
     served = with_changes(config, engine=LLAMA_CPP)
     if config.engine == LLAMA_CPP:
-        return {TUNED: rate("tuned-test", served, examples, "Tuned model: test records", sample)}
-    by_decoder = rate("tuned-test", rating_in_a_run(config), examples, "Tuned model: test records")
-    by_llama_cpp = rate("served-test", served, sample, "Tuned model by llama.cpp: test records", sample)
+        return {TUNED: rate("tuned-test", served, examples, "Test records: tuned model", sample)}
+    by_decoder = rate("tuned-test", rating_in_a_run(config), examples, "Test records: tuned model")
+    by_llama_cpp = rate("served-test", served, sample, "Test records: tuned model by llama.cpp", sample)
     return {TUNED: _with_answers(by_decoder, by_llama_cpp), SERVED: by_llama_cpp}
 
 

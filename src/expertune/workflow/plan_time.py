@@ -70,6 +70,7 @@ def plan_time(
     for line in () if ws.dry_run else [*plan_lines(job), *unlabelled]:
         ws.progress.say(line)
         log.info("%s", line)
+    ws.progress.whole.plan(job.shown_seconds)
     return _with_settings(plan, job, resume=ws.resume)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
+from ..estimate.job import TITLES
 from ..predict.score import Pass, Rated
 from ..readout.curve import states_curve
 from ..readout.fit import Fit, fit
@@ -76,7 +77,8 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
     shared = shared_tokens([row.prompt for row in rows["train"]])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
     training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], encoded.candidates, place)
-    with ws.progress.stage("Hidden states of the base", total=sum(map(len, rows.values())), unit="records") as stage:
+    title, records = f"{TITLES['readout']}: reading the records", sum(map(len, rows.values()))
+    with ws.progress.stage(title, total=records, unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(encoded.plan.base.path, encoded.plan.config)
         parts = [
@@ -96,7 +98,7 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
         at += len(encoded.rows[part])
     train = dataset.split.train
     found = replace(states, states_NLPD=of_part["train"])
-    with ws.progress.stage("Fitting the readout"):
+    with ws.progress.stage(f"{TITLES['readout']}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None

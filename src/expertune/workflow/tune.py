@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
-from ..estimate.job import SERVED_SAMPLE
+from ..estimate.job import SERVED_SAMPLE, TITLES
 from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
@@ -85,7 +85,7 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
     with GGUFFile(plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
             trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
-        with ws.stage("export"), _served_or_diverged(trained):
+        with ws.stage("export"), ws.progress.whole.part("write"), _served_or_diverged(trained):
             keys = decision_of(encoded, trained.summary.family, trained.adapter_dev, trained.code_dev)
             metadata = {**_provenance(encoded), **keys.metadata}
             target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
@@ -105,7 +105,7 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
     opened = open_base(plan.base, rating_in_a_run(plan.config), context=tuned.encoded.context, file=tuned.file)
-    title, examples = "Rating the validation records by code", dataset.examples["dev"]
+    title, examples = f"{TITLES['check']}: ratings by code", dataset.examples["dev"]
     with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
@@ -148,10 +148,9 @@ def _train(
     config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
     placement = place(file, config)
     longest = max(row.length for rows in encoded.rows.values() for row in rows)
-    started = time.perf_counter()
-    tunable = load(file, config, placement, row_tokens=longest)
-    load_seconds = round(time.perf_counter() - started, 3)
-    ws.parts["load"] = load_seconds
+    with ws.part("load"):
+        tunable = load(file, config, placement, row_tokens=longest)
+    load_seconds = ws.parts["load"]
     trainer = Trainer(
         tunable,
         TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
@@ -160,10 +159,10 @@ def _train(
         should_stop=should_stop,
     )
     if trainer.trunk_rows:
-        title = "Reading the records once through the layers that stay as they are"
-        with ws.part("load"), ws.progress.stage(title, total=trainer.trunk_rows, unit="records") as stage:
-            trainer.read_trunk(stage.advance)
-    with ws.progress.stage("Training", total=trainer.steps, done=trainer.step, unit="steps"):
+        shown = ws.progress.stage_if_needed(TITLES["load"], trainer.trunk_rows, unit="records")
+        with ws.part("load"), shown as advance:
+            trainer.read_trunk(advance)
+    with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
         job = encoded.plan.job
         for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
@@ -229,7 +228,7 @@ def _served_or_diverged(trained: _Trained) -> Iterator[None]:
 
 def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
     total = merged_bytes(target.base, choices) // MEGABYTE
-    with ws.progress.stage("Writing the model file", total=total, unit="MB") as stage:
+    with ws.progress.stage(TITLES["write"], total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
 
 
@@ -241,13 +240,13 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     examples = dataset.examples["dev"]
     if plan.config.engine != LLAMA_CPP:
         examples = sample_of(examples, SERVED_SAMPLE, plan.config.seed)
-    title = "Checking the saved file" + (" (attempt 2, with the largest types)" if attempt > 1 else "")
+    title = TITLES["check"] + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
     with (
         ws.part("check"),
         plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine,
     ):
         served = rate_shown(ws.progress, engine, examples, dataset.scale, title)
-    with ws.part("check"), ws.progress.stage("Measuring how far two readers of this file differ"):
+    with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
         reread, by_code = _reread(encoded, target)
     at = [at for at, row in enumerate(encoded.rows["dev"]) if row.id in {each.id for each in examples}]
     rows = [encoded.rows["dev"][each] for each in at]

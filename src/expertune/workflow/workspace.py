@@ -50,24 +50,24 @@ class Workspace:
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Add the wall time of the block to that of the stage."""
-        return _timed(self.seconds, name)
+        return self._timed(self.seconds, name)
 
     def part(self, name: str) -> AbstractContextManager[None]:
         """Add the wall time of the block to that of the plan's stage."""
-        return _timed(self.parts, name)
+        return self._timed(self.parts, name)
+
+    @contextmanager
+    def _timed(self, seconds: dict[str, float], name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            with self.progress.whole.part(name):
+                yield
+        finally:
+            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:
         """The pass called `name`: read from disk in a resumed run, else computed and kept."""
         return cached_pass(self.checkpoints / f"{name}.json", run_id, make, resume=self.resume)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
 
 @contextmanager
