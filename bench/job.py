@@ -61,7 +61,7 @@ def main() -> int:
     options, flags = parse(sys.argv[1:])
     if not options.table:
         measure_all(open_job(options, flags))
-    lines = list(job_table.table(runs.read_results(options.results), SIDES))
+    lines = list(job_table.tables(runs.read_results(options.results), SIDES))
     print("\n".join(lines))
     if options.table:
         runs.put_between(runs.PAGE, job_table.MARK, lines)

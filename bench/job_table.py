@@ -24,6 +24,14 @@ STAGES = {
 }
 
 
+def tables(entries: Sequence[Entry], sides: Sequence[str]) -> Iterator[str]:
+    """A table of each run, the one that was measured last first."""
+    of_runs = list(dict.fromkeys(each["run"] for each in reversed(entries)))
+    for run in of_runs or [None]:
+        yield from table(entries, sides, run)
+        yield ""
+
+
 def table(entries: Sequence[Entry], sides: Sequence[str], run: str | None = None) -> Iterator[str]:
     """`run` is the one that was measured last unless it is given."""
     if not entries:
