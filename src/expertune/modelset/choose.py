@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import Config
-from ..evaluate.compare import Difference, Evaluation, compare, evaluate
+from ..evaluate.compare import Difference, Evaluation, compare, evaluate, groups_of
 from ..predict.score import Pass, Rated
 from ..ratings.codes import ScoredBy
 from ..ratings.dataset import Dataset
 from ..record import ApproachChoice, ValidationComparison
+from ..stats.intervals import difference_clustered
+from ..stats.metrics import log_loss
 from .fit import ModelSet
 from .select_raters import proven
 
+ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 TUNE, READOUT, MODEL_SET = "tune", "readout", "model-set"
 
 
@@ -55,8 +58,9 @@ def with_readout(
 ) -> ApproachChoice:
     """Compare the readout with the product chosen so far, whose predictions of the validation records are `rival`.
 
-    The lower log-loss decides, unless the readout's macro-F1 is proven worse: with few records of a rare label one
-    validation part's macro-F1 is mostly chance, while log-loss orders raters alike in all parts (docs/decisions/0013).
+    The readout, unless the other's log-loss is lower by more than one standard error, or its macro-F1 proven better:
+    with few records of a rare label one validation part's macro-F1 is mostly chance, while log-loss orders raters alike
+    in all parts; and these records have chosen the tuned model's state, nothing of the readout (docs/decisions/0013).
     """
     if rival is None:
         return ApproachChoice(approach=READOUT, reason="only the readout could be evaluated")
@@ -65,17 +69,30 @@ def with_readout(
     loss, macro_f1 = (
         {each: getattr(figure, of) for each, figure in figures.items()} for of in ("log_loss", "macro_f1")
     )
-    lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
+    higher = _higher_log_loss(readout.rated, rival, dataset)
     worse = difference.value < 0 and not difference.includes_zero
     shown = ", ".join(
         f"{each} {loss[each].value or 0:.3f} (macro-F1 {macro_f1[each].value or 0:.3f})" for each in (READOUT, name)
     )
     line = f"log-loss on {rows} validation records: {shown}"
-    if not lower or worse:
-        why = "macro-F1 is proven worse" if lower else "log-loss is not lower"
+    if higher or worse:
+        why = "log-loss is higher by more than its standard error" if higher else "macro-F1 is proven worse"
         return choice.model_copy(update={"reason": f"{choice.reason}; the readout's {why}: {line}"})
     dev = ValidationComparison(rows=rows, macro_f1=macro_f1, difference=difference, log_loss=loss)
-    return ApproachChoice(approach=READOUT, reason=f"the readout is better: {line}", dev=dev)
+    lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
+    found = "better" if lower else "not worse by more than a standard error"
+    return ApproachChoice(approach=READOUT, reason=f"the readout is {found}: {line}", dev=dev)
+
+
+def _higher_log_loss(first: Sequence[Rated], second: Sequence[Rated], dataset: Dataset) -> bool:
+    """Check if the first's log-loss on the validation records is more than one standard error above the second's."""
+    by_first, by_second = ({each.id: each.probabilities for each in rated} for rated in (first, second))
+    truth = [row for row in dataset.split.dev if row.id in by_first.keys() & by_second.keys()]
+    labels = [dataset.scale.values.index(row.value) for row in truth]
+    loss_N, other_N = (log_loss(labels, [by[row.id] for row in truth]) for by in (by_first, by_second))
+    groups = groups_of([row.id for row in truth], dataset.split.groups)
+    found = difference_clustered(loss_N - other_N, groups, ONE_ERROR)
+    return (found.interval.low if found.interval else found.value or 0.0) > 0
 
 
 def by_scoring(
