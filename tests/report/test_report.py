@@ -620,10 +620,9 @@ def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> 
         **{"dev_macro_f1": 0.7, "dev_loss": 0.5, "base_dev_macro_f1": 0.2, "tokens_per_second": 9.0, "last_loss": 0.3},
     )
     run = whole.run.model_copy(update={"groups": 37, "topics": "flu"})
-    hashes = Provenance(
-        hashes={"input_rows": "ab" * 32, "base": "cd" * 32, "Modelfile": "ef" * 32}, versions={"torch": "2.8"}
-    )
-    page = render_html(whole.model_copy(update={"training": training, "run": run, "provenance": hashes}))
+    hashes = {"input_rows": "ab" * 32, "base": "cd" * 32, "Modelfile": "ef" * 32}
+    provenance = Provenance(hashes=hashes, versions={"torch": "2.8"})
+    page = render_html(whole.model_copy(update={"training": training, "run": run, "provenance": provenance}))
     said = " ".join(re.sub("<[^>]+>", " ", page.split('<div class="methods">')[1].split("</div>")[0]).split())
     for words in (
         "The data were 43 records rated for “flu”",
@@ -659,7 +658,7 @@ def test_no_absolute_path_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> N
         "hf.co/some/model:Q4_K": "hf.co/some/model:Q4_K",
     }
     content = whole.to_dict()
-    first, *others = lines
+    first = next(iter(lines))
     content["run"]["model"] = content["verdict"]["line"] = content["choice"]["reason"] = first
     content["provenance"]["base"] = {"path": first, "source": "file", "prompts_by": "the file"}
     content["config"] |= {"unlabelled": first, "models": [first]}
