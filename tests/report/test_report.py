@@ -614,10 +614,25 @@ def test_the_experts_stand_next_to_the_model() -> None:
 
 def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> None:
     training = TrainingSummary(
-        **{"approach": "lora_on_gguf", "family": "llama", "layers_touched": 42, "trained_numbers": 466944},
-        **{"device": "cpu", "precision": "float32", "base_memory": "cached", "threads": 2, "load_seconds": 0.1},
-        **{"learning_rate": 0.003, "epochs": 6.0, "steps": 1264, "best_step": 1220, "class_weighting": "balanced"},
-        **{"dev_macro_f1": 0.7, "dev_loss": 0.5, "base_dev_macro_f1": 0.2, "tokens_per_second": 9.0, "last_loss": 0.3},
+        approach="lora_on_gguf",
+        family="llama",
+        layers_touched=42,
+        trained_numbers=466944,
+        device="cpu",
+        precision="float32",
+        base_memory="cached",
+        threads=2,
+        load_seconds=0.1,
+        learning_rate=0.003,
+        epochs=6.0,
+        steps=1264,
+        best_step=1220,
+        class_weighting="balanced",
+        dev_macro_f1=0.7,
+        dev_loss=0.5,
+        base_dev_macro_f1=0.2,
+        tokens_per_second=9.0,
+        last_loss=0.3,
     )
     run = whole.run.model_copy(update={"groups": 37, "topics": "flu"})
     hashes = {"input_rows": "ab" * 32, "base": "cd" * 32, "Modelfile": "ef" * 32}
