@@ -5,9 +5,13 @@ The package ships the JSON Schemas of both records; `python -m expertune.report_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+from pydantic import field_validator
+from pydantic_core import to_jsonable_python
 
 from .estimate.job import JobPlan
 from .evaluate.ceiling import ExpertComparison
@@ -25,17 +29,24 @@ from .record import (
     SettingValue,
     UnlabelledRecords,
 )
+from .stats.intervals import Estimate
 from .train.events import DevEvent, Event, StepEvent, evaluations_of, steps_of
+from .train.summary import TrainingSummary
+
+_FOLDERS = re.compile(  # those of an absolute path in a sentence
+    r"""(?<![^\s"'(=,;])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\]+)+[/\\](?=[^\s/\\])"""
+)
 
 
 class RunFacts(Section):
-    """Header of the report."""
+    """Header of the report; `groups` is the number of groups that the split kept together, 0 where it is not known."""
 
     topics: str
     model: str
     created: str
     seed: int
     rows: dict[str, int]
+    groups: int = 0
 
 
 class Curves(Section):
@@ -50,8 +61,21 @@ class Curves(Section):
         return cls(steps=tuple(steps_of(history)), dev=tuple(evaluations_of(history)))
 
 
+class RandomSample(Section):
+    """Random sample of the confident ratings: its size, and the error rate of those that experts have reviewed."""
+
+    records: int
+    error_rate: Estimate
+
+
+class ReviewSummary(Section):
+    """Summary that `expertune review --page` writes next to its results."""
+
+    random_sample: RandomSample
+
+
 class ReportRecord(EvaluationRecord):
-    """report.json: the data of report.html."""
+    """report.json: the data of report.html. Of absolute paths it has only the names of the files."""
 
     version: int = 1
     run: RunFacts
@@ -66,6 +90,13 @@ class ReportRecord(EvaluationRecord):
     code_branch: CodeBranchInfo | None = None
     unlabelled: UnlabelledRecords | None = None
     experts: ExpertComparison | None = None
+    training: TrainingSummary | None = None
+    reviewed: RandomSample | None = None
+
+    @field_validator("verdict", "choice", "run", "audit", "provenance", "config", "unlabelled", mode="before")
+    @classmethod
+    def _file_names(cls, section: Any) -> Any:
+        return without_folders(to_jsonable_python(section))
 
     @classmethod
     def of_run(cls, run: RunRecord, history: Sequence[Event] = ()) -> ReportRecord:
@@ -80,6 +111,7 @@ class ReportRecord(EvaluationRecord):
                 created=info.processing_timestamp,
                 seed=run.seed,
                 rows={"train": counts.train, "dev": counts.dev, "test": counts.test},
+                groups=counts.groups,
             ),
             audit=run.data_audit,
             provenance=run.provenance,
@@ -92,7 +124,21 @@ class ReportRecord(EvaluationRecord):
             code_branch=run.code_branch,
             unlabelled=run.unlabelled,
             experts=run.experts,
+            training=run.training,
         )
+
+
+def without_folders(value: Any) -> Any:
+    """Leave of each absolute path in plain values, alone or in a sentence, the name of its file."""
+    if isinstance(value, dict):
+        return {key: without_folders(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    if ": " not in value and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return PureWindowsPath(value).name
+    return _FOLDERS.sub("", value)
 
 
 def schemas() -> Mapping[str, dict[str, Any]]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,10 @@ from expertune.report.page import reading, tone
 from expertune.report.plots import PNG_NAMES, draw_plots, svg
 from expertune.report_record import Curves, ReportRecord, RunFacts
 from expertune.stats.conformal import Conformal
-from expertune.stats.intervals import Estimate, Interval
+from expertune.stats.intervals import Estimate, Interval, wilson
 from expertune.stats.learning_curve import CurvePoint, ExpectedGain, LearningCurve
 from expertune.train.events import DevEvent, StepEvent
+from expertune.train.summary import TrainingSummary
 
 HOSTILE = "<script>alert('x')</script>"
 HOSTILE_HTML = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"
@@ -208,6 +209,7 @@ HEADINGS = (
     "Data audit",
     "Likely label errors",
     "Quantisation of the update",
+    "Methods text",
     "Reproducibility",
 )
 
@@ -608,3 +610,112 @@ def test_the_experts_stand_next_to_the_model() -> None:
     again = parse(ReportRecord, report.to_dict(), Path("report.json"))
     assert again.experts == found and render_html(again) == page
     assert "Agreement of the experts" not in render_html(least_report())
+
+
+def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> None:
+    training = TrainingSummary(
+        approach="lora_on_gguf",
+        family="llama",
+        layers_touched=42,
+        trained_numbers=466944,
+        device="cpu",
+        precision="float32",
+        base_memory="cached",
+        threads=2,
+        load_seconds=0.1,
+        learning_rate=0.003,
+        epochs=6.0,
+        steps=1264,
+        best_step=1220,
+        class_weighting="balanced",
+        dev_macro_f1=0.7,
+        dev_loss=0.5,
+        base_dev_macro_f1=0.2,
+        tokens_per_second=9.0,
+        last_loss=0.3,
+    )
+    run = whole.run.model_copy(update={"groups": 37, "topics": "flu"})
+    hashes = {"input_rows": "ab" * 32, "base": "cd" * 32, "Modelfile": "ef" * 32}
+    provenance = Provenance(hashes=hashes, versions={"torch": "2.8"})
+    page = render_html(whole.model_copy(update={"training": training, "run": run, "provenance": provenance}))
+    said = " ".join(re.sub("<[^>]+>", " ", page.split('<div class="methods">')[1].split("</div>")[0]).split())
+    for words in (
+        "The data were 43 records rated for “flu”",
+        f"{HOSTILE_HTML} (43) [Annotation].",
+        "30 (69.8 %) training, 5 (11.6 %) validation and 8 (18.6 %) test records",
+        f"37 groups, of which {whole.evaluations[0].groups} were in the evaluated test records",
+        f"The base model was {HOSTILE_HTML} (90.0 MB; the adapted tensors of type Q4_K (7))",
+        "rank 16, alpha 32; 466,944 trained parameters in 42 tensors) of the quantised weights, in float32 on cpu",
+        "peak learning rate 0.003 with a cosine schedule, batches of 8 records, at most 6 epochs, 1,264 steps, "
+        "class weights: balanced, seed 1.",
+        "The state after step 1,220 was kept",
+        "quantised as Q5_K (7) (100.0 MB)",
+        "Evaluated was the tuned model, on 240 test records.",
+        "the base model with a prompt that holds examples; the base model before tuning; logistic regression on TF-IDF",
+        "95 % intervals",
+        "(100 resamples)",
+        "a prevalence of 2 %",
+        "nominal coverage of 90 % for each label",
+        "an error rate of at most 5 % with 95 % confidence",
+        "evaluated by Sex.",
+        f"Software: torch 2.8. SHA-256: rated records {'ab' * 32}, base model {'cd' * 32} [Open science].",
+    ):
+        assert words in said, words
+    assert "Methods text" not in render_html(whole.model_copy(update={"evaluations": ()}))
+
+
+def test_no_absolute_path_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> None:
+    lines = {
+        "/home/ward/My models/base.gguf": "base.gguf",
+        "C:\\Users\\ward\\base.gguf": "base.gguf",
+        "/home/ward/base.gguf: has no tensor and/or 1/2": "base.gguf: has no tensor and/or 1/2",
+        "rated by ~/llama/server (D:/ward/a.dll)": "rated by server (a.dll)",
+        "hf.co/some/model:Q4_K": "hf.co/some/model:Q4_K",
+    }
+    content = whole.to_dict()
+    first = next(iter(lines))
+    content["run"]["model"] = content["verdict"]["line"] = content["choice"]["reason"] = first
+    content["provenance"]["base"] = {"path": first, "source": "file", "prompts_by": "the file"}
+    content["config"] |= {"unlabelled": first, "models": [first]}
+    content["unlabelled"] = {"file": first, "read": 1, "used": 1, "left_out": {}}
+    content["audit"]["notes"] = list(lines)
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    rewrite_report(tmp_path)
+    again = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert again["audit"]["notes"] == list(lines.values())
+    assert again["config"]["models"] == ["base.gguf"] and again["provenance"]["base"]["path"] == "base.gguf"
+    for name in ("report.json", "report.html"):
+        assert not re.search(r"ward|llama/", (tmp_path / name).read_text("utf-8")), name
+
+
+def test_the_random_sample_of_a_review_is_shown_and_kept(tmp_path: Path, whole: ReportRecord) -> None:
+    write_report(tmp_path / "run", whole)
+    found = asdict(wilson(3, 40, 0.95))
+    summary = {"work": "review", "raters": {"Dr Who": 40}, "random_sample": {"records": 50, "error_rate": found}}
+    path = tmp_path / "review.summary.json"
+    path.write_text(json.dumps(summary))
+    rewrite_report(tmp_path / "run", review=path)
+    rewrite_report(tmp_path / "run", 0.1)
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<h2>How good the confident ratings are</h2>" in html and "Dr Who" not in html
+    assert ["random sample", "50", "40", shown(wilson(3, 40, 0.95), 3)] in Page(html).rows
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"random_sample": {"records": 50, "error_rate": null}}'])
+def test_a_review_without_a_reviewed_sample_is_refused(tmp_path: Path, content: str | None) -> None:
+    write_report(tmp_path, least_report())
+    before = (tmp_path / "report.html").read_bytes()
+    path = tmp_path / "review.summary.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=r"review\.summary\.json: not the summary of a review") as caught:
+        rewrite_report(tmp_path, review=path)
+    assert "\n" not in str(caught.value) and (tmp_path / "report.html").read_bytes() == before
+
+
+def test_the_plots_have_titles_and_take_the_colours_of_the_page(whole: ReportRecord, html: str) -> None:
+    for name, plot in draw_plots(whole).items():
+        assert plot.figure.axes[0].get_title(loc="left"), name
+    plots = "".join(re.findall("<svg.*?</svg>", html, re.DOTALL))
+    assert len(re.findall(r"var\(--plot-\d, #\w{6}\)", plots)) > 100
+    assert not re.findall(r"(?:fill|stroke): #(?!000|fff)\w+", plots)  # a colour that dark mode would not change

@@ -48,7 +48,8 @@ def test_records_without_a_rating_are_trained_on_and_counted(
     line = f"{used} of 44 records without a rating to train on"
     assert line in capsys.readouterr().err and line in (tmp_path / "run/fine_tuner.log").read_text()
     report = json.loads((tmp_path / "run/report.json").read_text())
-    assert report["unlabelled"] == metadata["unlabelled"]
+    assert report["unlabelled"] == metadata["unlabelled"] | {"file": path.name}  # no absolute path in the report
+    assert str(tmp_path) not in (tmp_path / "run/report.json").read_text()
     assert f"{used} / {44 - used}" in (tmp_path / "run/report.html").read_text()
     lines = (tmp_path / "run/training_data.jsonl").read_text().splitlines()
     assert len(lines) == metadata["split"]["train"]  # of the expert's records alone

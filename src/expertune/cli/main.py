@@ -92,12 +92,16 @@ def report(
         float | None,
         typer.Option("--prevalence", help="Prevalence of a label for PPV and NPV; 0: its share of the test records."),
     ] = None,
+    review: Annotated[
+        Path | None,
+        typer.Option("--review", help="Summary of a review (RESULTS.summary.json): how good confident ratings are."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Rewrite report.html and the plots of a finished run, for example for another prevalence."""
+    """Rewrite report.html and the plots of a finished run: for another prevalence, or with the result of a review."""
     from ..report import rewrite_report
 
-    rewrite_report(folder, prevalence)
+    rewrite_report(folder, prevalence, review)
     typer.echo(f"{folder / 'report.html'}: written, with the plots in the same folder")
 
 

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..evaluate.prevalence import at_prevalence
 from ..files import write_json, write_text
 from ..record_section import read
-from ..report_record import ReportRecord
+from ..report_record import RandomSample, ReportRecord, ReviewSummary
 from .page import render_html
 from .plots import Plot, draw_plots, write_plots
 
@@ -29,15 +29,19 @@ def write_report(folder: Path, report: ReportRecord) -> None:
     _write(folder, report, *_render(report))
 
 
-def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
+def rewrite_report(folder: Path, prevalence: float | None = None, review: Path | None = None) -> None:
     """Write the report of a finished run again from its report.json, at another `prevalence` where one is given.
 
-    Raises UsageError where the folder has no report.json or it cannot be read, OutputError as write_report.
+    `review` is the summary of a review: the error rate of its random sample is shown and kept in report.json.
+
+    Raises UsageError where report.json or the summary cannot be read, OutputError as write_report.
     """
     path = Path(folder) / "report.json"
     if prevalence is not None and not 0 <= prevalence < 1:
         raise UsageError(f"--prevalence: {prevalence:g} is not a share (0 or more, below 1)")
     report = read(ReportRecord, path)
+    if review is not None:
+        report = report.model_copy(update={"reviewed": _random_sample(review)})
     try:
         if prevalence is not None and report.evaluations:
             table = at_prevalence(report.evaluations[0], prevalence)
@@ -48,6 +52,16 @@ def rewrite_report(folder: Path, prevalence: float | None = None) -> None:
             f"{path}: not the report of a run ({type(error).__name__}); give the output folder of a finished run"
         ) from None
     _write(folder, report, page, plots)
+
+
+def _random_sample(review: Path) -> RandomSample:
+    try:
+        return ReviewSummary.model_validate_json(review.read_bytes()).random_sample
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{review}: not the summary of a review whose random sample was rated ({type(error).__name__}); give the "
+            ".summary.json file that expertune review --page wrote, after at least one record of the sample"
+        ) from None
 
 
 def _render(report: ReportRecord) -> tuple[str, dict[str, Plot]]:

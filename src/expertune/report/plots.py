@@ -39,6 +39,11 @@ PREVALENCES = {0.001: "0.1 %", 0.005: "0.5 %", 0.02: "2 %", 0.1: "10 %", 0.5: "5
 _SIZE, _DPI = (4.8, 3.6), 180  # inches (346 points wide: about the pixels of a phone), dots an inch
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a label may hold dollar signs
+    "text.color": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": SOFT,
@@ -110,7 +115,10 @@ def svg(name: str, plot: Plot) -> Markup:
         each.text, each.tail = (text if text and text.strip() else None for text in (each.text, each.tail))
     size = {"viewBox": root.attrib["viewBox"], "preserveAspectRatio": "xMidYMid"}
     root.attrib = {"class": "plot", "role": "img", "aria-label": plot.words, **size}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
+    text = ElementTree.tostring(root, encoding="unicode")
+    for at, colour in enumerate((INK, SOFT, *LABEL_COLOURS)):
+        text = text.replace(f": {colour}", f": var(--plot-{at}, {colour})")  # report.css has lighter ones for dark mode
+    return Markup(text)
 
 
 def _local(key: str, value: str, name: str) -> str:
@@ -149,8 +157,8 @@ def _name(label: str, width: int = 16, lines: int = 2) -> str:
 
 
 def _legend(figure: Figure, columns: int) -> None:
-    """Place the legend above the axes, where it covers no figure."""
-    figure.legend(loc="outside upper center", ncols=columns, handlelength=1.2)
+    """Place the legend below the axes, where it covers no figure."""
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=1.2)
 
 
 def _confusion(rater: Evaluation) -> Plot:
@@ -168,7 +176,7 @@ def _confusion(rater: Evaluation) -> Plot:
     else:  # slanted, so that they do not meet
         names = [_name(label, lines=1) for label in rater.labels]
         axes.set_xticks(range(count), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set(xlabel=f"predicted ({rater.name})", ylabel="expert")
+    axes.set(title="Confusion matrix", xlabel=f"predicted ({rater.name})", ylabel="expert")
     axes.spines[:].set_visible(False)
     return Plot(figure, f"Confusion matrix of {rater.name}: {rater.rows} records, expert by predicted label.")
 
@@ -187,7 +195,8 @@ def _calibration(rater: Evaluation) -> Plot | None:
             axes.plot([x, x], [interval.low, interval.high], color=ACCENT, alpha=0.6)
         axes.plot(x, y, "o", color=ACCENT, markersize=4 + 6 * math.sqrt(n / most))
         axes.annotate(str(n), (x, y), (6, 4), textcoords="offset points", color=SOFT, fontsize=9, annotation_clip=False)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence (numbers: records)", ylabel="share correct")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), title=f"Calibration: {_name(rater.name, 28, 1)}")
+    axes.set(xlabel="confidence (numbers: records)", ylabel="share correct")
     said = ", ".join(f"{x.confidence:.2f} → {x.accuracy.value:.2f} (n = {x.accuracy.n})" for x in filled)
     return Plot(figure, f"Calibration of {rater.name}: mean confidence → share correct, by bin: {said}.")
 
@@ -204,7 +213,8 @@ def _coverage(found: Coverage) -> Plot | None:
         axes.plot(each.covered.value or 0.0, at, "o", color=ACCENT)
     axes.axvline(found.nominal, color=SECOND, label=f"nominal: {found.nominal:.2f}")
     axes.set_yticks(range(len(lines)), [f"{_name(each.label)}\nn = {each.covered.n}" for each in lines])
-    axes.set(xlim=(0, 1.02), ylim=(len(lines) - 0.5, -0.5), xlabel="sets that contain the expert’s label")
+    axes.set(xlim=(0, 1.02), ylim=(len(lines) - 0.5, -0.5), title="Coverage by label")
+    axes.set_xlabel("sets that contain the expert’s label")
     _legend(figure, 1)
     said = ", ".join(f"{each.label} {each.covered.value:.2f} (n = {each.covered.n})" for each in lines)
     return Plot(figure, f"Conformal coverage by label, nominal {found.nominal:.2f}: {said}.")
@@ -232,7 +242,8 @@ def _loss(train: Points, dev: Points) -> Plot | None:
         axes.plot(*zip(*_smooth(train), strict=True), color=ACCENT, linewidth=2, label="training (running mean)")
     if dev:
         axes.plot(*zip(*dev, strict=True), "o-", color=SECOND, label="validation")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, 1.05 * max(y for _, y in [*train, *dev]) or 1))
+    axes.set(title="Loss in training", xlabel="step", ylabel="loss (nats per token)")
+    axes.set(ylim=(0, 1.05 * max(y for _, y in [*train, *dev]) or 1))
     _legend(figure, 2)
     curves = {"training": train, "validation": dev}
     said = ", ".join(
@@ -250,7 +261,8 @@ def _dev(dev: Sequence[DevEvent]) -> Plot | None:
     kept = _finite([(each.step, each.macro_f1) for each in dev if each.best])[-1:]
     for x, y in kept:
         axes.plot(x, y, "o", markersize=13, markerfacecolor="none", color=SECOND)
-    axes.set(xlabel="step (ring: the checkpoint kept)", ylabel="macro-F1, validation", ylim=(0, 1.02))
+    axes.set(title="Macro-F1 on validation records", ylim=(0, 1.02))
+    axes.set(xlabel="step (ring: the checkpoint kept)", ylabel="macro-F1")
     said = ", ".join(f"step {x:g}: {y:.3f}" for x, y in points)
     said += f"; kept: step {kept[0][0]:g}" if kept else ""
     return Plot(figure, f"Macro-F1 on the validation records: {said}.")
@@ -270,7 +282,7 @@ def _prevalence(table: PrevalenceTable) -> Plot | None:
         axes.plot(x, [point.ppv for point in each.curve], color=colour, label=_name(each.label))
         if each.ppv.value is not None and x[0] <= each.prevalence <= x[-1]:
             axes.plot(each.prevalence, each.ppv.value, "o", color=colour)
-    axes.set(xscale="log", ylim=(0, 1.02), xlabel="prevalence of the label", ylabel="PPV")
+    axes.set(title="PPV by prevalence", xscale="log", ylim=(0, 1.02), xlabel="prevalence of the label", ylabel="PPV")
     axes.set_xticks(list(PREVALENCES), list(PREVALENCES.values()))
     axes.minorticks_off()
     _legend(figure, columns)
@@ -292,6 +304,7 @@ def _learning_curves(curves: Sequence[LearningCurve]) -> Plot | None:
         if drawn:
             axes.plot(*zip(*drawn, strict=True), "o-", color=colour, label=curve.rater)
         said += [curve.line()]
-    axes.set(xlabel="records learned from", ylabel="macro-F1, cross-validated", ylim=(0, 1.02), xlim=(0, None))
+    axes.set(title="Learning curve", xlabel="records learned from", ylabel="macro-F1, cross-validated")
+    axes.set(ylim=(0, 1.02), xlim=(0, None))
     _legend(figure, 1)
     return Plot(figure, f"{'. '.join(said)}.")
