@@ -130,16 +130,8 @@ def test_every_command_stays_on_this_machine(tmp_path: Path, trap: socket.socket
     model = tiny.make(tmp_path / "base.gguf", layers=1, context=1024)
     names = ("formatted.csv", "set", "tuned", "rated.csv", "review.csv")
     formatted, model_set, tuned, rated, queue = (str(tmp_path / name) for name in names)
-    common = [
-        "--input",
-        formatted,
-        "--topics",
-        TOPIC,
-        "--bootstrap-resamples",
-        "100",
-        "--model-set-budget-seconds",
-        "2",
-    ]
+    common = ["--input", formatted, "--model", str(model), "--topics", TOPIC, "--bootstrap-resamples", "100"]
+    quick = ["--model-set-budget-seconds", "2", "--approach"]
     small = [*quick, "tune", "--epochs", "1", "--rank", "4", "--batch-size", "8", "--class-weight", "none"]
     commands = [
         ["format", str(raw), "--output", formatted, "--topics", TOPIC],

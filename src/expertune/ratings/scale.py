@@ -184,8 +184,8 @@ def _read_json(path: Path) -> Any:
 def _parse_json(text: str, source: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4,300 digits
+        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting or a number"
         raise DatasetError(f"{source}: invalid JSON ({where}); correct it") from None
 
 
