@@ -88,6 +88,7 @@ def test_hostile_chat_templates(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     lines = dict(json.loads(line) for line in done.stdout.splitlines())
     assert list(lines) == [path.stem for path in TEMPLATES], (done.returncode, done.stderr[-500:])
