@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import expertune.review_page.journal as page
 from expertune.config import make_config
-from expertune.errors import ExpertuneError
+from expertune.errors import ExpertuneError, RenamedSettingWarning
 from expertune.gguf.quants import can_dequantize
 from expertune.gguf.read import GGUFFile, read_metadata
 from expertune.modelset import config as modelset
@@ -62,7 +62,9 @@ def read_page_journal(path: Path) -> None:
 
 
 def read_settings(path: Path) -> None:
-    make_config(read_config(path)["settings"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RenamedSettingWarning)
+        make_config(read_config(path)["settings"])
 
 
 TARGETS = {
