@@ -53,8 +53,9 @@ dist: $(VENV)/.dev
 lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
-	build/lock/bin/pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras --no-header \
+	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -c constraints.txt -o requirements.lock pyproject.toml
+	sed -i "/^# WARNING/,/^    # via expertune/d" requirements.lock  # the project itself, by way of its extra "all"
 
 bench: setup
 	$(BIN)/python bench/job.py $(BENCH)
