@@ -53,8 +53,8 @@ dist: $(VENV)/.dev
 lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
-	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --all-extras --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -c constraints.txt -o requirements.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --all-extras --strip-extras --allow-unsafe \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -c constraints.txt -o requirements.lock pyproject.toml
 	sed -i "/^# WARNING/,/^    # via expertune/d" requirements.lock  # the project itself, by way of its extra "all"
 
 bench: setup

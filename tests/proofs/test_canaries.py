@@ -28,6 +28,8 @@ from expertune.cli.main import main
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import EngineError
+from expertune.modelset import config as modelset
+from expertune.modelset.records import Rule
 from rate.stub import MAPPING, TOPIC, read_csv, write_csv, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,16 +94,21 @@ def text_of(number: int) -> str:
     )
 
 
-def records(count: int, *, rated: bool = True, start: int = 0) -> list[dict[str, Any]]:
-    """Records in the columns of an export, each with marks of its own."""
+def records(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Rated records in the columns of an export, each with marks of its own."""
     return [
         {
             "Visit ID": f"{NAME}-{number:04}",
             "Chief Complaint": text_of(number),
-            **({"Rating": list(MAPPING)[number % 3], "Rationale": f"because {REASON}{number:04}"} if rated else {}),
+            "Rating": list(MAPPING)[number % 3],
+            "Rationale": f"because {REASON}{number:04}",
         }
         for number in range(start, start + count)
     ]
+
+
+def new_records(count: int, start: int = 500) -> list[dict[str, Any]]:
+    return [{"Row_ID": f"{NAME}-{number:04}", "Prompt": text_of(number)} for number in range(start, start + count)]
 
 
 @dataclass
@@ -152,7 +159,7 @@ def tune(session: Session, model: object, *flags: object, code: int | None) -> P
 def use(session: Session, run: Path, *flags: object) -> None:
     """Rate new records with a run, queue them, and merge the review."""
     folder = session.folder
-    new = write_csv(folder / "input_new.csv", records(40, rated=False, start=500))
+    new = write_csv(folder / "input_new.csv", new_records(40))
     session.run("rate", new, "--with", run, "--output", folder / "rated.csv", *flags)
     session.run("review", folder / "rated.csv", "--output", folder / "review.csv", "--sample", 0.5)
     queue = read_csv(folder / "review.csv")
@@ -173,10 +180,24 @@ def test_the_marks_would_be_seen(tmp_path: Path) -> None:
     assert leaks(tmp_path) == [f".rated.tmp: {COMMENT}", f"fine_tuner.log: {PROMPT}", f"sheet.xlsx: {REASON}"]
 
 
+def rating_by_words(run: Path) -> Path:
+    """The run's model set in a folder of its own, with TF-IDF as its rater, since its model is not on this machine."""
+    config = modelset.read(run / "model_set_config.json")
+    assert config.tfidf is not None
+    (run.parent / "set").mkdir()
+    changed = config.changed(
+        models=tuple(each.model_copy(update={"weight": 0.0}) for each in config.models),
+        tfidf=config.tfidf.model_copy(update={"weight": 1.0}),
+        rule=Rule(kind="single", members=("TF-IDF",), reason="for this test"),
+    )
+    modelset.write(run.parent / "set" / "model_set_config.json", changed)
+    return run.parent / "set"
+
+
 def test_a_session_with_a_model_set(session: Session) -> None:
     run = tune(session, "llama2", code=3)
     assert PROMPT in (run / "model_set_config.json").read_text() and not (run / "fine_tuned_model.gguf").exists()
-    use(session, run)
+    use(session, rating_by_words(run))
 
 
 @pytest.mark.slow
@@ -246,12 +267,12 @@ def test_a_damaged_run(session: Session, name: str, content: str) -> None:
     run.mkdir()
     (run / "fine_tuning_metadata.json").write_text("{}")
     (run / name).write_text(content.replace("S", SECRET))
-    new = write_csv(session.folder / "input_new.csv", records(3, rated=False))
+    new = write_csv(session.folder / "input_new.csv", new_records(3))
     assert PROMPT not in session.run("rate", new, "--with", run, code=None)
 
 
 ECHO = (
-    "{% if 'zqprompt' in messages[-1]['content'] %}{{ raise_exception('cannot say: ' + messages[-1]['content']) }}"
+    "{% if 'zqpr' ~ 'ompt' in messages[-1]['content'] %}{{ raise_exception('cannot say: ' + messages[-1]['content']) }}"
     "{% endif %}" + tiny.CHAT_TEMPLATE
 )
 
@@ -269,9 +290,8 @@ def test_an_engine_that_repeats_the_record_in_its_error(session: Session, echo: 
         assert engine.render([{"role": "user", "content": "one"}])
     assert PROMPT not in str(caught.value)
     run = write_run(session.folder / "run", echo)
-    new = write_csv(session.folder / "input_new.csv", records(12, rated=False))
-    rows = [{"Row_ID": row["Visit ID"], "Prompt": row["Chief Complaint"]} for row in read_csv(new)]
-    session.run("rate", write_csv(new, rows), "--with", run, "--output", session.folder / "rated.csv", "--threads", 1)
+    new = write_csv(session.folder / "input_new.csv", new_records(12))
+    session.run("rate", new, "--with", run, "--output", session.folder / "rated.csv", "--threads", 1)
     errors = [row["Rating_Error"] for row in read_csv(session.folder / "rated.csv")]
     assert all(errors) and PROMPT not in "".join(errors)
     session.check()
@@ -313,12 +333,12 @@ def test_a_server_whose_reason_repeats_nothing_is_quoted() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def test_ctrl_c_while_rating(session: Session) -> None:
     folder = session.folder
-    run = tune(session, "llama2", code=3)
+    run = rating_by_words(tune(session, "llama2", code=3))
     new = folder / "input_new.csv"
     with open(new, "w", newline="") as file:
-        table = csv.DictWriter(file, ["Visit ID", "Chief Complaint"])
+        table = csv.DictWriter(file, ["Row_ID", "Prompt"])
         table.writeheader()
-        table.writerows(records(40_000, rated=False, start=1000))
+        table.writerows(new_records(40_000))
     command = ["rate", new, "--with", run, "--output", folder / "rated.csv", "--debug"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
@@ -348,7 +368,7 @@ def test_a_page_on_which_two_experts_rate_and_comment(
 
     caplog.set_level("DEBUG")
     folder = session.folder
-    source = write_csv(folder / "input_raw.csv", records(12, rated=False))
+    source = write_csv(folder / "input_raw.csv", new_records(12))
     with page_of(rate_source(source), folder, overlap=1.0) as (page, client):
         tabs = [tab(page, client, name) for name in ("Ana", "Ben")]
         for number in range(12):

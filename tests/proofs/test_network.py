@@ -19,7 +19,7 @@ import pytest
 
 import tiny
 from ollama_contract.server import ContractServer
-from proofs.test_canaries import TOPIC, records
+from proofs.test_canaries import TOPIC, new_records, records
 from rate.stub import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +126,7 @@ def test_the_trap_and_the_hook_catch(tmp_path: Path, trap: socket.socket) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C ends the page there otherwise")
 def test_every_command_stays_on_this_machine(tmp_path: Path, trap: socket.socket) -> None:
-    raw, new = write_csv(tmp_path / "raw.csv", records(120)), write_csv(tmp_path / "new.csv", records(20, start=500))
+    raw, new = write_csv(tmp_path / "raw.csv", records(120)), write_csv(tmp_path / "new.csv", new_records(20))
     model = tiny.make(tmp_path / "base.gguf", layers=1, context=1024)
     names = ("formatted.csv", "set", "tuned", "rated.csv", "review.csv")
     formatted, model_set, tuned, rated, queue = (str(tmp_path / name) for name in names)
