@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import NamedTuple
 
 import expertune.review_page.journal as page
@@ -106,7 +107,7 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
     for module in [each for each in list(sys.modules) if each.split(".")[0] in ("expertune", "json", "csv", "yaml")]:
         for value in list(vars(sys.modules[module]).values()):
-            if callable(value) and getattr(value, "__module__", "") == module and hasattr(value, "__code__"):
+            if isinstance(value, FunctionType) and value.__module__ == module:
                 atheris.instrument_func(value)
     atheris.Setup([sys.argv[0], *arguments], once)
     atheris.Fuzz()
