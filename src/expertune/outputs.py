@@ -177,10 +177,11 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    sections = [content.get(key, {}) for key in ("run", "settings")] if isinstance(content, dict) else [None]
-    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections):
+    found = content if isinstance(content, dict) else {"run": None}
+    sections = {key: found.get(key, {}) for key in ("run", "settings")}
+    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
-    return {key: content.get(key, {}) for key in ("run", "settings")}
+    return sections
 
 
 def _is_name(key: Any) -> bool:

@@ -194,6 +194,7 @@ def rating_by_words(run: Path) -> Path:
     return run.parent / "set"
 
 
+@pytest.mark.slow
 def test_a_session_with_a_model_set(session: Session) -> None:
     run = tune(session, "llama2", code=3)
     assert PROMPT in (run / "model_set_config.json").read_text() and not (run / "fine_tuned_model.gguf").exists()
