@@ -177,8 +177,8 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    found = content if isinstance(content, dict) else {"run": None}
-    sections = {key: found.get(key, {}) for key in ("run", "settings")}
+    found: dict[str, Any] = content if isinstance(content, dict) else {"run": None}
+    sections: dict[str, Any] = {key: found.get(key, {}) for key in ("run", "settings")}
     if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
     return sections
