@@ -3,6 +3,7 @@
 # make lint   ruff and pyright          make check  both: lint, then every test
 # make docs   pastes every command's --help and the settings into docs/, and builds the site: build/site/index.html
 # make dist   builds sdist and wheel into dist/ and checks their metadata
+# make lock   requirements.lock: every dependency with its hashes, for Linux on a CPU and Python 3.11
 # make bench  the whole job on the example visits, timed
 # make bench BENCH="…"  with flags of bench/job.py, such as those of the peers' environments (bench/README.md)
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup demo test lint check docs dist bench clean
+.PHONY: setup demo test lint check docs dist lock bench clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +49,13 @@ dist: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
+
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check pip-tools
+	CUSTOM_COMPILE_COMMAND="make lock" build/lock/bin/pip-compile --quiet --all-extras --strip-extras --allow-unsafe \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host -c constraints.txt -o requirements.lock pyproject.toml
+	sed -i "/^# WARNING/,/^    # via expertune/d" requirements.lock  # the project itself, by way of its extra "all"
 
 bench: setup
 	$(BIN)/python bench/job.py $(BENCH)

@@ -169,13 +169,23 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        # a few aliases of aliases would be gigabytes in an error message
+        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        content = None if aliases else yaml.safe_load(text)
+        repr(content)  # fails for an integer of too many digits to be shown in a message
+    except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(key, {}), dict) for key in ("run", "settings")):
+    found: dict[str, Any] = content if isinstance(content, dict) else {"run": None}
+    sections: dict[str, Any] = {key: found.get(key, {}) for key in ("run", "settings")}
+    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
-    return {key: content.get(key, {}) for key in ("run", "settings")}
+    return sections
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isprintable()
 
 
 def write_modelfile(folder: Path, base: Located, *, system: str | None) -> None:

@@ -29,6 +29,24 @@ class Scores:
     exact: bool
 
 
+SHARED = 24  # characters in a row that a reason and a record do not have in common by chance
+FEWEST = 8  # characters of a text that are looked for as a whole
+REPEATED = "its reason is left out, since it repeats text of the request"
+
+
+def without_record(reason: str, body: Any) -> str:
+    """The reason of a refused request, but for one that repeats its texts: no message holds the text of a record."""
+    fields = body if isinstance(body, Mapping) else {}
+    texts = [fields.get("prompt"), fields.get("content"), *(each.get("content") for each in fields.get("messages", ()))]
+    bare = " ".join(reason.split())
+    for text in (" ".join(str(text or "").split()) for text in texts):
+        length = min(SHARED, len(text))
+        pieces = (bare[at : at + length] for at in range(len(bare) - length + 1))
+        if length >= FEWEST and any(piece in text for piece in pieces):
+            return REPEATED
+    return reason
+
+
 def check_room(tokens: int, context: int) -> None:
     """Raise EngineError for a prompt and answer of more tokens than the context."""
     if tokens > context:

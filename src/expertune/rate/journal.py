@@ -148,7 +148,10 @@ class Journal:
             marks = ", ".join("?" * len(some))
             with self._lock, self._sqlite_errors():
                 rows = self._db.execute(f"{SELECT} ({marks})", (self._key, *some)).fetchall()
-            found |= {row[0]: _entry(row) for row in rows}
+            try:
+                found |= {row[0]: _entry(row) for row in rows}
+            except (ValueError, TypeError, RecursionError):
+                raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
         return found
 
     def put(self, entry: JournalEntry) -> None:
@@ -195,8 +198,8 @@ class Journal:
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
     found = dict(zip(COLUMNS, row, strict=True))
-    found["probabilities"] = tuple(json.loads(found["probabilities"] or "[]"))
-    found["votes"] = json.loads(found["votes"] or "{}")
+    found["probabilities"] = tuple(map(float, json.loads(found["probabilities"] or "[]")))
+    found["votes"] = dict(json.loads(found["votes"] or "{}"))
     return JournalEntry(**found)
 
 

@@ -184,8 +184,9 @@ def _read_json(path: Path) -> Any:
 def _parse_json(text: str, source: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nesting"
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4,300 digits
+        known = isinstance(error, json.JSONDecodeError)
+        where = f"line {error.lineno}, column {error.colno}" if known else "nesting, or a number of many digits"
         raise DatasetError(f"{source}: invalid JSON ({where}); correct it") from None
 
 
@@ -262,7 +263,7 @@ def _json_answers(text: str) -> list[tuple[Any, str]]:
     while start >= 0:
         try:
             content, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             content, end = None, start + 1
         if isinstance(content, dict):
             keys = {str(key).casefold(): value for key, value in content.items()}

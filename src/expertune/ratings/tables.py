@@ -226,7 +226,7 @@ def _jsonl_rows(path: Path, encoding: str) -> Iterator[Row]:
                 continue
             try:
                 cells = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # ValueError: also a number of over 4,300 digits
                 where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
                 raise DatasetError(f"{path} row {row}: invalid JSON{where}; each line must be one object") from None
             if not isinstance(cells, dict):

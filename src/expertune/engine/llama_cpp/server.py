@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import EngineError
+from ..base import without_record
 from .http import JsonClient
 
 SILENT, ERRORS = -1, 1  # llama.cpp's verbosity
@@ -74,7 +75,8 @@ class EmbeddedServer:
         status, value = self._client.request("GET" if body is None else "POST", path, body)
         if status != 200:
             reason = str(value.get("error", {}).get("message", status)).strip() if isinstance(value, dict) else status
-            reason = template_error(str(reason)) or str(reason).splitlines()[0][:200]
+            reason = without_record(str(reason), body)
+            reason = template_error(reason) or reason.splitlines()[0][:200]
             raise EngineError(f"llama.cpp refused {path}: {reason}")
         return value
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from ...errors import EngineError, ExpertuneError, OutputError, UsageError
+from ..base import without_record
 
 READ = 2000  # characters of an error text that are read
 LENGTH = 140  # characters of a server's own words
@@ -56,8 +58,11 @@ TOO_LONG = re.compile(r"request \((\d+) tokens\) exceeds the available context s
 MISSING = re.compile(r"model ['\"](.+?)['\"] not found")
 
 
-def explained(text: str, what: str, status: int = 0) -> ExpertuneError:
-    """The exception for a server's error text. `what` names the model or request; llama-server's are inside `error`."""
+def explained(text: str, what: str, status: int = 0, body: Any = None) -> ExpertuneError:
+    """The exception for a server's error text. `what` names the model or request, `body` is what was asked.
+
+    llama-server's errors are inside `error`.
+    """
     said = _inner(text)
     if found := TOO_LONG.search(said):
         return EngineError(
@@ -66,7 +71,8 @@ def explained(text: str, what: str, status: int = 0) -> ExpertuneError:
         )
     if found := MISSING.search(said):
         return UsageError(f"{found[1]}: not in Ollama; `ollama list` shows what is, `ollama pull` brings it")
-    short = said if len(said) <= LENGTH else f"{said[: LENGTH - 1]}…"
+    reason = without_record(said, body)
+    short = reason if len(reason) <= LENGTH else f"{reason[: LENGTH - 1]}…"
     for part, error, line in KNOWN:
         if part in said.lower():
             return error(f"{what}: {line.format(text=short)}")

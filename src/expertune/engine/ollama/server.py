@@ -96,10 +96,10 @@ class OllamaServer:
         def once() -> Any:
             answer = self._client.request(method, path, json=body)
             if answer.status_code >= 300:  # a redirect is not followed
-                raise explained(answer.text, what, answer.status_code)
+                raise explained(answer.text, what, answer.status_code, body)
             value = json.loads(answer.content) if answer.content.strip() else None
             if isinstance(value, dict) and "error" in value:
-                raise explained(json.dumps(value), what)
+                raise explained(json.dumps(value), what, body=body)
             return value
 
         return self._patiently(once, what, self._patience if patience is None else patience)
@@ -130,7 +130,7 @@ class OllamaServer:
             with self._client.stream("POST", path, json=dict(body)) as answer:
                 if answer.status_code >= 400:
                     answer.read()
-                    raise explained(answer.text, what, answer.status_code)
+                    raise explained(answer.text, what, answer.status_code, body)
                 for line in answer.iter_lines():
                     if not line.strip():
                         continue

@@ -1,0 +1,117 @@
+"""Readers of files from others, as targets of the corpus (tests/data/corpus) and of coverage-guided fuzzing.
+
+    python tests/fuzz.py csv FOLDER tests/data/corpus/csv -max_len=2048 -max_total_time=60
+
+runs atheris on one target (`pip install atheris`, in an environment of its own) and keeps in FOLDER what it finds; a
+crash is an exception that is none of the project's own. PYTHONPATH=src:tests where Expertune is not installed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import NamedTuple
+
+import expertune.review_page.journal as page
+from expertune.config import make_config
+from expertune.errors import ExpertuneError, RenamedSettingWarning
+from expertune.gguf.quants import can_dequantize
+from expertune.gguf.read import GGUFFile, read_metadata
+from expertune.modelset import config as modelset
+from expertune.outputs import read_config
+from expertune.rate.journal import Journal, JournalEntry, record_hash
+from expertune.ratings.read import read_ratings
+from expertune.ratings.scale import load_scale, make_scale
+from expertune.readout import record as readout
+from expertune.record import read_record
+
+SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
+
+
+class Target(NamedTuple):
+    """A reader, and the name that its input has on the disk."""
+
+    name: str
+    read: Callable[[Path], object]
+
+
+def read_gguf(path: Path) -> None:
+    read_metadata(path)
+    with GGUFFile(path) as file:
+        assert all(field.value is not None for field in file.fields.values())
+        for info in file.tensors.values():
+            if can_dequantize(info.type):
+                assert file.tensor(info.name).shape == info.shape
+
+
+def read_rate_journal(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.begin(config="c", model="m", engine="e", options={}, seed=1, versions={})
+        journal.find([record_hash("a")])
+        journal.put(JournalEntry(record=record_hash("a"), session=journal.session, seconds=0.0, error="e"))
+        journal.has_rated(record_hash("a"))
+
+
+def read_page_journal(path: Path) -> None:
+    with page.Journal(path, work="rate", mapping="{}") as journal:
+        journal.rate(journal.join("Ana"), "independent", "a", 1)
+        journal.ratings(), journal.comments(), journal.raters()
+
+
+def read_settings(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RenamedSettingWarning)
+        make_config(read_config(path)["settings"])
+
+
+TARGETS = {
+    "gguf": Target("model.gguf", read_gguf),
+    "csv": Target("rows.csv", lambda path: read_ratings(path, SCALE)),
+    "jsonl": Target("rows.jsonl", lambda path: read_ratings(path, SCALE)),
+    "mapping": Target("mapping.json", lambda path: load_scale(path, None)),
+    "rate_journal": Target("rated.csv.journal.sqlite", read_rate_journal),
+    "page_journal": Target("rows.csv.rate.sqlite", read_page_journal),
+    "run_record": Target("fine_tuning_metadata.json", lambda path: read_record(path.parent)),
+    "model_set": Target("model_set_config.json", modelset.read),
+    "readout": Target("readout.json", readout.read),
+    "settings": Target("training_config.yaml", read_settings),
+}
+
+
+def refused(target: Target, folder: Path, content: bytes) -> str | None:
+    """Read `content` in a folder; the line of an error of the project's own, None if it was read."""
+    path = folder / target.name
+    for left in folder.glob(f"{target.name}*"):
+        left.unlink()
+    path.write_bytes(content)
+    try:
+        target.read(path)
+    except ExpertuneError as error:
+        return str(error)
+    return None
+
+
+def fuzz(name: str, arguments: list[str]) -> None:
+    import atheris  # pyright: ignore[reportMissingImports]
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    warnings.simplefilter("ignore")
+
+    def once(content: bytes) -> None:
+        line = refused(TARGETS[name], folder, content)
+        assert line is None or "\n" not in line
+
+    for module in [each for each in list(sys.modules) if each.split(".")[0] in ("expertune", "json", "csv", "yaml")]:
+        for value in list(vars(sys.modules[module]).values()):
+            if isinstance(value, FunctionType) and value.__module__ == module:
+                atheris.instrument_func(value)
+    atheris.Setup([sys.argv[0], *arguments], once)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    fuzz(sys.argv[1], sys.argv[2:])
