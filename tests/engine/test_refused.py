@@ -45,7 +45,7 @@ def test_what_llama_cpp_would_abort_on(tmp_path: Path, name: str) -> None:
 
 
 def test_a_model_that_ran_is_not_tried_again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither is another with other weights or another template; one of another shape is."""
+    """Neither is another with other weights; one of another shape or with another template is."""
     tries: list[Path] = []
     attempt = trial.attempt
     monkeypatch.setattr(trial, "attempt", lambda launch: (tries.append(Path(launch.model)), attempt(launch))[1])
@@ -58,11 +58,19 @@ def test_a_model_that_ran_is_not_tried_again(tmp_path: Path, cache: Path, monkey
     ]
     for model in (*models, *models):
         LlamaCppEngine(model).close()
-    assert [each.name for each in tries] == ["one.gguf", "shape.gguf"]
-    assert len(json.loads(cache.read_text())) == 2
+    assert [each.name for each in tries] == ["one.gguf", "template.gguf", "shape.gguf"]
+    assert len(json.loads(cache.read_text())) == 3
     cache.write_text("damaged")
     LlamaCppEngine(models[0]).close()
-    assert len(tries) == 3
+    assert len(tries) == 4
+
+
+def test_a_template_that_calls_itself_ends_no_process_of_ours(tmp_path: Path, cache: Path) -> None:
+    LlamaCppEngine(tiny.make(tmp_path / "one.gguf")).close()  # a model of the same shape is known to run
+    template = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(messages[0]['content']) }}"
+    with pytest.raises(EngineError, match=r"itself\.gguf: llama\.cpp ") as caught:
+        LlamaCppEngine(tiny.make(tmp_path / "itself.gguf", chat_template=template))
+    assert "\n" not in str(caught.value)
 
 
 # --- models that cannot rate ---
