@@ -36,8 +36,8 @@ class Config(BaseModel):
 
     engine: Literal["auto", "llama.cpp", "torch"] = Field(
         default="auto",
-        description="Engine that rates: llama.cpp, or torch: the decoder that trains, which is faster. auto: torch in "
-        "a tuning, where llama.cpp rates a sample of the records with the tuned file, as it will be served.",
+        description="Engine that rates: llama.cpp, or torch: the decoder that trains, which is faster. auto: "
+        "llama.cpp for the tuned file, as it will be served, and torch for what it is compared with.",
     )
 
     # data

@@ -71,15 +71,17 @@ def test_the_search_takes_no_longer_than_its_budget():
     assert seconds(plan_job(work, SPEEDS, CONFIG, frozenset({"model_set_budget_seconds"})))["model set"] == 120
 
 
-def test_where_our_decoder_rates_llama_cpp_rates_a_sample_with_the_tuned_file():
+def test_our_decoder_rates_what_the_tuned_file_is_compared_with():
     """60 validation and 80 test records; llama.cpp takes 0.5 s for one, our decoder 0.1 s."""
-    work, rating = replace(WORK, dev=60, test=80, search_records=30), replace(SPEEDS.rating, decoder_seconds=0.1)
-    found, one = (seconds(plan_job(work, replace(SPEEDS, rating=each), CONFIG)) for each in (rating, SPEEDS.rating))
+    work, rating = replace(WORK, dev=60, test=80, search_records=20), replace(SPEEDS.rating, decoder_seconds=0.1)
+    speeds, few_shot = replace(SPEEDS, rating=rating), 30 * 1.5
+    one, found = (seconds(plan_job(work, each, CONFIG)) for each in (SPEEDS, speeds))
     assert (one["base"], found["base"]) == (80 * 0.5, 80 * 0.1)
-    assert found["model set"] == pytest.approx(2 + 1 + 30 * 1.5 * 0.1)
+    assert found["model set"] == pytest.approx(2 + 1 + 20 * 1.5 * 0.1)
     assert found["check"] == pytest.approx(one["check"] - 10 * 0.5)  # 50 validation records
-    few_shot = 30 * 1.5 * 0.4
-    assert found["judge"] == pytest.approx(one["judge"] - few_shot - 50 * 0.5 + 1 + 80 * 0.1)  # 30 test records
+    assert found["judge"] == pytest.approx(one["judge"] - few_shot * 0.4)
+    by_decoder = seconds(plan_job(work, speeds, CONFIG.model_copy(update={"engine": "torch"})))
+    assert by_decoder["judge"] == pytest.approx(found["judge"] - 50 * 0.5 + 1 + 80 * 0.1)  # 30 test records
 
 
 def test_only_a_tuned_model_needs_no_model_set():

@@ -19,7 +19,8 @@ from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_o
 from ..predict.uncertainty import Uncertainty, fit_uncertainty
 from ..ratings.schema import Example
 from ..record import ApproachChoice
-from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
+from ..torch_engine import LLAMA_CPP, open_base
+from ..torch_engine import NAME as TORCH
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
@@ -148,8 +149,9 @@ def _answers_note(tuned: Pass | None) -> tuple[str, ...]:
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> dict[str, Pass]:
-    """Passes of the saved file over the test records: by our decoder all of them, by llama.cpp a sample, with free
-    answers; or all of them by llama.cpp if it is the engine of the settings.
+    """Passes of the saved file over the test records: by llama.cpp, as it is served, with free answers to a sample.
+
+    With --engine torch our decoder rates all of them, and llama.cpp the sample.
     """
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
     examples, config = dataset.examples["test"], plan.config
@@ -166,9 +168,9 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> dict[str, Pass]:
         return ws.once(name, plan.run_id, passed)
 
     served = with_changes(config, engine=LLAMA_CPP)
-    if config.engine == LLAMA_CPP:
+    if config.engine != TORCH:
         return {TUNED: rate("tuned-test", served, examples, "Test records: tuned model", sample)}
-    by_decoder = rate("tuned-test", rating_in_a_run(config), examples, "Test records: tuned model")
+    by_decoder = rate("tuned-test", config, examples, "Test records: tuned model")
     by_llama_cpp = rate("served-test", served, sample, "Test records: tuned model by llama.cpp", sample)
     return {TUNED: _with_answers(by_decoder, by_llama_cpp), SERVED: by_llama_cpp}
 
