@@ -256,11 +256,8 @@ def _rating(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
     """Seconds of model set and test records."""
     rating = speeds.rating
     answers = settings.answers * rating.token_seconds * work.shape.answer
-    by_decoder = config.engine == "torch"
-    served = rating.served(work.test, settings.answers) if by_decoder else work.test
-    judge = rating.open_seconds + served * rating.record_seconds + answers + STATISTICS_SECONDS
-    if by_decoder:
-        judge += rating.open_seconds + work.test * rating.in_run_seconds
+    record = rating.in_run_seconds if config.engine == "torch" else rating.record_seconds
+    judge = rating.open_seconds + work.test * record + answers + STATISTICS_SECONDS
     judge += work.test * rating.code_seconds
     if config.approach == "tune" or not settings.model_set_seconds:  # without a search no prompt is evaluated
         return {"judge": judge}

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..config import Config, with_changes
 from ..errors import EngineError
 from ..estimate.job import ANSWERS, TITLES
 from ..evaluate.automatable import automatable_share
@@ -17,16 +16,13 @@ from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import ModelSet, predict_test, rate_member
 from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, fit_uncertainty
-from ..ratings.schema import Example
 from ..record import ApproachChoice
-from ..torch_engine import LLAMA_CPP, open_base
-from ..torch_engine import NAME as TORCH
+from ..torch_engine import open_base
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
 
 TUNED = "tuned"
-SERVED = "tuned, by llama.cpp"  # a sample of the records
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def _passes(
     dev: dict[str, Sequence[Rated]] = {}
     by_tuned: dict[str, Pass] = {}
     if isinstance(tuned, Tuned):
-        dev[TUNED], by_tuned = tuned.dev.rated, _tuned_test(tuned, ws)
+        dev[TUNED], by_tuned[TUNED] = tuned.dev.rated, _tuned_test(tuned, ws)
     if model_set is None or model_set.dev is None:
         return dev, by_tuned, ()
     dev[model_set.name] = model_set.dev
@@ -148,40 +144,18 @@ def _answers_note(tuned: Pass | None) -> tuple[str, ...]:
     )
 
 
-def _tuned_test(tuned: Tuned, ws: Workspace) -> dict[str, Pass]:
-    """Passes of the saved file over the test records: by llama.cpp, as it is served, with free answers to a sample.
-
-    With --engine torch our decoder rates all of them, and llama.cpp the sample.
-    """
-    plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
-    examples, config = dataset.examples["test"], plan.config
+def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
+    """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
+    encoded = tuned.encoded
+    plan, dataset = encoded.plan, encoded.dataset
     answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
-    sample = sample_of(examples, answers, config.seed)
 
-    def rate(name: str, by: Config, some: Sequence[Example], title: str, answered: Sequence[Example] = ()) -> Pass:
-        def passed() -> Pass:
-            opened = open_base(plan.base, by, context=tuned.encoded.context, file=tuned.file)
-            with contextlib.closing(opened) as engine:
-                ids = {each.id for each in answered}
-                return rate_shown(ws.progress, engine, some, dataset.scale, title, answered=ids, scoring=tuned.scoring)
+    def rate() -> Pass:
+        opened = open_base(plan.base, plan.config, context=encoded.context, file=tuned.file)
+        with contextlib.closing(opened) as engine:
+            examples, scale = dataset.examples["test"], dataset.scale
+            answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
+            title, by = "Tuned model: test records", tuned.scoring
+            return rate_shown(ws.progress, engine, examples, scale, title, answered=answered, scoring=by)
 
-        return ws.once(name, plan.run_id, passed)
-
-    served = with_changes(config, engine=LLAMA_CPP)
-    if config.engine != TORCH:
-        return {TUNED: rate("tuned-test", served, examples, "Test records: tuned model", sample)}
-    by_decoder = rate("tuned-test", config, examples, "Test records: tuned model")
-    by_llama_cpp = rate("served-test", served, sample, "Test records: tuned model by llama.cpp", sample)
-    return {TUNED: _with_answers(by_decoder, by_llama_cpp), SERVED: by_llama_cpp}
-
-
-def _with_answers(rated: Pass, answered: Pass) -> Pass:
-    """The pass with the free answers of another one."""
-    by_id = {each.id: each for each in answered.rated}
-    return replace(rated, rated=tuple(_answered(each, by_id.get(each.id)) for each in rated.rated))
-
-
-def _answered(rated: Rated, by: Rated | None) -> Rated:
-    if by is None:
-        return rated
-    return replace(rated, answer=by.answer, answer_state=by.answer_state, answer_value=by.answer_value)
+    return ws.once("tuned-test", plan.run_id, rate)
