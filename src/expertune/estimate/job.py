@@ -62,10 +62,6 @@ class RatingSpeed:
         """To rate a record with the engine that rates in this run."""
         return self.record_seconds if self.decoder_seconds is None else self.decoder_seconds
 
-    def served(self, records: int, sample: int) -> int:
-        """The records of `records` that llama.cpp rates."""
-        return records if self.decoder_seconds is None else min(sample, records)
-
 
 @dataclass(frozen=True)
 class Speeds:
@@ -229,6 +225,7 @@ def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
 
 def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:
     """Seconds of the stages in our decoder, and of the saved file."""
+    rating = speeds.rating
     rate = with_layers(speeds.training, settings.layers - work.reference_layers)
     row = work.shape.row
     train_tokens = work.train * row + work.unlabelled_tokens
@@ -245,8 +242,8 @@ def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
         "train": settings.epochs * train_tokens / rate.tokens_per_second,
         "validate": (1 + math.ceil(settings.epochs * config.evals_per_epoch)) * dev_pass,
         "write": CONVERSIONS * speeds.convert_seconds * settings.layers / work.blocks,
-        "check": speeds.rating.open_seconds
-        + speeds.rating.served(work.dev, SERVED_SAMPLE) * speeds.rating.record_seconds
+        "check": rating.open_seconds
+        + (work.dev if rating.decoder_seconds is None else min(SERVED_SAMPLE, work.dev)) * rating.record_seconds
         + rate.load_seconds
         + dev_tokens * all_blocks,
     }

@@ -40,9 +40,8 @@ def measure_rating(
     rates the records by words and codes, the slowest way in which the tuned file may be judged.
     """
     record_seconds = _record_seconds(engine, examples, scale)
-    by_words = record_seconds if rater in (None, engine) else _record_seconds(rater, examples, scale)
-    in_both_ways = LabelScoring("both", branch)
-    code_seconds = _record_seconds(rater or engine, examples, scale, in_both_ways) - by_words if branch else 0.0
+    decoder_seconds = None if rater in (None, engine) else _record_seconds(rater, examples, scale)
+    in_both_ways = _record_seconds(engine, examples, scale, LabelScoring("both", branch)) if branch else 0.0
     prompt = engine.render(examples[0].messages)
     engine.generate(prompt, max_tokens=1)  # an engine may load the model for its first answer, or know the prompt
     start = time.perf_counter()
@@ -52,8 +51,8 @@ def measure_rating(
         open_seconds=open_seconds,
         record_seconds=record_seconds,
         token_seconds=generating / max(1, found.answer_tokens),
-        decoder_seconds=None if rater in (None, engine) else by_words,
-        code_seconds=max(0.0, code_seconds),
+        decoder_seconds=decoder_seconds,
+        code_seconds=max(0.0, in_both_ways - record_seconds),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import Config
+from ..machine import one_thread
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
@@ -67,7 +68,8 @@ def _rated(inner_NN: Floats, known: Indices, out: Indices, label_M: Indices, lab
     known_MM = cholesky(inner_NN[np.ix_(known, known)] + _RIDGE * np.eye(len(known)), lower=True)
     rated_XM = solve_triangular(known_MM, inner_NN[np.ix_(known, out)], lower=True).T
     model: Any = LogisticRegression(class_weight="balanced", max_iter=2000)
-    model.fit(known_MM, label_M)
+    with one_thread():
+        model.fit(known_MM, label_M)
     share_XK = np.zeros((len(out), labels))
     share_XK[:, model.classes_] = model.predict_proba(rated_XM)
     return share_XK

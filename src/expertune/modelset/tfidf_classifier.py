@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..machine import one_thread
 from ..predict.score import Prediction, Scorer
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.folds import FOLDS, group_folds
+from ..stats.logistic import fit_lines
 from .records import TFIDF, TermTable, TfidfTables
 
 MOST_TERMS = 2000  # words and pairs, and as many letter groups: about 100 kB for three labels
@@ -55,11 +55,7 @@ def fit_tfidf(
     model: Any = LogisticRegression(
         C=how.inverse_regularisation, class_weight="balanced", max_iter=1000, random_state=seed
     )
-    with one_thread():
-        model.fit(features, [row.value for row in train])
-    weight_KV, intercept_K = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
-        weight_KV, intercept_K = np.vstack([-weight_KV, weight_KV]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2
+    weight_KV, intercept_K = fit_lines(model, features, [row.value for row in train])
     return TfidfTables(
         labels=tuple(scale.label_of(int(value)) for value in model.classes_),
         intercepts=tuple(round(float(each), 6) for each in intercept_K),

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..machine import one_thread
 from ..modelset.tfidf_classifier import TfidfSettings, fit_tfidf, out_of_fold, packed
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats import metrics
 from ..stats.folds import FOLDS, group_folds
+from ..stats.logistic import fit_lines
 from .record import Floats, OutOfFold, StatesClassifier, features_of, fuse
 from .states import PooledStates
 
@@ -175,11 +175,8 @@ def regression(
     mean_F, deviation_F = x_NF.mean(axis=0), x_NF.std(axis=0) + 1e-6
     model: Any = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, tol=1e-3)
     balanced_N = compute_sample_weight("balanced", label_N)
-    with one_thread():
-        model.fit((x_NF - mean_F) / deviation_F, label_N, sample_weight=balanced_N**balance)
-    weight_KF, intercept_K = model.coef_, model.intercept_
-    if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
-        weight_KF, intercept_K = np.vstack([-weight_KF, weight_KF]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2
+    x_NF = (x_NF - mean_F) / deviation_F
+    weight_KF, intercept_K = fit_lines(model, x_NF, label_N, balanced_N**balance)
     weight_KF = weight_KF / deviation_F
     return model.classes_, weight_KF, intercept_K - weight_KF @ mean_F
 

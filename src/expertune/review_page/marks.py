@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..predict.tfidf_features import WORDS_AND_SIGNS, word_tfidf
+from ..stats.logistic import fit_lines
 
 FEWEST_RATINGS = 8  # below that the order stays that of the start
 MOST_TERMS = 20_000
@@ -117,11 +118,9 @@ def fit(features: Features, rated: Mapping[int, int]) -> TextModel | None:
     model: Any = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
     x_RV = features.x_NV[places]
     used = np.unique(x_RV.indices)  # the other terms' weights are 0 anyway, and thousands of them would take seconds
-    model.fit(x_RV[:, used], truth)
-    weight_KV, intercept_K = np.zeros((len(model.coef_), features.x_NV.shape[1])), model.intercept_
-    weight_KV[:, used] = model.coef_
-    if len(model.classes_) == 2:  # one line for the second label: the softmax of half of it either way is the same
-        weight_KV, intercept_K = np.vstack([-weight_KV, weight_KV]) / 2, np.concatenate([-intercept_K, intercept_K]) / 2
+    weight_KU, intercept_K = fit_lines(model, x_RV[:, used], truth)
+    weight_KV = np.zeros((len(model.classes_), features.x_NV.shape[1]))
+    weight_KV[:, used] = weight_KU
     share_NK = np.sort(softmax(features.x_NV[: features.items] @ weight_KV.T + intercept_K, axis=1), axis=1)
     unsure_N = 1.0 - (share_NK[:, -1] - share_NK[:, -2])
     values = tuple(int(value) for value in model.classes_)
