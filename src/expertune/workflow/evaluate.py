@@ -155,7 +155,7 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
         with contextlib.closing(opened) as engine:
             examples, scale = dataset.examples["test"], dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
-            title, by = "Tuned model: test records", tuned.scoring
+            title, by = "Test records: tuned model", tuned.scoring
             return rate_shown(ws.progress, engine, examples, scale, title, answered=answered, scoring=by)
 
     return ws.once("tuned-test", plan.run_id, rate)
