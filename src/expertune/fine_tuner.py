@@ -48,10 +48,9 @@ from .report.metadata import RunMetadata
 from .torch_engine import LLAMA_CPP
 from .tracking import check_trackers
 from .workflow.dry_run import dry_run
-from .workflow.plan import check_resumed
 from .workflow.run import run
 from .workflow.state import RunRequest
-from .workflow.workspace import Workspace, open_workspace
+from .workspace import Workspace, open_workspace
 
 log = logging.getLogger("expertune")
 
@@ -256,7 +255,7 @@ def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resu
     """Raise UsageError for a finished run without `overwrite`, and for a resumed run with other settings."""
     outputs.check_finished(folder, (model, *config.models), overwrite=overwrite)
     if resume:
-        check_resumed(folder, config, topics)
+        outputs.check_resumed(folder, config, topics)
 
 
 def _say_columns(dataset: Dataset, ws: Workspace) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import Config, as_dict
+from .config import AUTO, Config, as_dict, make_config
 from .engine.locate import Located
 from .errors import OutputError, UsageError
 from .files import sha256, write_text
 from .optional import installed_version
+from .renamed_settings import current_settings
 
 TRAINING_DATA = "training_data.jsonl"
 TRAINING_CONFIG = "training_config.yaml"
@@ -41,6 +42,9 @@ TUNED_FILES = (TRAINING_DATA, TRAINING_CONFIG, ADAPTER, MODEL, MODELFILE)
 PRODUCTS = (*TUNED_FILES, MODEL_SET, READOUT)
 TABLES = (TEST_PREDICTIONS, LABEL_ERRORS)
 RESULTS = (*PRODUCTS, REGISTRATION_SAMPLE, *TABLES, "report.json", "report.html", "plots", METADATA)  # metadata last
+# values that mean: chosen by the run
+AUTOMATIC = {**dict.fromkeys(("device", "compute_dtype", "learning_rate", "epochs", "layers"), AUTO), "threads": None}
+BUDGET = Config().model_set_budget_seconds
 _FORMULA = re.compile(r"[=+\-@\t\r\n](?![\d.]+$)")  # how a text begins that Excel computes; a negative number is none
 
 
@@ -182,6 +186,32 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
     return sections
+
+
+def first_run(folder: Path) -> tuple[Config | None, Mapping[str, Any]]:
+    """Settings and inputs of the run that wrote training_config.yaml; None if there is no such file."""
+    path = folder / TRAINING_CONFIG
+    if not path.exists():
+        return None, {}
+    kept = read_config(path)
+    return make_config(current_settings(kept["settings"], warn=False)), kept["run"]
+
+
+def check_resumed(folder: Path, config: Config, topics: str) -> None:
+    """Raise UsageError, which names them, if settings differ from those of the run that `folder` holds."""
+    first, run = first_run(folder)
+    if first is None:
+        return
+    # a limit on the time also chooses the model set's
+    automatic = AUTOMATIC if first.minutes is None else AUTOMATIC | {"model_set_budget_seconds": BUDGET}
+    given = {name: value for name, value in as_dict(config).items() if automatic.get(name) != value}
+    before = {**as_dict(first), "topics": run.get("topics", topics)}
+    differ = {name: value for name, value in {**given, "topics": topics}.items() if before[name] != value}
+    if differ:
+        named = ", ".join(f"{name} ({value!r}, there {before[name]!r})" for name, value in differ.items())
+        raise UsageError(
+            f"--resume: not the settings of the run in {folder}: {named}; repeat those, or start without --resume"
+        )
 
 
 def _is_name(key: Any) -> bool:

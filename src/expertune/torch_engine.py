@@ -6,6 +6,7 @@ our decoder does not write, come from a second one with the whole context, opene
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -21,8 +22,10 @@ from .engine.llama_cpp.engine import LlamaCppEngine
 from .errors import EngineError, FineTuningNotSupportedError
 from .gguf.read import GGUFFile, read_metadata
 from .optional import require_torch
+from .predict.score import Pass, Rated
 from .predict.together import Together
-from .train.encode import Candidates
+from .ratings.scale import RatingScale
+from .train.encode import Candidates, Row
 
 NAME, AUTO, LLAMA_CPP = "torch", "auto", "llama.cpp"
 TOKENIZER_CONTEXT = 256  # tokens: it evaluates none but the end of the turn
@@ -61,6 +64,31 @@ def check_readable(file: Path) -> None:
     except FineTuningNotSupportedError as error:
         reason = str(error).partition(" (supported")[0].replace("cannot be tuned yet", "is not one that it reads")
         raise EngineError(f"--engine torch: {reason}; leave out --engine torch") from None
+
+
+def rate_rows(
+    file: Path, config: Config, rows: Sequence[Row], candidates: Candidates, scale: RatingScale
+) -> tuple[Pass, tuple[Rated, ...]]:
+    """The rows as a file rates them by words, timed, and by codes (empty without a code branch)."""
+    from .model.load import load, place
+    from .train.batches import rows_of_evaluation
+    from .train.evaluate import evaluate
+
+    with GGUFFile(file) as opened:
+        tunable = load(opened, config, place(opened, config))  # its adapter is fresh: it changes nothing
+        start = time.perf_counter()
+        found = evaluate(tunable, rows, candidates, batch_size=rows_of_evaluation(config))
+        seconds = time.perf_counter() - start
+    rated = rated_rows(found.log_probabilities_RK, rows, scale)
+    tokens = sum(len(row.prompt) for row in rows)
+    return Pass(rated, seconds, len(rated) / seconds, tokens), rated_rows(found.code_log_RK, rows, scale)
+
+
+def rated_rows(log_RK: Any, rows: Sequence[Row], scale: RatingScale) -> tuple[Rated, ...]:
+    """The rows with the labels' log-probabilities, a tensor; none for None."""
+    if log_RK is None:
+        return ()
+    return tuple(Rated.of(row.id, shares, scale) for row, shares in zip(rows, log_RK.exp().tolist(), strict=True))
 
 
 class _Asked(NamedTuple):

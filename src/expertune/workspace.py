@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import outputs
-from ..log import log, log_file
-from ..predict.pass_cache import cached_pass
-from ..predict.score import Pass
-from ..progress import Progress
-from ..tracking import Tracking
+from . import outputs
+from .estimate.job import JobPlan
+from .log import log, log_file
+from .predict.pass_cache import cached_pass
+from .predict.score import Pass
+from .progress import Progress
+from .tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class Workspace:
                 yield
         finally:
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+    def with_actual(self, job: JobPlan | None) -> JobPlan | None:
+        """The plan with the seconds that its stages took."""
+        if job is None:
+            return None
+        parts = {**self.seconds, **self.parts}
+        parts["write"] = max(0.0, self.seconds.get("export", 0.0) - self.parts.get("check", 0.0))
+        return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:
         """The pass called `name`: read from disk in a resumed run, else computed and kept."""

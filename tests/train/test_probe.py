@@ -16,6 +16,7 @@ from expertune.estimate import throughput as probes
 from expertune.estimate.capability import TrainingThroughput
 from expertune.estimate.plan import REFERENCE_PLAN, Plan, planned
 from expertune.estimate.rating_speed import measure_rating
+from expertune.estimate.run_time import Served
 from expertune.estimate.throughput import carried_over, probe, whole_blocks
 from expertune.gguf.read import GGUFFile
 from expertune.model.arch import read_config
@@ -25,7 +26,6 @@ from expertune.ratings.dataset import load_dataset
 from expertune.train.batches import dev_batch, training_batch
 from expertune.train.code_branch import choose_branch, code_tokens
 from expertune.train.rows import training_rows
-from expertune.workflow.plan_time import Served
 
 VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
 SHORT = RowShape(prompt=24, answer=8, longest=40, shared=6)

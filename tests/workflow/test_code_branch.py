@@ -14,6 +14,7 @@ from expertune.config import make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.fine_tuner import FineTuner
 from expertune.gguf.read import GGUFFile
+from expertune.modelset.code_branch import untuned
 from expertune.predict.score import rate_examples
 from expertune.rate.artifact import load_product
 from expertune.rate.http_server import served_file
@@ -24,7 +25,6 @@ from expertune.ratings.scale import make_scale
 from expertune.record import CodeBranchInfo, read_record
 from expertune.register.folder import load_dataset_again
 from expertune.report_record import ReportRecord
-from expertune.workflow.code_branch import untuned
 from records import plain_record, run_record
 
 ROOT = Path(__file__).resolve().parents[2]

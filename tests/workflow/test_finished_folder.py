@@ -14,9 +14,9 @@ from expertune.config import make_config
 from expertune.errors import DatasetError, ModelSetConfigError, UsageError
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
+from expertune.outputs import check_resumed
 from expertune.record import read_record
 from expertune.workflow import choose
-from expertune.workflow.plan import check_resumed
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"

@@ -43,7 +43,7 @@ from expertune.record import ApproachChoice
 from expertune.workflow.choose import choose
 from expertune.workflow.evaluate import evaluate
 from expertune.workflow.state import Basis, Models, NotTuned
-from expertune.workflow.workspace import Workspace
+from expertune.workspace import Workspace
 from ollama_contract.server import ContractServer
 
 ROOT = Path(__file__).resolve().parents[2]

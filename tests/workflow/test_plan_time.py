@@ -15,11 +15,11 @@ from expertune.config import Config
 from expertune.errors import Interrupted, UsageError
 from expertune.estimate.capability import TrainingThroughput
 from expertune.estimate.job import JobPlan, JobSettings, JobStage
+from expertune.estimate.run_time import within_time
 from expertune.fine_tuner import FineTuner
 from expertune.model.memory import RowShape
 from expertune.record import read_record
 from expertune.train.loop import Trainer
-from expertune.workflow.plan_time import within_time
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"

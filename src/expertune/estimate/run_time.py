@@ -1,30 +1,20 @@
-"""Plan the time of a whole run before its long work; with --minutes choose the settings that fit into it."""
+"""Measure this machine with the engines and the records of a run, for the plan of its time."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..config import Config, with_changes
 from ..engine.base import Engine
-from ..errors import ExpertuneError, UsageError
-from ..estimate.job import LEAST_BUDGET, JobPlan, Speeds, Work, plan_job
-from ..estimate.plan import blocks_of, shape_of, training_speed
-from ..estimate.rating_speed import measure_conversion, measure_rating
-from ..modelset.prompt_search import records_to_rate
-from ..progress import duration_text
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
-from ..readout.states import depths_of
 from ..train.encode import Row
-from .state import TrainingPlan, run_identity
-from .workspace import Workspace
-
-log = logging.getLogger("expertune")
-
-CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "model_set_seconds"}
+from .job import LEAST_BUDGET, JobPlan, Speeds, Work
+from .plan import blocks_of, shape_of, training_speed
+from .rating_speed import measure_conversion, measure_rating
 
 
 @dataclass(frozen=True)
@@ -45,96 +35,20 @@ class Served:
         return len(self.engine.continuation(self.engine.render(example.messages), self.branch.lead))
 
 
-def plan_time(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served, ws: Workspace
-) -> TrainingPlan:
-    """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
-
-    A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
-    cannot be measured. Raises UsageError if the time given is too short for any run.
-    """
-    if ws.progress.quiet and plan.config.minutes is None and not ws.dry_run:
-        return plan
-    try:
-        with ws.progress.stage("Measuring this machine's speed"):
-            work, speeds = _measured(plan, dataset, rows, served)
-    except (ExpertuneError, RuntimeError, MemoryError) as error:
-        line = str(error).partition("\n")[0]
-        if plan.config.minutes is not None:
-            raise UsageError(f"--minutes: the speed of this machine could not be measured ({line})") from error
-        log.warning("no plan of the time: %s", line)
-        return plan
-    ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
-    job = _planned(replace(work, read_seconds=read_seconds), speeds, plan, resume=ws.resume)
-    unlabelled = [f"  {dataset.unlabelled.line()}"] if dataset.unlabelled else []
-    for line in () if ws.dry_run else [*plan_lines(job), *unlabelled]:
-        ws.progress.say(line)
-        log.info("%s", line)
-    ws.progress.whole.plan(job.shown_seconds)
-    return _with_settings(plan, job, resume=ws.resume)
-
-
-def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) -> JobPlan:
-    config = plan.config
-    given = frozenset(plan.requested.model_fields_set)
-    if not resume:
-        return plan_job(work, speeds, config, given)
-    return replace(plan_job(work, speeds, with_changes(config, minutes=None), given), minutes=config.minutes)
-
-
-def _measured(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
+def measured(
+    served: Served, base: Path, dataset: Dataset, rows: Mapping[str, Sequence[Row]], config: Config, requested: Config
 ) -> tuple[Work, Speeds]:
-    config, path, train = plan.config, plan.base.path, dataset.examples["train"]
+    """The records that a run reads, as far as its training goes, and the speeds with the `requested` settings."""
+    train, by, branch = dataset.examples["train"], served.engine, served.branch
     shape = shape_of(rows["train"], served.lead_tokens(train[0]))
     speeds = Speeds(
-        training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
-        measure_rating(
-            served.engine, train, dataset.scale, served.open_seconds, rater=served.rater, branch=served.branch
-        ),
-        measure_conversion(path, config.target_modules),
+        training_speed(base, shape, requested, fresh=True),  # other work changes from hour to hour
+        measure_rating(by, train, dataset.scale, served.open_seconds, rater=served.rater, branch=branch),
+        measure_conversion(base, config.target_modules),
     )
     parts = {part: len(examples) for part, examples in dataset.examples.items()}
-    blocks = blocks_of(path, plan.requested)
-    search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
-    depth = max(depths_of(blocks["blocks"])) if config.readout else 0
     unlabelled = sum(row.length for row in rows["unlabelled"])
-    found = Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled)
-    return found, speeds
-
-
-def _with_settings(plan: TrainingPlan, job: JobPlan, *, resume: bool) -> TrainingPlan:
-    """Add the plan; settings that it changed are part of the run's identity."""
-    changes = {name: getattr(job.settings, own) for name, own in CHOSEN.items()}
-    config = plan.config
-    if config.minutes is None or resume or all(getattr(config, name) == value for name, value in changes.items()):
-        return replace(plan, job=job)
-    config = with_changes(config, **changes)
-    return replace(plan, config=config, run_id=run_identity(plan.base, plan.dataset, config), job=job)
-
-
-def plan_lines(job: JobPlan) -> list[str]:
-    """The plan as a short table; settings that a limit has chosen come last."""
-    limit = "" if job.minutes is None else f" (limit: {job.minutes:g} minutes)"
-    lines = [f"Plan: about {duration_text(job.seconds)}{limit}"]
-    width = max(len(stage.title) for stage in job.stages)
-    lines += [f"  {stage.title:{width}}  {duration_text(stage.seconds):>12}" for stage in job.stages]
-    if job.minutes is not None:
-        own = job.settings
-        lines.append(
-            f"  with {own.layers} adapted layers, {own.epochs:g} epochs, {own.model_set_seconds:g} s at most for the "
-            f"model set, {own.answers} free-text answers"
-        )
-    return lines
-
-
-def with_actual(job: JobPlan | None, ws: Workspace) -> JobPlan | None:
-    """The plan with the seconds that its stages took."""
-    if job is None:
-        return None
-    parts = {**ws.seconds, **ws.parts}
-    parts["write"] = max(0.0, ws.seconds.get("export", 0.0) - ws.parts.get("check", 0.0))
-    return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
+    return Work(shape, **parts, **blocks_of(base, requested), unlabelled_tokens=unlabelled), speeds
 
 
 def within_time(config: Config, job: JobPlan | None, elapsed: float) -> Config:

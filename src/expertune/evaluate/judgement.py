@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..config import Config
 from ..engine.base import Engine
 from ..predict.score import Pass, Rated, rate_pass
+from ..predict.uncertainty import Uncertainty, fit_uncertainty
 from ..progress import Progress
 from ..ratings.codes import WORDS, LabelScoring
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
-from ..stats.conformal import Conformal
-from .automatable import AutomatableShare
+from .automatable import AutomatableShare, automatable_share
 from .baselines import majority, tfidf
 from .ceiling import ExpertComparison, compare_experts
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
-from .label_errors import LabelErrors
+from .label_errors import LabelErrors, Shares, UnseenRatings, likely_label_errors
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import WORD_COUNTS, Verdict, verdict
 
@@ -28,42 +28,52 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `strata`, `coverage` (of its conformal sets, None if it has none) and `automatable` describe the product alone.
-    `experts` compares it with several experts, if there are. `raters` are the predictions that were evaluated, by name
-    in the same order.
+    `uncertainty`, `strata`, `coverage` (of its conformal sets, None if it has none) and `automatable` describe the
+    product alone. `experts` compares it with several experts, if there are. `raters` are the predictions that were
+    evaluated, by name in the same order.
     """
 
     verdict: Verdict
     evaluations: tuple[Evaluation, ...]
     differences: tuple[Difference, ...]
-    strata: tuple[SubgroupColumn, ...] = ()
-    coverage: Coverage | None = None
-    experts: ExpertComparison | None = None
-    raters: Mapping[str, Sequence[Rated]] = field(default_factory=dict)
-    label_errors: LabelErrors | None = None
-    automatable: AutomatableShare | None = None
+    uncertainty: Uncertainty
+    strata: tuple[SubgroupColumn, ...]
+    coverage: Coverage | None
+    experts: ExpertComparison | None
+    raters: Mapping[str, Sequence[Rated]]
+    label_errors: LabelErrors
+    automatable: AutomatableShare
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Predictions of records that the raters had not learned: `dev`, the validation records by the rater's name, the
+    product among them; and `train`, the training records by fits of `rater` without their group, as far as there are.
+    """
+
+    dev: Mapping[str, Sequence[Rated]]
+    rater: str
+    train: Shares
 
 
 def judge(
     name: str,
-    product: Pass,
+    passes: Mapping[str, Pass],
     base: Pass,
+    unseen: Unseen,
     dataset: Dataset,
     config: Config,
-    *,
-    others: Mapping[str, Pass] | None = None,
-    conformal: Conformal | None = None,
 ) -> Judgement:
-    """Compare the product with base, TF-IDF and majority class, and with `others`: passes of further products by name,
-    each over all test records or a sample of them.
+    """Compare the product `name` with the other `passes`, the base, TF-IDF and the majority class.
 
-    `name` is the product's name in the report ("tuned", "few-shot"); `conformal` holds its thresholds. A product that
-    is a TF-IDF classifier is not compared with TF-IDF, whose figures are there all the same.
+    `passes` are over the test records or a sample of them, by the rater's name in the report ("tuned", "few-shot");
+    the product's is over all. A product that is a TF-IDF classifier is not compared with TF-IDF, whose figures are
+    there all the same.
     """
-    split, scale = dataset.split, dataset.scale
+    split, scale, product = dataset.split, dataset.scale, passes[name].rated
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
-        name: (product.rated, product.rows_per_second),
-        **{other: (each.rated, each.rows_per_second) for other, each in (others or {}).items()},
+        name: (product, passes[name].rows_per_second),
+        **{other: (each.rated, each.rows_per_second) for other, each in passes.items() if other != name},
         "base": (base.rated, base.rows_per_second),
         "TF-IDF": (tfidf(split.train, split.test, scale, config.seed), None),
         "majority": (majority(split.train, split.test, scale), None),
@@ -73,25 +83,51 @@ def judge(
         for rater, (rated, speed) in raters.items()
     }
     itself = (name, "TF-IDF") if name == WORD_COUNTS else (name,)
-    rivals: Mapping[str, Sequence[Rated]] = {
-        rater: rated for rater, (rated, _) in raters.items() if rater not in itself
-    }
-    differences = compare((name, product.rated), rivals, split.test, scale, split.groups, config)
-    product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
-    on_test = (split.test, product.rated, scale, split.groups)
-    found, experts = (
-        verdict(product_, base_, tfidf_, majority_, differences),
-        experts_of(dataset, config, product.rated),
-    )
+    by_name = {rater: rated for rater, (rated, _) in raters.items()}
+    rivals = {rater: rated for rater, rated in by_name.items() if rater not in itself}
+    differences = compare((name, product), rivals, split.test, scale, split.groups, config)
+    found = verdict(*(evaluations[rater] for rater in (name, "base", "TF-IDF", "majority")), differences)
+    uncertainty, experts = _uncertainty(unseen.dev[name], dataset, config), experts_of(dataset, config, product)
+    on_test, conformal = (split.test, product, scale, split.groups), uncertainty.conformal
     return Judgement(
         replace(found, line=found.line + experts.sentence()) if experts else found,
         tuple(evaluations.values()),
         tuple(differences),
+        uncertainty,
         subgroups_of(*on_test, config.subgroups, config.confidence_level),
         conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
         experts,
-        {rater: rated for rater, (rated, _) in raters.items()},
+        by_name,
+        _label_errors(name, unseen, by_name, dataset),
+        _automatable(unseen.dev[name], product, uncertainty, dataset, config),
     )
+
+
+def _uncertainty(dev: Sequence[Rated], dataset: Dataset, config: Config) -> Uncertainty:
+    """Fitted on the validation records that the product has rated."""
+    known = {each.id for each in dev}
+    examples = [example for example in dataset.examples["dev"] if example.id in known]
+    return fit_uncertainty(dev, dataset.examples["train"], examples, dataset.scale, seed=config.seed)
+
+
+def _automatable(
+    dev: Sequence[Rated], test: Sequence[Rated], uncertainty: Uncertainty, dataset: Dataset, config: Config
+) -> AutomatableShare:
+    split = dataset.split
+    parts = (split.dev, dev), (split.test, test)
+    return automatable_share(*parts, dataset.scale, split.groups, uncertainty.calibration, config)
+
+
+def _label_errors(name: str, unseen: Unseen, by_test: Mapping[str, Sequence[Rated]], dataset: Dataset) -> LabelErrors:
+    """Of all parts; the product is the first rater of validation and test records."""
+    split, scale = dataset.split, dataset.scale
+    by_dev = {name: unseen.dev[name], **unseen.dev}
+    parts = [
+        UnseenRatings("train", (unseen.rater,), split.train, unseen.train),
+        UnseenRatings.by_consensus("dev", split.dev, by_dev, scale),
+        UnseenRatings.by_consensus("test", split.test, by_test, scale),
+    ]
+    return likely_label_errors(parts, scale)
 
 
 def experts_of(dataset: Dataset, config: Config, rated: Sequence[Rated] = ()) -> ExpertComparison | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..engine.decision import TEMPLATE
 from ..ratings.codes import CodeBranch
 from ..ratings.schema import Example
+from ..train.code_branch import is_decision
 
 if TYPE_CHECKING:
     from ..engine.llama_cpp.engine import LlamaCppEngine
@@ -62,6 +63,12 @@ def frame_of(engine: LlamaCppEngine, branch: CodeBranch, examples: Sequence[Exam
             some = (each.removeprefix(begin) for each in expected[:MOST_TOKENISED])
             return frame if all(engine.with_begin(each) == begin + each for each in some) else None
     return None
+
+
+def decision_frame(engine: LlamaCppEngine, branch: CodeBranch, examples: Sequence[Example]) -> PromptFrame | None:
+    """The frame, if a decision model's server can render it and reads the tokens of the codes."""
+    readable = is_decision(engine, engine.render(examples[0].messages), branch)
+    return frame_of(engine, branch, examples) if readable else None
 
 
 def decision_keys(architecture: str, frame: PromptFrame, temperature: float, note: str = "") -> dict[str, str | float]:

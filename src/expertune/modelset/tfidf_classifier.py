@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..predict.score import Prediction, Scorer
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.folds import FOLDS, group_folds
@@ -121,6 +122,19 @@ def out_of_fold(
         for at, shares in zip(places, own, strict=True):
             found[at] = shares
     return found
+
+
+def soft_labels(dataset: Dataset, *, out_of_fold_too: bool, seed: int) -> dict[str, tuple[float, ...]]:
+    """Probabilities of the records without a rating, and with `out_of_fold_too` of the training records, by id."""
+    train, scale, soft = dataset.split.train, dataset.scale, dict[str, tuple[float, ...]]()
+    if out_of_fold_too:
+        found = out_of_fold(train, scale, dataset.split.groups, seed=seed)
+        soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
+    others = dataset.unlabelled.records if dataset.unlabelled else ()
+    if others and (tables := fit_tfidf(train, scale, seed=seed)):
+        found = predict_tfidf(tables, [each.prompt for each in others], scale.labels)
+        soft |= {each.id: shares for each, shares in zip(others, found, strict=True)}
+    return soft
 
 
 def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> Any:

@@ -280,6 +280,17 @@ def rate_pass(
     return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
 
 
+def unfinished_notes(tuned: Pass) -> tuple[str, ...]:
+    """A note if the tuned model was asked for no more free answers (see `rate_examples`)."""
+    answers = sum(each.answer is not None for each in tuned.rated)
+    if answers != FIRST_ANSWERS or answers == len(tuned.rated):
+        return ()
+    return (
+        f"the tuned model ended none of its first {answers} free-text answers within {LONGEST_ANSWER} tokens; "
+        "it was asked for no more",
+    )
+
+
 def _rate(
     engine: Engine, example: Example, scale: RatingScale, scoring: LabelScoring, answer_tokens: int
 ) -> tuple[Rated, bool]:

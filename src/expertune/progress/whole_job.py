@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .throughput import duration_text
+
+if TYPE_CHECKING:
+    from ..estimate.job import JobPlan
 
 COUNTED = ("base", "load", "train")  # parts whose work one stage counts; the share of others goes by their time
 MOST = 0.95  # share of a part that takes longer than planned
@@ -81,6 +87,21 @@ class WholeJob:
                 actual += self._spent(name)
                 planned += part.planned * (part.share - part.first)
         return actual / planned if planned > 0 else 1.0
+
+
+def plan_lines(job: JobPlan) -> list[str]:
+    """The plan as a short table; settings that a limit has chosen come last."""
+    limit = "" if job.minutes is None else f" (limit: {job.minutes:g} minutes)"
+    lines = [f"Plan: about {duration_text(job.seconds)}{limit}"]
+    width = max(len(stage.title) for stage in job.stages)
+    lines += [f"  {stage.title:{width}}  {duration_text(stage.seconds):>12}" for stage in job.stages]
+    if job.minutes is not None:
+        own = job.settings
+        lines.append(
+            f"  with {own.layers} adapted layers, {own.epochs:g} epochs, {own.model_set_seconds:g} s at most for the "
+            f"model set, {own.answers} free-text answers"
+        )
+    return lines
 
 
 def left_text(seconds: float) -> str:

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import outputs
+from ..config import Config
+from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError
 from ..estimate.job import TITLES
 from ..predict.score import Pass, Rated
-from ..readout.curve import states_curve
-from ..readout.fit import Fit, fit
-from ..readout.record import VERSION, ReadoutRecord
-from ..readout.states import BaseStates, PooledStates, TrainingPass
+from ..ratings.dataset import Dataset
+from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
-from .state import EncodedDataset, NotTuned
-from .workspace import Workspace
+from ..train.encode import Candidates, Row
+from ..workspace import Workspace
+from .curve import states_curve
+from .fit import Fit, fit
+from .record import VERSION, ReadoutRecord
+from .states import BaseStates, PooledStates, TrainingPass
 
 log = logging.getLogger("expertune")
 
 PARTS = ("train", "unlabelled", "dev", "test")  # in the order of the states
+
+
+@dataclass(frozen=True)
+class ReadoutData:
+    """What a readout is fitted on: a dataset as token rows by part, with the base of the run `run_id`."""
+
+    dataset: Dataset
+    rows: Mapping[str, Sequence[Row]]
+    candidates: Candidates
+    base: Base
+    config: Config
+    run_id: str
 
 
 @dataclass(frozen=True)
@@ -40,21 +56,29 @@ class Readout:
     soft_labels: Mapping[str, tuple[float, ...]]
     curve: LearningCurve | None = None
 
+    @property
+    def info(self) -> ReadoutInfo:
+        record = self.record
+        return ReadoutInfo(
+            output_file=outputs.READOUT,
+            depth=record.states.depth,
+            features=record.states.features,
+            states_weight=record.states_weight,
+            tfidf_weight=record.tfidf_weight,
+            out_of_fold={
+                name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss}
+                for name, each in record.out_of_fold.items()
+            },
+        )
 
-def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
-    """Fit the readout; None if none was requested or it cannot be fitted. Raises OutputError.
 
-    With --approach tune it is not recommended, but its out-of-fold predictions are the adapter's soft labels.
-    """
-    if isinstance(encoded, NotTuned) or not encoded.plan.config.readout:
+def build_readout(data: ReadoutData, ws: Workspace) -> Readout | None:
+    """Fit the readout; None if it cannot be fitted. Raises OutputError."""
+    try:
+        readout = _fitted(data, _states(data, ws), ws)
+    except FineTuningNotSupportedError as error:
+        log.warning("no readout: %s", error)
         return None
-    with ws.stage("readout"):
-        try:
-            states = _states(encoded, ws)
-        except FineTuningNotSupportedError as error:
-            log.warning("no readout: %s", error)
-            return None
-        readout = _fitted(encoded, states, ws)
     if readout is None:
         log.warning("no readout: too few training records or groups for cross-validation")
         return None
@@ -65,22 +89,22 @@ def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | 
     return readout
 
 
-def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
+def _states(data: ReadoutData, ws: Workspace) -> PooledStates:
     """States of all records, computed once: a resumed run reads them from the checkpoints."""
     from ..model.states import shared_tokens  # these import torch
     from ..train.checkpoint import CheckpointPlace
 
-    path, run_id = ws.checkpoints / "states.npz", encoded.plan.run_id
+    path, run_id = ws.checkpoints / "states.npz", data.run_id
     if ws.resume and (kept := PooledStates.read(path, run_id)):
         return kept
-    rows = encoded.rows
+    rows = data.rows
     shared = shared_tokens([row.prompt for row in rows["train"]])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
-    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], encoded.candidates, place)
+    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], data.candidates, place)
     title, records = f"{TITLES['readout']}: reading the records", sum(map(len, rows.values()))
     with ws.progress.stage(title, total=records, unit="records") as stage:
         start = time.perf_counter()
-        base = BaseStates(encoded.plan.base.path, encoded.plan.config)
+        base = BaseStates(data.base.path, data.config)
         parts = [
             base.of_training(training, shared, stage.advance),
             *(base.of([row.prompt for row in rows[part]], shared, on_prompt=stage.advance) for part in PARTS[2:]),
@@ -90,23 +114,23 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
     return found
 
 
-def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Readout | None:
-    dataset, config = encoded.dataset, encoded.plan.config
+def _fitted(data: ReadoutData, states: PooledStates, ws: Workspace) -> Readout | None:
+    dataset, config = data.dataset, data.config
     of_part, at = {}, 0
     for part in PARTS:
-        of_part[part] = states.states_NLPD[at : at + len(encoded.rows[part])]
-        at += len(encoded.rows[part])
+        of_part[part] = states.states_NLPD[at : at + len(data.rows[part])]
+        at += len(data.rows[part])
     train = dataset.split.train
     found = replace(states, states_NLPD=of_part["train"])
     with ws.progress.stage(f"{TITLES['readout']}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None
-    record = _record(encoded, made)
+    record = _record(data, made)
     layer, each = states.depths.index(record.states.depth), states.seconds / at
 
     def rate(part: str) -> Pass:
-        examples, rows = dataset.examples[part], encoded.rows[part]
+        examples, rows = dataset.examples[part], data.rows[part]
         texts = [example.record for example in examples]
         shares = record.predict(of_part[part][:, layer], texts)
         rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
@@ -121,8 +145,8 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
     return Readout(record, rate("dev"), rate("test"), soft, curve)
 
 
-def _record(encoded: EncodedDataset, made: Fit) -> ReadoutRecord:
-    dataset, base = encoded.dataset, encoded.plan.base
+def _record(data: ReadoutData, made: Fit) -> ReadoutRecord:
+    dataset, base = data.dataset, data.base
     return ReadoutRecord(
         version=VERSION,
         base_model=base.name,

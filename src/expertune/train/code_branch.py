@@ -12,6 +12,7 @@ from ..ratings.codes import CodeBranch
 
 # Lead and what precedes the code. A JSON lead comes first: Ollama's grammar can force such an answer (engine.ollama).
 LEADS = (('{"code": "', ""), ("Code:", " "), ("Code:\n", ""))
+NO_BRANCH = "no code branch: the tokenizer has too few codes that are one token each"
 
 
 @dataclass(frozen=True)

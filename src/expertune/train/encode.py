@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..engine.base import Engine
 from ..engine.label_scoring import common_prefix, distinguishing
 from ..errors import DatasetError, TrainingFailedError
+from ..predict.score import likeliest
 from ..ratings.codes import CodeBranch
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_opening
 from ..ratings.schema import Example
 from .code_branch import CodeTokens, code_tokens
@@ -123,6 +125,46 @@ def unrated_row(id: str, prompt: Sequence[int], answers: Candidates, label: int 
     """A row that learns only its label decisions: no token has a weight, and the answer ends with the last decision."""
     answer = (*answers.shared, *answers.own[label])[: answers.decisions(label)[-1] + 1]
     return Row(id, label, tuple(prompt), answer, (0.0,) * len(answer), rated=False)
+
+
+def labelled_rows(rows: Sequence[Row], answers: Candidates, shares: Mapping[str, Sequence[float]]) -> tuple[Row, ...]:
+    """The rows of records without a rating, each with its most probable label; without those that have no `shares`."""
+    return tuple(
+        unrated_row(row.id, row.prompt, answers, likeliest(own)) for row in rows if (own := shares.get(row.id))
+    )
+
+
+def encode_all(
+    engine: Engine, dataset: Dataset, answers: Candidates, *, rationale_weight: float, on_row: Callable[[], None]
+) -> list[Row]:
+    """Tokenise the examples of all parts, then the records without a rating."""
+    examples = [example for part in dataset.examples.values() for example in part]
+    rows = encode(engine, examples, dataset.scale, rationale_weight=rationale_weight, on_row=on_row)
+    for each in dataset.unlabelled.records if dataset.unlabelled else ():
+        messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
+        rows.append(unrated_row(each.id, engine.tokenize(engine.render(messages)), answers))
+        on_row()
+    return rows
+
+
+def rows_by_part(
+    rows: Sequence[Row], dataset: Dataset, limit: int, *, drop: bool
+) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+    """Rows of at most `limit` tokens by part, those without a rating as "unlabelled", and the dataset of their records.
+
+    Raises as check_lengths, and TrainingFailedError if a part is empty. Too long records without a rating are left out.
+    """
+    unrated = check_lengths([row for row in rows if not row.rated], limit, drop=True)
+    fitting = {row.id: row for row in check_lengths([row for row in rows if row.rated], limit, drop=drop)}
+    fitting |= {row.id: row for row in unrated}
+    kept = dataset.without(frozenset(row.id for row in rows if row.id not in fitting))
+    empty = [part for part, left in kept.examples.items() if not left]
+    if empty:
+        raise TrainingFailedError(
+            f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
+        )
+    by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
+    return by_part | {"unlabelled": tuple(unrated)}, kept
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:

@@ -7,14 +7,14 @@ import logging
 from ..config import with_changes
 from ..errors import ModelSetConfigError
 from ..estimate.job import COMPARED_BUDGET
+from ..estimate.run_time import within_time
 from ..modelset.choose import MODEL_SET, TUNE, by_validation, with_readout
 from ..modelset.fit import ModelSet
 from ..modelset.fit import fit_model_set as fit
+from ..readout.build import Readout
 from ..record import ApproachChoice
-from .plan_time import within_time
-from .readout import Readout
+from ..workspace import Workspace
 from .state import Basis, NotTuned, Tuned
-from .workspace import Workspace
 
 log = logging.getLogger("expertune")
 

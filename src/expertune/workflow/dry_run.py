@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from ..progress.whole_job import plan_lines
 from ..ratings.dataset import Dataset
+from ..workspace import Workspace
 from .encode import time_run
 from .find_base import find_models
 from .plan import plan_training
-from .plan_time import plan_lines
 from .state import NotTuned, RunRequest, TrainingPlan
 from .tune import require_tuned_or_fallback
-from .workspace import Workspace
 
 
 def dry_run(request: RunRequest, dataset: Dataset, ws: Workspace) -> list[str]:

@@ -11,20 +11,20 @@ from functools import partial
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
-from ..errors import TrainingFailedError
 from ..estimate.job import BASE_SAMPLE, TITLES
+from ..estimate.run_time import Served
 from ..evaluate.judgement import rate_shown
+from ..export.decision import decision_frame
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
-from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
-from .code_branch import branch_of, decision_frame
-from .plan import write_inputs
-from .plan_time import Served, plan_time
+from ..train.code_branch import NO_BRANCH, choose_branch
+from ..train.encode import Candidates, Row, candidates, encode_all, rows_by_part
+from ..workspace import Workspace
+from .plan import plan_time, write_inputs
 from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
-from .workspace import Workspace
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
@@ -56,47 +56,37 @@ class _Tokenized:
     engine: LlamaCppEngine
     rater: Engine
     branch: CodeBranch | None
-    notes: tuple[str, ...]
 
 
 @contextmanager
 def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
-    config, base = plan.config, plan.base
+    config, base, scale = plan.config, plan.base, plan.dataset.scale
     context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
     opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
-        branch, notes = branch_of(engine, plan)
-        plan = replace(plan, dataset=plan.dataset.with_codes(branch))
-        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
-        rows, dataset = _token_rows(engine, answers, plan, ws)
+        branch = _code_branch(plan, engine)
+        whole = plan.dataset.with_codes(branch)
+        answers = candidates(engine, whole.examples["train"][0], scale, branch)
+        total = sum(whole.counts.values()) + (len(whole.unlabelled.records) if whole.unlabelled else 0)
+        with ws.progress.stage(TITLES["read"], total=total, unit="records") as stage:
+            weight = config.rationale_weight
+            every = encode_all(engine, whole, answers, rationale_weight=weight, on_row=stage.advance)
+        limit = min(config.max_tokens, engine.context)
+        rows, dataset = rows_by_part(every, whole, limit, drop=config.long_records == "drop")
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        plan = plan_time(plan, dataset, rows, Served(engine, rater, open_seconds, branch), ws)
-        yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
+        served = Served(engine, rater, open_seconds, branch)
+        planned = plan_time(replace(plan, dataset=whole), dataset, rows, served, ws)
+        yield _Tokenized(rows, answers, dataset, planned, engine, rater, branch)
 
 
-def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
-    with _tokenized(plan, ws) as found:
-        dataset, plan = found.dataset, found.plan
-        write_inputs(plan, ws)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
-        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, TITLES["base"])
-        with ws.part("base"):
-            rated = ws.once("base-test", plan.run_id, rate_base)
-        return EncodedDataset(
-            dataset=dataset,
-            rows=found.rows,
-            candidates=found.candidates,
-            context=found.engine.context,
-            test=rated,
-            notes=(*found.rater.notes, *found.notes),
-            folds_system=found.engine.folds_system,
-            plan=plan,
-            branch=found.branch,
-            frame=decision_frame(found.engine, dataset.examples["train"], found.branch) if found.branch else None,
-        )
+def _code_branch(plan: TrainingPlan, engine: Engine) -> CodeBranch | None:
+    if not plan.config.code_branch:
+        return None
+    dataset = plan.dataset
+    return choose_branch(engine, engine.render(dataset.examples["train"][0].messages), len(dataset.scale.labels))
 
 
 def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int) -> AbstractContextManager[Engine]:
@@ -106,28 +96,23 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
     return closing(open_base(plan.base, rating_in_a_run(plan.config), context=context))
 
 
-def _token_rows(
-    engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Workspace
-) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
-    """Token rows by part and of the records without a rating, and the dataset without records that are too long."""
-    dataset, config = plan.dataset, plan.config
-    unrated = dataset.unlabelled.records if dataset.unlabelled else ()
-    examples = [example for part in dataset.examples.values() for example in part]
-    with ws.progress.stage(TITLES["read"], total=len(examples) + len(unrated), unit="records") as stage:
-        rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
-        others = []
-        for each in unrated:
-            messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
-            others.append(unrated_row(each.id, engine.tokenize(engine.render(messages)), answers))
-            stage.advance()
-    limit = min(config.max_tokens, engine.context)
-    fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
-    fitting |= {row.id: row for row in check_lengths(others, limit, drop=True)}
-    kept = dataset.without(frozenset(each.id for each in (*examples, *unrated) if each.id not in fitting))
-    empty = [part for part, left in kept.examples.items() if not left]
-    if empty:
-        raise TrainingFailedError(
-            f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
+def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
+    with _tokenized(plan, ws) as found:
+        dataset, planned, engine, branch = found.dataset, found.plan, found.engine, found.branch
+        write_inputs(planned, ws)
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, planned.config.seed)
+        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, TITLES["base"])
+        with ws.part("base"):
+            rated = ws.once("base-test", planned.run_id, rate_base)
+        return EncodedDataset(
+            dataset=dataset,
+            rows=found.rows,
+            candidates=found.candidates,
+            context=engine.context,
+            test=rated,
+            notes=(*found.rater.notes, *((NO_BRANCH,) if planned.config.code_branch and not branch else ())),
+            folds_system=engine.folds_system,
+            plan=planned,
+            branch=branch,
+            frame=decision_frame(engine, branch, dataset.examples["train"]) if branch else None,
         )
-    by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
-    return by_part | {"unlabelled": tuple(row for row in others if row.id in fitting)}, kept

@@ -10,8 +10,8 @@ from ..modelset.members import base_member, further_members
 from ..rate.artifact import ANSWER_ROOM
 from ..torch_engine import NAME as TORCH
 from ..torch_engine import check_readable
+from ..workspace import Workspace
 from .state import Models, RunRequest, as_value
-from .workspace import Workspace
 
 
 def find_models(request: RunRequest, ws: Workspace) -> Models:

@@ -1,27 +1,32 @@
-"""Resolve the automatic settings of the training; a resumed run takes them from the first run."""
+"""Resolve the automatic settings of the training, and plan the time of the run; with --minutes settings that fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from .. import outputs
-from ..config import AUTO, Config, as_dict, make_config
+from ..config import Config, with_changes
 from ..engine.base_model import Base
-from ..errors import FineTuningNotSupportedError, UsageError
+from ..errors import ExpertuneError, FineTuningNotSupportedError, UsageError
+from ..estimate.job import plan_job
+from ..estimate.run_time import Served, measured
 from ..files import write_text
 from ..gguf.read import GGUFFile
+from ..modelset.prompt_search import records_to_rate
+from ..progress.whole_job import plan_lines
 from ..ratings.audit import FEW_ROWS
 from ..ratings.dataset import Dataset
 from ..ratings.examples import training_lines
-from ..renamed_settings import current_settings
-from .state import Models, NotTuned, RunRequest, TrainingPlan, as_value, run_identity
-from .workspace import Workspace
+from ..readout.states import depths_of
+from ..train.encode import Row
+from ..workspace import Workspace
+from .state import Models, NotTuned, RunRequest, TrainingPlan, as_value
 
-# values that mean: chosen by the run
-AUTOMATIC = {**dict.fromkeys(("device", "compute_dtype", "learning_rate", "epochs", "layers"), AUTO), "threads": None}
-BUDGET = Config().model_set_budget_seconds
+log = logging.getLogger("expertune")
+
+CHOSEN = {"layers": "layers", "epochs": "epochs", "model_set_budget_seconds": "model_set_seconds"}
 
 
 def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Workspace) -> TrainingPlan | NotTuned:
@@ -38,14 +43,21 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
     if isinstance(models.base, NotTuned):
         return models.base
     base = models.base
-    return as_value(lambda: _plan(dataset, base, request, ws))
+    return as_value(lambda: _plan(dataset, base, request.config, ws))
 
 
-def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> TrainingPlan:
+def _plan(dataset: Dataset, base: Base, requested: Config, ws: Workspace) -> TrainingPlan:
+    """With the settings of the resumed run if there are some, else those `requested`, with numbers for "auto"."""
+    from ..model.arch import read_config
+    from ..model.load import resolve  # imports torch
     from ..train.checkpoint import check_owner
+    from ..train.recipe import with_recipe
 
-    config = _resolved(base, request, len(dataset.examples["train"]), ws)
-    plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
+    with GGUFFile(base.path) as file:
+        read_config(file)  # refuses architectures that cannot be tuned
+        first = outputs.first_run(ws.folder)[0] if ws.resume else None
+        config = first or with_recipe(file, resolve(file, requested), len(dataset.examples["train"]))
+    plan = TrainingPlan(dataset, base, config, requested)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
     return plan
@@ -60,41 +72,41 @@ def write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
     outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)
 
 
-def _resolved(base: Base, request: RunRequest, records: int, ws: Workspace) -> Config:
-    """Settings of the resumed run if there are some, else the given ones with automatic values set for so many
-    training records.
+def plan_time(
+    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served, ws: Workspace
+) -> TrainingPlan:
+    """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
+
+    A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
+    cannot be measured. Raises UsageError if the time given is too short for any run.
     """
-    from ..model.arch import read_config
-    from ..model.load import resolve
-    from ..train.recipe import with_recipe
-
-    with GGUFFile(base.path) as file:
-        read_config(file)  # refuses architectures that cannot be tuned
-        first = _first_run(ws.folder)[0] if ws.resume else None
-        return first or with_recipe(file, resolve(file, request.config), records)
-
-
-def check_resumed(folder: Path, config: Config, topics: str) -> None:
-    """Raise UsageError, which names them, if settings differ from those of the run that `folder` holds."""
-    first, run = _first_run(folder)
-    if first is None:
-        return
-    # a limit on the time also chooses the model set's
-    automatic = AUTOMATIC if first.minutes is None else AUTOMATIC | {"model_set_budget_seconds": BUDGET}
-    given = {name: value for name, value in as_dict(config).items() if automatic.get(name) != value}
-    before = {**as_dict(first), "topics": run.get("topics", topics)}
-    differ = {name: value for name, value in {**given, "topics": topics}.items() if before[name] != value}
-    if differ:
-        named = ", ".join(f"{name} ({value!r}, there {before[name]!r})" for name, value in differ.items())
-        raise UsageError(
-            f"--resume: not the settings of the run in {folder}: {named}; repeat those, or start without --resume"
-        )
-
-
-def _first_run(folder: Path) -> tuple[Config | None, Mapping[str, Any]]:
-    """Settings and inputs of the run that wrote training_config.yaml; None if there is no such file."""
-    path = folder / outputs.TRAINING_CONFIG
-    if not path.exists():
-        return None, {}
-    kept = outputs.read_config(path)
-    return make_config(current_settings(kept["settings"], warn=False)), kept["run"]
+    config = plan.config
+    if ws.progress.quiet and config.minutes is None and not ws.dry_run:
+        return plan
+    try:
+        with ws.progress.stage("Measuring this machine's speed"):
+            work, speeds = measured(served, plan.base.path, dataset, rows, config, plan.requested)
+    except (ExpertuneError, RuntimeError, MemoryError) as error:
+        line = str(error).partition("\n")[0]
+        if config.minutes is not None:
+            raise UsageError(f"--minutes: the speed of this machine could not be measured ({line})") from error
+        log.warning("no plan of the time: %s", line)
+        return plan
+    ws.parts["read"] = read_seconds = round(ws.elapsed, 3)
+    whole = replace(
+        work,
+        read_seconds=read_seconds,
+        search_records=records_to_rate(len(dataset.scale.labels), work.dev, redact=config.redact),
+        readout_blocks=max(depths_of(work.blocks)) if config.readout else 0,
+    )
+    kept = with_changes(config, minutes=None) if ws.resume else config
+    job = replace(plan_job(whole, speeds, kept, frozenset(plan.requested.model_fields_set)), minutes=config.minutes)
+    unlabelled = [f"  {dataset.unlabelled.line()}"] if dataset.unlabelled else []
+    for line in () if ws.dry_run else [*plan_lines(job), *unlabelled]:
+        ws.progress.say(line)
+        log.info("%s", line)
+    ws.progress.whole.plan(job.shown_seconds)
+    if kept.minutes is None:
+        return replace(plan, job=job)
+    chosen = {name: getattr(job.settings, own) for name, own in CHOSEN.items()}
+    return replace(plan, config=with_changes(config, **chosen), job=job)

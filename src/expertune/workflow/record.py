@@ -11,10 +11,12 @@ from ..evaluate.judgement import experts_of
 from ..evaluate.predictions import label_error_rows, prediction_rows
 from ..evaluate.tfidf_curve import tfidf_curve
 from ..modelset.choose import MODEL_SET, READOUT, TUNE
+from ..modelset.code_branch import untuned
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
 from ..ratings.leaks import spoiled
 from ..ratings.unlabelled import Unlabelled
+from ..readout.build import Readout
 from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
 from ..record import (
@@ -36,12 +38,9 @@ from ..register.preflight import failed_checks, gate_failures
 from ..report import write_report
 from ..report_record import ReportRecord
 from ..stats.learning_curve import LearningCurve
-from .code_branch import untuned
+from ..workspace import Workspace
 from .evaluate import Evaluated
-from .plan_time import with_actual
-from .readout import Readout
 from .state import Basis, NotTuned, RunRequest, Tuned
-from .workspace import Workspace
 
 SCORED = {  # end of the verdict
     "words": "",
@@ -74,7 +73,7 @@ def write_results(
     record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
-    record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
+    record = record.model_copy(update={"plan": ws.with_actual(basis.job)})  # with the time of the report
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
@@ -86,7 +85,7 @@ def write_tables(evaluated: Evaluated, basis: Basis, ws: Workspace) -> None:
     judgement, dataset = evaluated.judgement, basis.dataset
     if judgement is None:
         return
-    conformal = evaluated.uncertainty.conformal if evaluated.uncertainty else None
+    conformal = judgement.uncertainty.conformal
     split = dataset.split
     rows = prediction_rows(split.test, judgement.raters, conformal, dataset.scale, split.groups)
     outputs.write_table(ws.folder / outputs.TEST_PREDICTIONS, rows)
@@ -140,7 +139,7 @@ def _record(
         evaluation=evaluation,
         training=kept.training if kept else None,
         export=kept.export if kept else None,
-        rating=evaluated.uncertainty,
+        rating=judgement.uncertainty if judgement else None,
         conformal=evaluation.conformal,
         data_audit=_audit(dataset, kept, evaluated),
         split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
@@ -153,7 +152,7 @@ def _record(
         settings=as_dict(config),
         seed=config.seed,
         timings=dict(ws.seconds),
-        plan=with_actual(basis.job, ws),
+        plan=ws.with_actual(basis.job),
     )
     return with_checks(record, choice)
 

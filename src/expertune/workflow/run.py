@@ -7,16 +7,15 @@ from collections.abc import Callable
 from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
+from ..workspace import Workspace
 from .choose import choose, fit_model_set
 from .encode import encode_dataset
 from .evaluate import evaluate
 from .find_base import find_models
 from .plan import plan_training
-from .readout import fit_readout
 from .record import write_results
 from .state import RunRequest, basis_of
-from .tune import require_tuned_or_fallback, tune
-from .workspace import Workspace
+from .tune import fit_readout, require_tuned_or_fallback, tune
 
 Announce = Callable[[RunRecord], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -74,7 +74,7 @@ class Models:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Inputs of the training, with all settings resolved. Plans with the same `run_id` make the same adapter.
+    """Inputs of the training, with all settings resolved.
 
     `requested` holds the settings as given; `job` is the plan of the whole run, None if no speed could be measured.
     """
@@ -82,9 +82,23 @@ class TrainingPlan:
     dataset: Dataset
     base: Base
     config: Config
-    run_id: str
     requested: Config
     job: JobPlan | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Hash of everything that determines the adapter."""
+        base, dataset = self.base, self.dataset
+        facts = {
+            "base": base.sha256,
+            "rows": dataset.input_sha256,
+            "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
+            "topics": dataset.topics,
+            "labels": dataset.scale.labels,
+            "settings": as_dict(self.config),
+            "prompts": [base.renderer is not None, base.located.template],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -154,25 +168,9 @@ def basis_of(
     encoded: EncodedDataset | NotTuned,
 ) -> Basis:
     """Take the encoded dataset and the plan's settings where they exist, else those of the request."""
-    basis = Basis(dataset, request.config, models, given=frozenset(request.config.model_fields_set))
-    if isinstance(plan, TrainingPlan):
-        basis = replace(basis, config=plan.config)
-    if isinstance(encoded, NotTuned):
-        return basis
-    plan, branch = encoded.plan, encoded.branch
-    tokenized = {"dataset": encoded.dataset, "base_test": encoded.test, "branch": branch}
-    return replace(basis, config=plan.config, job=plan.job, **tokenized)
-
-
-def run_identity(base: Base, dataset: Dataset, config: Config) -> str:
-    """Hash of everything that determines the adapter."""
-    facts = {
-        "base": base.sha256,
-        "rows": dataset.input_sha256,
-        "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
-        "topics": dataset.topics,
-        "labels": dataset.scale.labels,
-        "settings": as_dict(config),
-        "prompts": [base.renderer is not None, base.located.template],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    given = frozenset(request.config.model_fields_set)
+    if isinstance(encoded, EncodedDataset):
+        latest = encoded.plan
+        return Basis(encoded.dataset, latest.config, models, encoded.test, latest.job, given, encoded.branch)
+    config = plan.config if isinstance(plan, TrainingPlan) else request.config
+    return Basis(dataset, config, models, given=given)

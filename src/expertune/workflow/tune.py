@@ -1,15 +1,13 @@
-"""Tune the base on the training records: train the adapter, merge it into the base, require a gain in macro-F1."""
+"""Fit the readout on the base; tune the base: train the adapter, merge it, require a gain in macro-F1."""
 
 from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
@@ -22,19 +20,19 @@ from ..export.quant_types import TypeChoice, WeightUpdate
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
-from ..modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
+from ..modelset.code_branch import decision_of, scored
+from ..modelset.tfidf_classifier import soft_labels
 from ..predict.score import Pass, Rated, sample_of
-from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
+from ..readout.build import Readout, ReadoutData, build_readout
+from ..torch_engine import LLAMA_CPP, open_base, rate_rows, rated_rows, rating_in_a_run
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
-from ..train.encode import Row, unrated_row
+from ..train.encode import labelled_rows
 from ..train.events import Event
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
-from .code_branch import decision_of, scored
-from .readout import Readout
+from ..workspace import Workspace
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
-from .workspace import Workspace
 
 log = logging.getLogger("expertune")
 
@@ -56,6 +54,19 @@ class _Trained:
     base_dev: tuple[Rated, ...]
     adapter_dev: tuple[Rated, ...]
     code_dev: tuple[Rated, ...]
+
+
+def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | None:
+    """Fit the readout; None if none was requested or it cannot be fitted. Raises OutputError.
+
+    With --approach tune it is not recommended, but its out-of-fold predictions are the adapter's soft labels.
+    """
+    if isinstance(encoded, NotTuned) or not encoded.plan.config.readout:
+        return None
+    plan = encoded.plan
+    data = ReadoutData(encoded.dataset, encoded.rows, encoded.candidates, plan.base, plan.config, plan.run_id)
+    with ws.stage("readout"):
+        return build_readout(data, ws)
 
 
 def tune(encoded: EncodedDataset | NotTuned, readout: Readout | None, ws: Workspace) -> Tuned | NotTuned:
@@ -81,22 +92,21 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
 
 
 def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
-    plan = encoded.plan
-    with GGUFFile(plan.base.path) as file:
+    config, dataset = encoded.plan.config, encoded.dataset
+    with GGUFFile(encoded.plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
-            trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
+            trained = _train(file, encoded, _soft_labels(encoded, readout), ws, should_stop)
         with ws.stage("export"), ws.progress.whole.part("write"), _served_or_diverged(trained):
-            keys = decision_of(encoded, trained.summary.family, trained.adapter_dev, trained.code_dev)
+            by_adapter = (trained.adapter_dev, trained.code_dev, dataset, config)
+            keys = decision_of(encoded.frame, trained.summary.family, *by_adapter)
             metadata = {**_provenance(encoded), **keys.metadata}
             target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
-            merged = merge(
-                target, plan.config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws)
-            )
-            by_file = merged.checked.served if plan.config.engine == LLAMA_CPP else merged.checked.reread
+            merged = merge(target, config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws))
+            by_file = merged.checked.served if config.engine == LLAMA_CPP else merged.checked.reread
             export = summarize_export(file, merged, by_file, encoded.test)
     words = merged.checked.reread.rated
     _require_gain_over_base(words, trained, encoded)
-    branch = scored(encoded, keys, words, merged.checked.by_code)
+    branch = scored(encoded.branch, keys, words, merged.checked.by_code, dataset, config)
     tuned = Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded, branch)
     return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
 
@@ -110,31 +120,12 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
 
-def soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
-    """Probabilities of the training records, out of fold, and of those without a rating: by the readout, or by TF-IDF
-    where there is none."""
-    dataset, config = encoded.dataset, encoded.plan.config
+def _soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
+    """Another rater's probabilities, out of fold: the readout's, or TF-IDF's where there is none."""
     if readout is not None:
         return readout.soft_labels
-    train, soft = dataset.split.train, {}
-    if config.soft_label_weight:
-        found = out_of_fold(train, dataset.scale, dataset.split.groups, seed=config.seed)
-        soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
-    others = dataset.unlabelled.records if dataset.unlabelled else ()
-    tables = fit_tfidf(train, dataset.scale, seed=config.seed) if others else None
-    if tables is not None:
-        found = predict_tfidf(tables, [each.prompt for each in others], dataset.scale.labels)
-        soft |= {each.id: shares for each, shares in zip(others, found, strict=True)}
-    return soft
-
-
-def unrated_rows(encoded: EncodedDataset, soft: SoftLabels) -> tuple[Row, ...]:
-    """The rows of the records without a rating, each with its most probable label; none without soft labels."""
-    return tuple(
-        unrated_row(row.id, row.prompt, encoded.candidates, max(range(len(shares)), key=shares.__getitem__))
-        for row in encoded.rows["unlabelled"]
-        if (shares := soft.get(row.id))
-    )
+    config = encoded.plan.config
+    return soft_labels(encoded.dataset, out_of_fold_too=bool(config.soft_label_weight), seed=config.seed)
 
 
 def _train(
@@ -145,15 +136,16 @@ def _train(
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
-    config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
+    config, rows, candidates, job = encoded.plan.config, encoded.rows, encoded.candidates, encoded.plan.job
+    unrated = labelled_rows(rows["unlabelled"], candidates, soft)
     placement = place(file, config)
-    longest = max(row.length for rows in encoded.rows.values() for row in rows)
+    longest = max(row.length for part in rows.values() for row in part)
     with ws.part("load"):
         tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = ws.parts["load"]
     trainer = Trainer(
         tunable,
-        TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
+        TrainingData((*rows["train"], *unrated), rows["dev"], candidates, soft),
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
@@ -163,7 +155,6 @@ def _train(
         with ws.part("load"), shown as advance:
             trainer.read_trunk(advance)
     with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
-        job = encoded.plan.job
         for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
             ws.tracking.event(event)
@@ -172,35 +163,20 @@ def _train(
         ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)
     if result.best_step == 0:
         raise TrainingFailedError(
-            f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "
+            f"training gained nothing on the {len(rows['dev'])} validation records over the base "
             f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
-    lora = tunable.lora
-    write_adapter(
-        ws.folder / outputs.ADAPTER,
-        architecture=tunable.model_config.family,
-        alpha=lora.alpha,
-        tensors=lora.pairs(),
-        metadata=_provenance(encoded),
-    )
-    summary = summarize_training(config, result, tunable, load_seconds, len(unrated))
+    lora, family = tunable.lora, tunable.model_config.family
+    adapter = ws.folder / outputs.ADAPTER
+    write_adapter(adapter, architecture=family, alpha=lora.alpha, tensors=lora.pairs(), metadata=_provenance(encoded))
+    by_decoder = (result.base_log_RK, result.best_log_RK, result.best_code_log_RK)
     return _Trained(
         WeightUpdate(lora.pairs(), lora.scale),
         placement.threads,
-        summary,
+        summarize_training(config, result, tunable, load_seconds, len(unrated)),
         result.history,
-        _rated(result.base_log_RK, encoded),
-        _rated(result.best_log_RK, encoded),
-        _rated(result.best_code_log_RK, encoded),
+        *(rated_rows(log_RK, rows["dev"], encoded.dataset.scale) for log_RK in by_decoder),
     )
-
-
-def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
-    """The validation records with the label probabilities of our decoder; `log_RK` is a tensor or None."""
-    if log_RK is None:
-        return ()
-    examples, scale, share_RK = encoded.dataset.examples["dev"], encoded.dataset.scale, log_RK.exp().tolist()
-    return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
 def _provenance(encoded: EncodedDataset) -> dict[str, str]:
@@ -236,42 +212,24 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     """Rate the validation records with the merged file, by our decoder and, a sample or all of them, by llama.cpp, and
     compare with the adapter.
     """
-    plan, dataset = encoded.plan, encoded.dataset
-    examples = dataset.examples["dev"]
-    if plan.config.engine != LLAMA_CPP:
-        examples = sample_of(examples, SERVED_SAMPLE, plan.config.seed)
+    plan, dataset, rows = encoded.plan, encoded.dataset, encoded.rows["dev"]
+    config, examples = plan.config, dataset.examples["dev"]
+    some = examples if config.engine == LLAMA_CPP else sample_of(examples, SERVED_SAMPLE, config.seed)
     title = TITLES["check"] + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
-    with (
-        ws.part("check"),
-        plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine,
-    ):
-        served = rate_shown(ws.progress, engine, examples, dataset.scale, title)
+    opened = partial(plan.base.open, context=encoded.context, threads=config.threads, file=target.path)
+    with ws.part("check"), opened() as engine:
+        served = rate_shown(ws.progress, engine, some, dataset.scale, title)
     with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
-        reread, by_code = _reread(encoded, target)
-    at = [at for at, row in enumerate(encoded.rows["dev"]) if row.id in {each.id for each in examples}]
-    rows = [encoded.rows["dev"][each] for each in at]
-    truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
-    by_adapter = [trained.adapter_dev[each] for each in at]
-    agreement = check(by_adapter, served.rated, [reread.rated[each] for each in at], truth, plan.config)
+        reread, by_code = rate_rows(target.path, config, rows, encoded.candidates, dataset.scale)
+    ids = {each.id for each in some}
+    compared = [row for row in rows if row.id in ids]
+    truth = ValidationTruth(
+        [row.label for row in compared], groups_of([row.id for row in compared], dataset.split.groups)
+    )
+    adapter, reader = ([each for each in by if each.id in ids] for by in (trained.adapter_dev, reread.rated))
+    agreement = check(adapter, served.rated, reader, truth, config)
     log.info("attempt %d: %s", attempt, agreement)
     return CheckedFile(served, reread, agreement, by_code)
-
-
-def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Pass, tuple[Rated, ...]]:
-    """The validation records by the merged file in our decoder, by words and by codes; its adapter changes nothing."""
-    from ..model.load import load, place
-    from ..train.batches import rows_of_evaluation
-    from ..train.evaluate import evaluate
-
-    config = encoded.plan.config
-    with GGUFFile(target.path) as file:
-        tunable = load(file, config, place(file, config))
-        start = time.perf_counter()
-        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
-        seconds = time.perf_counter() - start
-    rated = _rated(found.log_probabilities_RK, encoded)
-    tokens = sum(len(row.prompt) for row in encoded.rows["dev"])
-    return Pass(rated, seconds, len(rated) / seconds, tokens), _rated(found.code_log_RK, encoded)
 
 
 def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded: EncodedDataset) -> None:
