@@ -26,7 +26,7 @@ ROWS = (
     ("model", "train", "export", "torch_engine"),
     ("estimate",),
     ("progress",),
-    ("evaluate", "record_section", "registration_record", "record", "report_record", "report", "tracking", "workspace"),
+    ("evaluate", "record", "report_record", "report", "tracking", "workspace"),
     ("modelset", "readout", "rate", "review_page", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),

@@ -27,7 +27,7 @@ from expertune.ratings.audit import Finding
 from expertune.ratings.experts import ExpertRatings
 from expertune.ratings.scale import make_scale
 from expertune.record import ApproachChoice, AuditRecord, Provenance
-from expertune.record_section import parse
+from expertune.record.section import parse
 from expertune.report import render_html, rewrite_report, write_report
 from expertune.report.formats import duration, facts, number, percent, size
 from expertune.report.page import reading, tone

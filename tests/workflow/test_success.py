@@ -12,9 +12,8 @@ from expertune.predict.score import Rated
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating
 from expertune.record import ApproachChoice, RunRecord
-from expertune.register.preflight import failed_checks
+from expertune.register.preflight import failed_checks, with_checks
 from expertune.stats.intervals import Interval
-from expertune.workflow.record import with_checks
 from records import MAPPING, MODEL_SET, run_record
 
 SCALE = make_scale(MAPPING)

@@ -76,7 +76,7 @@ def register(
 ) -> None:
     """Register the tuned model of a finished run with Ollama and verify it there."""
     from ..fine_tuner import FineTuner
-    from ..registration_record import Registration
+    from ..record.registration import Registration
     from .output import print_registration
 
     tuner = FineTuner(debug_mode=debug, allow_remote=allow_remote)

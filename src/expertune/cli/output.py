@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..rate.review import Queue
     from ..rate.runner import Tally
     from ..record import RunRecord
-    from ..registration_record import Registration
+    from ..record.registration import Registration
     from ..stats.intervals import Estimate
 
 

@@ -156,7 +156,7 @@ def _end(success: bool, metadata: Mapping[str, Any], *, force: bool) -> None:
 
 
 def _show_registration(outcome: Mapping[str, Any]) -> None:
-    from ..registration_record import Registration
+    from ..record.registration import Registration
     from .output import print_registration, refusal
 
     registration = Registration.model_validate(outcome)

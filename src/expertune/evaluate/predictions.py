@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 
-from ..outputs import variable_names
+from ..outputs import LABEL_ERRORS, TABLES, TEST_PREDICTIONS, retire, variable_names, write_table
 from ..predict.score import Rated
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.conformal import Conformal
 from .compare import groups_of
+from .judgement import Judgement
 from .label_errors import LabelErrors
 
 RATER_LETTERS, LABEL_LETTERS = 12, 17  # with "_p_" between them a name has at most 32 letters
 BETWEEN = " | "  # labels of a set, as in a rated file
 
 Row = dict[str, object]
+
+
+def write_tables(folder: Path, judgement: Judgement | None, dataset: Dataset) -> None:
+    """Write the predictions of the test records and the likely label errors; of a run without them, neither."""
+    retire(folder, TABLES)
+    if judgement is None:
+        return
+    split, conformal = dataset.split, judgement.uncertainty.conformal
+    rows = prediction_rows(split.test, judgement.raters, conformal, dataset.scale, split.groups)
+    write_table(folder / TEST_PREDICTIONS, rows)
+    if judgement.label_errors.listed:
+        write_table(folder / LABEL_ERRORS, label_error_rows(judgement.label_errors))
 
 
 def prediction_rows(

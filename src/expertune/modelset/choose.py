@@ -10,7 +10,7 @@ from ..evaluate.compare import Difference, Evaluation, compare, evaluate, groups
 from ..predict.score import Pass, Rated
 from ..ratings.codes import ScoredBy
 from ..ratings.dataset import Dataset
-from ..record import ApproachChoice, ValidationComparison
+from ..record.sections import ApproachChoice, ValidationComparison
 from ..stats.intervals import difference_clustered
 from ..stats.metrics import log_loss
 from .fit import ModelSet

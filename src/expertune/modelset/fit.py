@@ -22,6 +22,7 @@ from ..predict.score import Pass, Rated, sample_of
 from ..progress import Progress
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
+from ..record import ModelSetInfo
 from .build import inputs_of, recipes
 from .config import ModelSetConfig, write
 from .members import CandidateModel
@@ -51,6 +52,16 @@ class ModelSet:
     def name(self) -> str:
         """Name of its rater in a report."""
         return WORD_COUNTS if self.config.rater == TFIDF else self.kind
+
+    def info(self, *, judged: bool) -> ModelSetInfo:
+        """The set in a run's record; `judged` is True if the test records were rated."""
+        return ModelSetInfo(
+            approach="meta_prompting",
+            output_file=outputs.MODEL_SET,
+            examples=len(self.config.few_shot_examples),
+            rule=self.config.rule.model_dump(mode="json"),
+            judged=judged and self.dev is not None,
+        )
 
     @property
     def kind(self) -> str:

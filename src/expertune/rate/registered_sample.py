@@ -18,7 +18,7 @@ from ..export.agreement import Noise
 from ..files import write_json
 from ..outputs import REGISTRATION_SAMPLE
 from ..predict.score import Rated
-from ..record_section import Section
+from ..record.section import Section
 from .artifact import Artifact
 from .serve import ServedModel
 

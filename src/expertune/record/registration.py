@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .record_section import Section
+from .section import Section
 
 
 class ServedAgreement(Section):

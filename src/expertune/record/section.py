@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import UsageError
+from ..errors import UsageError
 
 Sound = TypeVar("Sound", bound="Section")
 

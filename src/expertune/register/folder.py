@@ -18,7 +18,7 @@ from ..progress import Progress
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset, load_dataset
 from ..record import RunRecord
-from ..registration_record import Registration
+from ..record.registration import Registration
 from .register import Candidate, refuse_base, refuse_taken, register
 
 log = logging.getLogger("expertune")

@@ -1,13 +1,23 @@
-"""Quality gate, checked before anything is uploaded."""
+"""Checks of a run's products: the quality gate, checked before anything is uploaded, and the verdict's first line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from ..config import Config
 from ..errors import RegistrationError
 from ..export.summary import ExportSummary
-from ..record import RunRecord
+from ..modelset.choose import MODEL_SET, READOUT, TUNE
+from ..ratings.leaks import spoiled
+from ..record import ApproachChoice, RunRecord
+
+SCORED = {  # end of the verdict
+    "words": "",
+    "code": " Its labels are scored by their codes, which rate better than the words on the validation records.",
+    "both": " Its labels are scored by words and codes, which rate better together on the validation records.",
+}
 
 
 def gate_failures(record: RunRecord) -> list[str]:
@@ -48,6 +58,39 @@ def failed_checks(record: RunRecord) -> list[str]:
     return [
         f"the {name} is worse than {called} on the test records" for rival, called in rivals.items() if rival in worse
     ]
+
+
+def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
+    """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
+    failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
+    line = _line(record, choice, failed, by_gate)
+    changes: dict[str, object] = {
+        "failed_checks": tuple(failed),
+        "verdict": line,
+        "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
+    }
+    if (tuned := record.fine_tuning_info) is not None:
+        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
+    if (model_set := record.model_set_info) is not None:
+        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
+        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
+    return record.model_copy(update=changes)
+
+
+def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
+    """The verdict, preceded by a leak of the ratings, by failed checks, and by the reason if there is no tuned model or
+    it is not recommended."""
+    verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
+    judged = spoiled(record.data_audit.findings, record.data_audit.rows)
+    judged += f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
+    if choice.approach == TUNE:
+        return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
+    if choice.approach == READOUT:
+        served = f"; no tuned model: {why_not}" if why_not else ""
+        if record.fine_tuning_info:
+            served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
+        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
+    return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:

@@ -25,7 +25,7 @@ from ..rate.registered_sample import write_sample
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Example
 from ..record import RunRecord
-from ..registration_record import Registration, ServedAgreement
+from ..record.registration import Registration, ServedAgreement
 from .create import ServingConfig, create_request, differences, unproven
 from .decisions import check_decisions
 from .preflight import gate_failures

@@ -18,7 +18,7 @@ from ..gguf.read import GGUFFile
 from ..predict.score import Rated
 from ..ratings.scale import RatingScale, parse_answer
 from ..ratings.schema import Example
-from ..registration_record import ServedAgreement
+from ..record.registration import ServedAgreement
 
 TIE = 0.1  # labels whose probabilities are closer than this may change places, since servers round differently
 LARGEST_GAP = 0.02  # mean difference of the probabilities between file and server

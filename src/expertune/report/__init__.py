@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..evaluate.prevalence import at_prevalence
 from ..files import write_json, write_text
-from ..record_section import read
+from ..record.section import read
 from ..report_record import RandomSample, ReportRecord, ReviewSummary
 from .page import render_html
 from .plots import Plot, draw_plots, write_plots

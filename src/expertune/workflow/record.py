@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 from .. import outputs
 from ..config import as_dict
 from ..evaluate.judgement import experts_of
-from ..evaluate.predictions import label_error_rows, prediction_rows
+from ..evaluate.predictions import write_tables
 from ..evaluate.tfidf_curve import tfidf_curve
-from ..modelset.choose import MODEL_SET, READOUT, TUNE
+from ..modelset.choose import MODEL_SET
 from ..modelset.code_branch import untuned
 from ..modelset.fit import ModelSet
-from ..ratings.dataset import Dataset
-from ..ratings.leaks import spoiled
-from ..ratings.unlabelled import Unlabelled
 from ..readout.build import Readout
-from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
-from ..record import (
-    VERSION,
-    ApproachChoice,
+from ..record import VERSION, ApproachChoice, RunRecord
+from ..record.sections import (
     AuditRecord,
-    BaseFile,
     EvaluationRecord,
     FineTuningInfo,
-    ModelSetInfo,
     ProcessingInfo,
     Provenance,
-    ReadoutInfo,
-    RunRecord,
     SplitCounts,
     UnlabelledRecords,
 )
-from ..register.preflight import failed_checks, gate_failures
+from ..register.preflight import with_checks
 from ..report import write_report
 from ..report_record import ReportRecord
 from ..stats.learning_curve import LearningCurve
 from ..workspace import Workspace
 from .evaluate import Evaluated
 from .state import Basis, NotTuned, RunRequest, Tuned
-
-SCORED = {  # end of the verdict
-    "words": "",
-    "code": " Its labels are scored by their codes, which rate better than the words on the validation records.",
-    "both": " Its labels are scored by words and codes, which rate better together on the validation records.",
-}
 
 
 def write_results(
@@ -64,36 +46,22 @@ def write_results(
     A tuned file is kept where the readout rates better: Ollama can serve it.
     """
     kept = tuned if isinstance(tuned, Tuned) and choice.approach != MODEL_SET else None
-    place_product(kept, basis, ws)
+    _place_product(kept, ws)
     if readout is None:
         outputs.retire(ws.folder, (outputs.READOUT,))
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
-    write_tables(evaluated, basis, ws)
-    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
+    write_tables(ws.folder, evaluated.judgement, basis.dataset)
+    first = with_checks(_record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout), choice)
     with ws.part("report"):
-        write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
-    record = record.model_copy(update={"plan": ws.with_actual(basis.job)})  # with the time of the report
+        write_report(ws.folder, ReportRecord.of_run(first, kept.history if kept else ()))
+    record = first.model_copy(update={"plan": ws.with_actual(basis.job)})  # with the time of the report
     record.write(ws.folder)
     outputs.remove_checkpoints(ws.folder)
     return record
 
 
-def write_tables(evaluated: Evaluated, basis: Basis, ws: Workspace) -> None:
-    """Write the predictions of the test records and the likely label errors; of a run without them, neither."""
-    outputs.retire(ws.folder, outputs.TABLES)
-    judgement, dataset = evaluated.judgement, basis.dataset
-    if judgement is None:
-        return
-    conformal = judgement.uncertainty.conformal
-    split = dataset.split
-    rows = prediction_rows(split.test, judgement.raters, conformal, dataset.scale, split.groups)
-    outputs.write_table(ws.folder / outputs.TEST_PREDICTIONS, rows)
-    if judgement.label_errors and judgement.label_errors.listed:
-        outputs.write_table(ws.folder / outputs.LABEL_ERRORS, label_error_rows(judgement.label_errors))
-
-
-def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
+def _place_product(kept: Tuned | None, ws: Workspace) -> None:
     """Move the tuned file into place; for a model set retire the tuned files of an earlier run."""
     if kept is None:
         outputs.retire(ws.folder, (*outputs.TUNED_FILES, outputs.REGISTRATION_SAMPLE))
@@ -101,7 +69,7 @@ def place_product(kept: Tuned | None, basis: Basis, ws: Workspace) -> None:
     encoded = kept.encoded
     kept.file.replace(ws.folder / outputs.MODEL)
     outputs.retire(ws.folder, (outputs.MODEL_SET, outputs.REGISTRATION_SAMPLE))
-    system = None if encoded.folds_system else basis.dataset.system
+    system = None if encoded.folds_system else encoded.dataset.system
     outputs.write_modelfile(ws.folder, encoded.plan.base.located, system=system)
 
 
@@ -116,12 +84,12 @@ def _record(
     ws: Workspace,
     readout: Readout | None,
 ) -> RunRecord:
-    dataset, config = basis.dataset, basis.config
-    why_not = tuned.reason if isinstance(tuned, NotTuned) else None
-    judgement = evaluated.judgement
+    dataset, config, judgement = basis.dataset, basis.config, evaluated.judgement
+    scale, training = dataset.scale, kept.training if kept else None
     verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
     evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence, _learning_curves(basis, readout, ws))
-    record = RunRecord(
+    about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
+    return RunRecord(
         version=VERSION,
         processing_info=ProcessingInfo(
             model_name=request.model,
@@ -129,81 +97,31 @@ def _record(
             target_topics=dataset.topics,
             processing_timestamp=outputs.now(),
         ),
-        fine_tuning_info=_fine_tuning_info(kept) if kept else None,
-        model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
-        code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, dataset.scale),
-        readout_info=_readout_info(readout.record) if readout else None,
-        fallback_reason=why_not,
+        fine_tuning_info=training
+        and FineTuningInfo(approach=training.approach, output_file=outputs.MODEL, adapter_file=outputs.ADAPTER),
+        model_set_info=model_set.info(judged=judgement is not None) if model_set and not kept else None,
+        code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, scale),
+        readout_info=readout and readout.info,
+        fallback_reason=tuned.reason if isinstance(tuned, NotTuned) else None,
         choice=choice,
         verdict=evaluation.verdict.line,
         evaluation=evaluation,
-        training=kept.training if kept else None,
+        training=training,
         export=kept.export if kept else None,
         rating=judgement.uncertainty if judgement else None,
         conformal=evaluation.conformal,
-        data_audit=_audit(dataset, kept, evaluated),
-        split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
-        unlabelled=_unlabelled(dataset.unlabelled, kept) if dataset.unlabelled else None,
+        data_audit=AuditRecord.of(dataset, *about_model, *evaluated.notes),
+        split=SplitCounts.of(dataset),
+        unlabelled=UnlabelledRecords.of(dataset.unlabelled, training.unlabelled if training else 0),
         experts=judgement.experts if judgement else experts_of(dataset, config),
-        rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
-        rating_codes=dict(dataset.scale.raw),
+        rating_mapping=dict(zip(scale.labels, scale.values, strict=True)),
+        rating_codes=dict(scale.raw),
         prompt_template=dataset.template,
-        provenance=_provenance(basis, ws),
+        provenance=Provenance.of(ws.folder, dataset, basis.base),
         settings=as_dict(config),
         seed=config.seed,
         timings=dict(ws.seconds),
         plan=ws.with_actual(basis.job),
-    )
-    return with_checks(record, choice)
-
-
-def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
-    """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
-    failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
-    line = _line(record, choice, failed, by_gate)
-    changes: dict[str, object] = {
-        "failed_checks": tuple(failed),
-        "verdict": line,
-        "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
-    }
-    if (tuned := record.fine_tuning_info) is not None:
-        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
-    if (model_set := record.model_set_info) is not None:
-        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
-        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
-    return record.model_copy(update=changes)
-
-
-def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_gate: Sequence[str]) -> str:
-    """The verdict, preceded by a leak of the ratings, by failed checks, and by the reason if there is no tuned model or
-    it is not recommended."""
-    verdict, why_not = record.evaluation.verdict.line, record.fallback_reason
-    judged = spoiled(record.data_audit.findings, record.data_audit.rows)
-    judged += f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
-    if choice.approach == TUNE:
-        return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
-    if choice.approach == READOUT:
-        served = f"; no tuned model: {why_not}" if why_not else ""
-        if record.fine_tuning_info:
-            served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
-        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
-    return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
-
-
-def _fine_tuning_info(kept: Tuned) -> FineTuningInfo:
-    return FineTuningInfo(approach=kept.training.approach, output_file=outputs.MODEL, adapter_file=outputs.ADAPTER)
-
-
-def _readout_info(record: ReadoutRecord) -> ReadoutInfo:
-    return ReadoutInfo(
-        output_file=outputs.READOUT,
-        depth=record.states.depth,
-        features=record.states.features,
-        states_weight=record.states_weight,
-        tfidf_weight=record.tfidf_weight,
-        out_of_fold={
-            name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss} for name, each in record.out_of_fold.items()
-        },
     )
 
 
@@ -213,35 +131,3 @@ def _learning_curves(basis: Basis, readout: Readout | None, ws: Workspace) -> tu
     with ws.part("report"):
         found = tfidf_curve(split.train, basis.dataset.scale, split.groups, basis.config)
     return tuple(curve for curve in (found, readout and readout.curve) if curve)
-
-
-def _model_set_info(model_set: ModelSet, evaluated: Evaluated) -> ModelSetInfo:
-    return ModelSetInfo(
-        approach="meta_prompting",
-        output_file=outputs.MODEL_SET,
-        examples=len(model_set.config.few_shot_examples),
-        rule=model_set.config.rule.model_dump(mode="json"),
-        judged=evaluated.judgement is not None and model_set.dev is not None,
-    )
-
-
-def _audit(dataset: Dataset, kept: Tuned | None, evaluated: Evaluated) -> AuditRecord:
-    about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
-    audit, notes = dataset.audit, (*dataset.notes, *about_model, *evaluated.notes)
-    return AuditRecord(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
-
-
-def _unlabelled(found: Unlabelled, kept: Tuned | None) -> UnlabelledRecords:
-    used = kept.training.unlabelled if kept else 0
-    unused = {"no tuned model learned them": len(found.records) - used} if used < len(found.records) else {}
-    return UnlabelledRecords(file=found.source, read=found.read, used=used, left_out={**found.left_out, **unused})
-
-
-def _provenance(basis: Basis, ws: Workspace) -> Provenance:
-    base = basis.base
-    known = {"input_rows": basis.dataset.input_sha256, **({"base": base.sha256} if base else {})}
-    return Provenance(
-        hashes={**known, **outputs.hashes(ws.folder, outputs.PRODUCTS)},
-        versions=outputs.versions(),
-        base=BaseFile(path=str(base.path), source=base.located.source, prompts_by=base.prompts_by) if base else None,
-    )
