@@ -47,8 +47,7 @@ from .register.preflight import gate_failures
 from .report.metadata import RunMetadata
 from .torch_engine import LLAMA_CPP
 from .tracking import check_trackers
-from .workflow.dry_run import dry_run
-from .workflow.run import run
+from .workflow.run import dry_run, run
 from .workflow.state import RunRequest
 from .workspace import Workspace, open_workspace
 

@@ -25,7 +25,7 @@ from .optional import require_torch
 from .predict.score import Pass, Rated
 from .predict.together import Together
 from .ratings.scale import RatingScale
-from .train.encode import Candidates, Row
+from .train.encode import Candidates, Row, Tokenized
 
 NAME, AUTO, LLAMA_CPP = "torch", "auto", "llama.cpp"
 TOKENIZER_CONTEXT = 256  # tokens: it evaluates none but the end of the turn
@@ -66,18 +66,17 @@ def check_readable(file: Path) -> None:
         raise EngineError(f"--engine torch: {reason}; leave out --engine torch") from None
 
 
-def rate_rows(
-    file: Path, config: Config, rows: Sequence[Row], candidates: Candidates, scale: RatingScale
-) -> tuple[Pass, tuple[Rated, ...]]:
-    """The rows as a file rates them by words, timed, and by codes (empty without a code branch)."""
+def rate_validation(file: Path, tokens: Tokenized) -> tuple[Pass, tuple[Rated, ...]]:
+    """The validation records as a file rates them by words, timed, and by codes (empty without a code branch)."""
     from .model.load import load, place
     from .train.batches import rows_of_evaluation
     from .train.evaluate import evaluate
 
+    config, rows, scale = tokens.plan.config, tokens.rows["dev"], tokens.dataset.scale
     with GGUFFile(file) as opened:
         tunable = load(opened, config, place(opened, config))  # its adapter is fresh: it changes nothing
         start = time.perf_counter()
-        found = evaluate(tunable, rows, candidates, batch_size=rows_of_evaluation(config))
+        found = evaluate(tunable, rows, tokens.candidates, batch_size=rows_of_evaluation(config))
         seconds = time.perf_counter() - start
     rated = rated_rows(found.log_probabilities_RK, rows, scale)
     tokens = sum(len(row.prompt) for row in rows)

@@ -16,7 +16,6 @@ from expertune.estimate import throughput as probes
 from expertune.estimate.capability import TrainingThroughput
 from expertune.estimate.plan import REFERENCE_PLAN, Plan, planned
 from expertune.estimate.rating_speed import measure_rating
-from expertune.estimate.run_time import Served
 from expertune.estimate.throughput import carried_over, probe, whole_blocks
 from expertune.gguf.read import GGUFFile
 from expertune.model.arch import read_config

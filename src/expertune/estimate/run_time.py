@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..config import Config, with_changes
 from ..engine.base import Engine
-from ..ratings.codes import CodeBranch
-from ..ratings.dataset import Dataset
-from ..ratings.schema import Example
-from ..train.encode import Row
+from ..engine.llama_cpp.engine import LlamaCppEngine
+from ..train.encode import Tokenized
 from .job import LEAST_BUDGET, JobPlan, Speeds, Work
 from .plan import blocks_of, shape_of, training_speed
 from .rating_speed import measure_conversion, measure_rating
@@ -19,36 +15,27 @@ from .rating_speed import measure_conversion, measure_rating
 
 @dataclass(frozen=True)
 class Served:
-    """The base in llama.cpp and in the engine that rates in this run, the seconds to open the first, and the code
-    branch that the tuned file will have.
-    """
+    """The base in llama.cpp and in the engine that rates in this run, and the seconds to open the first."""
 
-    engine: Engine
+    engine: LlamaCppEngine
     rater: Engine
     open_seconds: float
-    branch: CodeBranch | None = None
-
-    def lead_tokens(self, example: Example) -> int:
-        """Tokens that the code branch adds to each record."""
-        if self.branch is None:
-            return 0
-        return len(self.engine.continuation(self.engine.render(example.messages), self.branch.lead))
 
 
-def measured(
-    served: Served, base: Path, dataset: Dataset, rows: Mapping[str, Sequence[Row]], config: Config, requested: Config
-) -> tuple[Work, Speeds]:
-    """The records that a run reads, as far as its training goes, and the speeds with the `requested` settings."""
-    train, by, branch = dataset.examples["train"], served.engine, served.branch
-    shape = shape_of(rows["train"], served.lead_tokens(train[0]))
+def measured(tokens: Tokenized, served: Served) -> tuple[Work, Speeds]:
+    """The records that a run reads, as far as its training goes, and the speeds with the requested settings."""
+    plan, dataset, rows, code = tokens.plan, tokens.dataset, tokens.rows, tokens.candidates.code
+    base, train = plan.base.path, dataset.examples["train"]
+    shape = shape_of(rows["train"], len(code.lead) if code else 0)
+    rater, branch = served.rater, tokens.branch
     speeds = Speeds(
-        training_speed(base, shape, requested, fresh=True),  # other work changes from hour to hour
-        measure_rating(by, train, dataset.scale, served.open_seconds, rater=served.rater, branch=branch),
-        measure_conversion(base, config.target_modules),
+        training_speed(base, shape, plan.requested, fresh=True),  # other work changes from hour to hour
+        measure_rating(served.engine, train, dataset.scale, served.open_seconds, rater=rater, branch=branch),
+        measure_conversion(base, plan.config.target_modules),
     )
     parts = {part: len(examples) for part, examples in dataset.examples.items()}
     unlabelled = sum(row.length for row in rows["unlabelled"])
-    return Work(shape, **parts, **blocks_of(base, requested), unlabelled_tokens=unlabelled), speeds
+    return Work(shape, **parts, **blocks_of(base, plan.requested), unlabelled_tokens=unlabelled), speeds
 
 
 def within_time(config: Config, job: JobPlan | None, elapsed: float) -> Config:

@@ -6,15 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..config import Config
 from ..evaluate.judgement import dev_macro_f1
 from ..export.decision import PromptFrame, decision_keys
 from ..predict.score import Rated, mean_shares
 from ..ratings.codes import CodeBranch
-from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..record import CodeBranchInfo
 from ..stats.calibration import fit_temperature
+from ..train.encode import Tokenized
 from .choose import by_scoring
 
 log = logging.getLogger("expertune")
@@ -36,20 +35,20 @@ class DecisionKeys:
 
 
 def decision_of(
+    tokens: Tokenized,
     frame: PromptFrame | None,
     architecture: str,
     words: Sequence[Rated],
     codes: Sequence[Rated],
-    dataset: Dataset,
-    config: Config,
 ) -> DecisionKeys:
     """The decision keys.
 
     `words` and `codes` are the adapter's predictions of the validation records, by which the temperature is fitted.
     """
+    dataset, config = tokens.dataset, tokens.plan.config
     if not config.decision or frame is None:
         return DecisionKeys(frame)
-    truth = [dataset.scale.labels.index(example.label) for example in dataset.examples["dev"]]
+    truth = [row.label for row in tokens.rows["dev"]]
     temperature = fit_temperature([each.probabilities for each in codes], truth, seed=config.seed)
     by_words, by_codes = (dev_macro_f1(each, dataset, config) for each in (words, codes))
     note = f"codes rate worse than words: macro-F1 {by_codes:.3f} against {by_words:.3f} on {len(truth)} records"
@@ -66,22 +65,18 @@ def untuned(branch: CodeBranch | None, scale: RatingScale) -> CodeBranchInfo | N
 
 
 def scored(
-    branch: CodeBranch | None,
-    keys: DecisionKeys,
-    words: Sequence[Rated],
-    codes: Sequence[Rated],
-    dataset: Dataset,
-    config: Config,
+    tokens: Tokenized, keys: DecisionKeys, words: Sequence[Rated], codes: Sequence[Rated]
 ) -> CodeBranchInfo | None:
     """Record of the code branch with the way of scoring; `words` and `codes` are predictions by the merged file."""
-    found = untuned(branch, dataset.scale)
+    dataset = tokens.dataset
+    found = untuned(tokens.branch, dataset.scale)
     if found is None:
         return None
     both = [
         Rated.of(one.id, mean_shares([one.probabilities, other.probabilities]), dataset.scale)
         for one, other in zip(words, codes, strict=True)
     ]
-    choice = by_scoring(words, {"code": codes, "both": both}, dataset, config)
+    choice = by_scoring(words, {"code": codes, "both": both}, dataset, tokens.plan.config)
     log.info("labels are scored by %s: %s", choice.by, choice.reason)
     way = {"scored_by": choice.by, "reason": choice.reason, "validation": choice.figures}
     return found.model_copy(update={**way, "frame": keys.frame, "temperature": keys.temperature, "note": keys.note})

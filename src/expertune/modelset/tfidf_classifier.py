@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Config
 from ..predict.score import Prediction, Scorer
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.dataset import Dataset
@@ -124,10 +125,10 @@ def out_of_fold(
     return found
 
 
-def soft_labels(dataset: Dataset, *, out_of_fold_too: bool, seed: int) -> dict[str, tuple[float, ...]]:
-    """Probabilities of the records without a rating, and with `out_of_fold_too` of the training records, by id."""
-    train, scale, soft = dataset.split.train, dataset.scale, dict[str, tuple[float, ...]]()
-    if out_of_fold_too:
+def soft_labels(dataset: Dataset, config: Config) -> dict[str, tuple[float, ...]]:
+    """Probabilities for a training, by id: of the training records, out of fold, and of those without a rating."""
+    train, scale, seed, soft = dataset.split.train, dataset.scale, config.seed, dict[str, tuple[float, ...]]()
+    if config.soft_label_weight:
         found = out_of_fold(train, scale, dataset.split.groups, seed=seed)
         soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
     others = dataset.unlabelled.records if dataset.unlabelled else ()

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import outputs
-from ..config import Config
-from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError
 from ..estimate.job import TITLES
 from ..predict.score import Pass, Rated
-from ..ratings.dataset import Dataset
 from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
-from ..train.encode import Candidates, Row
+from ..train.encode import Tokenized
 from ..workspace import Workspace
 from .curve import states_curve
 from .fit import Fit, fit
@@ -28,18 +25,6 @@ from .states import BaseStates, PooledStates, TrainingPass
 log = logging.getLogger("expertune")
 
 PARTS = ("train", "unlabelled", "dev", "test")  # in the order of the states
-
-
-@dataclass(frozen=True)
-class ReadoutData:
-    """What a readout is fitted on: a dataset as token rows by part, with the base of the run `run_id`."""
-
-    dataset: Dataset
-    rows: Mapping[str, Sequence[Row]]
-    candidates: Candidates
-    base: Base
-    config: Config
-    run_id: str
 
 
 @dataclass(frozen=True)
@@ -72,10 +57,10 @@ class Readout:
         )
 
 
-def build_readout(data: ReadoutData, ws: Workspace) -> Readout | None:
+def build_readout(tokens: Tokenized, ws: Workspace) -> Readout | None:
     """Fit the readout; None if it cannot be fitted. Raises OutputError."""
     try:
-        readout = _fitted(data, _states(data, ws), ws)
+        readout = _fitted(tokens, _states(tokens, ws), ws)
     except FineTuningNotSupportedError as error:
         log.warning("no readout: %s", error)
         return None
@@ -89,22 +74,22 @@ def build_readout(data: ReadoutData, ws: Workspace) -> Readout | None:
     return readout
 
 
-def _states(data: ReadoutData, ws: Workspace) -> PooledStates:
+def _states(tokens: Tokenized, ws: Workspace) -> PooledStates:
     """States of all records, computed once: a resumed run reads them from the checkpoints."""
     from ..model.states import shared_tokens  # these import torch
     from ..train.checkpoint import CheckpointPlace
 
-    path, run_id = ws.checkpoints / "states.npz", data.run_id
+    path, run_id = ws.checkpoints / "states.npz", tokens.plan.run_id
     if ws.resume and (kept := PooledStates.read(path, run_id)):
         return kept
-    rows = data.rows
+    rows = tokens.rows
     shared = shared_tokens([row.prompt for row in rows["train"]])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
-    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], data.candidates, place)
+    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], tokens.candidates, place)
     title, records = f"{TITLES['readout']}: reading the records", sum(map(len, rows.values()))
     with ws.progress.stage(title, total=records, unit="records") as stage:
         start = time.perf_counter()
-        base = BaseStates(data.base.path, data.config)
+        base = BaseStates(tokens.plan.base.path, tokens.plan.config)
         parts = [
             base.of_training(training, shared, stage.advance),
             *(base.of([row.prompt for row in rows[part]], shared, on_prompt=stage.advance) for part in PARTS[2:]),
@@ -114,23 +99,23 @@ def _states(data: ReadoutData, ws: Workspace) -> PooledStates:
     return found
 
 
-def _fitted(data: ReadoutData, states: PooledStates, ws: Workspace) -> Readout | None:
-    dataset, config = data.dataset, data.config
+def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout | None:
+    dataset, config = tokens.dataset, tokens.plan.config
     of_part, at = {}, 0
     for part in PARTS:
-        of_part[part] = states.states_NLPD[at : at + len(data.rows[part])]
-        at += len(data.rows[part])
+        of_part[part] = states.states_NLPD[at : at + len(tokens.rows[part])]
+        at += len(tokens.rows[part])
     train = dataset.split.train
     found = replace(states, states_NLPD=of_part["train"])
     with ws.progress.stage(f"{TITLES['readout']}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None
-    record = _record(data, made)
+    record = _record(tokens, made)
     layer, each = states.depths.index(record.states.depth), states.seconds / at
 
     def rate(part: str) -> Pass:
-        examples, rows = dataset.examples[part], data.rows[part]
+        examples, rows = dataset.examples[part], tokens.rows[part]
         texts = [example.record for example in examples]
         shares = record.predict(of_part[part][:, layer], texts)
         rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
@@ -145,8 +130,8 @@ def _fitted(data: ReadoutData, states: PooledStates, ws: Workspace) -> Readout |
     return Readout(record, rate("dev"), rate("test"), soft, curve)
 
 
-def _record(data: ReadoutData, made: Fit) -> ReadoutRecord:
-    dataset, base = data.dataset, data.base
+def _record(tokens: Tokenized, made: Fit) -> ReadoutRecord:
+    dataset, base = tokens.dataset, tokens.plan.base
     return ReadoutRecord(
         version=VERSION,
         base_model=base.name,

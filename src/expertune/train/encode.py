@@ -14,6 +14,7 @@ from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_opening
 from ..ratings.schema import Example
 from .code_branch import CodeTokens, code_tokens
+from .recipe import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ class Candidates:
         a beginning ("Urgency", "Urgent")."""
         own = range(len(self.own[label]))
         return tuple(len(self.shared) + at for at in own if len(self.rivals(label, at)) > 1)
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """The dataset of a training in tokens, without records that are too long. `rows` are those of each part, and of the
+    records without a rating as "unlabelled"; `branch` is the code branch.
+    """
+
+    plan: TrainingPlan
+    dataset: Dataset
+    rows: Mapping[str, tuple[Row, ...]]
+    candidates: Candidates
+    branch: CodeBranch | None
 
 
 def candidates(engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None) -> Candidates:

@@ -1,13 +1,18 @@
-"""Resolve "auto": learning rate, epochs and adapted blocks by the model's size (docs/decisions/0011, 0016)."""
+"""The plan of a training: "auto" resolved by the model's size (docs/decisions/0011, 0016), and what identifies it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from dataclasses import dataclass
 
-from ..config import AUTO, Config, with_changes
+from ..config import AUTO, Config, as_dict, with_changes
+from ..engine.base_model import Base
 from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.hparams import Keys
+from ..ratings.dataset import Dataset
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
 # Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). Our measurements on
@@ -17,6 +22,44 @@ LOWEST, HIGHEST = 5e-5, 3e-3
 EPOCHS = 5.0  # with soft labels the labels' log-loss no longer rises after the second (docs/decisions/0016)
 FEWER_EPOCHS, MANY_RECORDS = 4.0, 500  # the fifth epoch of 570 triage records added 0.006 to validation macro-F1
 LEAST_LAYERS = 10
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Inputs of a training. `config` has all settings resolved, `requested` holds them as given."""
+
+    dataset: Dataset
+    base: Base
+    config: Config
+    requested: Config
+
+    @property
+    def run_id(self) -> str:
+        """Hash of everything that determines the adapter."""
+        base, dataset = self.base, self.dataset
+        facts = {
+            "base": base.sha256,
+            "rows": dataset.input_sha256,
+            "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
+            "topics": dataset.topics,
+            "labels": dataset.scale.labels,
+            "settings": as_dict(self.config),
+            "prompts": [base.renderer is not None, base.located.template],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def training_plan(dataset: Dataset, base: Base, requested: Config, first: Config | None) -> TrainingPlan:
+    """With the settings of the resumed run (`first`) if there is one, else those requested, with numbers for "auto".
+
+    Raises FineTuningNotSupportedError for an architecture that cannot be tuned.
+    """
+    from ..model.load import resolve  # imports torch
+
+    with GGUFFile(base.path) as file:
+        read_config(file)
+        config = first or with_recipe(file, resolve(file, requested), len(dataset.examples["train"]))
+    return TrainingPlan(dataset, base, config, requested)
 
 
 def learning_rate(width: int, batch: int) -> float:

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
+from .. import outputs
+from ..config import Config
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
-from ..estimate.job import BASE_SAMPLE, TITLES
+from ..estimate.job import BASE_SAMPLE, TITLES, JobPlan
 from ..estimate.run_time import Served
 from ..evaluate.judgement import rate_shown
 from ..export.decision import decision_frame
+from ..files import write_text
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
+from ..ratings.examples import training_lines
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
 from ..train.code_branch import NO_BRANCH, choose_branch
-from ..train.encode import Candidates, Row, candidates, encode_all, rows_by_part
+from ..train.encode import Tokenized, candidates, encode_all, rows_by_part
+from ..train.recipe import TrainingPlan
 from ..workspace import Workspace
-from .plan import plan_time, write_inputs
-from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
+from .plan import plan_time
+from .state import EncodedDataset, NotTuned, as_value
 
 
 def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDataset | NotTuned:
@@ -35,39 +40,27 @@ def encode_dataset(plan: TrainingPlan | NotTuned, ws: Workspace) -> EncodedDatas
     return plan if isinstance(plan, NotTuned) else as_value(lambda: _encode(plan, ws))
 
 
-def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> TrainingPlan | NotTuned:
-    """Add the plan of the run's time, for which the records are tokenized. Raises as `encode_dataset`."""
+def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> tuple[TrainingPlan, JobPlan | None] | NotTuned:
+    """Plan the run's time, for which the records are tokenized. Raises as `encode_dataset`."""
 
-    def timed(plan: TrainingPlan) -> TrainingPlan:
-        with _tokenized(plan, ws) as found:
-            return found.plan
+    def timed(plan: TrainingPlan) -> tuple[TrainingPlan, JobPlan | None]:
+        with _tokenized(plan, ws) as (tokens, job, _):
+            return tokens.plan, job
 
     return plan if isinstance(plan, NotTuned) else as_value(lambda: timed(plan))
 
 
-@dataclass(frozen=True)
-class _Tokenized:
-    """Token rows, the plan with its times, and the open engines: that of the file, and that of the base's ratings."""
-
-    rows: Mapping[str, tuple[Row, ...]]
-    candidates: Candidates
-    dataset: Dataset
-    plan: TrainingPlan
-    engine: LlamaCppEngine
-    rater: Engine
-    branch: CodeBranch | None
-
-
 @contextmanager
-def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
+def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[tuple[Tokenized, JobPlan | None, Served]]:
+    """The dataset in tokens, the plan of the time, and the engines, which are open in the block."""
     config, base, scale = plan.config, plan.base, plan.dataset.scale
     context = config.max_tokens + ANSWER_ROOM
     start = time.perf_counter()
     opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
-        branch = _code_branch(plan, engine)
-        whole = plan.dataset.with_codes(branch)
+        branch = _code_branch(plan.dataset, config, engine)
+        whole, served = plan.dataset.with_codes(branch), Served(engine, rater, open_seconds)
         answers = candidates(engine, whole.examples["train"][0], scale, branch)
         total = sum(whole.counts.values()) + (len(whole.unlabelled.records) if whole.unlabelled else 0)
         with ws.progress.stage(TITLES["read"], total=total, unit="records") as stage:
@@ -77,15 +70,14 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
         rows, dataset = rows_by_part(every, whole, limit, drop=config.long_records == "drop")
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        served = Served(engine, rater, open_seconds, branch)
-        planned = plan_time(replace(plan, dataset=whole), dataset, rows, served, ws)
-        yield _Tokenized(rows, answers, dataset, planned, engine, rater, branch)
+        tokens = Tokenized(replace(plan, dataset=whole), dataset, rows, answers, branch)
+        planned, job = plan_time(tokens, served, ws)
+        yield replace(tokens, plan=planned), job, served
 
 
-def _code_branch(plan: TrainingPlan, engine: Engine) -> CodeBranch | None:
-    if not plan.config.code_branch:
+def _code_branch(dataset: Dataset, config: Config, engine: Engine) -> CodeBranch | None:
+    if not config.code_branch:
         return None
-    dataset = plan.dataset
     return choose_branch(engine, engine.render(dataset.examples["train"][0].messages), len(dataset.scale.labels))
 
 
@@ -97,22 +89,28 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
 
 
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
-    with _tokenized(plan, ws) as found:
-        dataset, planned, engine, branch = found.dataset, found.plan, found.engine, found.branch
-        write_inputs(planned, ws)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, planned.config.seed)
-        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, TITLES["base"])
+    with _tokenized(plan, ws) as (tokens, job, served):
+        dataset, branch, engine, config = tokens.dataset, tokens.branch, served.engine, tokens.plan.config
+        _write_inputs(tokens.plan, ws)
+        test = sample_of(dataset.examples["test"], BASE_SAMPLE, config.seed)
+        rate_base = partial(rate_shown, ws.progress, served.rater, test, dataset.scale, TITLES["base"])
         with ws.part("base"):
-            rated = ws.once("base-test", planned.run_id, rate_base)
+            rated = ws.once("base-test", tokens.plan.run_id, rate_base)
         return EncodedDataset(
-            dataset=dataset,
-            rows=found.rows,
-            candidates=found.candidates,
+            **vars(tokens),
             context=engine.context,
             test=rated,
-            notes=(*found.rater.notes, *((NO_BRANCH,) if planned.config.code_branch and not branch else ())),
+            notes=(*served.rater.notes, *((NO_BRANCH,) if config.code_branch and not branch else ())),
             folds_system=engine.folds_system,
-            plan=planned,
-            branch=branch,
+            job=job,
             frame=decision_frame(engine, branch, dataset.examples["train"]) if branch else None,
         )
+
+
+def _write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
+    """Write training_data.jsonl and training_config.yaml, after an earlier run has been moved. Raises OutputError."""
+    ws.retire_earlier_run()
+    lines = training_lines(plan.dataset.examples["train"])
+    write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
+    run = {"input": plan.dataset.source, "model": plan.base.name, "topics": plan.dataset.topics}
+    outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)

@@ -95,7 +95,7 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
     plan, examples, scale = encoded.plan, encoded.dataset.examples["test"], encoded.dataset.scale
-    answers = plan.job.answers_within(ws.elapsed) if plan.job else ANSWERS
+    answers = encoded.job.answers_within(ws.elapsed) if encoded.job else ANSWERS
     answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
 
     def rate() -> Pass:

@@ -1,20 +1,21 @@
-"""The stages of a run in order, from the ratings to the registered model."""
+"""The stages of a run in order, from the ratings to the registered model; a dry run ends after the first ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..progress.whole_job import plan_lines
 from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
+from ..train.recipe import TrainingPlan
 from ..workspace import Workspace
 from .choose import choose, fit_model_set
-from .encode import encode_dataset
+from .encode import encode_dataset, time_run
 from .evaluate import evaluate
-from .find_base import find_models
-from .plan import plan_training
+from .plan import find_models, plan_training
 from .record import write_results
-from .state import RunRequest, basis_of
+from .state import NotTuned, RunRequest, basis_of
 from .tune import fit_readout, require_tuned_or_fallback, tune
 
 Announce = Callable[[RunRecord], None]
@@ -40,3 +41,28 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     ws.tracking.final(record.evaluation)
     announce(record)
     return register_result(request.registration, record, basis.dataset, ws.folder, ws.progress)
+
+
+def dry_run(request: RunRequest, dataset: Dataset, ws: Workspace) -> list[str]:
+    """The settings that `run` would use and its times, in lines; writes nothing.
+
+    Raises what the run itself would raise before its long work.
+    """
+    timed = time_run(plan_training(dataset, find_models(request, ws), request, ws), ws)
+    parts = "{train} training, {dev} validation and {test} test records".format(**dataset.counts)
+    if isinstance(timed, NotTuned):
+        require_tuned_or_fallback(timed, request, ws)
+        seconds = request.config.model_set_budget_seconds
+        why = f"No tuned model: {timed.reason}" if timed.reason else "No tuned model: --approach model-set"
+        return [parts, why, f"A model set would be made in about {seconds:g} s; its evaluation comes on top"]
+    plan, job = timed
+    return [parts, _settings_line(plan), *(plan_lines(job) if job else ["Its time could not be measured"])]
+
+
+def _settings_line(plan: TrainingPlan) -> str:
+    own = plan.config
+    return (
+        f"LoRA of rank {own.rank} on {plan.base.name}: {own.layers} blocks, {own.epochs:g} epochs, batches of "
+        f"{own.batch_size}, learning rate {own.learning_rate:g}, {own.compute_dtype} on {own.device}, "
+        f"{own.threads} threads"
+    )

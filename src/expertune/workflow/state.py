@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..config import Config, as_dict
+from ..config import Config
 from ..engine.base_model import Base
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
 from ..estimate.job import JobPlan
@@ -21,8 +19,9 @@ from ..ratings.codes import WORDS, CodeBranch, LabelScoring
 from ..ratings.dataset import Dataset
 from ..record import CodeBranchInfo
 from ..register.folder import RegistrationTarget
-from ..train.encode import Candidates, Row
+from ..train.encode import Tokenized
 from ..train.events import Event
+from ..train.recipe import TrainingPlan
 from ..train.summary import TrainingSummary
 
 Result = TypeVar("Result")
@@ -73,52 +72,19 @@ class Models:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """Inputs of the training, with all settings resolved.
+class EncodedDataset(Tokenized):
+    """Dataset tokenized by the base's engine, and the base's rating of the test records (`test`).
 
-    `requested` holds the settings as given; `job` is the plan of the whole run, None if no speed could be measured.
+    `frame` is the prompt of the code branch where a decision model's server can render it; `job` is the plan of the
+    whole run, None if no speed could be measured.
     """
 
-    dataset: Dataset
-    base: Base
-    config: Config
-    requested: Config
-    job: JobPlan | None = None
-
-    @property
-    def run_id(self) -> str:
-        """Hash of everything that determines the adapter."""
-        base, dataset = self.base, self.dataset
-        facts = {
-            "base": base.sha256,
-            "rows": dataset.input_sha256,
-            "unlabelled": dataset.unlabelled and dataset.unlabelled.sha256,
-            "topics": dataset.topics,
-            "labels": dataset.scale.labels,
-            "settings": as_dict(self.config),
-            "prompts": [base.renderer is not None, base.located.template],
-        }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class EncodedDataset:
-    """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
-    records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it.
-
-    `rows` are those of each part, and of the records without a rating as "unlabelled".
-    """
-
-    dataset: Dataset
-    rows: Mapping[str, tuple[Row, ...]]
-    candidates: Candidates
     context: int
     test: Pass
     notes: tuple[str, ...]
     folds_system: bool
-    plan: TrainingPlan
-    branch: CodeBranch | None = None
-    frame: PromptFrame | None = None
+    job: JobPlan | None
+    frame: PromptFrame | None
 
 
 @dataclass(frozen=True)
@@ -170,7 +136,7 @@ def basis_of(
     """Take the encoded dataset and the plan's settings where they exist, else those of the request."""
     given = frozenset(request.config.model_fields_set)
     if isinstance(encoded, EncodedDataset):
-        latest = encoded.plan
-        return Basis(encoded.dataset, latest.config, models, encoded.test, latest.job, given, encoded.branch)
+        settings = encoded.plan.config
+        return Basis(encoded.dataset, settings, models, encoded.test, encoded.job, given, encoded.branch)
     config = plan.config if isinstance(plan, TrainingPlan) else request.config
     return Basis(dataset, config, models, given=given)

@@ -23,8 +23,8 @@ from ..gguf.write import write_adapter
 from ..modelset.code_branch import decision_of, scored
 from ..modelset.tfidf_classifier import soft_labels
 from ..predict.score import Pass, Rated, sample_of
-from ..readout.build import Readout, ReadoutData, build_readout
-from ..torch_engine import LLAMA_CPP, open_base, rate_rows, rated_rows, rating_in_a_run
+from ..readout.build import Readout, build_readout
+from ..torch_engine import LLAMA_CPP, open_base, rate_validation, rated_rows, rating_in_a_run
 from ..train.advice import advice, rate_too_high
 from ..train.class_balance import SoftLabels
 from ..train.encode import labelled_rows
@@ -63,10 +63,8 @@ def fit_readout(encoded: EncodedDataset | NotTuned, ws: Workspace) -> Readout | 
     """
     if isinstance(encoded, NotTuned) or not encoded.plan.config.readout:
         return None
-    plan = encoded.plan
-    data = ReadoutData(encoded.dataset, encoded.rows, encoded.candidates, plan.base, plan.config, plan.run_id)
     with ws.stage("readout"):
-        return build_readout(data, ws)
+        return build_readout(encoded, ws)
 
 
 def tune(encoded: EncodedDataset | NotTuned, readout: Readout | None, ws: Workspace) -> Tuned | NotTuned:
@@ -92,13 +90,14 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
 
 
 def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
-    config, dataset = encoded.plan.config, encoded.dataset
+    config = encoded.plan.config
+    soft = readout.soft_labels if readout else soft_labels(encoded.dataset, config)
     with GGUFFile(encoded.plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
-            trained = _train(file, encoded, _soft_labels(encoded, readout), ws, should_stop)
+            trained = _train(file, encoded, soft, ws, should_stop)
         with ws.stage("export"), ws.progress.whole.part("write"), _served_or_diverged(trained):
-            by_adapter = (trained.adapter_dev, trained.code_dev, dataset, config)
-            keys = decision_of(encoded.frame, trained.summary.family, *by_adapter)
+            words_and_codes = trained.adapter_dev, trained.code_dev
+            keys = decision_of(encoded, encoded.frame, trained.summary.family, *words_and_codes)
             metadata = {**_provenance(encoded), **keys.metadata}
             target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
             merged = merge(target, config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws))
@@ -106,7 +105,7 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
             export = summarize_export(file, merged, by_file, encoded.test)
     words = merged.checked.reread.rated
     _require_gain_over_base(words, trained, encoded)
-    branch = scored(encoded.branch, keys, words, merged.checked.by_code, dataset, config)
+    branch = scored(encoded, keys, words, merged.checked.by_code)
     tuned = Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded, branch)
     return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
 
@@ -120,14 +119,6 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
 
-def _soft_labels(encoded: EncodedDataset, readout: Readout | None) -> SoftLabels:
-    """Another rater's probabilities, out of fold: the readout's, or TF-IDF's where there is none."""
-    if readout is not None:
-        return readout.soft_labels
-    config = encoded.plan.config
-    return soft_labels(encoded.dataset, out_of_fold_too=bool(config.soft_label_weight), seed=config.seed)
-
-
 def _train(
     file: GGUFFile, encoded: EncodedDataset, soft: SoftLabels, ws: Workspace, should_stop: Callable[[], bool]
 ) -> _Trained:
@@ -136,7 +127,7 @@ def _train(
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
-    config, rows, candidates, job = encoded.plan.config, encoded.rows, encoded.candidates, encoded.plan.job
+    config, rows, candidates, job = encoded.plan.config, encoded.rows, encoded.candidates, encoded.job
     unrated = labelled_rows(rows["unlabelled"], candidates, soft)
     placement = place(file, config)
     longest = max(row.length for part in rows.values() for row in part)
@@ -220,7 +211,7 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     with ws.part("check"), opened() as engine:
         served = rate_shown(ws.progress, engine, some, dataset.scale, title)
     with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
-        reread, by_code = rate_rows(target.path, config, rows, encoded.candidates, dataset.scale)
+        reread, by_code = rate_validation(target.path, encoded)
     ids = {each.id for each in some}
     compared = [row for row in rows if row.id in ids]
     truth = ValidationTruth(
