@@ -119,8 +119,7 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
         texts = [example.record for example in examples]
         shares = record.predict(of_part[part][:, layer], texts)
         rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
-        tokens = sum(len(row.prompt) for row in rows)
-        return Pass(tuple(rated), each * len(rows), 1 / each, tokens)
+        return Pass(tuple(rated), each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
     if dataset.unlabelled and (others := dataset.unlabelled.records):

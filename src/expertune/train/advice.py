@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from ..errors import TrainingFailedError
 from .events import Event, StepEvent, evaluations_of, steps_of
 
 SHARE = 4  # a quarter of the steps is averaged: batches differ, so that a few of them say little
@@ -21,6 +22,11 @@ def advice(history: Sequence[Event]) -> str:
     if why := _too_high(history):
         return f"{why}: lower --learning-rate to {_peak_rate(history) / 10:.2g}"
     return "check the ratings, or raise --epochs or --learning-rate"
+
+
+def failed(why: str, history: Sequence[Event]) -> TrainingFailedError:
+    """The error of a training that failed, with advice."""
+    return TrainingFailedError(f"{why}; {advice(history)}")
 
 
 def rate_too_high(history: Sequence[Event]) -> bool:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import TrainingFailedError
+from ..predict.score import likeliest
 from .class_balance import SoftLabels
-from .encode import Candidates, Row
+from .encode import Candidates, Row, Tokenized, unrated_row
 from .events import Event
 
 
@@ -51,6 +52,17 @@ class TrainingData:
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
             raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
+
+    @classmethod
+    def of(cls, tokens: Tokenized, soft_labels: SoftLabels) -> TrainingData:
+        """Of a dataset; each record without a rating gets its most probable label, or is left out without one."""
+        rows = tokens.rows
+        unrated = [
+            unrated_row(row.id, row.prompt, tokens.candidates, likeliest(shares))
+            for row in rows["unlabelled"]
+            if (shares := soft_labels.get(row.id))
+        ]
+        return cls((*rows["train"], *unrated), rows["dev"], tokens.candidates, soft_labels)
 
     @property
     def rated(self) -> int:

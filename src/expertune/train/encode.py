@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ..engine.base import Engine
 from ..engine.label_scoring import common_prefix, distinguishing
 from ..errors import DatasetError, TrainingFailedError
-from ..predict.score import likeliest
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_opening
@@ -139,13 +138,6 @@ def unrated_row(id: str, prompt: Sequence[int], answers: Candidates, label: int 
     """A row that learns only its label decisions: no token has a weight, and the answer ends with the last decision."""
     answer = (*answers.shared, *answers.own[label])[: answers.decisions(label)[-1] + 1]
     return Row(id, label, tuple(prompt), answer, (0.0,) * len(answer), rated=False)
-
-
-def labelled_rows(rows: Sequence[Row], answers: Candidates, shares: Mapping[str, Sequence[float]]) -> tuple[Row, ...]:
-    """The rows of records without a rating, each with its most probable label; without those that have no `shares`."""
-    return tuple(
-        unrated_row(row.id, row.prompt, answers, likeliest(own)) for row in rows if (own := shares.get(row.id))
-    )
 
 
 def encode_all(

@@ -6,13 +6,17 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
+from .. import __version__, outputs
 from ..config import AUTO, Config, as_dict, with_changes
 from ..engine.base_model import Base
+from ..files import write_text
 from ..gguf.read import GGUFFile
 from ..model.arch import read_config
 from ..model.hparams import Keys
 from ..ratings.dataset import Dataset
+from ..ratings.examples import training_lines
 
 # Learning rate of LoRA by model width, from sweeps over Llama models of 1 to 70 B (Schulman et al., LoRA Without
 # Regret, 2025; tinker-cookbook, hyperparam_utils.get_lr: 5e-5 · 10 · (2000 / width) ** 0.781). Our measurements on
@@ -47,6 +51,32 @@ class TrainingPlan:
             "prompts": [base.renderer is not None, base.located.template],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Metadata of the files that the training makes."""
+        return {
+            "general.name": f"{self.base.name} tuned by Expertune",
+            "expertune.version": __version__,
+            "expertune.base.sha256": self.base.sha256,
+            "expertune.run": self.run_id,
+        }
+
+    def line(self) -> str:
+        """Describe the settings that decide the training's time."""
+        own = self.config
+        return (
+            f"LoRA of rank {own.rank} on {self.base.name}: {own.layers} blocks, {own.epochs:g} epochs, batches of "
+            f"{own.batch_size}, learning rate {own.learning_rate:g}, {own.compute_dtype} on {own.device}, "
+            f"{own.threads} threads"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write training_data.jsonl and training_config.yaml. Raises OutputError."""
+        lines = training_lines(self.dataset.examples["train"])
+        write_text(folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
+        run = {"input": self.dataset.source, "model": self.base.name, "topics": self.dataset.topics}
+        outputs.write_config(folder / outputs.TRAINING_CONFIG, self.config, run)
 
 
 def training_plan(dataset: Dataset, base: Base, requested: Config, first: Config | None) -> TrainingPlan:

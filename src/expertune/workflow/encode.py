@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import replace
 from functools import partial
 
-from .. import outputs
-from ..config import Config
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
@@ -17,12 +15,8 @@ from ..estimate.job import BASE_SAMPLE, TITLES, JobPlan
 from ..estimate.run_time import Served
 from ..evaluate.judgement import rate_shown
 from ..export.decision import decision_frame
-from ..files import write_text
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
-from ..ratings.codes import CodeBranch
-from ..ratings.dataset import Dataset
-from ..ratings.examples import training_lines
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
 from ..train.code_branch import NO_BRANCH, choose_branch
 from ..train.encode import Tokenized, candidates, encode_all, rows_by_part
@@ -59,7 +53,8 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[tuple[Tokenized, J
     opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
-        branch = _code_branch(plan.dataset, config, engine)
+        first = plan.dataset.examples["train"][0].messages
+        branch = choose_branch(engine, engine.render(first), len(scale.labels)) if config.code_branch else None
         whole, served = plan.dataset.with_codes(branch), Served(engine, rater, open_seconds)
         answers = candidates(engine, whole.examples["train"][0], scale, branch)
         total = sum(whole.counts.values()) + (len(whole.unlabelled.records) if whole.unlabelled else 0)
@@ -75,12 +70,6 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[tuple[Tokenized, J
         yield replace(tokens, plan=planned), job, served
 
 
-def _code_branch(dataset: Dataset, config: Config, engine: Engine) -> CodeBranch | None:
-    if not config.code_branch:
-        return None
-    return choose_branch(engine, engine.render(dataset.examples["train"][0].messages), len(dataset.scale.labels))
-
-
 def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int) -> AbstractContextManager[Engine]:
     """The engine that rates the base: our decoder, which is faster and reads every base that can be tuned."""
     if plan.config.engine == LLAMA_CPP:
@@ -91,7 +80,8 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
 def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     with _tokenized(plan, ws) as (tokens, job, served):
         dataset, branch, engine, config = tokens.dataset, tokens.branch, served.engine, tokens.plan.config
-        _write_inputs(tokens.plan, ws)
+        ws.retire_earlier_run()
+        tokens.plan.write(ws.folder)
         test = sample_of(dataset.examples["test"], BASE_SAMPLE, config.seed)
         rate_base = partial(rate_shown, ws.progress, served.rater, test, dataset.scale, TITLES["base"])
         with ws.part("base"):
@@ -105,12 +95,3 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             job=job,
             frame=decision_frame(engine, branch, dataset.examples["train"]) if branch else None,
         )
-
-
-def _write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
-    """Write training_data.jsonl and training_config.yaml, after an earlier run has been moved. Raises OutputError."""
-    ws.retire_earlier_run()
-    lines = training_lines(plan.dataset.examples["train"])
-    write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
-    run = {"input": plan.dataset.source, "model": plan.base.name, "topics": plan.dataset.topics}
-    outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)

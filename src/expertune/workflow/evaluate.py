@@ -41,13 +41,14 @@ def evaluate(
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
     chosen = model_set if choice.approach == MODEL_SET else None
+    dataset, test, title = basis.dataset, basis.dataset.examples["test"], TITLES["base"]
     with ws.stage("judge"):
         if chosen is not None and chosen.dev is None:
             return Evaluated(None, unjudged=chosen.unjudged or "")
         try:
             by_tuned = {TUNED: _tuned_test(tuned, ws)} if isinstance(tuned, Tuned) else {}
             by_set, notes = _by_model_set(model_set, basis, ws, chosen=chosen is not None)
-            base_test = basis.base_test or _base_test(basis, ws)
+            base_test = basis.base_test or rate_member(basis.models.candidates[0], test, dataset, ws.progress, title)
         except EngineError as error:
             if chosen is None:
                 raise
@@ -56,7 +57,7 @@ def evaluate(
         passes = {**by_set, **by_tuned} if chosen else {**by_tuned, **by_set}
         by_readout = {READOUT: readout.test} if readout else {}
         unseen = _unseen(tuned, model_set, readout)
-        judgement = judge(name, passes | by_readout, base_test, unseen, basis.dataset, basis.config)
+        judgement = judge(name, passes | by_readout, base_test, unseen, dataset, basis.config)
         return Evaluated(judgement, (*notes, *(note for each in by_tuned.values() for note in unfinished_notes(each))))
 
 
@@ -74,11 +75,6 @@ def _by_model_set(
         if chosen:
             raise
         return {}, (f"the model set was not evaluated on the test records: {error}",)
-
-
-def _base_test(basis: Basis, ws: Workspace) -> Pass:
-    base, dataset = basis.models.candidates[0], basis.dataset
-    return rate_member(base, dataset.examples["test"], dataset, ws.progress, TITLES["base"])
 
 
 def _unseen(tuned: Tuned | NotTuned, model_set: ModelSet | None, readout: Readout | None) -> Unseen:

@@ -74,7 +74,7 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
 
 
 def plan_time(tokens: Tokenized, served: Served, ws: Workspace) -> tuple[TrainingPlan, JobPlan | None]:
-    """Measure this machine and print the plan of the run; with `minutes` also change the settings to those that it chose.
+    """Measure this machine and print the plan of the run; with `minutes` the training's settings change to those of it.
 
     A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
     cannot be measured. Raises UsageError if the time given is too short for any run.

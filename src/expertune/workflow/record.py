@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import outputs
 from ..config import as_dict
+from ..engine.base_model import Base
 from ..evaluate.judgement import experts_of
 from ..evaluate.predictions import write_tables
 from ..evaluate.tfidf_curve import tfidf_curve
@@ -84,7 +85,7 @@ def _record(
     ws: Workspace,
     readout: Readout | None,
 ) -> RunRecord:
-    dataset, config, judgement = basis.dataset, basis.config, evaluated.judgement
+    dataset, config, judgement, base = basis.dataset, basis.config, evaluated.judgement, basis.models.base
     scale, training = dataset.scale, kept.training if kept else None
     verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
     evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence, _learning_curves(basis, readout, ws))
@@ -117,7 +118,7 @@ def _record(
         rating_mapping=dict(zip(scale.labels, scale.values, strict=True)),
         rating_codes=dict(scale.raw),
         prompt_template=dataset.template,
-        provenance=Provenance.of(ws.folder, dataset, basis.base),
+        provenance=Provenance.of(ws.folder, dataset, base if isinstance(base, Base) else None),
         settings=as_dict(config),
         seed=config.seed,
         timings=dict(ws.seconds),

@@ -8,7 +8,6 @@ from ..progress.whole_job import plan_lines
 from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
-from ..train.recipe import TrainingPlan
 from ..workspace import Workspace
 from .choose import choose, fit_model_set
 from .encode import encode_dataset, time_run
@@ -56,13 +55,4 @@ def dry_run(request: RunRequest, dataset: Dataset, ws: Workspace) -> list[str]:
         why = f"No tuned model: {timed.reason}" if timed.reason else "No tuned model: --approach model-set"
         return [parts, why, f"A model set would be made in about {seconds:g} s; its evaluation comes on top"]
     plan, job = timed
-    return [parts, _settings_line(plan), *(plan_lines(job) if job else ["Its time could not be measured"])]
-
-
-def _settings_line(plan: TrainingPlan) -> str:
-    own = plan.config
-    return (
-        f"LoRA of rank {own.rank} on {plan.base.name}: {own.layers} blocks, {own.epochs:g} epochs, batches of "
-        f"{own.batch_size}, learning rate {own.learning_rate:g}, {own.compute_dtype} on {own.device}, "
-        f"{own.threads} threads"
-    )
+    return [parts, plan.line(), *(plan_lines(job) if job else ["Its time could not be measured"])]

@@ -121,10 +121,6 @@ class Basis:
     given: frozenset[str] = frozenset()
     branch: CodeBranch | None = None
 
-    @property
-    def base(self) -> Base | None:
-        return self.models.base if isinstance(self.models.base, Base) else None
-
 
 def basis_of(
     dataset: Dataset,

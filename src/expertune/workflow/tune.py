@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from .. import __version__, outputs
+from .. import outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
 from ..estimate.job import SERVED_SAMPLE, TITLES
 from ..evaluate.compare import groups_of
@@ -25,9 +25,8 @@ from ..modelset.tfidf_classifier import soft_labels
 from ..predict.score import Pass, Rated, sample_of
 from ..readout.build import Readout, build_readout
 from ..torch_engine import LLAMA_CPP, open_base, rate_validation, rated_rows, rating_in_a_run
-from ..train.advice import advice, rate_too_high
+from ..train.advice import failed, rate_too_high
 from ..train.class_balance import SoftLabels
-from ..train.encode import labelled_rows
 from ..train.events import Event
 from ..train.interrupt import stop_after_step
 from ..train.summary import TrainingSummary, summarize_training
@@ -48,7 +47,6 @@ class _Trained:
     """
 
     update: WeightUpdate
-    threads: int
     summary: TrainingSummary
     history: tuple[Event, ...]
     base_dev: tuple[Rated, ...]
@@ -91,22 +89,22 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
 
 def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
     config = encoded.plan.config
-    soft = readout.soft_labels if readout else soft_labels(encoded.dataset, config)
     with GGUFFile(encoded.plan.base.path) as file:
         with ws.stage("train"), stop_after_step() as should_stop:
+            soft = readout.soft_labels if readout else soft_labels(encoded.dataset, config)
             trained = _train(file, encoded, soft, ws, should_stop)
         with ws.stage("export"), ws.progress.whole.part("write"), _served_or_diverged(trained):
-            words_and_codes = trained.adapter_dev, trained.code_dev
-            keys = decision_of(encoded, encoded.frame, trained.summary.family, *words_and_codes)
-            metadata = {**_provenance(encoded), **keys.metadata}
-            target = MergeTarget(ws.checkpoints / outputs.MODEL, file, trained.update, metadata, trained.threads)
+            summary, path = trained.summary, ws.checkpoints / outputs.MODEL
+            keys = decision_of(encoded, encoded.frame, summary.family, trained.adapter_dev, trained.code_dev)
+            metadata = {**encoded.plan.provenance, **keys.metadata}
+            target = MergeTarget(path, file, trained.update, metadata, summary.threads)
             merged = merge(target, config, partial(_write, target, ws), partial(_check, encoded, trained, target, ws))
             by_file = merged.checked.served if config.engine == LLAMA_CPP else merged.checked.reread
             export = summarize_export(file, merged, by_file, encoded.test)
     words = merged.checked.reread.rated
     _require_gain_over_base(words, trained, encoded)
     branch = scored(encoded, keys, words, merged.checked.by_code)
-    tuned = Tuned(merged.path, by_file, trained.summary, export, trained.history, encoded, branch)
+    tuned = Tuned(path, by_file, summary, export, trained.history, encoded, branch)
     return tuned if tuned.scoring.by == "words" else replace(tuned, dev=_rate_dev(tuned, ws))
 
 
@@ -127,16 +125,15 @@ def _train(
     from ..train.checkpoint import CheckpointPlace
     from ..train.loop import Trainer, TrainingData
 
-    config, rows, candidates, job = encoded.plan.config, encoded.rows, encoded.candidates, encoded.job
-    unrated = labelled_rows(rows["unlabelled"], candidates, soft)
-    placement = place(file, config)
+    config, rows, job = encoded.plan.config, encoded.rows, encoded.job
+    data = TrainingData.of(encoded, soft)
     longest = max(row.length for part in rows.values() for row in part)
     with ws.part("load"):
-        tunable = load(file, config, placement, row_tokens=longest)
+        tunable = load(file, config, place(file, config), row_tokens=longest)
     load_seconds = ws.parts["load"]
     trainer = Trainer(
         tunable,
-        TrainingData((*rows["train"], *unrated), rows["dev"], candidates, soft),
+        data,
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
@@ -153,44 +150,31 @@ def _train(
     for part, kind in (("train", "step"), ("validate", "dev")):
         ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)
     if result.best_step == 0:
-        raise TrainingFailedError(
-            f"training gained nothing on the {len(rows['dev'])} validation records over the base "
-            f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
-        )
-    lora, family = tunable.lora, tunable.model_config.family
+        base = f"the {len(data.dev)} validation records over the base (macro-F1 {result.base_macro_f1:.3f})"
+        raise failed(f"training gained nothing on {base}", result.history)
+    lora, family, about = tunable.lora, tunable.model_config.family, encoded.plan.provenance
     adapter = ws.folder / outputs.ADAPTER
-    write_adapter(adapter, architecture=family, alpha=lora.alpha, tensors=lora.pairs(), metadata=_provenance(encoded))
+    write_adapter(adapter, architecture=family, alpha=lora.alpha, tensors=lora.pairs(), metadata=about)
     by_decoder = (result.base_log_RK, result.best_log_RK, result.best_code_log_RK)
     return _Trained(
         WeightUpdate(lora.pairs(), lora.scale),
-        placement.threads,
-        summarize_training(config, result, tunable, load_seconds, len(unrated)),
+        summarize_training(config, result, tunable, load_seconds, len(data.train) - data.rated),
         result.history,
-        *(rated_rows(log_RK, rows["dev"], encoded.dataset.scale) for log_RK in by_decoder),
+        *(rated_rows(log_RK, data.dev, encoded.dataset.scale) for log_RK in by_decoder),
     )
-
-
-def _provenance(encoded: EncodedDataset) -> dict[str, str]:
-    plan = encoded.plan
-    return {
-        "general.name": f"{plan.base.name} tuned by Expertune",
-        "expertune.version": __version__,
-        "expertune.base.sha256": plan.base.sha256,
-        "expertune.run": plan.run_id,
-    }
 
 
 @contextmanager
 def _served_or_diverged(trained: _Trained) -> Iterator[None]:
     """Raise TrainingFailedError for an adapter that has diverged: without probabilities, or none that can be served."""
     if any(math.isnan(each.probabilities[0]) for each in trained.adapter_dev):
-        raise TrainingFailedError(f"the trained adapter gives no probabilities; {advice(trained.history)}")
+        raise failed("the trained adapter gives no probabilities", trained.history)
     try:
         yield
     except EngineError as error:
         if not rate_too_high(trained.history):
             raise
-        raise TrainingFailedError(f"the tuned file cannot be served ({error}); {advice(trained.history)}") from error
+        raise failed(f"the tuned file cannot be served ({error})", trained.history) from error
 
 
 def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
@@ -229,7 +213,5 @@ def _require_gain_over_base(by_file: Sequence[Rated], trained: _Trained, encoded
     file, base = (dev_macro_f1(each, dataset, config) for each in (by_file, trained.base_dev))
     log.info("validation macro-F1: file %.4f, base %.4f", file, base)
     if file <= base:
-        raise TrainingFailedError(
-            f"the tuned model is not better than its base on the {len(by_file)} validation records "
-            f"(macro-F1 {file:.3f} against {base:.3f}); {advice(trained.history)}"
-        )
+        figures = f"{len(by_file)} validation records (macro-F1 {file:.3f} against {base:.3f})"
+        raise failed(f"the tuned model is not better than its base on the {figures}", trained.history)
