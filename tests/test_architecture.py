@@ -27,7 +27,7 @@ ROWS = (
     ("estimate",),
     ("progress",),
     ("evaluate", "record", "report_record", "report", "tracking", "workspace"),
-    ("modelset", "readout", "rate", "review_page", "register"),
+    ("modelset", "readout", "tuned", "rate", "review_page", "register"),
     ("workflow", "fine_tuner"),
     ("cli", "__main__"),
 )

@@ -14,7 +14,7 @@ from expertune.errors import FineTuningNotSupportedError, Interrupted, TrainingF
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
 from expertune.train.loop import Trainer
-from expertune.workflow import tune as stage
+from expertune.tuned import check
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -47,7 +47,7 @@ def test_a_file_that_loses_to_its_base_leaves_nothing(
         seen.append(models(tmp_path))
         return 0.5
 
-    monkeypatch.setattr(stage, "dev_macro_f1", never_better)
+    monkeypatch.setattr(check, "dev_macro_f1", never_better)
     if fallback:
         found = tune(tmp_path)["fallback_reason"]
     else:

@@ -67,7 +67,7 @@ class Candidates:
 @dataclass(frozen=True)
 class Tokenized:
     """The dataset of a training in tokens, without records that are too long. `rows` are those of each part, and of the
-    records without a rating as "unlabelled"; `branch` is the code branch.
+    records without a rating as "unlabelled"; `branch` is the code branch, `context` the engine's context in tokens.
     """
 
     plan: TrainingPlan
@@ -75,6 +75,7 @@ class Tokenized:
     rows: Mapping[str, tuple[Row, ...]]
     candidates: Candidates
     branch: CodeBranch | None
+    context: int
 
 
 def candidates(engine: Engine, example: Example, scale: RatingScale, branch: CodeBranch | None = None) -> Candidates:

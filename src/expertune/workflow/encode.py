@@ -65,7 +65,7 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[tuple[Tokenized, J
         rows, dataset = rows_by_part(every, whole, limit, drop=config.long_records == "drop")
         if base.renderer is not None:
             check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
-        tokens = Tokenized(replace(plan, dataset=whole), dataset, rows, answers, branch)
+        tokens = Tokenized(replace(plan, dataset=whole), dataset, rows, answers, branch, engine.context)
         planned, job = plan_time(tokens, served, ws)
         yield replace(tokens, plan=planned), job, served
 
@@ -88,7 +88,6 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             rated = ws.once("base-test", tokens.plan.run_id, rate_base)
         return EncodedDataset(
             **vars(tokens),
-            context=engine.context,
             test=rated,
             notes=(*served.rater.notes, *((NO_BRANCH,) if config.code_branch and not branch else ())),
             folds_system=engine.folds_system,

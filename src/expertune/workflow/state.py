@@ -79,7 +79,6 @@ class EncodedDataset(Tokenized):
     whole run, None if no speed could be measured.
     """
 
-    context: int
     test: Pass
     notes: tuple[str, ...]
     folds_system: bool
