@@ -80,7 +80,7 @@ def rate_validation(file: Path, tokens: Tokenized) -> tuple[Pass, tuple[Rated, .
         seconds = time.perf_counter() - start
     rated = rated_rows(found.log_probabilities_RK, rows, scale)
     tokens = sum(len(row.prompt) for row in rows)
-    return Pass(rated, seconds, len(rated) / seconds, tokens), rated_rows(found.code_log_RK, rows, scale)
+    return Pass.of(rated, seconds, tokens), rated_rows(found.code_log_RK, rows, scale)
 
 
 def rated_rows(log_RK: Any, rows: Sequence[Row], scale: RatingScale) -> tuple[Rated, ...]:

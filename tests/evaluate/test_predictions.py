@@ -64,7 +64,7 @@ def test_every_figure_comes_from_the_file_alone(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == [row.id for row in test]
     assert [row["base_label"] != "" for row in rows[:4]] == [True, False, True, False]
     assert rows[1]["base_p_match"] == "" and "decision_mod_p_does_not_match" in rows[0]
-    assert_figures_are_those_of(tmp_path / "out.csv", EvaluationRecord.of("so", judgement, None).to_dict())
+    assert_figures_are_those_of(tmp_path / "out.csv", EvaluationRecord.of(judgement, "", None).to_dict())
     text = (tmp_path / "out.csv").read_text("utf-8")
     assert not any(row.prompt[:40] in text for row in test)
 

@@ -19,7 +19,7 @@ from .baselines import majority, tfidf
 from .ceiling import ExpertComparison, compare_experts
 from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
-from .label_errors import LabelErrors, Shares, UnseenRatings, likely_label_errors
+from .label_errors import ByRater, LabelErrors, UnseenRatings, likely_label_errors
 from .subgroups import SubgroupColumn, subgroups_of
 from .verdict import WORD_COUNTS, Verdict, verdict
 
@@ -28,7 +28,7 @@ from .verdict import WORD_COUNTS, Verdict, verdict
 class Judgement:
     """Evaluations of all raters on the test records, the product first, and the verdict on it.
 
-    `uncertainty`, `strata`, `coverage` (of its conformal sets, None if it has none) and `automatable` describe the
+    `uncertainty`, `strata`, `conformal` (coverage of its sets, None if it has none) and `automatable` describe the
     product alone. `experts` compares it with several experts, if there are. `raters` are the predictions that were
     evaluated, by name in the same order.
     """
@@ -38,37 +38,28 @@ class Judgement:
     differences: tuple[Difference, ...]
     uncertainty: Uncertainty
     strata: tuple[SubgroupColumn, ...]
-    coverage: Coverage | None
+    conformal: Coverage | None
     experts: ExpertComparison | None
-    raters: Mapping[str, Sequence[Rated]]
+    raters: ByRater
     label_errors: LabelErrors
     automatable: AutomatableShare
 
 
-@dataclass(frozen=True)
-class Unseen:
-    """Predictions of records that the raters had not learned: `dev`, the validation records by the rater's name, the
-    product among them; and `train`, the training records by fits of `rater` without their group, as far as there are.
-    """
-
-    dev: Mapping[str, Sequence[Rated]]
-    rater: str
-    train: Shares
-
-
 def judge(
     name: str,
+    dev: ByRater,
     passes: Mapping[str, Pass],
     base: Pass,
-    unseen: Unseen,
+    train: UnseenRatings,
     dataset: Dataset,
     config: Config,
 ) -> Judgement:
     """Compare the product `name` with the other `passes`, the base, TF-IDF and the majority class.
 
-    `passes` are over the test records or a sample of them, by the rater's name in the report ("tuned", "few-shot");
-    the product's is over all. A product that is a TF-IDF classifier is not compared with TF-IDF, whose figures are
-    there all the same.
+    `passes` are over the test records or a sample of them, by the rater's name in the report ("tuned", "few-shot"),
+    the product's over all; `dev` has the predictions of validation records, the product's among them, and `train` those
+    of training records. A product that is a TF-IDF classifier is not compared with TF-IDF, whose figures are there all
+    the same.
     """
     split, scale, product = dataset.split, dataset.scale, passes[name].rated
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
@@ -87,8 +78,9 @@ def judge(
     rivals = {rater: rated for rater, rated in by_name.items() if rater not in itself}
     differences = compare((name, product), rivals, split.test, scale, split.groups, config)
     found = verdict(*(evaluations[rater] for rater in (name, "base", "TF-IDF", "majority")), differences)
-    uncertainty, experts = _uncertainty(unseen.dev[name], dataset, config), experts_of(dataset, config, product)
+    uncertainty, experts = _uncertainty(dev[name], dataset, config), experts_of(dataset, config, product)
     on_test, conformal = (split.test, product, scale, split.groups), uncertainty.conformal
+    both = (split.dev, dev[name]), (split.test, product)
     return Judgement(
         replace(found, line=found.line + experts.sentence()) if experts else found,
         tuple(evaluations.values()),
@@ -98,8 +90,8 @@ def judge(
         conformal_coverage(conformal, *on_test, config.confidence_level) if conformal else None,
         experts,
         by_name,
-        _label_errors(name, unseen, by_name, dataset),
-        _automatable(unseen.dev[name], product, uncertainty, dataset, config),
+        _label_errors(train, {name: dev[name], **dev}, by_name, dataset),
+        automatable_share(*both, scale, split.groups, uncertainty.calibration, config),
     )
 
 
@@ -110,24 +102,12 @@ def _uncertainty(dev: Sequence[Rated], dataset: Dataset, config: Config) -> Unce
     return fit_uncertainty(dev, dataset.examples["train"], examples, dataset.scale, seed=config.seed)
 
 
-def _automatable(
-    dev: Sequence[Rated], test: Sequence[Rated], uncertainty: Uncertainty, dataset: Dataset, config: Config
-) -> AutomatableShare:
-    split = dataset.split
-    parts = (split.dev, dev), (split.test, test)
-    return automatable_share(*parts, dataset.scale, split.groups, uncertainty.calibration, config)
-
-
-def _label_errors(name: str, unseen: Unseen, by_test: Mapping[str, Sequence[Rated]], dataset: Dataset) -> LabelErrors:
+def _label_errors(train: UnseenRatings, by_dev: ByRater, by_test: ByRater, dataset: Dataset) -> LabelErrors:
     """Of all parts; the product is the first rater of validation and test records."""
     split, scale = dataset.split, dataset.scale
-    by_dev = {name: unseen.dev[name], **unseen.dev}
-    parts = [
-        UnseenRatings("train", (unseen.rater,), split.train, unseen.train),
-        UnseenRatings.by_consensus("dev", split.dev, by_dev, scale),
-        UnseenRatings.by_consensus("test", split.test, by_test, scale),
-    ]
-    return likely_label_errors(parts, scale)
+    dev = UnseenRatings.by_consensus("dev", split.dev, by_dev, scale)
+    test = UnseenRatings.by_consensus("test", split.test, by_test, scale)
+    return likely_label_errors([train, dev, test], scale)
 
 
 def experts_of(dataset: Dataset, config: Config, rated: Sequence[Rated] = ()) -> ExpertComparison | None:

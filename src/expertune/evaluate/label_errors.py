@@ -25,6 +25,7 @@ from ..stats.metrics import log_loss
 MOST, SHARE = 100, 0.05  # records listed: this share of each part, and so many in all
 
 Shares = Mapping[str, Sequence[float]]  # probabilities of the labels by record id
+ByRater = Mapping[str, Sequence[Rated]]  # predictions by the rater's name
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class UnseenRatings:
     shares: Shares
 
     @classmethod
-    def by_consensus(
-        cls, part: str, truth: Sequence[Rating], raters: Mapping[str, Sequence[Rated]], scale: RatingScale
-    ) -> UnseenRatings:
+    def by_consensus(cls, part: str, truth: Sequence[Rating], raters: ByRater, scale: RatingScale) -> UnseenRatings:
         """The mean probabilities of the informative raters, of the records that the first of all raters has rated.
 
         A rater is informative if it rated all of these and its log-loss is below that of the labels' shares: one that

@@ -191,9 +191,8 @@ def predict_test(
         return passes
     start, test = time.perf_counter(), prepared.split.test
     shares = predict_tfidf(made.config.tfidf, [row.prompt for row in test], prepared.scale.labels)
-    rated = tuple(rated_rows(test, shares, prepared.scale))
-    seconds = time.perf_counter() - start
-    return {made.name: Pass(rated, seconds, len(rated) / seconds, prompt_tokens=0), **passes}
+    rated = rated_rows(test, shares, prepared.scale)
+    return {made.name: Pass.of(rated, time.perf_counter() - start, prompt_tokens=0), **passes}
 
 
 def rate_member(

@@ -63,7 +63,5 @@ def decision_pass(
     start = time.perf_counter()
     found = in_parallel(decide, examples, engine.slots, on_row)
     seconds = time.perf_counter() - start
-    rated = tuple(
-        Rated.of(example.id, each.probabilities, scale) for example, each in zip(examples, found, strict=True)
-    )
-    return Pass(rated, seconds, len(rated) / seconds if seconds > 0 else 0.0, sum(each.prompt_tokens for each in found))
+    rated = [Rated.of(example.id, each.probabilities, scale) for example, each in zip(examples, found, strict=True)]
+    return Pass.of(rated, seconds, sum(each.prompt_tokens for each in found))

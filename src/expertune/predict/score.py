@@ -197,6 +197,10 @@ class Pass:
     rows_per_second: float
     prompt_tokens: int
 
+    @classmethod
+    def of(cls, rated: Sequence[Rated], seconds: float, prompt_tokens: int) -> Pass:
+        return cls(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, prompt_tokens)
+
 
 def sample_of(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
     """A random sample of at most `count` examples, in their order."""
@@ -277,7 +281,7 @@ def rate_pass(
     rated = rate_examples(engine, examples, scale, answered=answered, scoring=scoring, on_row=on_row)
     seconds = time.perf_counter() - start
     tokens = sum(engine.count_tokens(engine.render(example.messages)) for example in examples)
-    return Pass(tuple(rated), seconds, len(rated) / seconds if seconds > 0 else 0.0, tokens)
+    return Pass.of(rated, seconds, tokens)
 
 
 def unfinished_notes(tuned: Pass) -> tuple[str, ...]:

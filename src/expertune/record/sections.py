@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,22 +149,13 @@ class EvaluationRecord(Section):
 
     @classmethod
     def of(
-        cls, line: str, judgement: Judgement | None, prevalence: float | None, curves: tuple[LearningCurve, ...] = ()
+        cls, judgement: Judgement | None, unjudged: str, prevalence: float | None, *curves: LearningCurve
     ) -> EvaluationRecord:
-        """Build from a judgement, or from the `line` alone, which then says why there is none."""
+        """The judgement, or the line `unjudged`, which says why there is none."""
         if judgement is None:
-            return cls(verdict=Verdict(line), learning_curves=curves)
-        return cls(
-            verdict=replace(judgement.verdict, line=line),
-            evaluations=judgement.evaluations,
-            differences=judgement.differences,
-            strata=judgement.strata,
-            conformal=judgement.coverage,
-            prevalence=at_prevalence(judgement.evaluations[0], prevalence),
-            label_errors=judgement.label_errors,
-            automatable=judgement.automatable,
-            learning_curves=curves,
-        )
+            return cls(verdict=Verdict(unjudged), learning_curves=curves)
+        shared = {name: found for name, found in vars(judgement).items() if name in cls.model_fields}
+        return cls(**shared, prevalence=at_prevalence(judgement.evaluations[0], prevalence), learning_curves=curves)
 
 
 class AuditRecord(Section):
@@ -179,13 +169,8 @@ class AuditRecord(Section):
     @classmethod
     def of(cls, dataset: Dataset, *notes: str) -> AuditRecord:
         """With the dataset's own notes first."""
-        audit = dataset.audit
-        return cls(
-            rows=audit.rows,
-            by_label=dict(audit.by_label),
-            findings=audit.findings,
-            notes=(*dataset.notes, *notes),
-        )
+        audit, notes = dataset.audit, (*dataset.notes, *notes)
+        return cls(rows=audit.rows, by_label=dict(audit.by_label), findings=audit.findings, notes=notes)
 
 
 class SplitCounts(Section):

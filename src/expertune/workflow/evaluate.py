@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from ..errors import EngineError
 from ..estimate.job import ANSWERS, TITLES
-from ..evaluate.judgement import Judgement, Unseen, judge, rate_shown
+from ..evaluate.judgement import Judgement, judge, rate_shown
+from ..evaluate.label_errors import ByRater, UnseenRatings
 from ..evaluate.verdict import WORD_COUNTS
 from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import ModelSet, predict_test, rate_member
@@ -56,8 +57,8 @@ def evaluate(
         name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
         passes = {**by_set, **by_tuned} if chosen else {**by_tuned, **by_set}
         by_readout = {READOUT: readout.test} if readout else {}
-        unseen = _unseen(tuned, model_set, readout)
-        judgement = judge(name, passes | by_readout, base_test, unseen, dataset, basis.config)
+        dev, train = _on_validation(tuned, model_set, readout), _on_training(model_set, readout, basis)
+        judgement = judge(name, dev, {**passes, **by_readout}, base_test, train, dataset, basis.config)
         return Evaluated(judgement, (*notes, *(note for each in by_tuned.values() for note in unfinished_notes(each))))
 
 
@@ -77,14 +78,19 @@ def _by_model_set(
         return {}, (f"the model set was not evaluated on the test records: {error}",)
 
 
-def _unseen(tuned: Tuned | NotTuned, model_set: ModelSet | None, readout: Readout | None) -> Unseen:
-    """Predictions of validation records, and of training records by the readout's or the model set's fits."""
-    dev = {TUNED: tuned.dev.rated} if isinstance(tuned, Tuned) else {}
-    if model_set is not None and model_set.dev is not None:
-        dev[model_set.name] = model_set.dev
-    if readout is None:
-        return Unseen(dev, "TF-IDF", model_set.out_of_fold if model_set else {})
-    return Unseen({**dev, READOUT: readout.dev.rated}, READOUT, readout.soft_labels)
+def _on_validation(tuned: Tuned | NotTuned, model_set: ModelSet | None, readout: Readout | None) -> ByRater:
+    """The validation records by every product."""
+    by_tuned = {TUNED: tuned.dev.rated} if isinstance(tuned, Tuned) else {}
+    by_set = {model_set.name: model_set.dev} if model_set and model_set.dev is not None else {}
+    return {**by_tuned, **by_set, **({READOUT: readout.dev.rated} if readout else {})}
+
+
+def _on_training(model_set: ModelSet | None, readout: Readout | None, basis: Basis) -> UnseenRatings:
+    """The training records by fits that did not see them, as far as the run has made some."""
+    train = basis.dataset.split.train
+    if readout is not None:
+        return UnseenRatings("train", (READOUT,), train, readout.soft_labels)
+    return UnseenRatings("train", ("TF-IDF",), train, model_set.out_of_fold if model_set else {})
 
 
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:

@@ -26,7 +26,6 @@ from ..record.sections import (
 from ..register.preflight import with_checks
 from ..report import write_report
 from ..report_record import ReportRecord
-from ..stats.learning_curve import LearningCurve
 from ..workspace import Workspace
 from .evaluate import Evaluated
 from .state import Basis, NotTuned, RunRequest, Tuned
@@ -87,8 +86,11 @@ def _record(
 ) -> RunRecord:
     dataset, config, judgement, base = basis.dataset, basis.config, evaluated.judgement, basis.models.base
     scale, training = dataset.scale, kept.training if kept else None
-    verdict = judgement.verdict.line if judgement else f"The model set has not been evaluated: {evaluated.unjudged}."
-    evaluation = EvaluationRecord.of(verdict, judgement, config.prevalence, _learning_curves(basis, readout, ws))
+    unjudged = f"The model set has not been evaluated: {evaluated.unjudged}."
+    with ws.part("report"):
+        by_words = tfidf_curve(dataset.split.train, scale, dataset.split.groups, config)
+    curves = (curve for curve in (by_words, readout and readout.curve) if curve)
+    evaluation = EvaluationRecord.of(judgement, unjudged, config.prevalence, *curves)
     about_model = (*kept.encoded.plan.base.located.notes, *kept.encoded.notes) if kept else ()
     return RunRecord(
         version=VERSION,
@@ -124,11 +126,3 @@ def _record(
         timings=dict(ws.seconds),
         plan=ws.with_actual(basis.job),
     )
-
-
-def _learning_curves(basis: Basis, readout: Readout | None, ws: Workspace) -> tuple[LearningCurve, ...]:
-    """Curves of the raters that are cheap to fit many times, on the training records."""
-    split = basis.dataset.split
-    with ws.part("report"):
-        found = tfidf_curve(split.train, basis.dataset.scale, split.groups, basis.config)
-    return tuple(curve for curve in (found, readout and readout.curve) if curve)
