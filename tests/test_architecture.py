@@ -35,7 +35,7 @@ ORDER = {name: place for place, name in enumerate(name for row in ROWS for name 
 WITH_TORCH = ("model", "train", "export", "estimate")
 # what --help, check and the model-set path load; these reach the parts with torch only from inside functions
 LOADED_WITHOUT_TORCH = tuple(name for name in ORDER if name not in ("model", "train", "export"))
-NEEDED_TO_TUNE = {"expertune.estimate.throughput", "expertune.workflow.tune"}  # imported only where a model is tuned
+NEEDED_TO_TUNE = {"expertune.estimate.throughput"}  # imported only where a model is tuned
 FILE_LINES, FUNCTION_LINES = 320, 60
 
 

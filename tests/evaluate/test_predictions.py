@@ -15,6 +15,7 @@ from evaluate.recomputed import assert_figures_are_those_of, read_rows
 from evaluate.samples import rated, truth
 from expertune.config import Config
 from expertune.evaluate.judgement import judge
+from expertune.evaluate.label_errors import UnseenRatings
 from expertune.evaluate.predictions import prediction_rows
 from expertune.outputs import variable_names, write_table
 from expertune.predict.score import Pass, Rated
@@ -22,7 +23,7 @@ from expertune.ratings.dataset import load_dataset
 from expertune.ratings.scale import RatingScale, make_scale
 from expertune.ratings.schema import Rating
 from expertune.record import EvaluationRecord
-from expertune.stats.conformal import Conformal, fit_conformal
+from expertune.stats.conformal import Conformal
 
 VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
 CONFIG = Config(bootstrap_resamples=100)
@@ -42,23 +43,21 @@ def test_every_figure_comes_from_the_file_alone(tmp_path: Path) -> None:
     dataset = load_dataset(VISITS, None, "respiratory infections", CONFIG)
     scale, split = dataset.scale, dataset.split
     dev, test = list(split.dev), list(split.test)
-    calibrated = guess(dev, scale, right=0.7, seed=1)
-    thresholds = fit_conformal(
-        [each.probabilities for each in calibrated.rated], [scale.values.index(row.value) for row in dev], scale.labels
-    )
-    others = {
+    passes = {
+        "tuned": guess(test, scale, right=0.7, seed=2),
         "few-shot": guess(test[:30], scale, right=0.5, seed=4),
         "decision model nimble": guess(test, scale, right=0.3, seed=5),
     }
     judgement = judge(
         "tuned",
-        guess(test, scale, right=0.7, seed=2),
+        {"tuned": guess(dev, scale, right=0.7, seed=1).rated},
+        passes,
         guess(test[::2], scale, right=0.2, seed=3),  # a sample
+        UnseenRatings("train", (), split.train, {}),
         dataset,
         CONFIG,
-        others=others,
-        conformal=thresholds,
     )
+    thresholds = judgement.uncertainty.conformal
     write_table(tmp_path / "out.csv", prediction_rows(split.test, judgement.raters, thresholds, scale, split.groups))
     rows = read_rows(tmp_path / "out.csv")
     assert [row["id"] for row in rows] == [row.id for row in test]

@@ -11,19 +11,24 @@ import torch
 import families
 import tiny
 from expertune.config import Config
+from expertune.engine.base_model import find_base
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.estimate import throughput as probes
 from expertune.estimate.capability import TrainingThroughput
+from expertune.estimate.job import Speeds, Work
 from expertune.estimate.plan import REFERENCE_PLAN, Plan, planned
-from expertune.estimate.rating_speed import measure_rating
+from expertune.estimate.run_time import Served, measured
 from expertune.estimate.throughput import carried_over, probe, whole_blocks
 from expertune.gguf.read import GGUFFile
 from expertune.model.arch import read_config
 from expertune.model.load import load
 from expertune.model.memory import RowShape
+from expertune.ratings.codes import CodeBranch
 from expertune.ratings.dataset import load_dataset
 from expertune.train.batches import dev_batch, training_batch
-from expertune.train.code_branch import choose_branch, code_tokens
+from expertune.train.code_branch import choose_branch
+from expertune.train.encode import Tokenized, candidates, encode_all, rows_by_part
+from expertune.train.recipe import TrainingPlan
 from expertune.train.rows import training_rows
 
 VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
@@ -89,20 +94,30 @@ def test_the_rows_that_are_timed_have_the_code_branch(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_run_with_a_code_branch_is_planned_with_its_lead():
+def test_a_run_with_a_code_branch_is_planned_with_its_lead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The visits and the example base: the lead that is timed is that of the training."""
-    data = load_dataset(VISITS, None, "respiratory infections", Config())
-    with LlamaCppEngine(VISITS.with_name("base.gguf"), context=1024, threads=1) as engine:
-        first = data.examples["train"][0]
-        branch = choose_branch(engine, engine.render(first.messages), len(data.scale.labels))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("expertune.estimate.throughput.probe", lambda path, shape, config: RATE)
+    path, config = VISITS.with_name("base.gguf"), Config()
+    data, base = load_dataset(VISITS, None, "respiratory infections", config), find_base(str(path), None, context=1024)
+    with LlamaCppEngine(path, context=1024, threads=1) as engine:
+
+        def times(branch: CodeBranch | None) -> tuple[Work, Speeds]:
+            whole = data.with_codes(branch)
+            answers = candidates(engine, whole.examples["train"][0], whole.scale, branch)
+            every = encode_all(engine, whole, answers, rationale_weight=1.0, on_row=lambda: None)
+            rows, kept = rows_by_part(every, whole, 1024, drop=True)
+            plan = TrainingPlan(whole, base, config, config)
+            return measured(Tokenized(plan, kept, rows, answers, branch, 1024), Served(engine, engine, 0.1))
+
+        prompt = engine.render(data.examples["train"][0].messages)
+        branch = choose_branch(engine, prompt, len(data.scale.labels))
         assert branch is not None
-        lead = code_tokens(engine, engine.render(first.messages), branch).lead
-        assert Served(engine, engine, 0.1, branch).lead_tokens(first) == len(lead) > 1
-        assert Served(engine, engine, 0.1).lead_tokens(first) == 0
-        coded = data.with_codes(branch).examples["train"]
-        rating = measure_rating(engine, coded, data.scale, 0.1, branch=branch)
-        assert rating.code_seconds >= 0 < rating.record_seconds
-        assert measure_rating(engine, coded, data.scale, 0.1).code_seconds == 0
+        work, speeds = times(branch)
+        assert work.shape.lead == len(engine.continuation(prompt, branch.lead)) > 1
+        assert speeds.rating.code_seconds >= 0 < speeds.rating.record_seconds
+        work, speeds = times(None)
+        assert work.shape.lead == speeds.rating.code_seconds == 0
 
 
 def test_the_logits_of_what_is_timed_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
