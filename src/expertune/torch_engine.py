@@ -79,8 +79,8 @@ def rate_validation(file: Path, tokens: Tokenized) -> tuple[Pass, tuple[Rated, .
         found = evaluate(tunable, rows, tokens.candidates, batch_size=rows_of_evaluation(config))
         seconds = time.perf_counter() - start
     rated = rated_rows(found.log_probabilities_RK, rows, scale)
-    tokens = sum(len(row.prompt) for row in rows)
-    return Pass.of(rated, seconds, tokens), rated_rows(found.code_log_RK, rows, scale)
+    prompt_tokens = sum(len(row.prompt) for row in rows)
+    return Pass.of(rated, seconds, prompt_tokens), rated_rows(found.code_log_RK, rows, scale)
 
 
 def rated_rows(log_RK: Any, rows: Sequence[Row], scale: RatingScale) -> tuple[Rated, ...]:
