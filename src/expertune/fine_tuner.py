@@ -127,14 +127,7 @@ class FineTuner:
             check_target(target, model_name, config)
         folder = outputs.open_folder(Path(output_dir))
         dataset = load_dataset(df, rating_mapping, target_topics, config)
-        request = RunRequest(
-            model=model_name,
-            config=config,
-            resume=resume,
-            fallback=self.fallback_mode,
-            allow_remote=self.allow_remote,
-            registration=target,
-        )
+        request = RunRequest(model_name, config, self.fallback_mode, self.allow_remote, target)
         how = {"resume": resume, "quiet": self.quiet, "debug": self.debug_mode}
         with open_workspace(folder, **how, log_to=trackers) as ws, self._logged():
             _log_start(request, dataset)
@@ -164,7 +157,7 @@ class FineTuner:
         _require_torch(config)
         _check_folder(folder, model_name, config, target_topics, resume=resume, overwrite=overwrite)
         dataset = load_dataset(df, rating_mapping, target_topics, config)
-        request = RunRequest(model_name, config, resume, self.fallback_mode, self.allow_remote)
+        request = RunRequest(model_name, config, self.fallback_mode, self.allow_remote)
         with open_workspace(folder, resume=resume, quiet=self.quiet, debug=self.debug_mode, dry_run=True) as ws:
             _say_columns(dataset, ws)
             return dry_run(request, dataset, ws)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from . import outputs
 from .estimate.job import JobPlan
+from .files import write_json
 from .log import log, log_file
-from .predict.pass_cache import cached_pass
 from .predict.score import Pass
 from .progress import Progress
 from .tracking import Tracking
@@ -76,7 +79,21 @@ class Workspace:
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:
         """The pass called `name`: read from disk in a resumed run, else computed and kept."""
-        return cached_pass(self.checkpoints / f"{name}.json", run_id, make, resume=self.resume)
+        path = self.checkpoints / f"{name}.json"
+        if self.resume and (kept := _kept_pass(path, run_id)):
+            return kept
+        made = make()
+        write_json(path, {"run": run_id, **asdict(made)})
+        return made
+
+
+def _kept_pass(path: Path, run_id: str) -> Pass | None:
+    """Read a pass; None if the file is missing, or of another run or version."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(Pass).validate_python(content) if content.pop("run") == run_id else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextmanager

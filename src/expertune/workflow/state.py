@@ -33,7 +33,6 @@ class RunRequest:
 
     model: str
     config: Config
-    resume: bool = False
     fallback: bool = True
     allow_remote: bool = False
     registration: RegistrationTarget | None = None
