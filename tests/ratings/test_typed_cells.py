@@ -20,7 +20,8 @@ from expertune.ratings.format import format_raw
 from expertune.ratings.near_duplicates import find_duplicates
 from expertune.ratings.read import Table, frame_table, from_frame, read_ratings, read_table
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale
-from expertune.ratings.split import PARTS, split
+from expertune.ratings.schema import PARTS
+from expertune.ratings.split import split
 
 FAULTS = Path(__file__).parent.parent / "data/faults"
 SCALE = make_scale(DEFAULT_MAPPING)

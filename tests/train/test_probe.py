@@ -94,13 +94,13 @@ def test_a_run_with_a_code_branch_is_planned_with_its_lead():
     """The visits and the example base: the lead that is timed is that of the training."""
     data = load_dataset(VISITS, None, "respiratory infections", Config())
     with LlamaCppEngine(VISITS.with_name("base.gguf"), context=1024, threads=1) as engine:
-        first = data.examples["train"][0]
+        first = data.examples.train[0]
         branch = choose_branch(engine, engine.render(first.messages), len(data.scale.labels))
         assert branch is not None
         lead = code_tokens(engine, engine.render(first.messages), branch).lead
         assert Served(engine, engine, 0.1, branch).lead_tokens(first) == len(lead) > 1
         assert Served(engine, engine, 0.1).lead_tokens(first) == 0
-        coded = data.with_codes(branch).examples["train"]
+        coded = data.with_codes(branch).examples.train
         rating = measure_rating(engine, coded, data.scale, 0.1, branch=branch)
         assert rating.code_seconds >= 0 < rating.record_seconds
         assert measure_rating(engine, coded, data.scale, 0.1).code_seconds == 0
@@ -167,7 +167,7 @@ def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
     data = Path(__file__).resolve().parents[2] / "examples" / "formatted_dataset.csv"
     prepared = load_dataset(data, None, "", Config())
     plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
-    assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
+    assert (plan.rows, plan.dev_rows) == (prepared.counts.train, prepared.counts.dev)
     assert (plan.epochs, plan.validations) == (5.0, 6)
     assert 0 < plan.shape.shared < plan.shape.prompt
     assert plan.shape.row <= plan.shape.longest

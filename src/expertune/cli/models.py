@@ -192,7 +192,7 @@ def known_model(
         plan = REFERENCE_PLAN
         if dataset is not None and capability.path is not None:
             try:
-                search = records_to_rate(len(dataset.scale.labels), dataset.counts["dev"])
+                search = records_to_rate(len(dataset.scale.labels), dataset.counts.dev)
                 plan = planned(dataset, capability.path, search_records=search)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"

@@ -8,7 +8,7 @@ from typing import Any
 
 from .codes import CodeBranch
 from .scale import RatingScale, answer_text
-from .schema import Example, Rating, Split
+from .schema import BySplit, Example, Rating, Split
 
 
 def system_prompt(scale: RatingScale, topics: str, branch: CodeBranch | None = None) -> str:
@@ -29,12 +29,13 @@ def chat_messages(
 
 def make_examples(
     split: Split, scale: RatingScale, topics: str, branch: CodeBranch | None = None
-) -> dict[str, tuple[Example, ...]]:
-    """Return the examples of each part of the split, by the name of the part."""
-    return {
-        part: tuple(_example(rating, part, scale, topics, branch) for rating in ratings)
-        for part, ratings in split.parts().items()
-    }
+) -> BySplit[tuple[Example, ...]]:
+    """Return the examples of each part of the split."""
+
+    def examples(part: str, ratings: Iterable[Rating]) -> tuple[Example, ...]:
+        return tuple(_example(rating, part, scale, topics, branch) for rating in ratings)
+
+    return BySplit(**{part: examples(part, ratings) for part, ratings in split.parts().items()})
 
 
 def _example(rating: Rating, part: str, scale: RatingScale, topics: str, branch: CodeBranch | None) -> Example:

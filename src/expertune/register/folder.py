@@ -179,7 +179,7 @@ def _candidate(server: OllamaServer, folder: Path, record: RunRecord, dataset: D
         base_name=model,
         prompts_by_server=record.provenance.prompts_by_server,
         system=dataset.system,
-        rows=dataset.examples["test"],
+        rows=dataset.examples.test,
         scale=dataset.scale,
         context=config.max_tokens + ANSWER_ROOM,
         threads=config.threads,

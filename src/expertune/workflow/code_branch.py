@@ -38,7 +38,7 @@ def branch_of(engine: LlamaCppEngine, plan: TrainingPlan) -> tuple[CodeBranch | 
     if not plan.config.code_branch:
         return None, ()
     dataset = plan.dataset
-    branch = choose_branch(engine, engine.render(dataset.examples["train"][0].messages), len(dataset.scale.labels))
+    branch = choose_branch(engine, engine.render(dataset.examples.train[0].messages), len(dataset.scale.labels))
     if branch is None:
         return None, ("no code branch: the tokenizer has too few codes that are one token each",)
     return branch, ()
@@ -60,7 +60,7 @@ def decision_of(
     dataset, config = encoded.dataset, encoded.plan.config
     if not config.decision or encoded.frame is None:
         return DecisionKeys({})
-    truth = [row.label for row in encoded.rows["dev"]]
+    truth = [row.label for row in encoded.rows.dev]
     temperature = fit_temperature([each.probabilities for each in codes], truth, seed=config.seed)
     by_words, by_codes = (dev_macro_f1(each, dataset, config) for each in (words, codes))
     note = f"codes rate worse than words: macro-F1 {by_codes:.3f} against {by_words:.3f} on {len(truth)} records"

@@ -15,7 +15,7 @@ from .workspace import Workspace
 def dry_run(request: RunRequest, dataset: Dataset, ws: Workspace) -> list[str]:
     """Lines for the user. Raises what the run itself would raise before its long work."""
     plan = time_run(plan_training(dataset, find_models(request, ws), request, ws), ws)
-    parts = "{train} training, {dev} validation and {test} test records".format(**dataset.counts)
+    parts = "{train} training, {dev} validation and {test} test records".format(**dataset.counts.parts())
     if isinstance(plan, NotTuned):
         require_tuned_or_fallback(plan, request, ws)
         seconds = request.config.model_set_budget_seconds

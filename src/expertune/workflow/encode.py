@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,11 +19,11 @@ from ..rate.artifact import ANSWER_ROOM
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
-from ..train.encode import Candidates, Row, candidates, check_lengths, encode, unrated_row
+from ..train.encode import Candidates, candidates, check_lengths, encode, unrated_row
 from .code_branch import branch_of, decision_frame
 from .plan import write_inputs
 from .plan_time import Served, plan_time
-from .state import EncodedDataset, NotTuned, TrainingPlan, as_value
+from .state import EncodedDataset, NotTuned, TokenRows, TrainingPlan, as_value
 from .workspace import Workspace
 
 
@@ -49,7 +49,7 @@ def time_run(plan: TrainingPlan | NotTuned, ws: Workspace) -> TrainingPlan | Not
 class _Tokenized:
     """Token rows, the plan with its times, and the open engines: that of the file, and that of the base's ratings."""
 
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: TokenRows
     candidates: Candidates
     dataset: Dataset
     plan: TrainingPlan
@@ -69,10 +69,10 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[_Tokenized]:
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
         branch, notes = branch_of(engine, plan)
         plan = replace(plan, dataset=plan.dataset.with_codes(branch))
-        answers = candidates(engine, plan.dataset.examples["train"][0], plan.dataset.scale, branch)
+        answers = candidates(engine, plan.dataset.examples.train[0], plan.dataset.scale, branch)
         rows, dataset = _token_rows(engine, answers, plan, ws)
         if base.renderer is not None:
-            check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
+            check_tokens(base.renderer, engine, dataset.examples.train[0].messages)
         plan = plan_time(plan, dataset, rows, Served(engine, rater, open_seconds, branch), ws)
         yield _Tokenized(rows, answers, dataset, plan, engine, rater, branch, notes)
 
@@ -81,7 +81,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
     with _tokenized(plan, ws) as found:
         dataset, plan = found.dataset, found.plan
         write_inputs(plan, ws)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, plan.config.seed)
+        test = sample_of(dataset.examples.test, BASE_SAMPLE, plan.config.seed)
         rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, TITLES["base"])
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
@@ -95,7 +95,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             folds_system=found.engine.folds_system,
             plan=plan,
             branch=found.branch,
-            frame=decision_frame(found.engine, dataset.examples["train"], found.branch) if found.branch else None,
+            frame=decision_frame(found.engine, dataset.examples.train, found.branch) if found.branch else None,
         )
 
 
@@ -106,13 +106,11 @@ def _opened_to_compare(plan: TrainingPlan, engine: LlamaCppEngine, context: int)
     return closing(open_base(plan.base, rating_in_a_run(plan.config), context=context))
 
 
-def _token_rows(
-    engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Workspace
-) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
+def _token_rows(engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Workspace) -> tuple[TokenRows, Dataset]:
     """Token rows by part and of the records without a rating, and the dataset without records that are too long."""
     dataset, config = plan.dataset, plan.config
     unrated = dataset.unlabelled.records if dataset.unlabelled else ()
-    examples = [example for part in dataset.examples.values() for example in part]
+    examples = [example for part in dataset.examples.parts().values() for example in part]
     with ws.progress.stage(TITLES["read"], total=len(examples) + len(unrated), unit="records") as stage:
         rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
         others = []
@@ -124,10 +122,10 @@ def _token_rows(
     fitting = {row.id: row for row in check_lengths(rows, limit, drop=config.long_records == "drop")}
     fitting |= {row.id: row for row in check_lengths(others, limit, drop=True)}
     kept = dataset.without(frozenset(each.id for each in (*examples, *unrated) if each.id not in fitting))
-    empty = [part for part, left in kept.examples.items() if not left]
+    empty = [part for part, left in kept.examples.parts().items() if not left]
     if empty:
         raise TrainingFailedError(
             f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
         )
-    by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
-    return by_part | {"unlabelled": tuple(row for row in others if row.id in fitting)}, kept
+    by_part = kept.examples.map(lambda examples: tuple(fitting[example.id] for example in examples))
+    return TokenRows(**by_part.parts(), unlabelled=tuple(row for row in others if row.id in fitting)), kept

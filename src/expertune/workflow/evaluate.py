@@ -55,7 +55,7 @@ def evaluate(
             base_test = basis.base_test
             if base_test is None:
                 base, data = basis.models.candidates[0], basis.dataset
-                base_test = rate_member(base, data.examples["test"], data, ws.progress, TITLES["base"])
+                base_test = rate_member(base, data.examples.test, data, ws.progress, TITLES["base"])
         except EngineError as error:
             if chosen is None:
                 raise
@@ -98,7 +98,7 @@ def _judged(
     dataset, config = basis.dataset, basis.config
     known = {each.id for each in dev}
     seen = dataset.without(frozenset(row.id for row in dataset.split.dev if row.id not in known))
-    uncertainty = fit_uncertainty(dev, seen.examples["train"], seen.examples["dev"], seen.scale, seed=config.seed)
+    uncertainty = fit_uncertainty(dev, seen.examples.train, seen.examples.dev, seen.scale, seed=config.seed)
     others = {other: each for other, each in passes.items() if other != name}
     conformal = uncertainty.conformal
     judgement = judge(name, passes[name], base_test, dataset, config, others=others, conformal=conformal)
@@ -153,7 +153,7 @@ def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     def rate() -> Pass:
         opened = open_base(plan.base, plan.config, context=encoded.context, file=tuned.file)
         with contextlib.closing(opened) as engine:
-            examples, scale = dataset.examples["test"], dataset.scale
+            examples, scale = dataset.examples.test, dataset.scale
             answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
             title, by = "Test records: tuned model", tuned.scoring
             return rate_shown(ws.progress, engine, examples, scale, title, answered=answered, scoring=by)

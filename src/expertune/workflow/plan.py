@@ -44,7 +44,7 @@ def plan_training(dataset: Dataset, models: Models, request: RunRequest, ws: Wor
 def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> TrainingPlan:
     from ..train.checkpoint import check_owner
 
-    config = _resolved(base, request, len(dataset.examples["train"]), ws)
+    config = _resolved(base, request, len(dataset.examples.train), ws)
     plan = TrainingPlan(dataset, base, config, run_identity(base, dataset, config), request.config)
     if ws.resume:
         check_owner(ws.checkpoints, plan.run_id)
@@ -54,7 +54,7 @@ def _plan(dataset: Dataset, base: Base, request: RunRequest, ws: Workspace) -> T
 def write_inputs(plan: TrainingPlan, ws: Workspace) -> None:
     """Write training_data.jsonl and training_config.yaml, after an earlier run has been moved. Raises OutputError."""
     ws.retire_earlier_run()
-    lines = training_lines(plan.dataset.examples["train"])
+    lines = training_lines(plan.dataset.examples.train)
     write_text(ws.folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
     run = {"input": plan.dataset.source, "model": plan.base.name, "topics": plan.dataset.topics}
     outputs.write_config(ws.folder / outputs.TRAINING_CONFIG, plan.config, run)

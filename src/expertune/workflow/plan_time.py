@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..config import Config, with_changes
@@ -18,8 +17,7 @@ from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
 from ..readout.states import depths_of
-from ..train.encode import Row
-from .state import TrainingPlan, run_identity
+from .state import TokenRows, TrainingPlan, run_identity
 from .workspace import Workspace
 
 log = logging.getLogger("expertune")
@@ -45,9 +43,7 @@ class Served:
         return len(self.engine.continuation(self.engine.render(example.messages), self.branch.lead))
 
 
-def plan_time(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served, ws: Workspace
-) -> TrainingPlan:
+def plan_time(plan: TrainingPlan, dataset: Dataset, rows: TokenRows, served: Served, ws: Workspace) -> TrainingPlan:
     """Measure this machine, print the plan of the run and add it; with `minutes`, also the settings that it chose.
 
     A resumed run keeps the settings of its first part. Without a limit, a quiet run has no plan, nor one whose speed
@@ -82,11 +78,9 @@ def _planned(work: Work, speeds: Speeds, plan: TrainingPlan, *, resume: bool) ->
     return replace(plan_job(work, speeds, with_changes(config, minutes=None), given), minutes=config.minutes)
 
 
-def _measured(
-    plan: TrainingPlan, dataset: Dataset, rows: Mapping[str, Sequence[Row]], served: Served
-) -> tuple[Work, Speeds]:
-    config, path, train = plan.config, plan.base.path, dataset.examples["train"]
-    shape = shape_of(rows["train"], served.lead_tokens(train[0]))
+def _measured(plan: TrainingPlan, dataset: Dataset, rows: TokenRows, served: Served) -> tuple[Work, Speeds]:
+    config, path, train = plan.config, plan.base.path, dataset.examples.train
+    shape = shape_of(rows.train, served.lead_tokens(train[0]))
     speeds = Speeds(
         training_speed(path, shape, plan.requested, fresh=True),  # other work changes from hour to hour
         measure_rating(
@@ -94,12 +88,13 @@ def _measured(
         ),
         measure_conversion(path, config.target_modules),
     )
-    parts = {part: len(examples) for part, examples in dataset.examples.items()}
-    blocks = blocks_of(path, plan.requested)
-    search = records_to_rate(len(dataset.scale.labels), parts["dev"], redact=config.redact)
+    counts, blocks = dataset.counts, blocks_of(path, plan.requested)
+    search = records_to_rate(len(dataset.scale.labels), counts.dev, redact=config.redact)
     depth = max(depths_of(blocks["blocks"])) if config.readout else 0
-    unlabelled = sum(row.length for row in rows["unlabelled"])
-    found = Work(shape, **parts, **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled)
+    unlabelled = sum(row.length for row in rows.unlabelled)
+    found = Work(
+        shape, **counts.parts(), **blocks, search_records=search, readout_blocks=depth, unlabelled_tokens=unlabelled
+    )
     return found, speeds
 
 

@@ -143,7 +143,7 @@ def _record(
         rating=evaluated.uncertainty,
         conformal=evaluation.conformal,
         data_audit=_audit(dataset, kept, evaluated),
-        split=SplitCounts(**dataset.counts, groups=len(set(dataset.split.groups.values()))),
+        split=SplitCounts(**dataset.counts.parts(), groups=len(set(dataset.split.groups.values()))),
         unlabelled=_unlabelled(dataset.unlabelled, kept) if dataset.unlabelled else None,
         experts=judgement.experts if judgement else experts_of(dataset, config),
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),

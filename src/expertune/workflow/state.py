@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from ..modelset.members import CandidateModel
 from ..predict.score import Pass
 from ..ratings.codes import WORDS, CodeBranch, LabelScoring
 from ..ratings.dataset import Dataset
+from ..ratings.schema import BySplit
 from ..record import CodeBranchInfo
 from ..register.folder import RegistrationTarget
 from ..train.encode import Candidates, Row
@@ -88,15 +89,25 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class TokenRows(BySplit[tuple[Row, ...]]):
+    """The token rows of each part, and of the records without a rating."""
+
+    unlabelled: tuple[Row, ...] = ()
+
+    @property
+    def in_order(self) -> tuple[tuple[Row, ...], ...]:
+        """Those to train on first."""
+        return self.train, self.unlabelled, self.dev, self.test
+
+
+@dataclass(frozen=True)
 class EncodedDataset:
     """Dataset tokenized by the base's engine, without records that are too long, and the base's rating of the test
     records. `branch` is the code branch, `frame` its prompt where a decision model's server can render it.
-
-    `rows` are those of each part, and of the records without a rating as "unlabelled".
     """
 
     dataset: Dataset
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: TokenRows
     candidates: Candidates
     context: int
     test: Pass

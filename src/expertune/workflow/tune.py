@@ -105,7 +105,7 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
     opened = open_base(plan.base, rating_in_a_run(plan.config), context=tuned.encoded.context, file=tuned.file)
-    title, examples = f"{TITLES['check']}: ratings by code", dataset.examples["dev"]
+    title, examples = f"{TITLES['check']}: ratings by code", dataset.examples.dev
     with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
@@ -132,7 +132,7 @@ def unrated_rows(encoded: EncodedDataset, soft: SoftLabels) -> tuple[Row, ...]:
     """The rows of the records without a rating, each with its most probable label; none without soft labels."""
     return tuple(
         unrated_row(row.id, row.prompt, encoded.candidates, max(range(len(shares)), key=shares.__getitem__))
-        for row in encoded.rows["unlabelled"]
+        for row in encoded.rows.unlabelled
         if (shares := soft.get(row.id))
     )
 
@@ -147,13 +147,13 @@ def _train(
 
     config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
     placement = place(file, config)
-    longest = max(row.length for rows in encoded.rows.values() for row in rows)
+    longest = max(row.length for rows in encoded.rows.in_order for row in rows)
     with ws.part("load"):
         tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = ws.parts["load"]
     trainer = Trainer(
         tunable,
-        TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
+        TrainingData((*encoded.rows.train, *unrated), encoded.rows.dev, encoded.candidates, soft),
         config,
         checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
         should_stop=should_stop,
@@ -172,7 +172,7 @@ def _train(
         ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)
     if result.best_step == 0:
         raise TrainingFailedError(
-            f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "
+            f"training gained nothing on the {len(encoded.rows.dev)} validation records over the base "
             f"(macro-F1 {result.base_macro_f1:.3f}); {advice(result.history)}"
         )
     lora = tunable.lora
@@ -199,7 +199,7 @@ def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
     """The validation records with the label probabilities of our decoder; `log_RK` is a tensor or None."""
     if log_RK is None:
         return ()
-    examples, scale, share_RK = encoded.dataset.examples["dev"], encoded.dataset.scale, log_RK.exp().tolist()
+    examples, scale, share_RK = encoded.dataset.examples.dev, encoded.dataset.scale, log_RK.exp().tolist()
     return tuple(Rated.of(each.id, shares, scale) for each, shares in zip(examples, share_RK, strict=True))
 
 
@@ -237,7 +237,7 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     compare with the adapter.
     """
     plan, dataset = encoded.plan, encoded.dataset
-    examples = dataset.examples["dev"]
+    examples = dataset.examples.dev
     if plan.config.engine != LLAMA_CPP:
         examples = sample_of(examples, SERVED_SAMPLE, plan.config.seed)
     title = TITLES["check"] + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
@@ -248,8 +248,8 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
         served = rate_shown(ws.progress, engine, examples, dataset.scale, title)
     with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
         reread, by_code = _reread(encoded, target)
-    at = [at for at, row in enumerate(encoded.rows["dev"]) if row.id in {each.id for each in examples}]
-    rows = [encoded.rows["dev"][each] for each in at]
+    at = [at for at, row in enumerate(encoded.rows.dev) if row.id in {each.id for each in examples}]
+    rows = [encoded.rows.dev[each] for each in at]
     truth = ValidationTruth([row.label for row in rows], groups_of([row.id for row in rows], dataset.split.groups))
     by_adapter = [trained.adapter_dev[each] for each in at]
     agreement = check(by_adapter, served.rated, [reread.rated[each] for each in at], truth, plan.config)
@@ -267,10 +267,10 @@ def _reread(encoded: EncodedDataset, target: MergeTarget) -> tuple[Pass, tuple[R
     with GGUFFile(target.path) as file:
         tunable = load(file, config, place(file, config))
         start = time.perf_counter()
-        found = evaluate(tunable, encoded.rows["dev"], encoded.candidates, batch_size=rows_of_evaluation(config))
+        found = evaluate(tunable, encoded.rows.dev, encoded.candidates, batch_size=rows_of_evaluation(config))
         seconds = time.perf_counter() - start
     rated = _rated(found.log_probabilities_RK, encoded)
-    tokens = sum(len(row.prompt) for row in encoded.rows["dev"])
+    tokens = sum(len(row.prompt) for row in encoded.rows.dev)
     return Pass(rated, seconds, len(rated) / seconds, tokens), _rated(found.code_log_RK, encoded)
 
 
