@@ -65,7 +65,7 @@ def read_page_journal(path: Path) -> None:
 def read_settings(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedSettingWarning)
-        make_config(read_config(path)["settings"])
+        make_config(read_config(path).settings)
 
 
 TARGETS = {

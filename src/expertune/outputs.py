@@ -9,6 +9,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,16 @@ def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
     write_text(path, "# expertune tune --config FILE repeats this run\n" + text)
 
 
-def read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the sections "run" and "settings" of a training_config.yaml. Raises UsageError."""
+@dataclass(frozen=True)
+class SavedConfig:
+    """The sections of a training_config.yaml: the inputs of its run and the settings, by name."""
+
+    run: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config(path: Path) -> SavedConfig:
+    """Read a training_config.yaml. Raises UsageError."""
     import yaml
 
     try:
@@ -177,11 +186,10 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    found: dict[str, Any] = content if isinstance(content, dict) else {"run": None}
-    sections: dict[str, Any] = {key: found.get(key, {}) for key in ("run", "settings")}
-    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
+    sections = [content.get(key, {}) if isinstance(content, dict) else None for key in ("run", "settings")]
+    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
-    return sections
+    return SavedConfig(*sections)
 
 
 def _is_name(key: Any) -> bool:

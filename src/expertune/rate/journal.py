@@ -198,9 +198,9 @@ class Journal:
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
     found = dict(zip(COLUMNS, row, strict=True))
-    found["probabilities"] = tuple(map(float, json.loads(found["probabilities"] or "[]")))
-    found["votes"] = dict(json.loads(found["votes"] or "{}"))
-    return JournalEntry(**found)
+    probabilities = tuple(map(float, json.loads(found.pop("probabilities") or "[]")))
+    votes = dict(json.loads(found.pop("votes") or "{}"))
+    return JournalEntry(**found, probabilities=probabilities, votes=votes)
 
 
 def _json(value: Any) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import OutputError, UsageError
 from ..files import write_json
-from ..stats.intervals import Estimate
 from .journal import Journal
 from .session import Session
 from .source import write_results
@@ -52,7 +50,7 @@ class Results:
         return f"{self.output.name}: {count:,} records with a rating{waiting}"
 
 
-def summary(session: Session) -> dict[str, Any]:
+def summary(session: Session) -> dict[str, object]:
     """Counts, agreement and the random sample's error rate, without any text of a record."""
     status = session.status()
     return {
@@ -62,9 +60,5 @@ def summary(session: Session) -> dict[str, Any]:
         "raters": dict(status.raters),
         "differ": status.open_conflicts,
         "agreement": [{**each._asdict(), "share": each.share} for each in status.agreements],
-        "random_sample": {"records": status.sample_total, "error_rate": _plain(status.sample)},
+        "random_sample": {"records": status.sample_total, "error_rate": status.sample and asdict(status.sample)},
     }
-
-
-def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else asdict(estimate)

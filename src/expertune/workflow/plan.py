@@ -97,4 +97,4 @@ def _first_run(folder: Path) -> tuple[Config | None, Mapping[str, Any]]:
     if not path.exists():
         return None, {}
     kept = outputs.read_config(path)
-    return make_config(current_settings(kept["settings"], warn=False)), kept["run"]
+    return make_config(current_settings(kept.settings, warn=False)), kept.run
