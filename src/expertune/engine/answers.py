@@ -1,0 +1,129 @@
+"""JSON of llama.cpp (xllamacpp 2026.10) and Ollama (0.33.0-rc2) as records of the fields that are read."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """Raises ValueError for another form, without what was answered: it may repeat a record."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+
+# --- llama.cpp ---
+
+
+class TemplateAbilities(Answer):
+    supports_system_role: bool
+
+
+class Properties(Answer):
+    """Of /props."""
+
+    bos_token: str
+    eos_token: str
+    chat_template_caps: TemplateAbilities
+
+
+class Ending(Answer):
+    """Of /completion: why it stopped."""
+
+    stop_type: str
+
+
+class Completion(Ending):
+    content: str
+    tokens_predicted: int
+
+
+class TokenLogProb(Answer):
+    id: int
+    logprob: float
+
+
+class ListedToken(TokenLogProb):
+    top_logprobs: tuple[TokenLogProb, ...]
+
+
+class NextTokensAnswer(Answer):
+    """Of /completion: the generated tokens, and those of them that were not held back with the likeliest others."""
+
+    tokens: list[int]
+    completion_probabilities: tuple[ListedToken, ...] | None = None
+
+
+class TokenShare(Answer):
+    id: int
+    prob: float
+
+
+class SampledToken(Answer):
+    top_probs: tuple[TokenShare, ...]
+
+
+class SampledTokens(Answer):
+    """Of /completion with `post_sampling_probs`."""
+
+    completion_probabilities: tuple[SampledToken, ...]
+
+
+# --- Ollama ---
+
+
+class TokenText(Answer):
+    """`octets` are there where the text alone does not say which bytes it stands for."""
+
+    token: str
+    logprob: float
+    octets: list[int] | None = Field(default=None, alias="bytes")
+
+    @property
+    def piece(self) -> bytes:
+        return bytes(self.octets) if self.octets else self.token.encode()
+
+
+class ListedText(TokenText):
+    top_logprobs: tuple[TokenText, ...]
+
+
+class Finished(Answer):
+    """The end of an answer; the server leaves a field out that is 0 or ""."""
+
+    done: bool = False
+    done_reason: str = ""
+    eval_count: int = 0
+    prompt_eval_count: int = 0
+
+
+class GenerateAnswer(Finished):
+    """Of /api/generate."""
+
+    response: str
+    logprobs: tuple[ListedText, ...] | None = None
+
+
+class ChatMessage(Answer):
+    content: str
+
+
+class ChatAnswer(Finished):
+    """Of /api/chat."""
+
+    message: ChatMessage
+
+
+class Blob(Answer):
+    """A file of a model's manifest by its digest."""
+
+    digest: str
+    size: int = 0
+
+
+class Layer(Blob):
+    kind: str = Field(alias="mediaType")
+
+
+class Manifest(Answer):
+    config: Blob
+    layers: tuple[Layer, ...]
