@@ -6,10 +6,10 @@ our decoder does not write, come from a second one with the whole context, opene
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .config import Config, with_changes
 from .engine.base import Engine, Generation, Scores, check_room
@@ -98,8 +98,8 @@ class TorchEngine(LlamaCppEngine):
         self._opening = Lock()
 
     def _note(self) -> str:
-        placement = self._tunable.placement.describe()
-        return f"rated by Expertune's own decoder on {placement['device']} in {placement['precision']}"
+        placement = self._tunable.placement
+        return f"rated by Expertune's own decoder on {placement.device} in {placement.precision}"
 
     def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         with self._opening:
@@ -130,7 +130,7 @@ class TorchEngine(LlamaCppEngine):
             found |= {at: tuple(scores) for at, scores in zip(own, scores_RK.tolist(), strict=True)}
         return [found[at] for at in range(len(some))]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {**super().describe(), **self._tunable.placement.describe()}
 
     def close(self) -> None:

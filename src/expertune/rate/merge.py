@@ -15,6 +15,7 @@ from ..ratings.normalize import words
 from ..ratings.read import Table, check_text, rating_values, read_ratings, read_table
 from ..ratings.records import RecordFile, open_records
 from ..ratings.scale import RatingScale
+from ..ratings.tables import CellsByColumn
 from .journal import Journal, record_hash
 from .queue_key import KEY, candidates, is_damaged, restored
 from .review import NOTE, REVIEWED
@@ -186,7 +187,7 @@ def _sorted_out(
 
 def _cells(
     fresh: Sequence[Reviewed], records: RecordFile, sources: Mapping[str, tuple[str, ...]]
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[CellsByColumn], int]:
     """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
     table = Table(str(records.path), records.columns, ())
     row_id, prompt, rating, rationale = map(table.find, (ROW_ID, PROMPT, VALUE, RATIONALE))

@@ -20,6 +20,7 @@ from ..errors import DatasetError, UsageError
 from ..files import write_text
 from ..ratings.cells import as_text, is_blank
 from ..ratings.records import RecordFile, open_records
+from ..ratings.tables import CellsByColumn
 from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .queue_key import KEY, protected, row_key
 from .runner import BATCH
@@ -56,7 +57,7 @@ def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int =
 
 def queue_rows(
     rated: Path, *, sample: float = SAMPLE, seed: int = 42
-) -> tuple[RecordFile, list[dict[str, Any]], Counter[str]]:
+) -> tuple[RecordFile, list[CellsByColumn], Counter[str]]:
     """The rated file, the rows of its queue in their order, and how many have each reason. Raises as `make_queue`."""
     records = _checked(open_records(rated))
     found = {row: reasons for row, reasons in _reasons(records) if reasons}
@@ -96,9 +97,9 @@ def _sample(records: RecordFile, queued: set[int], share: float, seed: int) -> l
     return random.Random(seed).sample(sure, math.ceil(share * len(sure)))
 
 
-def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]) -> list[dict[str, Any]]:
+def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]) -> list[CellsByColumn]:
     """Rows without a rating, then those with most reasons, then the least sure; the sample comes last."""
-    rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
+    rows: list[tuple[tuple[float, ...], CellsByColumn]] = []
     for batch in records.batches(BATCH):
         for record in batch:
             own = reasons.get(record.row)

@@ -24,7 +24,7 @@ from ..ratings.prompts import make_template
 from ..ratings.read import Table, check_text, make_prompts, read_table
 from ..ratings.records import open_records
 from ..ratings.scale import RatingScale
-from ..ratings.tables import open_table
+from ..ratings.tables import CellsByColumn, open_table
 
 Work = Literal["rate", "review", "adjudicate"]
 FEWEST_SHARING = 20  # of fewer records a line may be in all of them by chance, and is shown in each
@@ -249,7 +249,7 @@ def _written(
     names = (*(roles[role] for role in (*own, "prompt", "rating", "rationale")), *kept)
     rows = []
     for (_, cells), prompt, value in zip(table.records, prompts, rated, strict=True):
-        row: dict[str, Any] = {roles[role]: as_text(cells.get(columns.get(role) or "")) for role in (*own, "rationale")}
+        row: CellsByColumn = {roles[role]: as_text(cells.get(columns.get(role) or "")) for role in (*own, "rationale")}
         row |= {PROMPT[0]: prompt, roles["rating"]: value, **{name: as_text(cells.get(name)) for name in kept}}
         rows.append((key_of(prompt), row))
     return names, tuple(rows)

@@ -63,7 +63,7 @@ class OllamaRenderer:
         body = self.raw_request(prompt, num_predict=1, temperature=0)
         return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
 
-    def raw_request(self, prompt: str, **options: Any) -> dict[str, Any]:
+    def raw_request(self, prompt: str, **options: Any) -> dict[str, object]:
         """The body of a request to continue a rendered prompt; nothing is cut silently."""
         return {
             "model": self.model,
@@ -74,7 +74,7 @@ class OllamaRenderer:
             "options": {"num_ctx": self.context, **options},
         }
 
-    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
+    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, object]:
         """The body of a chat request, with the fields that decide the rendering; nothing is cut silently."""
         return {
             "model": self.model,
