@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import OutputError, UsageError
 from ..files import write_json
-from .journal import Journal
+from .journal import PageJournal
 from .session import Session
 from .source import write_results
 
@@ -27,7 +27,7 @@ class Results:
         """The journal's note that this file was written from it."""
         return f"output {self.output.resolve()}"
 
-    def check(self, source: Path, journal: Journal) -> None:
+    def check(self, source: Path, journal: PageJournal) -> None:
         """Raises UsageError for an output that is the input, or a file that was not written from this journal."""
         if self.output.suffix.lower() != ".csv":
             raise UsageError(f"{self.output}: the results are a .csv file; choose another --output")

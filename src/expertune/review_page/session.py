@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..stats.intervals import Estimate
 from . import marks
 from .agreement import Agreement, agreements, sample_error
-from .journal import Entry, Journal, Step
+from .journal import Entry, PageJournal, Step
 from .queue import differing, next_to_rate, to_revise
 from .source import Final, Item, Source
 
@@ -53,7 +53,7 @@ class Session:
     """`held` is the record that each rater sees on each view."""
 
     source: Source
-    journal: Journal
+    journal: PageJournal
     overlap: float = 0.2
     seed: int = 42
     names: dict[int, str] = field(default_factory=dict)
