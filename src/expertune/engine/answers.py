@@ -113,6 +113,18 @@ class ChatAnswer(Finished):
     message: ChatMessage
 
 
+class ListedModel(Answer):
+    name: str
+    size: int | None = None
+    details: dict[str, object] | None = None
+
+
+class ModelList(Answer):
+    """Of /api/tags and /api/ps."""
+
+    models: tuple[ListedModel, ...]
+
+
 class Blob(Answer):
     """A file of a model's manifest by its digest."""
 

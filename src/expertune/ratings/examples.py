@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from .codes import CodeBranch
 from .scale import RatingScale, answer_text
@@ -49,7 +48,7 @@ def _example(rating: Rating, part: str, scale: RatingScale, topics: str, branch:
     )
 
 
-def chat_record(example: Example) -> dict[str, Any]:
+def chat_record(example: Example) -> dict[str, object]:
     """Return an example with its answer, in the chat format that other trainers read."""
     return {
         "id": example.id,

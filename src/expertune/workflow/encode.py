@@ -12,7 +12,7 @@ from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
 from ..errors import TrainingFailedError
-from ..estimate.job import BASE_SAMPLE, TITLES
+from ..estimate.job import BASE_SAMPLE, RunStage
 from ..evaluate.judgement import rate_shown
 from ..predict.score import sample_of
 from ..rate.artifact import ANSWER_ROOM
@@ -82,7 +82,7 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         dataset, plan = found.dataset, found.plan
         write_inputs(plan, ws)
         test = sample_of(dataset.examples.test, BASE_SAMPLE, plan.config.seed)
-        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, TITLES["base"])
+        rate_base = partial(rate_shown, ws.progress, found.rater, test, dataset.scale, RunStage.BASE.shown)
         with ws.part("base"):
             rated = ws.once("base-test", plan.run_id, rate_base)
         return EncodedDataset(
@@ -111,7 +111,7 @@ def _token_rows(engine: Engine, answers: Candidates, plan: TrainingPlan, ws: Wor
     dataset, config = plan.dataset, plan.config
     unrated = dataset.unlabelled.records if dataset.unlabelled else ()
     examples = [example for part in dataset.examples.parts().values() for example in part]
-    with ws.progress.stage(TITLES["read"], total=len(examples) + len(unrated), unit="records") as stage:
+    with ws.progress.stage(RunStage.READ.shown, total=len(examples) + len(unrated), unit="records") as stage:
         rows = encode(engine, examples, dataset.scale, rationale_weight=config.rationale_weight, on_row=stage.advance)
         others = []
         for each in unrated:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import EngineError
-from ..estimate.job import ANSWERS, TITLES
+from ..estimate.job import ANSWERS, RunStage
 from ..evaluate.automatable import automatable_share
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import UnseenRatings, likely_label_errors
@@ -55,7 +55,7 @@ def evaluate(
             base_test = basis.base_test
             if base_test is None:
                 base, data = basis.models.candidates[0], basis.dataset
-                base_test = rate_member(base, data.examples.test, data, ws.progress, TITLES["base"])
+                base_test = rate_member(base, data.examples.test, data, ws.progress, RunStage.BASE.shown)
         except EngineError as error:
             if chosen is None:
                 raise

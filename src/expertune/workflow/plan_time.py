@@ -127,8 +127,8 @@ def with_actual(job: JobPlan | None, ws: Workspace) -> JobPlan | None:
     """The plan with the seconds that its stages took."""
     if job is None:
         return None
-    parts = {**ws.seconds, **ws.parts}
-    parts["write"] = max(0.0, ws.seconds.get("export", 0.0) - ws.parts.get("check", 0.0))
+    writing = max(0.0, ws.seconds.get("export", 0.0) - ws.parts.get("check", 0.0))
+    parts = {**ws.seconds, **ws.parts, "write": writing}
     return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
-from ..estimate.job import TITLES
+from ..estimate.job import RunStage
 from ..predict.score import Pass, Rated
 from ..ratings.schema import Example
 from ..readout.curve import states_curve
@@ -77,7 +77,7 @@ def _states(encoded: EncodedDataset, ws: Workspace) -> PooledStates:
     shared = shared_tokens([row.prompt for row in rows.train])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
     training = TrainingPass((*rows.train, *rows.unlabelled), rows.dev, encoded.candidates, place)
-    title, records = f"{TITLES['readout']}: reading the records", sum(map(len, rows.in_order))
+    title, records = f"{RunStage.READOUT.shown}: reading the records", sum(map(len, rows.in_order))
     with ws.progress.stage(title, total=records, unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(encoded.plan.base.path, encoded.plan.config)
@@ -97,7 +97,7 @@ def _fitted(encoded: EncodedDataset, states: PooledStates, ws: Workspace) -> Rea
     train_NLPD, unlabelled_NLPD, dev_NLPD, test_NLPD = np.split(all_NLPD, ends[:-1])
     train = dataset.split.train
     found = replace(states, states_NLPD=train_NLPD)
-    with ws.progress.stage(f"{TITLES['readout']}: fitting"):
+    with ws.progress.stage(f"{RunStage.READOUT.shown}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
-from ..estimate.job import SERVED_SAMPLE, TITLES
+from ..estimate.job import SERVED_SAMPLE, RunStage
 from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
@@ -105,7 +105,7 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
     opened = open_base(plan.base, rating_in_a_run(plan.config), context=tuned.encoded.context, file=tuned.file)
-    title, examples = f"{TITLES['check']}: ratings by code", dataset.examples.dev
+    title, examples = f"{RunStage.CHECK.shown}: ratings by code", dataset.examples.dev
     with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)
 
@@ -159,10 +159,10 @@ def _train(
         should_stop=should_stop,
     )
     if trainer.trunk_rows:
-        shown = ws.progress.stage_if_needed(TITLES["load"], trainer.trunk_rows, unit="records")
+        shown = ws.progress.stage_if_needed(RunStage.LOAD.shown, trainer.trunk_rows, unit="records")
         with ws.part("load"), shown as advance:
             trainer.read_trunk(advance)
-    with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
+    with ws.progress.stage(RunStage.TRAIN.shown, total=trainer.steps, done=trainer.step, unit="steps"):
         job = encoded.plan.job
         for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
@@ -228,7 +228,7 @@ def _served_or_diverged(trained: _Trained) -> Iterator[None]:
 
 def _write(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
     total = merged_bytes(target.base, choices) // MEGABYTE
-    with ws.progress.stage(TITLES["write"], total=total, unit="MB") as stage:
+    with ws.progress.stage(RunStage.WRITE.shown, total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
 
 
@@ -240,13 +240,13 @@ def _check(encoded: EncodedDataset, trained: _Trained, target: MergeTarget, ws: 
     examples = dataset.examples.dev
     if plan.config.engine != LLAMA_CPP:
         examples = sample_of(examples, SERVED_SAMPLE, plan.config.seed)
-    title = TITLES["check"] + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
+    title = RunStage.CHECK.shown + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
     with (
         ws.part("check"),
         plan.base.open(context=encoded.context, threads=plan.config.threads, file=target.path) as engine,
     ):
         served = rate_shown(ws.progress, engine, examples, dataset.scale, title)
-    with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
+    with ws.part("check"), ws.progress.stage(f"{RunStage.CHECK.shown}: by a second program"):
         reread, by_code = _reread(encoded, target)
     at = [at for at, row in enumerate(encoded.rows.dev) if row.id in {each.id for each in examples}]
     rows = [encoded.rows.dev[each] for each in at]
