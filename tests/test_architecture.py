@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "expertune"
 
 # An import may only point to an entry before its own, or stay inside its package.
 ROWS = (
-    ("__init__", "errors", "renamed_settings", "setting", "config", "files", "log", "machine", "optional"),
+    ("__init__", "errors", "faults", "renamed_settings", "setting", "config", "files", "log", "machine", "optional"),
     ("stats",),
     ("gguf",),
     ("engine",),

@@ -125,10 +125,10 @@ def tune(
         print_summary(record, output_dir)
         sys.stdout.flush()  # the result is shown even if the registration fails
 
-    (rows, base, about), values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
+    (rows, base, about), given = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
     tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback, allow_remote=allow_remote)
     job = (rows, base, rating_mapping, about, output_dir)
-    values |= {"resume": resume, "overwrite": overwrite}
+    values = {**given, "resume": resume, "overwrite": overwrite}
     if dry_run:
         print("\n".join(tuner.plan_run(*job, **values)))
         return
@@ -168,7 +168,9 @@ def _show_registration(registration: Registration) -> None:
         print(f"error: {refusal(registration)}", file=sys.stderr)
 
 
-def _merged(path: Path | None, run: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _merged(
+    path: Path | None, run: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[Any], Mapping[str, Any]]:
     """Merge flags over the --config file: the inputs and the settings. Raises UsageError for missing inputs."""
     from ..outputs import SavedConfig, read_config
 

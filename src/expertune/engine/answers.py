@@ -113,6 +113,16 @@ class ChatAnswer(Finished):
     message: ChatMessage
 
 
+class DebugInfo(Answer):
+    rendered_template: str
+
+
+class RenderAnswer(Answer):
+    """Of /api/chat with `_debug_render_only`."""
+
+    debug_info: DebugInfo = Field(alias="_debug_info")
+
+
 class ListedModel(Answer):
     name: str
     size: int | None = None

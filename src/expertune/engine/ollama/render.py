@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from ...errors import EngineError, FineTuningNotSupportedError
+from ..answers import RenderAnswer
 from ..base import Engine, Message
 from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, say, shows_system
 from .server import OllamaServer
@@ -52,10 +55,10 @@ class OllamaRenderer:
 
     def _ask(self, *turns: tuple[str, str]) -> str:
         body = self.request([say(*turn) for turn in turns]) | {"_debug_render_only": True}
-        answer = self.server.ask("POST", "/api/chat", body)
         try:
-            return answer["_debug_info"]["rendered_template"]
-        except (KeyError, TypeError):
+            answer = RenderAnswer.model_validate(self.server.ask("POST", "/api/chat", body))
+            return answer.debug_info.rendered_template
+        except ValidationError:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} did not show its prompt") from None
 
     def count_tokens(self, prompt: str) -> int:
