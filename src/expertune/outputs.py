@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 import re
 import shutil
@@ -18,7 +16,7 @@ from . import __version__
 from .config import Config, as_dict
 from .engine.locate import Located
 from .errors import OutputError, UsageError
-from .files import sha256, write_text
+from .files import csv_text, sha256, write_text
 from .optional import installed_version
 
 TRAINING_DATA = "training_data.jsonl"
@@ -119,11 +117,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     A text that Excel would compute as a formula gets an apostrophe before it. A file with letters beyond ASCII begins
     with a byte order mark, without which Excel misreads them.
     """
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\r\n")
-    lines.writerow(rows[0])
-    lines.writerows(map(_cell, row.values()) for row in rows)
-    table = text.getvalue()
+    table = csv_text([rows[0], *(map(_cell, row.values()) for row in rows)])
     write_text(path, table if table.isascii() else f"\ufeff{table}")
 
 

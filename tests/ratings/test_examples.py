@@ -12,7 +12,7 @@ from expertune.errors import DatasetError
 from expertune.ratings.examples import make_examples, system_prompt, training_lines
 from expertune.ratings.format import format_raw
 from expertune.ratings.near_duplicates import find_duplicates
-from expertune.ratings.read import from_frame, read_ratings
+from expertune.ratings.read import frame_table, rated_records, read_ratings
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale, parse_answer
 from expertune.ratings.schema import BySplit, Example, Split
 from expertune.ratings.split import split
@@ -132,7 +132,7 @@ def test_a_raw_file_becomes_a_formatted_dataset(tmp_path: Path) -> None:
         "Triage notes: temp 38.5, SpO2 91",
     ]
     assert frame["Prompt"][1].endswith("Record:\nChief complaint: ankle pain\nSex: M")
-    ratings = from_frame(frame, SCALE, "formatted")
+    ratings = rated_records(frame_table(frame, "formatted"), SCALE).ratings
     assert [(rating.id, rating.group, rating.label) for rating in ratings] == [
         ("1", "P1", "Match"),
         ("2", "P2", "Does Not Match"),
