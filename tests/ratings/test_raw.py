@@ -289,6 +289,4 @@ def test_a_named_column_of_a_file_with_prompts(tmp_path: Path) -> None:
     ]
     assert rated.template is None
     named = {"Question": "Prompt", "R1": "Standardized_Rating", "Fall": "Row_ID", "Kind": "C_BioSense_ID"}
-    assert list(rated_records(frame_table(frame.rename(columns=named), "the data frame"), SCALE).ratings) == list(
-        rated.ratings
-    )
+    assert rated_records(frame_table(frame.rename(columns=named), "the data frame"), SCALE).ratings == rated.ratings

@@ -18,17 +18,13 @@ class TemplateAbilities(Answer):
     supports_system_role: bool
 
 
-class Properties(Answer):
-    """Of /props."""
-
+class Properties(Answer):  # of /props
     bos_token: str
     eos_token: str
     chat_template_caps: TemplateAbilities
 
 
-class Ending(Answer):
-    """Of /completion: why it stopped."""
-
+class Ending(Answer):  # of /completion, as all that follow
     stop_type: str
 
 
@@ -46,9 +42,7 @@ class ListedToken(TokenLogProb):
     top_logprobs: tuple[TokenLogProb, ...]
 
 
-class NextTokensAnswer(Answer):
-    """Of /completion: the generated tokens, and those of them that were not held back with the likeliest others."""
-
+class NextTokensAnswer(Answer):  # the entries are those of tokens that were not held back
     tokens: list[int]
     completion_probabilities: tuple[ListedToken, ...] | None = None
 
@@ -62,9 +56,7 @@ class SampledToken(Answer):
     top_probs: tuple[TokenShare, ...]
 
 
-class SampledTokens(Answer):
-    """Of /completion with `post_sampling_probs`."""
-
+class SampledTokens(Answer):  # with `post_sampling_probs`
     completion_probabilities: tuple[SampledToken, ...]
 
 
@@ -72,11 +64,9 @@ class SampledTokens(Answer):
 
 
 class TokenText(Answer):
-    """`octets` are there where the text alone does not say which bytes it stands for."""
-
     token: str
     logprob: float
-    octets: list[int] | None = Field(default=None, alias="bytes")
+    octets: list[int] | None = Field(default=None, alias="bytes")  # where the text does not say which they are
 
     @property
     def piece(self) -> bytes:
@@ -87,18 +77,14 @@ class ListedText(TokenText):
     top_logprobs: tuple[TokenText, ...]
 
 
-class Finished(Answer):
-    """The end of an answer; the server leaves a field out that is 0 or ""."""
-
+class Finished(Answer):  # the server leaves a field out that is 0 or ""
     done: bool = False
     done_reason: str = ""
     eval_count: int = 0
     prompt_eval_count: int = 0
 
 
-class GenerateAnswer(Finished):
-    """Of /api/generate."""
-
+class GenerateAnswer(Finished):  # of /api/generate
     response: str
     logprobs: tuple[ListedText, ...] | None = None
 
@@ -107,9 +93,7 @@ class ChatMessage(Answer):
     content: str
 
 
-class ChatAnswer(Finished):
-    """Of /api/chat."""
-
+class ChatAnswer(Finished):  # of /api/chat
     message: ChatMessage
 
 
@@ -117,9 +101,7 @@ class DebugInfo(Answer):
     rendered_template: str
 
 
-class RenderAnswer(Answer):
-    """Of /api/chat with `_debug_render_only`."""
-
+class RenderAnswer(Answer):  # of /api/chat with `_debug_render_only`
     debug_info: DebugInfo = Field(alias="_debug_info")
 
 
@@ -129,15 +111,11 @@ class ListedModel(Answer):
     details: dict[str, object] | None = None
 
 
-class ModelList(Answer):
-    """Of /api/tags and /api/ps."""
-
+class ModelList(Answer):  # of /api/tags and /api/ps
     models: tuple[ListedModel, ...]
 
 
 class Blob(Answer):
-    """A file of a model's manifest by its digest."""
-
     digest: str
     size: int = 0
 
@@ -146,6 +124,6 @@ class Layer(Blob):
     kind: str = Field(alias="mediaType")
 
 
-class Manifest(Answer):
+class Manifest(Answer):  # in the models folder
     config: Blob
     layers: tuple[Layer, ...]
