@@ -24,13 +24,10 @@ class Properties(Answer):  # of /props
     chat_template_caps: TemplateAbilities
 
 
-class Ending(Answer):  # of /completion, as all that follow
-    stop_type: str
-
-
-class Completion(Ending):
+class Completion(Answer):  # of /completion, as all that follow
     content: str
     tokens_predicted: int
+    stop_type: str
 
 
 class TokenLogProb(Answer):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ...errors import EngineError, ModelFileError
 from ...gguf.read import read_metadata, why_not_generative
 from ...machine import usable_cores
-from ..answers import Answer, Completion, Ending, Properties
+from ..answers import Answer, Completion, Properties
 from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
 from ..decision import ROUTE, Decision, Question, read_decision
@@ -171,7 +171,7 @@ class LlamaCppEngine:
 
     def _ends_generation(self, token: int) -> bool:
         body = {"prompt": [token], "n_predict": 1, "temperature": 0, "logit_bias": [[token, FORCE]]}
-        return self._complete(body, Ending).stop_type == "eos"
+        return self._complete(body, Completion).stop_type == "eos"
 
     def _eos(self) -> int:
         tokens = self._tokens(self._properties.eos_token, begin=False, special=True)
