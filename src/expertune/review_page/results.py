@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutputError, UsageError
 from ..files import write_json
+from ..stats.intervals import Estimate
 from .journal import PageJournal
 from .session import Session
 from .source import write_results
@@ -60,5 +62,9 @@ def summary(session: Session) -> dict[str, object]:
         "raters": dict(status.raters),
         "differ": status.open_conflicts,
         "agreement": [{**each._asdict(), "share": each.share} for each in status.agreements],
-        "random_sample": {"records": status.sample_total, "error_rate": status.sample and asdict(status.sample)},
+        "random_sample": {"records": status.sample_total, "error_rate": _plain(status.sample)},
     }
+
+
+def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
+    return None if estimate is None else asdict(estimate)
