@@ -214,7 +214,7 @@ def training_data(job: Job) -> Path:
     path = job.work / outputs.TRAINING_DATA
     records, config = job.records, make_config({"seed": job.options.seed})
     prepared = load_dataset(records.csv, records.mapping, records.topic, config)
-    write_text(path, "".join(f"{line}\n" for line in training_lines(prepared.examples["train"])))
+    write_text(path, "".join(f"{line}\n" for line in training_lines(prepared.examples.train)))
     return path
 
 

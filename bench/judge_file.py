@@ -39,7 +39,7 @@ def main() -> None:
     config = make_config({"seed": options.seed, "threads": options.threads or None})
     prepared = load_dataset(options.csv, options.mapping, options.topic, config)
     with LlamaCppEngine(options.model, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
-        found = rate_pass(engine, prepared.examples["test"], prepared.scale)
+        found = rate_pass(engine, prepared.examples.test, prepared.scale)
     split, scale = prepared.split, prepared.scale
     judged = asdict(evaluate("file", split.test, found.rated, scale, split.groups, config))
     if options.out:

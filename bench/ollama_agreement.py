@@ -87,7 +87,7 @@ def compare(
     """Rate the run's test records (the first `rows`, 0: all). Raises what the engines and the run's folder raise."""
     record = read_record(folder)
     prepared = load_dataset_again(folder, record, data)
-    examples, scale = prepared.examples["test"][: rows or None], prepared.scale
+    examples, scale = prepared.examples.test[: rows or None], prepared.scale
     file, context = folder / MODEL, record.config.max_tokens + ANSWER_ROOM
     if not file.is_file():
         raise UsageError(f"{file}: not there; this run made no tuned file to compare")

@@ -56,7 +56,7 @@ def main() -> None:
 def compared(model: Path, options: argparse.Namespace) -> Iterator[list[str]]:
     visits = sets.visits()
     dataset = load_dataset(visits.csv, None, visits.topic, Config())
-    some, labels = dataset.examples["train"][: 3 * options.prompts], dataset.scale.labels
+    some, labels = dataset.examples.train[: 3 * options.prompts], dataset.scale.labels
     with LlamaCppEngine(model, context=2048, threads=options.threads) as engine:
         prompts = [engine.render(each.messages) for each in some]
         tokens = [engine.tokenize(prompt) for prompt in prompts[: options.prompts]]

@@ -46,7 +46,7 @@ FIXED = {"evals_per_epoch": 1, "early_stopping_patience": 1000}
 def divided(prepared: Dataset, seed: int) -> set[str]:
     """Row ids to train on; the other ones of the train and dev parts validate. Groups stay whole."""
     groups = prepared.split.groups
-    rows = [row for part in ("train", "dev") for row in prepared.split.parts()[part]]
+    rows = [row for part in (prepared.split.train, prepared.split.dev) for row in part]
     names = sorted({groups[row.id] for row in rows})
     random.Random(seed).shuffle(names)
     held = set(names[: round(VALIDATION * len(names))])
@@ -54,7 +54,7 @@ def divided(prepared: Dataset, seed: int) -> set[str]:
 
 
 def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], Candidates]:
-    examples = [example for part in ("train", "dev") for example in prepared.examples[part]]
+    examples = [*prepared.examples.train, *prepared.examples.dev]
     with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
         answers = candidates(engine, examples[0], prepared.scale)
         rows = encode(engine, examples, prepared.scale, rationale_weight=config.rationale_weight)
@@ -107,7 +107,7 @@ def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
 
 def valid_answers(model: Path, prepared: Dataset, tunable: Tunable, config: Config, ids: set[str]) -> float:
     """Share of those records' free answers, written without a grammar, that are JSON with a label of the scale."""
-    examples = [each for part in ("train", "dev") for each in prepared.examples[part] if each.id in ids]
+    examples = [each for each in (*prepared.examples.train, *prepared.examples.dev) if each.id in ids]
     with tempfile.TemporaryDirectory() as folder:
         adapter = Path(folder) / "adapter.gguf"
         write_adapter(

@@ -80,7 +80,7 @@ def prepared(path: Path, loaded: Loaded) -> Entry:
 
 def tokenised(path: Path, dataset: Dataset, config: Config) -> Entry:
     """All records, by the engine that serves the model; longer ones are left out."""
-    examples = [example for part in dataset.examples.values() for example in part]
+    examples = [example for part in dataset.examples.parts().values() for example in part]
     with LlamaCppEngine(path, context=CONTEXT, threads=config.threads) as engine:
         rows, answers = encode(engine, examples, dataset.scale), candidates(engine, examples[0], dataset.scale)
         prompts = [engine.render(with_codes(example, dataset.scale)) for example in examples]

@@ -57,7 +57,7 @@ def read_rate_journal(path: Path) -> None:
 
 
 def read_page_journal(path: Path) -> None:
-    with page.Journal(path, work="rate", mapping="{}") as journal:
+    with page.PageJournal(path, work="rate", mapping="{}") as journal:
         journal.rate(journal.join("Ana"), "independent", "a", 1)
         journal.ratings(), journal.comments(), journal.raters()
 
@@ -65,7 +65,7 @@ def read_page_journal(path: Path) -> None:
 def read_settings(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedSettingWarning)
-        make_config(read_config(path)["settings"])
+        make_config(read_config(path).settings)
 
 
 TARGETS = {

@@ -96,10 +96,10 @@ def test_settings_travel_through_a_yaml_file(tmp_path: Path) -> None:
 
     config = make_config({"epochs": 7, "export_type": "Q6_K", "seed": 3, "subgroups": "Age,Sex", "threads": 2})
     write_config(tmp_path / "run.yaml", config, {"input": "rows.csv", "model": "m", "topics": "t"})
-    run, merged = tune_command._merged(
+    inputs, merged = tune_command._merged(
         tmp_path / "run.yaml", {"input": None, "model": "other", "topics": None}, {"rank": 4}
     )
-    assert run == {"input": "rows.csv", "model": "other", "topics": "t"}
+    assert inputs == ["rows.csv", "other", "t"]
     assert make_config(merged) == with_changes(config, rank=4) == make_config({**as_dict(config), "rank": 4})
     assert make_config(json.loads(json.dumps(as_dict(config)))) == config
 

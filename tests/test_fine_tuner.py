@@ -159,8 +159,8 @@ def test_the_finished_file_rates_as_reported(tuned: tuple[Path, dict[str, Any], 
     folder, metadata, _ = tuned
     prepared = load_dataset(frame(), MAPPING, TOPIC, make_config(QUICK))
     with LlamaCppEngine(folder / "fine_tuned_model.gguf", context=1024) as engine:
-        rated = rate_examples(engine, prepared.examples["test"], prepared.scale)
-    right = sum(each.value == example.value for each, example in zip(rated, prepared.examples["test"], strict=True))
+        rated = rate_examples(engine, prepared.examples.test, prepared.scale)
+    right = sum(each.value == example.value for each, example in zip(rated, prepared.examples.test, strict=True))
     claimed = metadata["evaluation"]["evaluations"][0]["accuracy"]["value"]
     assert right / len(rated) == pytest.approx(claimed, abs=1.5 / len(rated))
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from .errors import UsageError
+from .faults import faults
 from .renamed_settings import RENAMED, current_settings
 from .setting import Setting, setting_of
 
@@ -250,9 +251,9 @@ def _plain(name: str, value: Any) -> Any:
 
 def _message(error: ValidationError) -> str:
     """The first error, in one line of our words."""
-    errors = error.errors(include_url=False, include_context=False)
-    name, value = str(errors[0]["loc"][0]), errors[0]["input"]
-    kinds = {each["type"] for each in errors if each["loc"][0] == name}
+    found = faults(error)
+    name, value = str(found[0].place[0]), found[0].value
+    kinds = {each.kind for each in found if each.place[0] == name}
     if "extra_forbidden" in kinds:
         return f"{name}: no such setting{_nearest(name)}"
     setting = SETTINGS[name]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,6 +68,13 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically. Raises OutputError."""
     with atomic(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV (RFC 4180). With a bare "\n" Python's csv would leave a "\r" inside a cell unquoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -211,7 +211,7 @@ class FineTuner:
     ) -> list[dict[str, Any]]:
         """Convert every record to its chat example for training or evaluation: id, split, messages, rating, label."""
         dataset = load_dataset(df, rating_mapping, target_topics, make_config(settings))
-        return [chat_record(example) for examples in dataset.examples.values() for example in examples]
+        return [chat_record(example) for examples in dataset.examples.parts().values() for example in examples]
 
     def create_model_set_config(
         self,
@@ -257,7 +257,7 @@ def _say_columns(dataset: Dataset, ws: Workspace) -> None:
 
 def _log_start(request: RunRequest, dataset: Dataset) -> None:
     """Log dataset, model and settings; no text of a record."""
-    facts = len(dataset.ratings), dataset.counts, request.model, as_dict(request.config)
+    facts = len(dataset.ratings), dataset.counts.parts(), request.model, as_dict(request.config)
     log.info("%d records, %s, model %s, settings %s", *facts)
     if dataset.unlabelled:
         log.info("%s", dataset.unlabelled.line())

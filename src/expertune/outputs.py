@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 import re
 import shutil
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from . import __version__
 from .config import AUTO, Config, as_dict, make_config
 from .engine.locate import Located
 from .errors import OutputError, UsageError
-from .files import sha256, write_text
+from .files import csv_text, sha256, write_text
 from .optional import installed_version
 from .renamed_settings import current_settings
 
@@ -122,11 +121,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     A text that Excel would compute as a formula gets an apostrophe before it. A file with letters beyond ASCII begins
     with a byte order mark, without which Excel misreads them.
     """
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\r\n")
-    lines.writerow(rows[0])
-    lines.writerows(map(_cell, row.values()) for row in rows)
-    table = text.getvalue()
+    table = csv_text([rows[0], *(map(_cell, row.values()) for row in rows)])
     write_text(path, table if table.isascii() else f"\ufeff{table}")
 
 
@@ -168,8 +163,16 @@ def write_config(path: Path, config: Config, run: Mapping[str, Any]) -> None:
     write_text(path, "# expertune tune --config FILE repeats this run\n" + text)
 
 
-def read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the sections "run" and "settings" of a training_config.yaml. Raises UsageError."""
+@dataclass(frozen=True)
+class SavedConfig:
+    """The sections of a training_config.yaml: the inputs of its run and the settings, by name."""
+
+    run: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_config(path: Path) -> SavedConfig:
+    """Read a training_config.yaml. Raises UsageError."""
     import yaml
 
     try:
@@ -181,11 +184,10 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    found: dict[str, Any] = content if isinstance(content, dict) else {"run": None}
-    sections: dict[str, Any] = {key: found.get(key, {}) for key in ("run", "settings")}
-    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections.values()):
+    sections = [content.get(key, {}) if isinstance(content, dict) else None for key in ("run", "settings")]
+    if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
-    return sections
+    return SavedConfig(*sections)
 
 
 def first_run(folder: Path) -> tuple[Config | None, Mapping[str, Any]]:

@@ -141,7 +141,7 @@ def without_folders(value: Any) -> Any:
     return _FOLDERS.sub("", value)
 
 
-def schemas() -> Mapping[str, dict[str, Any]]:
+def schemas() -> Mapping[str, Mapping[str, object]]:
     """JSON Schemas of both records, by file name in the package."""
     kinds = {"run_record.schema.json": RunRecord, "report_record.schema.json": ReportRecord}
     return {name: kind.model_json_schema(mode="serialization") for name, kind in kinds.items()}

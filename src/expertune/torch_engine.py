@@ -7,7 +7,7 @@ our decoder does not write, come from a second one with the whole context, opene
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ def rate_validation(file: Path, tokens: Tokenized) -> tuple[Pass, tuple[Rated, .
     from .train.batches import rows_of_evaluation
     from .train.evaluate import evaluate
 
-    config, rows, scale = tokens.plan.config, tokens.rows["dev"], tokens.dataset.scale
+    config, rows, scale = tokens.plan.config, tokens.rows.dev, tokens.dataset.scale
     with GGUFFile(file) as opened:
         tunable = load(opened, config, place(opened, config))  # its adapter is fresh: it changes nothing
         start = time.perf_counter()
@@ -125,8 +125,8 @@ class TorchEngine(LlamaCppEngine):
         self._opening = Lock()
 
     def _note(self) -> str:
-        placement = self._tunable.placement.describe()
-        return f"rated by Expertune's own decoder on {placement['device']} in {placement['precision']}"
+        placement = self._tunable.placement
+        return f"rated by Expertune's own decoder on {placement.device} in {placement.precision}"
 
     def generate(self, prompt: str, *, max_tokens: int = 256) -> Generation:
         with self._opening:
@@ -157,7 +157,7 @@ class TorchEngine(LlamaCppEngine):
             found |= {at: tuple(scores) for at, scores in zip(own, scores_RK.tolist(), strict=True)}
         return [found[at] for at in range(len(some))]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {**super().describe(), **self._tunable.placement.describe()}
 
     def close(self) -> None:

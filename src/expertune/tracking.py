@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from .errors import UsageError
 from .log import log
@@ -171,7 +171,7 @@ def numbers_of(event: Event) -> dict[str, float]:
 
 def final_numbers(evaluation: EvaluationRecord) -> dict[str, float]:
     """Macro-F1, accuracy and log-loss of the recommended rater on the test records, with the ends of the intervals."""
-    found: dict[str, Any] = {}
+    found: dict[str, float | None] = {}
     for rater in evaluation.evaluations[:1]:
         for name in ("macro_f1", "accuracy", "log_loss"):
             figure = getattr(rater, name)

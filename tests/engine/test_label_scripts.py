@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_a_model_that_stumbles_over_parts_of_characters(tmp_path: Path) -> None:
 
 
 def answering(**fields: Any) -> NextTokens:
-    return NextTokens(lambda body, *names: fields, [1], 0, stand_in=10, unlisted={7})
+    return NextTokens(lambda body, kind: kind.model_validate(fields), [1], 0, stand_in=10, unlisted={7})
 
 
 def entry(token: int, **others: float) -> dict[str, Any]:
@@ -187,11 +187,11 @@ def test_another_token_than_the_wanted_one_is_an_error() -> None:
 
 @pytest.mark.parametrize("share", [1e-20, 0.0, None])
 def test_a_token_of_hardly_any_probability_has_a_finite_score(share: float | None) -> None:
-    def complete(body: dict[str, Any], *names: str) -> dict[str, Any]:
+    def complete(body: Mapping[str, Any], kind: type[Any]) -> Any:
         if "post_sampling_probs" not in body:
-            return {"tokens": [10], "completion_probabilities": [entry(10, t3=-0.5)]}
+            return kind.model_validate({"tokens": [10], "completion_probabilities": [entry(10, t3=-0.5)]})
         top = [{"id": 10, "prob": 1.0}, *([] if share is None else [{"id": 7, "prob": share}])]
-        return {"tokens": [10], "completion_probabilities": [{"id": 10, "top_probs": top}]}
+        return kind.model_validate({"tokens": [10], "completion_probabilities": [{"id": 10, "top_probs": top}]})
 
     after = NextTokens(complete, [1], 0, stand_in=10, unlisted={7})
     # the stand-in has -1 and is raised by 20 nats over the likeliest token's -0.5

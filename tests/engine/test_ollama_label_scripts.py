@@ -122,7 +122,7 @@ def test_plain_labels_beside_a_likelier_part_of_a_character(server: OllamaServer
     ):
         prompt = engine.render(ASK)
         raw = engine._generate(prompt + '{"rating": "', 6, None, logprobs=True, top_logprobs=20)
-        assert raw["response"].startswith("符") and raw["eval_count"] > len(raw["logprobs"])
+        assert raw.response.startswith("符") and raw.eval_count > len(raw.logprobs or ())
         scores = engine.score(prompt, PLAIN)
         assert scores.log_probs == pytest.approx(judge.score(prompt, PLAIN).log_probs, abs=1e-4)
         assert scores.exact and not any("on the model's file" in note for note in engine.notes)

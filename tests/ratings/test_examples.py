@@ -12,9 +12,9 @@ from expertune.errors import DatasetError
 from expertune.ratings.examples import make_examples, system_prompt, training_lines
 from expertune.ratings.format import format_raw
 from expertune.ratings.near_duplicates import find_duplicates
-from expertune.ratings.read import from_frame, read_ratings
+from expertune.ratings.read import frame_table, rated_records, read_ratings
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale, parse_answer
-from expertune.ratings.schema import Example, Split
+from expertune.ratings.schema import BySplit, Example, Split
 from expertune.ratings.split import split
 
 DATA = Path(__file__).parent.parent / "data" / "ratings"
@@ -29,15 +29,15 @@ def parts() -> Split:
 
 
 @pytest.fixture(scope="module")
-def examples(parts: Split) -> dict[str, tuple[Example, ...]]:
+def examples(parts: Split) -> BySplit[tuple[Example, ...]]:
     return make_examples(parts, ACUITY, "emergency triage acuity")
 
 
 @pytest.fixture(scope="module")
-def training_file(examples: dict[str, tuple[Example, ...]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def training_file(examples: BySplit[tuple[Example, ...]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("training") / "training_data.jsonl"
     path.write_text(
-        "".join(f"{line}\n" for line in training_lines(chain(*examples.values()))),
+        "".join(f"{line}\n" for line in training_lines(chain(*examples.parts().values()))),
         encoding="utf-8",
     )
     return path
@@ -51,11 +51,11 @@ def test_the_system_prompt_is_short_and_names_all_labels() -> None:
     assert system_prompt(SCALE, "  ").startswith("Rate the record. Answer")
 
 
-def test_examples_hold_every_row_in_its_part(parts: Split, examples: dict[str, tuple[Example, ...]]) -> None:
+def test_examples_hold_every_row_in_its_part(parts: Split, examples: BySplit[tuple[Example, ...]]) -> None:
     for part, ratings in parts.parts().items():
-        assert [example.id for example in examples[part]] == [rating.id for rating in ratings]
+        assert [example.id for example in examples.parts()[part]] == [rating.id for rating in ratings]
     by_id = {rating.id: rating for ratings in parts.parts().values() for rating in ratings}
-    for example in chain(*examples.values()):
+    for example in chain(*examples.parts().values()):
         rating = by_id[example.id]
         assert [message["role"] for message in example.messages] == ["system", "user"]
         assert example.messages[1]["content"] == rating.prompt
@@ -132,7 +132,7 @@ def test_a_raw_file_becomes_a_formatted_dataset(tmp_path: Path) -> None:
         "Triage notes: temp 38.5, SpO2 91",
     ]
     assert frame["Prompt"][1].endswith("Record:\nChief complaint: ankle pain\nSex: M")
-    ratings = from_frame(frame, SCALE, "formatted")
+    ratings = rated_records(frame_table(frame, "formatted"), SCALE).ratings
     assert [(rating.id, rating.group, rating.label) for rating in ratings] == [
         ("1", "P1", "Match"),
         ("2", "P2", "Does Not Match"),

@@ -16,7 +16,7 @@ from expertune.ratings.columns import NO_PATIENT, ROLES, find_columns
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.ratings.format import format_raw
 from expertune.ratings.prompts import PromptField, PromptTemplate, recover_template
-from expertune.ratings.read import from_frame, read_ratings
+from expertune.ratings.read import frame_table, rated_records, read_ratings
 from expertune.ratings.scale import make_scale
 from hospital import MAPPING, TEXT, TOPIC, visits, write
 from pages import ROOT
@@ -289,4 +289,4 @@ def test_a_named_column_of_a_file_with_prompts(tmp_path: Path) -> None:
     ]
     assert rated.template is None
     named = {"Question": "Prompt", "R1": "Standardized_Rating", "Fall": "Row_ID", "Kind": "C_BioSense_ID"}
-    assert from_frame(frame.rename(columns=named), SCALE, "the data frame") == list(rated.ratings)
+    assert rated_records(frame_table(frame.rename(columns=named), "the data frame"), SCALE).ratings == rated.ratings

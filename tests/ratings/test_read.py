@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expertune.errors import DatasetError
-from expertune.ratings.read import from_frame, read_ratings
+from expertune.ratings.read import frame_table, rated_records, read_ratings
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale
 
 SCALE = make_scale(DEFAULT_MAPPING)
@@ -192,7 +192,7 @@ def test_all_formats_give_the_same_ratings(tmp_path: Path) -> None:
     frame = pd.read_csv(DATA / "ktas_acuity_subset.csv")
     frame.to_parquet(tmp_path / "a.parquet")
     frame.to_csv(tmp_path / "b.csv", index=False)
-    assert from_frame(frame, scale, "DataFrame") == ratings
+    assert list(rated_records(frame_table(frame, "DataFrame"), scale).ratings) == ratings
     assert read_ratings(tmp_path / "a.parquet", scale) == ratings
     assert read_ratings(tmp_path / "b.csv", scale) == ratings
     frame.to_json(tmp_path / "c.jsonl", orient="records", lines=True)
@@ -210,7 +210,7 @@ def test_frames_with_holes() -> None:
             "Rationale of Rating": [float("nan"), "r"],
         }
     )
-    first, second = from_frame(frame, SCALE, "DataFrame")
+    first, second = rated_records(frame_table(frame, "DataFrame"), SCALE).ratings
     assert (first.id, first.rationale, first.extra["Age"], first.extra["When"]) == ("2", "", "34", "")
     assert (second.value, second.rationale, second.extra["Age"]) == (1, "r", "")
 
@@ -227,7 +227,7 @@ def test_frames_with_holes() -> None:
 )
 def test_bad_frames(frame: pd.DataFrame, says: str) -> None:
     with pytest.raises(DatasetError, match=says):
-        from_frame(frame, SCALE, "DataFrame")
+        rated_records(frame_table(frame, "DataFrame"), SCALE)
 
 
 def test_nothing_of_a_row_is_kept_from_json_by_chance(tmp_path: Path) -> None:

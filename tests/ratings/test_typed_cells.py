@@ -18,9 +18,10 @@ from expertune.rate.merge import merge_review
 from expertune.ratings.cells import as_text
 from expertune.ratings.format import format_raw
 from expertune.ratings.near_duplicates import find_duplicates
-from expertune.ratings.read import Table, frame_table, from_frame, read_ratings, read_table
+from expertune.ratings.read import Table, frame_table, rated_records, read_ratings, read_table
 from expertune.ratings.scale import DEFAULT_MAPPING, load_scale, make_scale
-from expertune.ratings.split import PARTS, split
+from expertune.ratings.schema import PARTS
+from expertune.ratings.split import split
 
 FAULTS = Path(__file__).parent.parent / "data/faults"
 SCALE = make_scale(DEFAULT_MAPPING)
@@ -67,7 +68,8 @@ def test_ids_are_ids(tmp_path: Path) -> None:
     assert [row.id for row in rows] == ["1000", "1001", "0010", "12.1", "A.0", "v1.0", "7"]
     assert [row.group for row in rows] == [row.id for row in rows]
     frame = pd.DataFrame({"Row_ID": [Decimal("1000"), Decimal("1E+3") + 1], "Prompt": ["a", "b"]})
-    assert [row.id for row in from_frame(frame.assign(Standardized_Rating=1), SCALE, "DataFrame")] == ["1000", "1001"]
+    ids_only = frame_table(frame.assign(Standardized_Rating=1), "DataFrame")
+    assert [row.id for row in rated_records(ids_only, SCALE).ratings] == ["1000", "1001"]
 
 
 MISSING = [
@@ -159,14 +161,16 @@ def test_frames_with_typed_ratings(mapping: dict, cells: list) -> None:
     frame = pd.DataFrame({"Prompt": [f"text {i}" for i in range(len(cells))]})
     frame["Standardized_Rating"] = pd.Series(cells, dtype=object)
     scale = make_scale(mapping)
-    assert [row.value for row in from_frame(frame, scale, "DataFrame")] == list(scale.values[: len(cells)])
+    rated = rated_records(frame_table(frame, "DataFrame"), scale).ratings
+    assert [row.value for row in rated] == list(scale.values[: len(cells)])
 
 
 @pytest.mark.parametrize("kind", ["boolean", "category", "string"])
 def test_frames_of_pandas_own_types(kind: str) -> None:
     cells = pd.Series([True, False] if kind == "boolean" else ["True", "False"], dtype=kind)
     frame = pd.DataFrame({"Prompt": ["a", "b"], "Standardized_Rating": cells})
-    assert [row.value for row in from_frame(frame, make_scale({"True": 1, "False": 0}), "DataFrame")] == [1, 0]
+    rated = rated_records(frame_table(frame, "DataFrame"), make_scale({"True": 1, "False": 0})).ratings
+    assert [row.value for row in rated] == [1, 0]
 
 
 def test_a_truth_value_is_not_a_number(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_tuned_file_or_a_model_set_is_there_and_the_metadata_tell_of_it(ran: R
 
 
 def test_it_is_judged_on_held_out_rows_beside_its_base(ran: Ran) -> None:
-    parts = {part: {example.id for example in examples} for part, examples in ran.prepared.examples.items()}
+    parts = ran.prepared.examples.map(lambda examples: {example.id for example in examples}).parts()
     assert sum(map(len, parts.values())) == ROWS
     assert {part: ran.metadata["split"][part] for part in parts} == {part: len(ids) for part, ids in parts.items()}
     lines = (ran.folder / "training_data.jsonl").read_text().splitlines() if ran.tuned else []
@@ -120,7 +120,7 @@ def test_the_served_file_rates_as_reported_and_answers_in_json(ran: Ran) -> None
     """Served anew, the file gives the accuracy that the metadata claim, and writes valid answers without a grammar."""
     if ran.tuned is None:
         pytest.skip(f"the model set was made: {ran.metadata['choice']['reason']}")
-    examples, scale = ran.prepared.examples["test"], ran.prepared.scale
+    examples, scale = ran.prepared.examples.test, ran.prepared.scale
     threads = SETTINGS["threads"]
     with LlamaCppEngine(ran.tuned, context=2048, threads=threads) as engine:
         rated = rate_examples(engine, examples, scale)

@@ -26,7 +26,7 @@ def content(**more: Any) -> dict[str, Any]:
     figures = [asdict(evaluate(name, expert, rated(labels), SCALE, {}, config)) for name, labels in raters.items()]
     return {
         "verdict": f"No clear difference {HOSTILE}.",
-        "evaluation": {"evaluations": figures},
+        "evaluation": {"verdict": {"line": ""}, "evaluations": figures},
         "provenance": {"hashes": {"input_rows": "a", "readout.json": "b", "fine_tuned_model.gguf": "c"}},
         **more,
     }
@@ -58,13 +58,13 @@ def test_the_table_has_a_row_for_each_rater_with_its_intervals(metadata: RunMeta
 
 def test_a_figure_that_is_undefined_is_missing_in_the_table() -> None:
     metadata = RunMetadata(content())
-    metadata["evaluation"]["evaluations"][0]["kappa"] = {"value": None, "interval": None}
+    metadata["evaluation"]["evaluations"][0]["kappa"] = {"value": None, "interval": None, "n": 0}
     assert pd.isna(metadata.to_frame()["kappa"][0])
     assert "<td>–</td>" in metadata._repr_html_()
 
 
 def test_a_run_without_an_evaluation_has_an_empty_table_with_the_same_columns(metadata: RunMetadata) -> None:
-    empty = RunMetadata(content(evaluation={"evaluations": []}))
+    empty = RunMetadata(content(evaluation={"verdict": {"line": ""}, "evaluations": []}))
     assert len(empty.to_frame()) == 0
     assert list(empty.to_frame().columns) == list(metadata.to_frame().columns)
     assert "<table>" not in empty._repr_html_()

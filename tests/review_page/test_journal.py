@@ -17,7 +17,7 @@ import pytest
 
 from expertune.errors import UsageError
 from expertune.ratings.read import read_ratings
-from expertune.review_page.journal import Journal
+from expertune.review_page.journal import PageJournal
 from review_page.pages import ROOT, SCALE, page_of, rate_source, raw_file, serving, tab
 
 pytest.importorskip("uvicorn", reason="the page's packages are not installed (expertune[page])")
@@ -67,15 +67,15 @@ def test_a_killed_page_has_lost_nothing(tmp_path: Path) -> None:
 
 def test_it_is_for_one_process_one_work_and_one_mapping(tmp_path: Path) -> None:
     path = tmp_path / "page.sqlite"
-    with Journal(path, work="rate", mapping="{}"):
-        code = f"import expertune.review_page.journal as j; j.Journal({str(path)!r}, work='rate', mapping='{{}}')"
+    with PageJournal(path, work="rate", mapping="{}"):
+        code = f"import expertune.review_page.journal as j; j.PageJournal({str(path)!r}, work='rate', mapping='{{}}')"
         second = subprocess.run([sys.executable, "-c", code], env=PLACE, capture_output=True, text=True, check=False)
         assert "in use by another page" in second.stderr
     with pytest.raises(UsageError, match="another mapping"):
-        Journal(path, work="rate", mapping='{"A": 1}')
+        PageJournal(path, work="rate", mapping='{"A": 1}')
     with pytest.raises(UsageError, match="another work"):
-        Journal(path, work="review", mapping="{}")
-    Journal(path, work="rate", mapping="{}").close()
+        PageJournal(path, work="review", mapping="{}")
+    PageJournal(path, work="rate", mapping="{}").close()
 
 
 def test_other_files_are_refused_and_stay_as_they_are(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_other_files_are_refused_and_stay_as_they_are(tmp_path: Path) -> None:
     for path in (other, text):
         before = path.read_bytes()
         with pytest.raises(UsageError, match="no journal"):
-            Journal(path, work="rate", mapping="{}")
+            PageJournal(path, work="rate", mapping="{}")
         assert path.read_bytes()[100:] == before[100:]
 
 

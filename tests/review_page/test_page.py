@@ -112,8 +112,8 @@ def test_a_share_of_the_records_is_rated_by_two(tmp_path: Path) -> None:
         ben = tab(session, client, "Ben")
         for at in range(20):
             ben.press(1 if at % 3 == 0 else truth(ben.text))
-        both = [own for own in session.votes["independent"].values() if len(own) == 2]
-        assert len(both) == -(-len(session.votes["independent"]) // 4)
+        both = [own for own in session.votes.independent.values() if len(own) == 2]
+        assert len(both) == -(-len(session.votes.independent) // 4)
         (agreement,) = session.status().agreements
         first, second = zip(*(own.values() for own in both), strict=True)
         assert (agreement.first, agreement.second, agreement.records) == ("Ana", "Ben", len(both))
@@ -161,7 +161,7 @@ def test_a_review_is_blind_first(tmp_path: Path) -> None:
         ana.press(1)
         assert ana.hidden("record") != item.key
         assert session.finals()[item.key].value == 1
-        assert session.votes["independent"][item.key] == {1: -1}
+        assert session.votes.independent[item.key] == {1: -1}
         ana.undo()
         assert (ana.hidden("record"), ana.hidden("step")) == (item.key, "revised")
         ana.undo()

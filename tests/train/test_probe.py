@@ -104,13 +104,13 @@ def test_a_run_with_a_code_branch_is_planned_with_its_lead(tmp_path: Path, monke
 
         def times(branch: CodeBranch | None) -> tuple[Work, Speeds]:
             whole = data.with_codes(branch)
-            answers = candidates(engine, whole.examples["train"][0], whole.scale, branch)
+            answers = candidates(engine, whole.examples.train[0], whole.scale, branch)
             every = encode_all(engine, whole, answers, rationale_weight=1.0, on_row=lambda: None)
             rows, kept = rows_by_part(every, whole, 1024, drop=True)
             plan = TrainingPlan(whole, base, config, config)
             return measured(Tokenized(plan, kept, rows, answers, branch, 1024), Served(engine, engine, 0.1))
 
-        prompt = engine.render(data.examples["train"][0].messages)
+        prompt = engine.render(data.examples.train[0].messages)
         branch = choose_branch(engine, prompt, len(data.scale.labels))
         assert branch is not None
         work, speeds = times(branch)
@@ -181,7 +181,7 @@ def test_a_file_is_counted_by_the_models_tokenizer(tmp_path: Path):
     data = Path(__file__).resolve().parents[2] / "examples" / "formatted_dataset.csv"
     prepared = load_dataset(data, None, "", Config())
     plan = planned(prepared, tiny.make(tmp_path / "a.gguf", context=4096))
-    assert (plan.rows, plan.dev_rows) == (prepared.counts["train"], prepared.counts["dev"])
+    assert (plan.rows, plan.dev_rows) == (prepared.counts.train, prepared.counts.dev)
     assert (plan.epochs, plan.validations) == (5.0, 6)
     assert 0 < plan.shape.shared < plan.shape.prompt
     assert plan.shape.row <= plan.shape.longest

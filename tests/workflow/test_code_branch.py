@@ -89,7 +89,7 @@ def shares(folder: Path, by: ScoredBy, count: int = 4) -> np.ndarray:
         return np.array(
             [
                 each.probabilities
-                for each in rate_examples(engine, data.examples["test"][:count], data.scale, scoring=scoring)
+                for each in rate_examples(engine, data.examples.test[:count], data.scale, scoring=scoring)
             ]
         )
 
@@ -120,7 +120,7 @@ def test_new_records_are_scored_in_the_recorded_way(
     product = load_product(folder)
     data = load_dataset(frame(), MAPPING, TOPIC, make_config({"seed": product.seed}))
     with serve(product, engine, threads=1) as served:
-        texts = [example.record for example in data.examples["test"][:4]]
+        texts = [example.record for example in data.examples.test[:4]]
         found = np.array([served.scorer.score(text).probabilities for text in texts])
     assert np.abs(found - shares(folder, by)).max() < (1e-6 if engine == "llama.cpp" else ROUNDING)
     assert product.config_id != load_product(_with_way(folder, changed, "code" if by != "code" else "words")).config_id
@@ -147,7 +147,7 @@ def test_the_file_is_a_decision_model(run: tuple[Path, dict[str, Any]]) -> None:
     question = {"type": "choice", "instructions": "rate", "criteria": dict.fromkeys(MAPPING, "")}
     data = load_dataset(frame(), MAPPING, TOPIC, make_config({"seed": metadata["seed"]}))
     with LlamaCppEngine(folder / "fine_tuned_model.gguf", context=1024, threads=1) as engine:  # the judged rounding
-        for example, wanted_K in zip(data.examples["test"], expected_NK, strict=False):
+        for example, wanted_K in zip(data.examples.test, expected_NK, strict=False):
             body = {"state": example.record, "questions": {"rating": question}}
             answer = engine._server.ask("/v1/systemone", body)["answers"]["rating"]
             assert answer["probabilities"] == pytest.approx(dict(zip(MAPPING, wanted_K, strict=True)), abs=1e-3)

@@ -39,6 +39,7 @@ from expertune.rate.columns import share_columns
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
+from expertune.ratings.schema import BySplit
 from expertune.record import ApproachChoice
 from expertune.workflow.choose import choose
 from expertune.workflow.evaluate import evaluate
@@ -134,9 +135,9 @@ def marked(prepared: Dataset) -> Dataset:
         parts[part] = tuple(replace(row, prompt=mark + row.prompt) for row in rows)
         examples[part] = tuple(
             replace(each, messages=(each.messages[0], {"role": "user", "content": row.prompt}))
-            for each, row in zip(prepared.examples[part], parts[part], strict=True)
+            for each, row in zip(prepared.examples.parts()[part], parts[part], strict=True)
         )
-    return replace(prepared, split=replace(prepared.split, **parts), examples=examples)
+    return replace(prepared, split=replace(prepared.split, **parts), examples=BySplit(**examples))
 
 
 def teacher(prepared: Dataset, right: Callable[[str], bool], sure: float = 0.9) -> Callable[[str], list[float]]:

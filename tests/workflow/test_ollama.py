@@ -66,7 +66,7 @@ def test_a_server_that_reads_other_tokens_is_not_tuned_for(tmp_path: Path, monke
                 LlamaCppEngine(ours, context=1024, threads=1, renderer=renderer) as engine,
                 pytest.raises(FineTuningNotSupportedError, match=r"splits a prompt into \d+ tokens, .* \d+;"),
             ):
-                check_tokens(renderer, engine, prepared.examples["train"][0].messages)
+                check_tokens(renderer, engine, prepared.examples.train[0].messages)
 
 
 def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_before_training_the_model_leaves_the_servers_memory(tmp_path: Path, mon
         with OllamaServer() as server:
             renderer = OllamaRenderer(server, "base", context=1024)
             with LlamaCppEngine(path, context=1024, threads=1, renderer=renderer) as engine:
-                check_tokens(renderer, engine, prepared.examples["train"][0].messages)
+                check_tokens(renderer, engine, prepared.examples.train[0].messages)
             assert server.ask("GET", "/api/ps")["models"] == []
 
 

@@ -72,22 +72,23 @@ def _model_lines(known: Known, run: str) -> Iterator[tuple[str, str]]:
 
 def _reference_run(known: Known, progress: Progress) -> str:
     """The time of a whole run on 1,000 records, or why it is not known."""
-    from ..estimate.plan import REFERENCE_PARTS, reference_plan, whole_run
+    from ..estimate.plan import REFERENCE_COUNTS, reference_plan, whole_run
     from ..modelset.prompt_search import records_to_rate
     from ..ratings.scale import DEFAULT_MAPPING
 
-    capability, parts = known.capability, REFERENCE_PARTS
+    capability, counts = known.capability, REFERENCE_COUNTS
     if capability.path is None or capability.estimate is None:
         return ""
     try:
         with progress.stage(f"Measuring {plain(capability.model)} with llama.cpp"):
-            plan = reference_plan(capability.path, records_to_rate(len(DEFAULT_MAPPING), parts["dev"]))
+            plan = reference_plan(capability.path, records_to_rate(len(DEFAULT_MAPPING), counts.dev))
             found = whole_run(plan, capability)
     except ExpertuneError as error:
         return f"the time of a whole run could not be estimated ({error})"
     if found is None:
         return ""
-    return f"a whole run on {sum(parts.values()):,} records of {plan.shape.row} tokens: {duration_text(found.seconds)}"
+    records = sum(counts.parts().values())
+    return f"a whole run on {records:,} records of {plan.shape.row} tokens: {duration_text(found.seconds)}"
 
 
 def _ollama() -> tuple[str, list[str], str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import ExpertuneError, UsageError
 from ..files import size_text
@@ -72,7 +72,7 @@ class Known:
         """Time of the whole run."""
         return NONE if self.run is None else duration_text(self.run.seconds)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Mapping[str, object]:
         """The row as numbers; None where a figure is not known."""
         capability = self.capability
         estimate, rate = capability.estimate, capability.estimate and capability.estimate.rate
@@ -192,7 +192,7 @@ def known_model(
         plan = REFERENCE_PLAN
         if dataset is not None and capability.path is not None:
             try:
-                search = records_to_rate(len(dataset.scale.labels), dataset.counts["dev"])
+                search = records_to_rate(len(dataset.scale.labels), dataset.counts.dev)
                 plan = planned(dataset, capability.path, search_records=search)
             except ExpertuneError as error:
                 note = f"its tokens could not be counted ({error})"

@@ -17,6 +17,7 @@ from .options import EXIT_FAILED, EXIT_FELL_BACK, AllowRemote, Debug, Force, Map
 
 if TYPE_CHECKING:
     from ..record import RunRecord
+    from ..record.registration import Registration
 
 NoFallback = Annotated[bool, typer.Option("--no-fallback", help="Fail instead of falling back to a model set.")]
 LogTo = Annotated[
@@ -124,10 +125,10 @@ def tune(
         print_summary(record, output_dir)
         sys.stdout.flush()  # the result is shown even if the registration fails
 
-    run, values = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
+    (rows, base, about), given = _merged(config, {"input": input, "model": model, "topics": topics}, settings)
     tuner = FineTuner(debug_mode=debug, fallback_mode=not no_fallback, allow_remote=allow_remote)
-    job = (run["input"], run["model"], rating_mapping, run["topics"], output_dir)
-    values |= {"resume": resume, "overwrite": overwrite}
+    job = (rows, base, rating_mapping, about, output_dir)
+    values = {**given, "resume": resume, "overwrite": overwrite}
     if dry_run:
         print("\n".join(tuner.plan_run(*job, **values)))
         return
@@ -145,21 +146,22 @@ def tune(
 
 def _end(success: bool, metadata: Mapping[str, Any], *, force: bool) -> None:
     """Show the registration, and end with the exit code of docs/usage.md."""
-    registration = metadata.get("registration")
+    from ..record.registration import Registration
+
+    outcome = metadata.get("registration")
+    registration = Registration.model_validate(outcome) if outcome is not None else None
     if registration is not None:
         _show_registration(registration)
     if metadata["fallback_reason"] is not None:
         raise typer.Exit(EXIT_FELL_BACK)
-    forced = force and registration is not None and registration["registered"]  # the failed checks were overridden
+    forced = force and registration is not None and registration.registered  # the failed checks were overridden
     if not success and not forced:
         raise typer.Exit(EXIT_FAILED)
 
 
-def _show_registration(outcome: Mapping[str, Any]) -> None:
-    from ..record.registration import Registration
+def _show_registration(registration: Registration) -> None:
     from .output import print_registration, refusal
 
-    registration = Registration.model_validate(outcome)
     if registration.registered:
         print_registration(registration)
     else:
@@ -167,17 +169,15 @@ def _show_registration(outcome: Mapping[str, Any]) -> None:
 
 
 def _merged(
-    path: Path | None, run: dict[str, Any], settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Merge flags over the --config file. Raises UsageError for missing inputs."""
-    from ..outputs import read_config
+    path: Path | None, run: Mapping[str, Any], settings: Mapping[str, Any]
+) -> tuple[list[Any], Mapping[str, Any]]:
+    """Merge flags over the --config file: the inputs and the settings. Raises UsageError for missing inputs."""
+    from ..outputs import SavedConfig, read_config
 
-    saved: dict[str, Any] = {"run": {}, "settings": {}}
-    if path is not None:
-        saved |= read_config(path)
-    run = {name: value if value is not None else saved["run"].get(name) for name, value in run.items()}
-    missing = [f"--{name}" for name, value in run.items() if value is None]
+    saved = SavedConfig() if path is None else read_config(path)
+    inputs = [value if value is not None else saved.run.get(name) for name, value in run.items()]
+    missing = [f"--{name}" for name, value in zip(run, inputs, strict=True) if value is None]
     if missing:
         raise UsageError(f"{', '.join(missing)}: missing; see expertune tune --help")
     flags = {name: value for name, value in settings.items() if value not in (None, [])}
-    return run, {**current_settings(saved["settings"]), **current_settings(flags)}
+    return inputs, {**current_settings(saved.settings), **current_settings(flags)}

@@ -98,7 +98,7 @@ class Engine(Protocol):
         """The greedy answer (temperature 0)."""
         ...
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """Engine, versions and settings, for the run's metadata."""
         ...
 

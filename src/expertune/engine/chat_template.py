@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import EngineError
 from .base import Message
@@ -67,7 +67,7 @@ def checked(prompt: str, messages: Sequence[Message]) -> str:
     return prompt
 
 
-def switches(template: str) -> dict[str, Any]:
+def switches(template: str) -> dict[str, bool | str]:
     """Template variables that switch thinking off. A level is for harmony only: other templates refuse it."""
     return {"enable_thinking": False, **({"reasoning_effort": LEAST_EFFORT} if HARMONY in template else {})}
 

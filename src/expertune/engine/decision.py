@@ -25,7 +25,7 @@ class Question:
     instructions: str
     options: Mapping[str, str]
 
-    def request(self, record: str) -> dict[str, Any]:
+    def request(self, record: str) -> dict[str, object]:
         """The JSON body that asks it about a record."""
         criteria = {label: meaning or None for label, meaning in self.options.items()}
         question = {"type": "choice", "instructions": self.instructions, "criteria": criteria}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import EngineError
+from .answers import ListedToken, NextTokensAnswer, SampledTokens
 
 FREE_LOGPROBS = 40  # likeliest tokens that are listed in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; log-probabilities are listed as before it
@@ -21,7 +22,7 @@ LEAD = 20.0  # nats from the token up to its stand-in, at least: the chance of s
 SMALLEST = 1e-45  # probability; float32 holds none below
 
 LogProbs = dict[int, float]  # token → natural-log probability
-Complete = Callable[..., dict[str, Any]]  # body of /completion, names of the fields wanted → the answer
+Complete = Callable[[Mapping[str, Any], type[Any]], Any]  # body of /completion, kind of Answer → the answer
 
 
 class NextTokens:
@@ -44,10 +45,10 @@ class NextTokens:
         Ends with the first token that is held back, without log-probabilities: later ones may be out of step. That
         token cannot be mistaken for the next one that is listed, which ends with a whole character.
         """
-        said, listed = self._ask(path, n_predict=room)
+        said, listed = self._generated(path, n_predict=room)
         places: list[tuple[int, LogProbs]] = []
         for at, token in enumerate(said):
-            if at >= len(listed) or listed[at]["id"] != token:
+            if at >= len(listed) or listed[at].id != token:
                 return [*places, (token, {})]
             places.append((token, _log_probs(listed[at])))
         return places
@@ -66,7 +67,7 @@ class NextTokens:
 
     def _sampled(self, path: Sequence[int], token: int) -> LogProbs:
         """Log-probabilities where `token` is sampled; empty where llama.cpp holds it back."""
-        said, listed = self._ask(path, n_predict=1, logit_bias=[[token, FORCE]])
+        said, listed = self._generated(path, n_predict=1, logit_bias=[[token, FORCE]])
         if said != [token]:
             raise EngineError(f"llama.cpp did not take token {token}; this model cannot generate it")
         return _log_probs(listed[0]) if listed else {}
@@ -77,8 +78,9 @@ class NextTokens:
         Exact to 1e-5 nats, the rounding of a raised logit; `SMALLEST` bounds it 80 nats below the likeliest token.
         """
         lead = LEAD + max(known.values()) - known[self._stand_in]
-        _, (first,) = self._ask(
+        answer: SampledTokens = self._ask(
             path,
+            SampledTokens,
             n_predict=1,
             logit_bias=[[self._stand_in, LIFT + lead], [wanted, LIFT]],
             post_sampling_probs=True,
@@ -86,12 +88,17 @@ class NextTokens:
             temperature=1,
             seed=1,
         )
-        shares = {each["id"]: each["prob"] for each in first["top_probs"]}
+        (first,) = answer.completion_probabilities
+        shares = {each.id: each.prob for each in first.top_probs}
         ratio = max(shares.get(wanted, 0.0), SMALLEST) / shares[self._stand_in]
         return known[self._stand_in] + math.log(ratio) + lead
 
-    def _ask(self, path: Sequence[int], **settings: Any) -> tuple[list[int], list[Mapping[str, Any]]]:
+    def _generated(self, path: Sequence[int], **settings: Any) -> tuple[list[int], Sequence[ListedToken]]:
         """The tokens said, and the entries of those that were not held back."""
+        answer: NextTokensAnswer = self._ask(path, NextTokensAnswer, **settings)
+        return answer.tokens, answer.completion_probabilities or ()
+
+    def _ask(self, path: Sequence[int], kind: type[Any], **settings: Any) -> Any:
         body = {
             "prompt": [*self._start, *path],
             "temperature": 0,
@@ -101,9 +108,8 @@ class NextTokens:
             "id_slot": self._slot,
             **settings,
         }
-        answer = self._complete(body, "tokens", "completion_probabilities")
-        return answer["tokens"], answer.get("completion_probabilities") or []
+        return self._complete(body, kind)
 
 
-def _log_probs(entry: Mapping[str, Any]) -> LogProbs:
-    return {each["id"]: each["logprob"] for each in (*entry["top_logprobs"], entry)}
+def _log_probs(listed: ListedToken) -> LogProbs:
+    return {each.id: each.logprob for each in (*listed.top_logprobs, listed)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from ..config import Config
 from ..errors import UsageError
@@ -15,19 +16,6 @@ from ..model.memory import LABEL_TOKENS, RowShape
 from ..predict.score import LONGEST_ANSWER
 from .capability import TrainingThroughput
 
-TITLES = {  # what the display calls the stages of the run too
-    "read": "Reading the records",
-    "base": "Test records: base model",
-    "readout": "Classifier on the base model",
-    "load": "Preparing the training",
-    "train": "Training",
-    "validate": "Validation during the training",
-    "write": "Writing the model file",
-    "check": "Checking the saved file",
-    "model set": "Model set",
-    "judge": "Test records: all models",
-    "report": "Report",
-}
 ANSWERS, FEWEST_ANSWERS = 30, 10  # free-text answers asked of the tuned file; a word takes as long as a record
 LEAST_EPOCHS, LEAST_BUDGET = 2.0, 20.0
 COMPARED_BUDGET = 25.0  # seconds of the search for a model set that a tuned file is only compared with
@@ -41,6 +29,29 @@ CONVERSIONS = 4.0  # conversions of each changed tensor: types tried on some row
 SIGNALS_SECONDS, STATISTICS_SECONDS, REPORT_SECONDS = 2.0, 1.0, 2.0
 FIT_SECONDS = 0.03  # of the readout's cross-validation, for a training record
 POOLING = 0.5  # time of a token in the readout's large packs, over that in an evaluation (bench/job.py, the visits)
+
+
+class RunStage(str, Enum):
+    """The stages of a run in their order: the name in its plan, and the title in plan and display."""
+
+    READ = "read", "Reading the records"
+    BASE = "base", "Test records: base model"
+    READOUT = "readout", "Classifier on the base model"
+    LOAD = "load", "Preparing the training"
+    TRAIN = "train", "Training"
+    VALIDATE = "validate", "Validation during the training"
+    WRITE = "write", "Writing the model file"
+    CHECK = "check", "Checking the saved file"
+    MODEL_SET = "model set", "Model set"
+    JUDGE = "judge", "Test records: all models"
+    REPORT = "report", "Report"
+
+    shown: str
+
+    def __new__(cls, name: str, title: str) -> RunStage:
+        stage = str.__new__(cls, name)
+        stage._value_, stage.shown = name, title
+        return stage
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class JobStage:
 
     @property
     def title(self) -> str:
-        return TITLES[self.name]
+        return RunStage(self.name).shown
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,7 @@ def _stages(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -
         **_rating(work, speeds, settings, config),
         "report": REPORT_SECONDS,
     }
-    return tuple(JobStage(name, round(seconds[name], 3)) for name in TITLES if name in seconds)
+    return tuple(JobStage(stage.value, round(seconds[stage], 3)) for stage in RunStage if stage in seconds)
 
 
 def _tuning(work: Work, speeds: Speeds, settings: JobSettings, config: Config) -> dict[str, float]:

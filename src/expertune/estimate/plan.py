@@ -18,7 +18,7 @@ from ..optional import require_torch
 from ..ratings.dataset import Dataset, load_dataset
 from ..ratings.examples import chat_messages
 from ..ratings.scale import DEFAULT_MAPPING, RatingScale, make_scale
-from ..ratings.schema import Example
+from ..ratings.schema import BySplit, Example
 from ..train.recipe import with_recipe
 from .capability import REFERENCE, Capability, TrainingThroughput, estimate
 from .job import JobPlan, RatingSpeed, Speeds, Work, plan_job
@@ -67,7 +67,7 @@ class Plan:
 REFERENCE_PLAN = Plan("", REFERENCE, rows=1000, epochs=1.0)
 
 
-REFERENCE_PARTS = {"train": 700, "dev": 100, "test": 200}
+REFERENCE_COUNTS = BySplit(train=700, dev=100, test=200)
 
 
 def planned(dataset: Dataset, model: Path, search_records: int = 0) -> Plan:
@@ -80,16 +80,15 @@ def planned(dataset: Dataset, model: Path, search_records: int = 0) -> Plan:
     with GGUFFile(model) as file:
         config = with_recipe(file, Config())
     shape, rating, read_seconds = _sampled(dataset, model, config)
-    parts = {part: len(examples) for part, examples in dataset.examples.items()}
-    blocks = blocks_of(model, Config())
+    counts, blocks = dataset.counts, blocks_of(model, Config())
     return Plan(
         f"{dataset.source}: ",
         shape,
-        rows=parts["train"],
+        rows=counts.train,
         epochs=float(config.epochs),
-        dev_rows=parts["dev"],
+        dev_rows=counts.dev,
         validations=1 + math.ceil(float(config.epochs) * config.evals_per_epoch),
-        work=Work(shape, **parts, **blocks, read_seconds=read_seconds, search_records=search_records),
+        work=Work(shape, **counts.parts(), **blocks, read_seconds=read_seconds, search_records=search_records),
         rating=rating,
     )
 
@@ -104,7 +103,7 @@ def reference_plan(model: Path, search_records: int = 0) -> Plan:
         with LlamaCppEngine(model, context=2 * REFERENCE.row) as engine:
             rating = measure_rating(engine, _reference_examples(scale), scale, time.perf_counter() - start)
         cache_speed(model, REFERENCE, Config(), rating)
-    work = Work(REFERENCE, **REFERENCE_PARTS, **blocks_of(model, Config()), search_records=search_records)
+    work = Work(REFERENCE, **REFERENCE_COUNTS.parts(), **blocks_of(model, Config()), search_records=search_records)
     return replace(REFERENCE_PLAN, work=work, rating=rating)
 
 
@@ -173,13 +172,13 @@ def _sampled(dataset: Dataset, model: Path, config: Config) -> tuple[RowShape, R
     from ..engine.llama_cpp.engine import LlamaCppEngine
     from ..train.encode import encode
 
-    train = dataset.examples["train"]
+    train = dataset.examples.train
     some: list[Example] = [*train[:: max(1, len(train) // SAMPLE)], max(train, key=_characters)]
     start = time.perf_counter()
     with LlamaCppEngine(model, context=config.max_tokens) as engine:
         opened = time.perf_counter()
         rows = encode(engine, some, dataset.scale)
-        encoding = (time.perf_counter() - opened) / len(some) * sum(map(len, dataset.examples.values()))
+        encoding = (time.perf_counter() - opened) / len(some) * sum(dataset.counts.parts().values())
         rating = measure_rating(engine, train, dataset.scale, opened - start)
     return shape_of(rows), rating, opened - start + encoding
 
@@ -195,7 +194,7 @@ def _reference_examples(scale: RatingScale) -> list[Example]:
 
 
 def _characters(example: Example) -> int:
-    return len(example.target) + sum(len(message["content"]) for message in example.messages)
+    return len(example.target) + example.prompt_length
 
 
 def shape_of(rows: Sequence[Row], lead: int = 0) -> RowShape:

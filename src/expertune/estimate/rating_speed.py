@@ -59,7 +59,7 @@ def measure_rating(
 def _record_seconds(
     engine: Engine, examples: Sequence[Example], scale: RatingScale, scoring: LabelScoring = WORDS
 ) -> float:
-    some = spread(examples, RECORDS, lambda each: sum(len(message["content"]) for message in each.messages))
+    some = spread(examples, RECORDS, lambda each: each.prompt_length)
     some.sort(key=lambda each, order=tuple(some): abs(order.index(each) - len(order) // 2))  # the usual lengths first
     seconds = list[float]()
     rate_examples(engine, [some[-1]], scale, scoring=scoring)  # computes the beginning that all prompts share

@@ -25,16 +25,16 @@ class Served:
 def measured(tokens: Tokenized, served: Served) -> tuple[Work, Speeds]:
     """The records that a run reads, as far as its training goes, and the speeds with the requested settings."""
     plan, dataset, rows, code = tokens.plan, tokens.dataset, tokens.rows, tokens.candidates.code
-    base, train = plan.base.path, dataset.examples["train"]
-    shape = shape_of(rows["train"], len(code.lead) if code else 0)
+    base, train = plan.base.path, dataset.examples.train
+    shape = shape_of(rows.train, len(code.lead) if code else 0)
     rater, branch = served.rater, tokens.branch
     speeds = Speeds(
         training_speed(base, shape, plan.requested, fresh=True),  # other work changes from hour to hour
         measure_rating(served.engine, train, dataset.scale, served.open_seconds, rater=rater, branch=branch),
         measure_conversion(base, plan.config.target_modules),
     )
-    parts = {part: len(examples) for part, examples in dataset.examples.items()}
-    unlabelled = sum(row.length for row in rows["unlabelled"])
+    parts = dataset.examples.map(len).parts()
+    unlabelled = sum(row.length for row in rows.unlabelled)
     return Work(shape, **parts, **blocks_of(base, plan.requested), unlabelled_tokens=unlabelled), speeds
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 
@@ -52,7 +52,7 @@ def cache_speed(model: Path, shape: RowShape, config: Config, speed: TrainingThr
         return
 
 
-def _read() -> dict[str, Any]:
+def _read() -> dict[str, object]:
     try:
         content = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):

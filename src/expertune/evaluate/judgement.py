@@ -98,8 +98,8 @@ def judge(
 def _uncertainty(dev: Sequence[Rated], dataset: Dataset, config: Config) -> Uncertainty:
     """Fitted on the validation records that the product has rated."""
     known = {each.id for each in dev}
-    examples = [example for example in dataset.examples["dev"] if example.id in known]
-    return fit_uncertainty(dev, dataset.examples["train"], examples, dataset.scale, seed=config.seed)
+    examples = [example for example in dataset.examples.dev if example.id in known]
+    return fit_uncertainty(dev, dataset.examples.train, examples, dataset.scale, seed=config.seed)
 
 
 def _label_errors(train: UnseenRatings, by_dev: ByRater, by_test: ByRater, dataset: Dataset) -> LabelErrors:

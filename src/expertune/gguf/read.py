@@ -112,7 +112,7 @@ class GGUFFile:
         return dequantize(self.blocks(name), info.type).reshape(info.shape)
 
 
-def read_metadata(path: Path | str) -> dict[str, Any]:
+def read_metadata(path: Path | str) -> dict[str, str | int | float | bool]:
     """The numbers, booleans and strings of a GGUF's metadata, without arrays and without the tensor table.
 
     Enough to say what a file is, also one with tensor types that GGUFFile refuses. Raises ModelFileError as GGUFFile.

@@ -38,10 +38,14 @@ class Placement:
     cached: bool
     threads: int
 
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
     def describe(self) -> dict[str, Any]:
         return {
             "device": str(self.device),
-            "precision": str(self.dtype).removeprefix("torch."),
+            "precision": self.precision,
             "base_memory": "cached" if self.cached else "packed",
             "threads": self.threads,
         }

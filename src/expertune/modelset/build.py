@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,10 +158,10 @@ def _example(row: Rating) -> FewShotExample:
     return FewShotExample(id=row.id, prompt=row.prompt, answer=answer, label=row.label, rating=row.value)
 
 
-def _longest(parts: Mapping[str, Sequence[Rating]], count: Callable[[str], int]) -> int:
+def _longest(split: Split, count: Callable[[str], int]) -> int:
     """Tokens that the longest row may take; of a test row only the length is used, its text goes to no engine."""
-    seen = max((row.prompt for name, rows in parts.items() if name != "test" for row in rows), key=len, default="")
-    unseen = max((len(row.prompt) for row in parts.get("test", ())), default=0)
+    seen = max((row.prompt for row in (*split.train, *split.dev)), key=len, default="")
+    unseen = max((len(row.prompt) for row in split.test), default=0)
     tokens = count(seen)
     return tokens if unseen <= len(seen) else math.ceil(tokens * LONGER_ROWS * unseen / max(1, len(seen)))
 
@@ -169,7 +169,7 @@ def _longest(parts: Mapping[str, Sequence[Rating]], count: Callable[[str], int])
 def _fit(wanted: Sequence[Rating], system: str, inputs: BuildInputs) -> tuple[list[Rating], int, list[str]]:
     """The first examples that fit the context, the context to request, and what had to be left out."""
     context, count = inputs.context, inputs.count_tokens
-    room = context - count(system) - _longest(inputs.split.parts(), count) - 2 * TURN_TOKENS - ANSWER_TOKENS
+    room = context - count(system) - _longest(inputs.split, count) - 2 * TURN_TOKENS - ANSWER_TOKENS
     notes = [] if room >= 0 else [f"room for the longest rows: they do not fit the model's context of {context} tokens"]
     chosen: list[Rating] = []
     for row in wanted:

@@ -48,7 +48,7 @@ def decision_of(
     dataset, config = tokens.dataset, tokens.plan.config
     if not config.decision or frame is None:
         return DecisionKeys(frame)
-    truth = [row.label for row in tokens.rows["dev"]]
+    truth = [row.label for row in tokens.rows.dev]
     temperature = fit_temperature([each.probabilities for each in codes], truth, seed=config.seed)
     by_words, by_codes = (dev_macro_f1(each, dataset, config) for each in (words, codes))
     note = f"codes rate worse than words: macro-F1 {by_codes:.3f} against {by_words:.3f} on {len(truth)} records"

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .. import outputs
 from ..engine.decision import Question, make_question
 from ..errors import ModelSetConfigError
+from ..faults import faults
 from ..files import write_json
 from .records import (
     TFIDF,
@@ -187,7 +188,7 @@ def unjudged(name: str, digest: str | None, *, decision: bool = False) -> Member
     )
 
 
-def output_schema(labels: list[str]) -> dict[str, Any]:
+def output_schema(labels: list[str]) -> dict[str, object]:
     """JSON Schema of an answer; the rating is generated first, so that it does not depend on the rationale."""
     return {
         "type": "object",
@@ -236,9 +237,8 @@ def invalid_as_config_error(source: str = outputs.MODEL_SET) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        what = f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+        first = faults(error)[0]
+        what = f"{f'{first.where}: ' if first.where else ''}{first.message.removeprefix('Value error, ')}"
         raise ModelSetConfigError(f"{source}: {what}; make the model set anew") from None
     except (TypeError, ValueError, RecursionError):
         raise ModelSetConfigError(

@@ -179,7 +179,7 @@ def predict_test(
     """
     judged = {each.name for each in made.config.models if each.dev_agreement is not None}
     best = next(member for member in members if member.name == made.best)
-    test_examples: Sequence[Example] = prepared.examples["test"]
+    test_examples: Sequence[Example] = prepared.examples.test
     if seed is not None:
         test_examples = sample_of(test_examples, FEW_SHOT_SAMPLE, seed)
     passes = {made.kind: _rate_test(made.config, best, test_examples, prepared, progress)}

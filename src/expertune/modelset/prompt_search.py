@@ -88,7 +88,7 @@ def search_prompt(context: BuildContext, member: CandidateModel, first: Recipe, 
 
 
 def _search(context: BuildContext, member: CandidateModel, engine: Engine, *, leads: bool) -> PromptSearchResult:
-    dev, scale = context.prepared.examples["dev"], context.prepared.scale
+    dev, scale = context.prepared.examples.dev, context.prepared.scale
     true = [scale.values.index(example.value) for example in dev]
     tried, order = _candidates(context, member, engine), _fair_order(true, context.config.seed)
     shown, tokens = Path(member.name).name, 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .config import ModelSetConfig
 
 
-def schema() -> dict[str, Any]:
+def schema() -> Mapping[str, object]:
     """JSON Schema (2020-12) of the whole file; `model_set.schema.json` in this package holds the same."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -91,7 +91,7 @@ class TfidfClassifier(Scorer):
     def score(self, record: str) -> Prediction:
         return Prediction(self.predict([record])[0])
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {"engine": self.name}
 
     def predict(self, prompts: Sequence[str]) -> list[tuple[float, ...]]:

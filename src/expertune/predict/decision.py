@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from ..engine.decision import ROUTE, Decision, Question
 from ..engine.llama_cpp.engine import LlamaCppEngine
@@ -32,7 +31,7 @@ class DecisionScorer(Scorer):
     def notes(self) -> tuple[str, ...]:
         return (asked(self._engine.model.name),)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {**self._engine.describe(), "asked_by": ROUTE}
 
 

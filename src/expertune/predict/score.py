@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import BoundedSemaphore
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from ..engine.base import Engine, Message
 from ..errors import EngineError
@@ -61,7 +61,7 @@ class Scorer(Protocol):
         """Remarks for the user on how the records were scored, one line each."""
         return ()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         """The engine that served the model, for the record of a session."""
         ...
 
@@ -91,7 +91,7 @@ class LanguageModelScorer:
     def notes(self) -> tuple[str, ...]:
         return tuple(self._engine.notes)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return self._engine.describe()
 
 
@@ -121,7 +121,7 @@ class VotingScorer:
     def notes(self) -> tuple[str, ...]:
         return (self._note, *(f"{name}: {note}" for name, each in self._members.items() for note in each.notes()))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         members = {name: member.describe() for name, member in self._members.items()}
         return {"engine": self.name, "rater": self._rater, "members": members}
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 from ..errors import UsageError
-from ..files import write_text
+from ..files import csv_text, write_text
 from ..ratings.adjudicated import COMMENT, ID
 from ..ratings.columns import ADJUDICATED, PROMPT
 from ..ratings.experts import ExpertRatings
 from ..ratings.scale import RatingScale
 from .queue_key import protected
-from .writer import LINE_END
+from .writer import BYTE_ORDER_MARK
 
 
 def write_adjudication_list(
@@ -35,18 +33,16 @@ def write_adjudication_list(
     head = (ID, *experts.experts, ADJUDICATED, COMMENT)
     if repeated := next((name for name in experts.experts if name in (ID, ADJUDICATED, COMMENT)), None):
         raise UsageError(f"--adjudicate: the list has a column {repeated!r} of its own; rename the expert's column")
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator=LINE_END)
     whys = len(experts.rationales[0]) if with_text else 0
-    table.writerow([*head, *([PROMPT[0]] if with_text else []), *(f"rationale {at + 1}" for at in range(whys))])
+    lines = [[*head, *([PROMPT[0]] if with_text else []), *(f"rationale {at + 1}" for at in range(whys))]]
     kept = experts.kept()
     differ = [at for at, values in enumerate(experts.values) if len({*values} - {None}) > 1]
     for at in sorted(differ, key=lambda at: (kept[at] is not None, at)):
         given = (*experts.values[at], experts.adjudicated[at])
         labels = ["" if value is None else scale.label_of(value) for value in given]
         texts = (experts.prompts[at], *experts.rationales[at]) if with_text else ()
-        table.writerow([protected(cell) for cell in (experts.ids[at], *labels, "", *texts)])
-    write_text(path, "\ufeff" + text.getvalue())
+        lines.append([protected(cell) for cell in (experts.ids[at], *labels, "", *texts)])
+    write_text(path, BYTE_ORDER_MARK + csv_text(lines))
     tied = sum(kept[at] is None for at in differ)
     return (
         f"{path}: {len(differ)} records on which the experts differ, {tied} of them tied, first; fill in {ADJUDICATED} "

@@ -50,16 +50,16 @@ class Artifact:
     folder: Path
     scale: RatingScale
     messages: Messages
-    file: Path | None
     model_name: str
     sha256: str | None
-    registered: str | None
-    served: str | None
     prompts_by_server: bool
     context: int
     seed: int
     config_id: str
     trust: Uncertainty
+    file: Path | None = None
+    registered: str | None = None
+    served: str | None = None
     model_set: ModelSetConfig | None = None
     readout: ReadoutRecord | None = None
     scoring: LabelScoring = WORDS
@@ -115,54 +115,43 @@ def _recommended(folder: Path, record: RunRecord | None) -> Product:
 
 
 def _tuned(folder: Path, record: RunRecord, output_file: str) -> Artifact:
-    scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
-    file, branch, scoring = folder / output_file, record.branch, record.scoring
-    judged = record.provenance.hashes[file.name]
+    file, branch, scoring, registration = folder / output_file, record.branch, record.scoring, record.registration
+    judged = _checked_file(file, record.provenance.hashes[file.name])
     ways = [] if branch is None or scoring.by == "words" else [(scoring.by, branch.lead)]
-    _check_file(file, judged)
-    registration = record.registration
-    return Artifact(
-        kind="tuned",
-        folder=folder,
-        scale=scale,
-        messages=lambda prompt: chat_messages(prompt, scale, topics, branch),
+    return replace(
+        _of_record("tuned", folder, record, judged, ways),
         file=file,
-        model_name=record.processing_info.model_name,
-        sha256=judged,
         registered=registration.name if registration and registration.registered else None,
         served=registration.served if registration else None,
-        prompts_by_server=record.provenance.prompts_by_server,
-        context=record.config.max_tokens + ANSWER_ROOM,
-        seed=record.seed,
-        config_id=_config_id("tuned", scale, system_prompt(scale, topics, branch), ways),
-        trust=checked_uncertainty(record.rating, scale),
         scoring=scoring,
         noise=record.export.noise if record.export else None,
-        topics=topics,
-        template=record.prompt_template,
+        topics=record.processing_info.target_topics,
     )
 
 
 def _readout(folder: Path, record: RunRecord) -> Artifact:
-    scale, topics = make_scale(record.rating_mapping), record.processing_info.target_topics
-    judged, branch = record.provenance.hashes[READOUT], record.branch
-    _check_file(folder / READOUT, judged)
+    judged = _checked_file(folder / READOUT, record.provenance.hashes[READOUT])
+    found = _of_record("readout", folder, record, record.provenance.hashes["base"], [(judged, "")])
+    return replace(found, readout=read_readout(folder / READOUT))
+
+
+def _of_record(
+    kind: Product, folder: Path, record: RunRecord, digest: str, facts: Sequence[tuple[str, str]]
+) -> Artifact:
+    """What a tuned model and a readout have in common; `facts` decide a rating too."""
+    scale, topics, branch = make_scale(record.rating_mapping), record.processing_info.target_topics, record.branch
     return Artifact(
-        kind="readout",
+        kind=kind,
         folder=folder,
         scale=scale,
         messages=lambda prompt: chat_messages(prompt, scale, topics, branch),
-        file=None,
         model_name=record.processing_info.model_name,
-        sha256=record.provenance.hashes["base"],
-        registered=None,
-        served=None,
+        sha256=digest,
         prompts_by_server=record.provenance.prompts_by_server,
         context=record.config.max_tokens + ANSWER_ROOM,
         seed=record.seed,
-        config_id=_config_id("readout", scale, system_prompt(scale, topics, branch), [(judged, "")]),
+        config_id=_config_id(kind, scale, system_prompt(scale, topics, branch), facts),
         trust=checked_uncertainty(record.rating, scale),
-        readout=read_readout(folder / READOUT),
         template=record.prompt_template,
     )
 
@@ -173,7 +162,7 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
     shots = [(each.prompt, each.answer) for each in config.few_shot_examples]
     hashes = record.provenance.hashes if record else {}
     if MODEL_SET in hashes:
-        _check_file(folder / MODEL_SET, hashes[MODEL_SET])
+        _checked_file(folder / MODEL_SET, hashes[MODEL_SET])
     if config.has_votes:
         content = config.model_dump(mode="json", include={"rule", "models", "tfidf"})
         shots.append((json.dumps([content[key] for key in ("rule", "models", "tfidf")], sort_keys=True), ""))
@@ -182,11 +171,8 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
         folder=folder,
         scale=scale,
         messages=config.messages,
-        file=None,
         model_name=config.base_model,
         sha256=hashes.get("base"),
-        registered=None,
-        served=None,
         prompts_by_server=record.provenance.prompts_by_server if record else False,
         context=config.decoding.num_ctx,
         seed=config.decoding.seed,
@@ -198,8 +184,8 @@ def _model_set(folder: Path, record: RunRecord | None) -> Artifact:
     )
 
 
-def _check_file(file: Path, judged: str) -> None:
-    """Check that the file is the one that the metadata's figures are about."""
+def _checked_file(file: Path, judged: str) -> str:
+    """The digest of the file, which must be the one that the metadata's figures are about."""
     try:
         found = sha256(file)
     except OSError as error:
@@ -208,6 +194,7 @@ def _check_file(file: Path, judged: str) -> None:
         raise UsageError(
             f"{file}: not the file that was judged (its sha256 differs from {METADATA}); copy it again, or tune again"
         )
+    return judged
 
 
 def _config_id(kind: str, scale: RatingScale, system: str, shots: Sequence[tuple[str, str]]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
-from ..files import write_text
+from ..files import csv_text, write_text
 from ..ratings.records import RecordFile
 from .columns import (
     BETWEEN,
@@ -23,7 +21,7 @@ from .columns import (
     share_columns,
     valid_name,
 )
-from .writer import BYTE_ORDER_MARK, LINE_END, column_kind
+from .writer import BYTE_ORDER_MARK, column_kind
 
 HEAD = ("name", "type", "label", "values", "valid_name")
 TYPES = {int: "integer", float: "number", str: "text", bool: "boolean"}
@@ -48,14 +46,13 @@ def write_codebook(output: Path, records: RecordFile, wanted: Wanted, *, excel: 
 
     `valid_name` is the column's name as R, SAS and Stata take it, different from all the others.
     """
-    path, text, taken = codebook_path(output), io.StringIO(), set[str]()
+    path, taken = codebook_path(output), set[str]()
     added = _added(wanted)
     for name, *_ in added:
         valid_name(name, taken)  # these are valid already, so no other column may have them
     own = [(*row, valid_name(row[0], taken)) for row in _own(records)]
-    table = csv.writer(text, lineterminator=LINE_END)
-    table.writerows([HEAD, *own, *((*row, row[0]) for row in added)])
-    write_text(path, (BYTE_ORDER_MARK if excel else "") + text.getvalue())
+    table = csv_text([HEAD, *own, *((*row, row[0]) for row in added)])
+    write_text(path, (BYTE_ORDER_MARK if excel else "") + table)
     return path
 
 

@@ -6,12 +6,12 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..outputs import plain_name
 from ..predict.score import likeliest
 from ..predict.uncertainty import Uncertainty
 from ..ratings.scale import RatingScale
+from ..ratings.tables import CellsByColumn
 from .journal import JournalEntry
 
 LOW_CONFIDENCE = 0.6
@@ -99,18 +99,18 @@ def valid_name(text: str, taken: set[str]) -> str:
     return short
 
 
-def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
+def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> CellsByColumn:
     """The added cells of one row; a row that failed has a reason and never a value."""
     if entry.error is not None:
         return failed_cells(wanted, entry.error)
-    empty: dict[str, Any] = dict.fromkeys(wanted.columns())
+    empty: CellsByColumn = dict.fromkeys(wanted.columns())
     scale, trust = wanted.scale, wanted.trust
     shares = wanted.shares(entry.probabilities)
     best = likeliest(shares)
     fitting = None if trust.conformal is None else trust.conformal.labels_for(entry.probabilities)
     novel = trust.novelty is not None and trust.novelty.is_novel(prompt)
     differ = len(set(entry.votes.values())) > 1
-    found: dict[str, Any] = {
+    found: CellsByColumn = {
         RATING: scale.values[best],
         LABEL: scale.labels[best],
         CONFIDENCE: round(shares[best], 6),
@@ -126,7 +126,7 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> dict[str, Any]:
     return empty | found
 
 
-def failed_cells(wanted: Wanted, error: str) -> dict[str, Any]:
+def failed_cells(wanted: Wanted, error: str) -> CellsByColumn:
     """The added cells of a row that could not be read or rated."""
     return {**dict.fromkeys(wanted.columns()), REASONS: FAILED, ERROR: error}
 

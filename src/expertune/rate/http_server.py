@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..engine.base import Message
 from ..engine.decision import ROUTE, Question, is_decision_model, make_question
@@ -34,7 +33,7 @@ class ServedFile:
     file: Path
     context: int
     route: str
-    body: dict[str, Any]
+    body: Mapping[str, object]
     note: str = ""
 
 
@@ -45,13 +44,13 @@ class Address:
     url: str
     key: str
 
-    def curl(self, route: str, body: dict[str, Any]) -> str:
+    def curl(self, route: str, body: Mapping[str, object]) -> str:
         """A line for a shell."""
         headers = (f"Authorization: Bearer {self.key}", "Content-Type: application/json")
         shown = " ".join(f"-H {shlex.quote(header)}" for header in headers)
         return f"curl -s {self.url}{route} {shown} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
 
-    def python(self, route: str, body: dict[str, Any]) -> str:
+    def python(self, route: str, body: Mapping[str, object]) -> str:
         """A line of Python that needs no package."""
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         return (

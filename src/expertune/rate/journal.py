@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError, UsageError
+from ..errors import UsageError
+from ..outputs import now
+from .sqlite_journal import SqliteJournal
 
 VERSION = 1
 ASKED_AT_ONCE = 500  # SQLite's oldest limit on the parameters of a statement is 999
@@ -69,54 +67,19 @@ def record_hash(prompt: str) -> bytes:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
 
 
-class Journal:
-    """Safe for many threads of one process; a second process is refused. A context manager.
-
-    Raises UsageError for a file that is not a journal or is in use, OutputError where it cannot be written.
-    """
+class Journal(SqliteJournal):
+    """Safe for many threads of its process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = Path(path)
         self._lock = threading.Lock()
         self._key = self.session = 0
-        with self._sqlite_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
-            self._db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
-        try:
-            with self._sqlite_errors():
-                self._open()
-        except BaseException:
-            self._db.close()
-            raise
+        super().__init__(path)
 
-    def _open(self) -> None:
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
+    def _open(self, *, empty: bool) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version != VERSION and (version or tables):
+        if version != VERSION and (version or not empty):
             raise UsageError(f"{self.path}: no journal of this version; name another file with --journal")
         self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        """SQLite's and the system's errors as ours."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise UsageError(f"{self.path}: in use by another run; wait for it or stop it") from None
-            raise OutputError(
-                f"{self.path}: cannot be written ({error}); check the folder and free space, then run again"
-            ) from None
-        except sqlite3.DatabaseError:
-            raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
-        except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
-            ) from None
 
     def begin(
         self,
@@ -133,7 +96,7 @@ class Journal:
             self._db.execute("INSERT OR IGNORE INTO keys (config, model) VALUES (?, ?)", (config, model))
             found = self._db.execute("SELECT id FROM keys WHERE config = ? AND model = ?", (config, model))
             (self._key,) = found.fetchone()
-            facts = (self._key, engine, _json(options), seed, _json(versions), _now())
+            facts = (self._key, engine, _json(options), seed, _json(versions), now())
             made = self._db.execute(
                 "INSERT INTO sessions (key, engine, options, seed, versions, started) VALUES (?, ?, ?, ?, ?, ?)", facts
             )
@@ -159,7 +122,7 @@ class Journal:
         shares = _json(entry.probabilities) if entry.probabilities else None
         answer = (entry.answer, entry.answer_label)
         votes = _json(dict(entry.votes)) if entry.votes else None
-        facts = (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds, _now(), self.session)
+        facts = (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds, now(), self.session)
         with self._lock, self._sqlite_errors():
             self._db.execute(
                 "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -172,7 +135,7 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 for record, value, note in corrections:
-                    facts = (record, value, note, _now())
+                    facts = (record, value, note, now())
                     self._db.execute("INSERT OR REPLACE INTO overrides VALUES (?, ?, ?, ?)", facts)
                 self._db.execute("COMMIT")
             except BaseException:
@@ -186,26 +149,13 @@ class Journal:
         with self._lock, self._sqlite_errors():
             return self._db.execute(sought, (record,)).fetchone() is not None
 
-    def close(self) -> None:
-        self._db.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:
     found = dict(zip(COLUMNS, row, strict=True))
-    found["probabilities"] = tuple(map(float, json.loads(found["probabilities"] or "[]")))
-    found["votes"] = dict(json.loads(found["votes"] or "{}"))
-    return JournalEntry(**found)
+    probabilities = tuple(map(float, json.loads(found.pop("probabilities") or "[]")))
+    votes = dict(json.loads(found.pop("votes") or "{}"))
+    return JournalEntry(**found, probabilities=probabilities, votes=votes)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

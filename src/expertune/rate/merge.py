@@ -10,11 +10,12 @@ from typing import Any
 
 from ..errors import UsageError
 from ..ratings.cells import as_text, filled, for_error, identifier, is_blank
-from ..ratings.columns import PROMPT, RATIONALE, ROLES, VALUE, chosen_columns, find_column, find_columns, folded
+from ..ratings.columns import PROMPT, RATIONALE, ROLES, ROW_ID, VALUE, chosen_columns, find_column, find_columns, folded
 from ..ratings.normalize import words
 from ..ratings.read import Table, check_text, rating_values, read_ratings, read_table
 from ..ratings.records import RecordFile, open_records
 from ..ratings.scale import RatingScale
+from ..ratings.tables import CellsByColumn
 from .journal import Journal, record_hash
 from .queue_key import KEY, candidates, is_damaged, restored
 from .review import NOTE, REVIEWED
@@ -186,27 +187,27 @@ def _sorted_out(
 
 def _cells(
     fresh: Sequence[Reviewed], records: RecordFile, sources: Mapping[str, tuple[str, ...]]
-) -> tuple[list[dict[str, Any]], int]:
+) -> tuple[list[CellsByColumn], int]:
     """New rows in the columns of the file they join; a Row_ID that is taken gets a suffix, so that ids stay unique."""
     table = Table(str(records.path), records.columns, ())
-    names = {role: table.find(columns) for role, columns in ROLES.items()}
-    taken = {identifier(record.cells, names["id"]) for batch in records.batches(BATCH) for record in batch}
+    row_id, prompt, rating, rationale = map(table.find, (ROW_ID, PROMPT, VALUE, RATIONALE))
+    taken = {identifier(record.cells, row_id) for batch in records.batches(BATCH) for record in batch}
     rows, renamed = [], 0
     for row in fresh:
         source = Table("", tuple(row.cells), ())
         cells: dict[Any, Any] = {each: row.cells.get(source.find(sources[each]) or "") for each in records.columns}
-        cells |= {names["prompt"]: row.prompt, names["rating"]: row.value}
-        if names["rationale"]:
-            cells[names["rationale"]] = row.note
-        if names["id"]:
-            wanted = identifier({names["id"]: cells.get(names["id"])}, names["id"]) or f"review-{row.row}"
+        cells |= {prompt: row.prompt, rating: row.value}
+        if rationale:
+            cells[rationale] = row.note
+        if row_id:
+            wanted = identifier({row_id: cells.get(row_id)}, row_id) or f"review-{row.row}"
             number, own = 1, wanted
             while own in taken:
                 number += 1
                 own = f"{wanted}-{number}"
             taken.add(own)
             renamed += own != wanted
-            cells[names["id"]] = own
+            cells[row_id] = own
         rows.append({column: cell for column, cell in cells.items() if column is not None})
     return rows, renamed
 

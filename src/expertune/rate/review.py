@@ -6,8 +6,6 @@ nothing of the rest.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import random
 from collections import Counter
@@ -17,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DatasetError, UsageError
-from ..files import write_text
+from ..files import csv_text, write_text
 from ..ratings.cells import as_text, is_blank
 from ..ratings.records import RecordFile, open_records
+from ..ratings.tables import CellsByColumn
 from .columns import BETWEEN, CONFIDENCE, DISAGREE, DISAGREEMENT, ERROR, FAILED, LABEL, RATING, REASONS
 from .queue_key import KEY, protected, row_key
 from .runner import BATCH
-from .writer import LINE_END
+from .writer import BYTE_ORDER_MARK
 
 REVIEWED, NOTE = "Reviewed_Rating", "Review_Note"
 SAMPLED = "random sample of the confident ones"
@@ -56,7 +55,7 @@ def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int =
 
 def queue_rows(
     rated: Path, *, sample: float = SAMPLE, seed: int = 42
-) -> tuple[RecordFile, list[dict[str, Any]], Counter[str]]:
+) -> tuple[RecordFile, list[CellsByColumn], Counter[str]]:
     """The rated file, the rows of its queue in their order, and how many have each reason. Raises as `make_queue`."""
     records = _checked(open_records(rated))
     found = {row: reasons for row, reasons in _reasons(records) if reasons}
@@ -96,9 +95,9 @@ def _sample(records: RecordFile, queued: set[int], share: float, seed: int) -> l
     return random.Random(seed).sample(sure, math.ceil(share * len(sure)))
 
 
-def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]) -> list[dict[str, Any]]:
+def _most_useful_first(records: RecordFile, reasons: Mapping[int, Sequence[str]]) -> list[CellsByColumn]:
     """Rows without a rating, then those with most reasons, then the least sure; the sample comes last."""
-    rows: list[tuple[tuple[float, ...], dict[str, Any]]] = []
+    rows: list[tuple[tuple[float, ...], CellsByColumn]] = []
     for batch in records.batches(BATCH):
         for record in batch:
             own = reasons.get(record.row)
@@ -130,14 +129,12 @@ def write_queue(
     head = (REVIEWED, NOTE, REASONS, LABEL, CONFIDENCE)
     columns = [*head, *(column for column in names if column not in head)]
     own = set(names[: names.index(RATING)])
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator=LINE_END)
-    table.writerow([*columns, KEY])
+    lines = [[*columns, KEY]]
     for row, review in zip(rows, reviews or [{}] * len(rows), strict=True):
         cells = {column: _shown(row.get(column)) for column in columns}
         written = cells | {column: protected(cells[column]) for column in columns if column in own} | dict(review)
-        table.writerow([*written.values(), row_key(cells)])
-    write_text(output, f"\ufeff{text.getvalue()}")
+        lines.append([*written.values(), row_key(cells)])
+    write_text(output, BYTE_ORDER_MARK + csv_text(lines))
 
 
 def _shown(cell: Any) -> str:

@@ -21,6 +21,7 @@ from ..evaluate.rated_prevalence import RatedPrevalence, rated_prevalence
 from ..optional import installed_version
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
+from ..ratings.tables import CellsByColumn
 from .artifact import Artifact
 from .codebook import codebook_path, write_codebook
 from .columns import REASONS, Wanted, cells, failed_cells
@@ -293,7 +294,7 @@ def _explain(prompt: str, prediction: Prediction, request: RateRequest) -> tuple
 
 def _output_rows(
     batch: Sequence[RawRecord], entries: Sequence[JournalEntry | None], wanted: Wanted
-) -> list[dict[str, Any]]:
+) -> list[CellsByColumn]:
     """The records' own cells and the added ones."""
     added = (
         failed_cells(wanted, record.fault or "") if entry is None else cells(wanted, entry, record.prompt)

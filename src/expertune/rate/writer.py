@@ -19,7 +19,6 @@ from ..ratings.tables import SUFFIXES
 from .excel import XlsxWriter, cell_text, check_fits_sheet
 
 BYTE_ORDER_MARK = "\ufeff"  # without it Excel does not read UTF-8
-LINE_END = "\r\n"  # as RFC 4180 has it; with a bare "\n" Python's csv would leave a "\r" inside a cell unquoted
 
 
 class Writer(Protocol):
@@ -94,7 +93,7 @@ class CsvWriter:
     def __init__(self, file: IO[bytes], columns: Sequence[str], delimiter: str) -> None:
         self._file, self._columns = file, tuple(columns)
         self._text = io.StringIO()
-        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator=LINE_END)
+        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\r\n")  # as files.csv_text
         self._csv.writerow(self._columns)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from .cells import for_error
 from .column_leaks import column_leaks
@@ -29,11 +28,6 @@ class AuditReport:
     findings: tuple[Finding, ...]
     rows: int
     by_label: Mapping[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain JSON values."""
-        findings = [{**asdict(finding), "row_ids": list(finding.row_ids)} for finding in self.findings]
-        return {"rows": self.rows, "by_label": dict(self.by_label), "findings": findings}
 
     def lines(self) -> list[str]:
         """Return the lines for the terminal and the log: ids and counts, never the text of a row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .near_duplicates import find_duplicates
 from .prompts import PromptTemplate
 from .read import RatedFile, frame_table, rated_records, read_table
 from .scale import RatingScale, load_scale
-from .schema import Example, Rating, Split
+from .schema import BySplit, Example, Rating, Split
 from .split import split
 from .unlabelled import Unlabelled, load_unlabelled
 
@@ -35,7 +35,7 @@ class Dataset:
     system: the system prompt of all examples
     audit: findings about the rows
     split: the rows of train, dev and test, and their groups
-    examples: the rows as chat examples, by the name of their part ("train", "dev", "test")
+    examples: the rows as chat examples
     input_sha256: hex digest of the rows as read, the same for a file and a DataFrame of the same rows
     source: path of the input, for messages
     notes: messages of the reader for the user
@@ -51,7 +51,7 @@ class Dataset:
     system: str
     audit: AuditReport
     split: Split
-    examples: Mapping[str, tuple[Example, ...]]
+    examples: BySplit[tuple[Example, ...]]
     input_sha256: str
     source: str
     notes: tuple[str, ...]
@@ -61,8 +61,8 @@ class Dataset:
     experts: ExpertRatings | None = None
 
     @property
-    def counts(self) -> dict[str, int]:
-        return {name: len(rows) for name, rows in self.split.parts().items()}
+    def counts(self) -> BySplit[int]:
+        return self.split.map(len)
 
     def without(self, ids: frozenset[str]) -> Dataset:
         """Return the same split without some rows (those that are too long for the model)."""
@@ -70,10 +70,9 @@ class Dataset:
         def kept(rows: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(row for row in rows if row.id not in ids)
 
-        parts = {name: kept(rows) for name, rows in self.split.parts().items()}
-        examples = {name: kept(rows) for name, rows in self.examples.items()}
+        split = replace(self.split, **self.split.map(kept).parts())
         unlabelled = self.unlabelled and self.unlabelled.without(ids)
-        return replace(self, split=replace(self.split, **parts), examples=examples, unlabelled=unlabelled)
+        return replace(self, split=split, examples=self.examples.map(kept), unlabelled=unlabelled)
 
     def with_codes(self, branch: CodeBranch | None) -> Dataset:
         """Return the same rows with the codes of the labels in the system prompt."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from .codes import CodeBranch
 from .scale import RatingScale, answer_text
-from .schema import Example, Rating, Split
+from .schema import BySplit, Example, Rating, Split
 
 
 def system_prompt(scale: RatingScale, topics: str, branch: CodeBranch | None = None) -> str:
@@ -29,12 +28,13 @@ def chat_messages(
 
 def make_examples(
     split: Split, scale: RatingScale, topics: str, branch: CodeBranch | None = None
-) -> dict[str, tuple[Example, ...]]:
-    """Return the examples of each part of the split, by the name of the part."""
-    return {
-        part: tuple(_example(rating, part, scale, topics, branch) for rating in ratings)
-        for part, ratings in split.parts().items()
-    }
+) -> BySplit[tuple[Example, ...]]:
+    """Return the examples of each part of the split."""
+
+    def examples(part: str, ratings: Iterable[Rating]) -> tuple[Example, ...]:
+        return tuple(_example(rating, part, scale, topics, branch) for rating in ratings)
+
+    return BySplit(**{part: examples(part, ratings) for part, ratings in split.parts().items()})
 
 
 def _example(rating: Rating, part: str, scale: RatingScale, topics: str, branch: CodeBranch | None) -> Example:
@@ -48,7 +48,7 @@ def _example(rating: Rating, part: str, scale: RatingScale, topics: str, branch:
     )
 
 
-def chat_record(example: Example) -> dict[str, Any]:
+def chat_record(example: Example) -> dict[str, object]:
     """Return an example with its answer, in the chat format that other trainers read."""
     return {
         "id": example.id,

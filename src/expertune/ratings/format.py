@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DatasetError, UsageError
 from .adjudicated import read_experts
@@ -28,6 +28,7 @@ from .experts import ExpertRatings
 from .prompts import make_template
 from .read import make_prompts, rating_values, read_table
 from .scale import RatingScale
+from .tables import CellsByColumn
 
 if TYPE_CHECKING:
     import pandas
@@ -76,7 +77,7 @@ def format_raw(
     kept = [column for column in table.columns if column not in {*columns.roles.values(), *ours}]
     rows = []
     for place, (_, record) in enumerate(table.records):
-        row: dict[str, Any] = {ROW_ID[0]: identifier(record, columns.get("id")) or str(place + 1)}
+        row: CellsByColumn = {ROW_ID[0]: identifier(record, columns.get("id")) or str(place + 1)}
         if patient:
             row[PATIENT[0]] = identifier(record, patient)
         row[PROMPT[0]] = prompts[place]

@@ -102,11 +102,6 @@ def _cells(column: Any) -> list[Any]:
     return column.to_numpy(dtype=narrow, na_value=float("nan")).astype(str).astype(float).tolist()
 
 
-def from_frame(df: Any, scale: RatingScale, source: str) -> list[Rating]:
-    """Read the rated rows of a pandas DataFrame. Raises DatasetError."""
-    return list(rated_records(frame_table(df, source), scale).ratings)
-
-
 def read_table(path: Path, sheet: str = "") -> Table:
     """Read a whole file as columns and records, without interpreting them. Raises as `open_table`."""
     table = open_table(path, sheet)

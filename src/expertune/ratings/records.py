@@ -131,10 +131,13 @@ def read_unrated(
     The columns have the names of the `rated` file or common ones; prompts are made with its `template` where there are
     none. Raises DatasetError as `open_records`.
     """
-    named = {role: (*filter(None, [rated.get(role)]), *names) for role, names in ROLES.items()}
-    file = open_records(path, template, prompt=named["prompt"], remedy=_NO_TEMPLATE.format(source=rated.source))
+
+    def names(role: str) -> tuple[str, ...]:
+        return (*filter(None, [rated.get(role)]), *ROLES[role])
+
+    file = open_records(path, template, prompt=names("prompt"), remedy=_NO_TEMPLATE.format(source=rated.source))
     columns = Table(str(path), file.columns, ())
-    row_id, patient = columns.find(named["id"]), columns.find(named["patient"])
+    row_id, patient = columns.find(names("id")), columns.find(names("patient"))
     rows = [row for batch in file.batches(BATCH_ROWS) for row in batch]
     notes.extend(file.notes)
     records = [

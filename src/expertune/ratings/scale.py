@@ -276,8 +276,8 @@ def _json_answers(text: str) -> list[tuple[Any, str]]:
 
 def _cut_answers(text: str) -> list[tuple[Any, str]]:
     return [
-        (_unescape(match["rating"].strip('"')), _unescape(match["rationale"] or ""))
-        for match in _CUT_JSON.finditer(text)
+        (_unescape(rating.strip('"')), _unescape(rationale or ""))
+        for rating, rationale in (match.group("rating", "rationale") for match in _CUT_JSON.finditer(text))
     ]
 
 
@@ -289,4 +289,5 @@ def _unescape(text: str) -> str:
 
 
 def _old_answers(text: str) -> list[tuple[Any, str]]:
-    return [(match["rating"], (match["rationale"] or "").lstrip("* ")) for match in _OLD_FORM.finditer(text)]
+    found = (match.group("rating", "rationale") for match in _OLD_FORM.finditer(text))
+    return [(rating, (rationale or "").lstrip("* ")) for rating, rationale in found]

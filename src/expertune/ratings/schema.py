@@ -1,9 +1,14 @@
-"""The frozen records of the ratings: Rating, Split and Example."""
+"""The frozen records of the ratings: Rating, Split and Example, and values for each part of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+PARTS = ("train", "dev", "test")
+Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 @dataclass(frozen=True)
@@ -42,20 +47,30 @@ def id_order(id: str) -> tuple[int, str]:
 
 
 @dataclass(frozen=True)
-class Split:
+class BySplit(Generic[Value]):
+    """A value for each part of the split."""
+
+    train: Value
+    dev: Value
+    test: Value
+
+    def parts(self) -> dict[str, Value]:
+        """The values by the name of their part, in the order of PARTS."""
+        return {part: getattr(self, part) for part in PARTS}
+
+    def map(self, change: Callable[[Value], Other]) -> BySplit[Other]:
+        return BySplit(change(self.train), change(self.dev), change(self.test))
+
+
+@dataclass(frozen=True)
+class Split(BySplit[tuple[Rating, ...]]):
     """Train, dev and test rows; no text, near-duplicate text or patient is in two of them.
 
     `groups` maps the id of each row to the id of its group, the unit of the split and of the cluster bootstrap.
     """
 
-    train: tuple[Rating, ...]
-    dev: tuple[Rating, ...]
-    test: tuple[Rating, ...]
     groups: Mapping[str, str]
     seed: int
-
-    def parts(self) -> dict[str, tuple[Rating, ...]]:
-        return {"train": self.train, "dev": self.dev, "test": self.test}
 
 
 @dataclass(frozen=True)
@@ -76,3 +91,8 @@ class Example:
     def record(self) -> str:
         """Prompt of the rating: the user's message."""
         return self.messages[-1]["content"]
+
+    @property
+    def prompt_length(self) -> int:
+        """Characters of all messages."""
+        return sum(len(message["content"]) for message in self.messages)

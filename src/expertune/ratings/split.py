@@ -10,9 +10,8 @@ from itertools import pairwise
 from ..errors import DatasetError
 from .columns import ROW_ID
 from .near_duplicates import Duplicates
-from .schema import Rating, Split, UnratedRecord, id_order
+from .schema import PARTS, BySplit, Rating, Split, UnratedRecord, id_order
 
-PARTS = ("train", "dev", "test")
 _SEARCH_STEPS = 20_000
 
 Classes = Mapping[str, Counter[int]]  # group → number of its ratings by value, in the order given by the seed
@@ -67,7 +66,7 @@ def split(
     members: dict[str, list[Rating]] = defaultdict(list)
     for rating in rows:
         members[groups[rating.id]].append(rating)
-    shares = {"train": 1 - dev_share - test_share, "dev": dev_share, "test": test_share}
+    shares = BySplit(1 - dev_share - test_share, dev_share, test_share)
     _check_groups(members, len(rows), shares)
     names = sorted(members, key=id_order)
     random.Random(seed).shuffle(names)
@@ -89,7 +88,7 @@ def _check_rows(rows: Sequence[Rating]) -> None:
         )
 
 
-def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Mapping[str, float]) -> None:
+def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: BySplit[float]) -> None:
     largest = max(members, key=lambda name: len(members[name]))
     size = len(members[largest])
     remedy = "correct the patient ids, remove repeated texts, raise near_duplicate_threshold, or add rows of others"
@@ -99,14 +98,14 @@ def _check_groups(members: Mapping[str, Sequence[Rating]], rows: int, shares: Ma
             f"same text), too few for train, dev and test; {remedy}"
         )
     # such a group fits only in train, and would leave dev and test with less than half of their shares
-    if rows - size < rows * (1 - shares["train"]) / 2:
+    if rows - size < rows * (1 - shares.train) / 2:
         raise DatasetError(
             f"{size} of {rows} rows are one group (same patient, same or nearly the same text; "
             f"first id {largest}) and must stay together, which leaves too little to test on; {remedy}"
         )
 
 
-def _allocate(classes: Classes, shares: Mapping[str, float]) -> dict[str, str]:
+def _allocate(classes: Classes, shares: BySplit[float]) -> dict[str, str]:
     """Map group to part by iterative stratification (Sechidis et al. 2011).
 
     First each class gets its fewest groups in each part. The other groups follow, those of the rarest class first and
@@ -114,7 +113,7 @@ def _allocate(classes: Classes, shares: Mapping[str, float]) -> dict[str, str]:
     """
     totals = sum(classes.values(), Counter())
     part_of = _required_groups(classes, totals)
-    missing = {part: {value: share * totals[value] for value in totals} for part, share in shares.items()}
+    missing = {part: {value: share * totals[value] for value in totals} for part, share in shares.parts().items()}
     for name, part in part_of.items():
         _take(missing[part], classes[name])
     rarity = {value: rank for rank, value in enumerate(sorted(totals, key=lambda value: (totals[value], value)))}

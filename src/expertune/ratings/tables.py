@@ -29,7 +29,8 @@ BATCH_ROWS = 1024  # rows of a Parquet file in memory at a time
 _HEAD = 100_000  # characters in which the delimiter is sought
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?(?:\n|\Z)', re.IGNORECASE)  # a first line for Excel that names the delimiter
 
-Row = tuple[int, dict[str, Any]]  # row number, cells by column name
+CellsByColumn = dict[str, Any]
+Row = tuple[int, CellsByColumn]  # with the row number
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
-from ..estimate.job import TITLES
+from ..estimate.job import RunStage
 from ..predict.score import Pass, Rated
+from ..ratings.schema import Example
 from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
-from ..train.encode import Tokenized
+from ..train.encode import Row, Tokenized
 from ..workspace import Workspace
 from .curve import states_curve
 from .fit import Fit, fit
 from .record import VERSION, ReadoutRecord
-from .states import BaseStates, PooledStates, TrainingPass
+from .states import BaseStates, PooledStates, States, TrainingPass
 
 log = logging.getLogger("expertune")
-
-PARTS = ("train", "unlabelled", "dev", "test")  # in the order of the states
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,16 @@ def _states(tokens: Tokenized, ws: Workspace) -> PooledStates:
     if ws.resume and (kept := PooledStates.read(path, run_id)):
         return kept
     rows = tokens.rows
-    shared = shared_tokens([row.prompt for row in rows["train"]])
+    shared = shared_tokens([row.prompt for row in rows.train])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
-    training = TrainingPass((*rows["train"], *rows["unlabelled"]), rows["dev"], tokens.candidates, place)
-    title, records = f"{TITLES['readout']}: reading the records", sum(map(len, rows.values()))
+    training = TrainingPass((*rows.train, *rows.unlabelled), rows.dev, tokens.candidates, place)
+    title, records = f"{RunStage.READOUT.shown}: reading the records", sum(map(len, rows.in_order))
     with ws.progress.stage(title, total=records, unit="records") as stage:
         start = time.perf_counter()
         base = BaseStates(tokens.plan.base.path, tokens.plan.config)
         parts = [
             base.of_training(training, shared, stage.advance),
-            *(base.of([row.prompt for row in rows[part]], shared, on_prompt=stage.advance) for part in PARTS[2:]),
+            *(base.of([row.prompt for row in part], shared, on_prompt=stage.advance) for part in (rows.dev, rows.test)),
         ]
     found = PooledStates(np.concatenate(parts), base.depths, shared, time.perf_counter() - start)
     found.write(path, run_id)
@@ -101,32 +100,31 @@ def _states(tokens: Tokenized, ws: Workspace) -> PooledStates:
 
 def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout | None:
     dataset, config = tokens.dataset, tokens.plan.config
-    of_part, at = {}, 0
-    for part in PARTS:
-        of_part[part] = states.states_NLPD[at : at + len(tokens.rows[part])]
-        at += len(tokens.rows[part])
+    rows, all_NLPD = tokens.rows, states.states_NLPD
+    ends = np.cumsum([len(part) for part in rows.in_order])
+    train_NLPD, unlabelled_NLPD, dev_NLPD, test_NLPD = np.split(all_NLPD, ends[:-1])
     train = dataset.split.train
-    found = replace(states, states_NLPD=of_part["train"])
-    with ws.progress.stage(f"{TITLES['readout']}: fitting"):
+    found = replace(states, states_NLPD=train_NLPD)
+    with ws.progress.stage(f"{RunStage.READOUT.shown}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None
     record = _record(tokens, made)
-    layer, each = states.depths.index(record.states.depth), states.seconds / at
+    layer, each = states.depths.index(record.states.depth), states.seconds / len(all_NLPD)
 
-    def rate(part: str) -> Pass:
-        examples, rows = dataset.examples[part], tokens.rows[part]
+    def rate(examples: Sequence[Example], rows: Sequence[Row], states_NLPD: States) -> Pass:
         texts = [example.record for example in examples]
-        shares = record.predict(of_part[part][:, layer], texts)
+        shares = record.predict(states_NLPD[:, layer], texts)
         rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
         return Pass(tuple(rated), each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
     if dataset.unlabelled and (others := dataset.unlabelled.records):
-        shares = record.predict(of_part["unlabelled"][:, layer], [each.prompt for each in others])
+        shares = record.predict(unlabelled_NLPD[:, layer], [each.prompt for each in others])
         soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
     curve = states_curve(train, found, made.states, dataset.scale, dataset.split.groups, config)
-    return Readout(record, rate("dev"), rate("test"), soft, curve)
+    dev = rate(dataset.examples.dev, rows.dev, dev_NLPD)
+    return Readout(record, dev, rate(dataset.examples.test, rows.test, test_NLPD), soft, curve)
 
 
 def _record(tokens: Tokenized, made: Fit) -> ReadoutRecord:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from ..errors import UsageError
+from ..faults import faults
 from ..files import write_json
 from ..modelset.records import Number, Share, StrictRecord, Text, TfidfTables
 from ..modelset.tfidf_classifier import predict_tfidf, unpacked
@@ -143,6 +144,5 @@ def read(path: Path) -> ReadoutRecord:
     try:
         return ReadoutRecord.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"])) or "its beginning"
+        place = faults(error)[0].where or "its beginning"
         raise UsageError(f"{path}: damaged (at {place}); copy it again, or run expertune tune again") from None

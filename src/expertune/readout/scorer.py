@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ..engine.base import Engine
 from ..errors import EngineError
@@ -44,5 +43,5 @@ class ReadoutScorer(LanguageModelScorer):
         except Exception as error:
             raise EngineError(f"the hidden states could not be computed ({type(error).__name__})") from None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {"engine": self.name, "tokens_by": self._engine.describe(), **self._base.placement}

@@ -62,10 +62,9 @@ class PooledStates:
         """The kept states; None if the file is missing or of another run."""
         try:
             with np.load(path) as kept:
-                if str(kept["run_id"]) != run_id:
-                    return None
-                depths = tuple(map(int, kept["depths"]))
-                return cls(kept["states"], depths, int(kept["shared"]), float(kept["seconds"]))
+                names = ("run_id", "states", "depths", "shared", "seconds")
+                own, states, depths, shared, seconds = (kept[name] for name in names)
+                return cls(states, tuple(map(int, depths)), int(shared), float(seconds)) if str(own) == run_id else None
         except (OSError, ValueError, KeyError):
             return None
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import UsageError
+from ..faults import faults
 
 Sound = TypeVar("Sound", bound="Section")
 
@@ -48,7 +49,7 @@ def parse(kind: type[Sound], content: Any, path: Path) -> Sound:
     try:
         return _validate(kind, content)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "its beginning"
+        place = faults(error)[0].where or "its beginning"
         raise UsageError(
             f"{path}: damaged, or of another version (at {place}); give the output folder of a finished run, "
             "or run expertune tune again"
@@ -59,10 +60,10 @@ def _validate(kind: type[Sound], content: Any) -> Sound:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        faults = error.errors()
-        if any(each["type"] != "float_type" or each["input"] is not None for each in faults):
+        found = faults(error)
+        if any(each.kind != "float_type" or each.value is not None for each in found):
             raise
-        return kind.model_validate(_with_nan(content, [each["loc"] for each in faults]))
+        return kind.model_validate(_with_nan(content, [each.place for each in found]))
 
 
 def _with_nan(content: Any, places: Sequence[tuple[int | str, ...]]) -> Any:

@@ -183,7 +183,7 @@ class SplitCounts(Section):
 
     @classmethod
     def of(cls, dataset: Dataset) -> SplitCounts:
-        return cls(**dataset.counts, groups=len(set(dataset.split.groups.values())))
+        return cls(**dataset.counts.parts(), groups=len(set(dataset.split.groups.values())))
 
 
 class UnlabelledRecords(Section):

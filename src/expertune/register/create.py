@@ -36,16 +36,17 @@ class ServingConfig:
     system: str | None
 
 
-def create_request(name: str, file_name: str, digest: str, serving: ServingConfig) -> dict[str, Any]:
+def create_request(name: str, file_name: str, digest: str, serving: ServingConfig) -> dict[str, object]:
     """Build the body of /api/create. Without `from`, which would override `files` and pull a missing model.
 
     `template` is the base's template layer; Ollama cannot read the file's own Jinja template here.
     """
     base = serving.base
     texts = {name: getattr(base, name) for name in SAME_FIELDS} if base is not None else {}
-    texts["parameters"] = dict(texts.get("parameters") or {})
+    parameters = dict(base.parameters) if base is not None else {}
     kept = {key: serving.shown[key] for key in ("requires", "messages") if serving.shown.get(key)}
-    given = {key: value for key, value in {**texts, "system": serving.system}.items() if value}
+    given = {**texts, "parameters": parameters, "system": serving.system}
+    given = {key: value for key, value in given.items() if value}
     return {"model": name, "files": {file_name: digest}, **given, **kept}
 
 
@@ -57,7 +58,7 @@ def differences(created: OllamaModel, shown: Mapping[str, Any], serving: Serving
         return wrong
     wrong += [name for name in SAME_FIELDS if getattr(created, name) != getattr(base, name)]
     wrong += [name for name in SAME_SHOWN if (shown.get(name) or None) != (serving.shown.get(name) or None)]
-    if shown["details"].get("family") != serving.shown["details"].get("family"):
+    if _family(shown) != _family(serving.shown):
         wrong.append("details.family")
     before, now = (set(each.get("capabilities") or ()) for each in (serving.shown, shown))
     decides = any(is_decision_key(key) for key in shown.get("model_info") or {})
@@ -67,7 +68,11 @@ def differences(created: OllamaModel, shown: Mapping[str, Any], serving: Serving
     return sorted({*wrong, *(key for key in new.keys() | old.keys() if new.get(key) != old.get(key))})
 
 
-def _served(info: Mapping[str, Any]) -> dict[str, Any]:
+def _family(shown: Mapping[str, Any]) -> str | None:
+    return shown["details"].get("family")
+
+
+def _served(info: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: value for key, value in info.items() if not key.startswith(OWN_KEYS) and not is_decision_key(key)}
 
 

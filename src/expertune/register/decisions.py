@@ -41,11 +41,11 @@ def check_decisions(
         return None
     if server.version < SINCE:
         return f"Ollama {server.version_text} offers no decisions ({ROUTE} needs 0.35 or later): not compared."
-    texts = [{message["role"]: message["content"] for message in row.messages} for row in rows]
-    question = Question(texts[0].get("system", ""), dict.fromkeys(scale.labels, ""))
+    system = next((message["content"] for message in rows[0].messages if message["role"] == "system"), "")
+    question = Question(system, dict.fromkeys(scale.labels, ""))
 
     def ask(at: int) -> Rated:
-        body = {"model": model, **question.request(texts[at]["user"])}
+        body = {"model": model, **question.request(rows[at].record)}
         return _rated(read_decision(server.ask("POST", ROUTE, body), question), rows[at], scale)
 
     try:
@@ -54,9 +54,7 @@ def check_decisions(
         listed = ", ".join(server.show(model).get("capabilities") or ()) or "none"
         return f"Ollama {server.version_text} gave no decision (capabilities: {listed}; {error}): not compared."
     served = [first, *map(ask, range(1, len(rows)))]
-    expected = [
-        _rated(by_file.decide(text["user"], question), row, scale) for text, row in zip(texts, rows, strict=True)
-    ]
+    expected = [_rated(by_file.decide(row.record, question), row, scale) for row in rows]
     try:
         labels, gap = compared(expected, served, tolerance)
     except RegistrationError as error:

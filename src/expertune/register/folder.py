@@ -59,8 +59,8 @@ def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dat
 
     Raises UsageError if these are not the records of the run, DatasetError if they cannot be read.
     """
-    kept = outputs.read_config(folder / outputs.TRAINING_CONFIG)
-    source = data if data is not None else Path(str(kept["run"].get("input")))
+    saved = outputs.read_config(folder / outputs.TRAINING_CONFIG)
+    source = data if data is not None else Path(str(saved.run.get("input")))
     if isinstance(source, Path) and not source.is_file():
         raise UsageError(f"{source}: the run's dataset is not there; give its path with --input")
     mapping = {**record.rating_mapping, **record.rating_codes}
@@ -179,7 +179,7 @@ def _candidate(server: OllamaServer, folder: Path, record: RunRecord, dataset: D
         base_name=model,
         prompts_by_server=record.provenance.prompts_by_server,
         system=dataset.system,
-        rows=dataset.examples["test"],
+        rows=dataset.examples.test,
         scale=dataset.scale,
         context=config.max_tokens + ANSWER_ROOM,
         threads=config.threads,

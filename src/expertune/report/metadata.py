@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluate.compare import Evaluation
 from ..outputs import METADATA, PRODUCTS
+from ..record import EvaluationRecord
+from ..record.section import parse
+from ..stats.intervals import Estimate
 from .formats import number
 
 if TYPE_CHECKING:
@@ -32,8 +37,8 @@ class RunMetadata(dict[str, Any]):
         ends = [f"{figure}{end}" for figure in FIGURES for end in ("", "_low", "_high")]
         found = self._evaluations()
         frame = pd.DataFrame([list(_values(each)) for each in found], columns=ends, dtype=float)
-        frame.insert(0, "rater", [each["name"] for each in found])
-        frame.insert(1, "records", [each["rows"] for each in found])
+        frame.insert(0, "rater", [each.name for each in found])
+        frame.insert(1, "records", [each.rows for each in found])
         return frame
 
     def _repr_html_(self) -> str:
@@ -46,28 +51,30 @@ class RunMetadata(dict[str, Any]):
     def _table(self) -> str:
         names = "".join(f"<th>{name}</th>" for name in ("Rater", "Records", *FIGURES.values()))
         rows = "".join(
-            f"<tr><td>{escape(each['name'])}</td><td>{each['rows']}</td>"
-            + "".join(f"<td>{_with_interval(each[figure])}</td>" for figure in FIGURES)
+            f"<tr><td>{escape(each.name)}</td><td>{each.rows}</td>"
+            + "".join(f"<td>{_with_interval(getattr(each, figure))}</td>" for figure in FIGURES)
             + "</tr>"
             for each in self._evaluations()
         )
         return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
 
-    def _evaluations(self) -> list[dict[str, Any]]:
-        return self.get("evaluation", {}).get("evaluations", [])
+    def _evaluations(self) -> tuple[Evaluation, ...]:
+        found = self.get("evaluation")
+        return parse(EvaluationRecord, found, Path(METADATA)).evaluations if found else ()
 
     def _files(self) -> list[str]:
         hashes = self.get("provenance", {}).get("hashes", {})
         return [*(name for name in PRODUCTS if name in hashes), "report.html", METADATA]
 
 
-def _values(evaluation: dict[str, Any]) -> Iterator[float | None]:
+def _values(evaluation: Evaluation) -> Iterator[float | None]:
     for figure in FIGURES:
-        interval = evaluation[figure]["interval"] or {}
-        yield from (evaluation[figure]["value"], interval.get("low"), interval.get("high"))
+        estimate: Estimate = getattr(evaluation, figure)
+        ends = (estimate.interval.low, estimate.interval.high) if estimate.interval else (None, None)
+        yield from (estimate.value, *ends)
 
 
-def _with_interval(estimate: dict[str, Any]) -> str:
-    interval = estimate["interval"]
-    shown = f" [{number(interval['low'])} to {number(interval['high'])}]" if interval else ""
-    return number(estimate["value"]) + shown
+def _with_interval(estimate: Estimate) -> str:
+    interval = estimate.interval
+    shown = f" [{number(interval.low)} to {number(interval.high)}]" if interval else ""
+    return number(estimate.value) + shown

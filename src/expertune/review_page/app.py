@@ -75,8 +75,8 @@ class Page:
         sent = await form(request)
         key, value = sent.get("record", ""), sent.get("value", "")
         before = self.session.shown(rater, view)
-        if before is not None and before.key == key and "comment" in sent:
-            self.session.comment(rater, key, clean(sent["comment"]))
+        if before is not None and before.key == key and (comment := sent.get("comment")) is not None:
+            self.session.comment(rater, key, clean(comment))
         label = value.lstrip("-").isdigit() and self.session.rate(rater, view, key, sent.get("step", ""), int(value))
         said = f"Saved: {self.session.source.scale.label_of(int(value))}." if label else ""
         return self._answer(request, rater, view, said or "Not saved: this page was out of date. Rate this record.")
@@ -122,11 +122,11 @@ class Page:
             return self._html("record.html.j2", **self._shown(rater, view, said))
         return self._to(rater, view)
 
-    def _shown(self, rater: int, view: View, said: str = "") -> dict[str, Any]:
+    def _shown(self, rater: int, view: View, said: str = "") -> dict[str, object]:
         session = self.session
         item = session.shown(rater, view)
         step = session.step(rater, view, item.key) if item else ""
-        own = session.votes["independent"].get(item.key, {}).get(rater) if item and step == "revised" else None
+        own = session.votes.independent.get(item.key, {}).get(rater) if item and step == "revised" else None
         pieces, labels = [], session.source.scale
         if item is not None:
             blind = session.source.work == "review" and step == "independent"
@@ -149,7 +149,7 @@ class Page:
             "comment": session.comments.get((rater, item.key), "") if item else "",
         }
 
-    def _frame(self, rater: int, view: View) -> dict[str, Any]:
+    def _frame(self, rater: int, view: View) -> dict[str, object]:
         name, status = self.session.names[rater], self.session.status()
         return {"rater": rater, "name": name, "view": view, "status": status, "own_count": status.raters.get(name, 0),
                 "here": f"{self.base}/rater/{rater}/{view}"}  # fmt: skip

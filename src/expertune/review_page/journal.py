@@ -5,15 +5,12 @@ Rows are only added; an undone rating is marked as such. The file holds experts'
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..errors import OutputError, UsageError
+from ..errors import UsageError
+from ..rate.sqlite_journal import SqliteJournal
 
 Step = Literal["independent", "revised", "adjudicated"]  # before and after the model's view; between two experts
 APPLICATION = 0x45585052  # SQLite's application_id of these files
@@ -42,52 +39,25 @@ class Entry(NamedTuple):
     value: int
 
 
-class Journal:
-    """For one process: a second one is refused. A context manager.
+class PageJournal(SqliteJournal):
+    """Raises UsageError also for a file of other work."""
 
-    Raises UsageError for a file that is not such a journal, of other work, or in use, OutputError if it cannot be
-    written.
-    """
+    synchronous = "FULL"
+    in_use = "in use by another page; stop that one first"
+    remedy = "check the folder and free space"
 
     def __init__(self, path: Path, *, work: str, mapping: str) -> None:
-        self.path = Path(path)
-        with self._sqlite_errors():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
-            self._db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
-        try:
-            with self._sqlite_errors():
-                self._open(work, mapping)
-        except BaseException:
-            self._db.close()
-            raise
+        self._begun = {"work": work, "mapping": mapping}
+        super().__init__(path)
 
-    def _open(self, work: str, mapping: str) -> None:
-        for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
-            self._db.execute(f"PRAGMA {setting}")
+    def _open(self, *, empty: bool) -> None:
         (kind,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if kind != APPLICATION and tables:
+        if kind != APPLICATION and not empty:
             raise UsageError(f"{self.path}: no journal of this page; name another file with --journal")
         self._db.executescript(SCHEMA)
-        for name, value in (("work", work), ("mapping", mapping)):
+        for name, value in self._begun.items():
             if self.fact(name, value) != value:
                 raise UsageError(f"{self.path}: was begun with another {name}; name another file with --journal")
-
-    @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise UsageError(f"{self.path}: in use by another page; stop that one first") from None
-            raise OutputError(f"{self.path}: cannot be written ({error}); check the folder and free space") from None
-        except sqlite3.DatabaseError:
-            raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
-        except OSError as error:
-            raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
-            ) from None
 
     def fact(self, name: str, value: str | None = None) -> str | None:
         """The fact of this name; `value` is kept if there is none yet."""
@@ -139,15 +109,6 @@ class Journal:
                 (rater, record): text
                 for rater, record, text in self._db.execute("SELECT rater, record, text FROM comments ORDER BY id")
             }
-
-    def close(self) -> None:
-        self._db.close()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _now() -> str:

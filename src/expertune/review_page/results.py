@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import OutputError, UsageError
 from ..files import write_json
 from ..stats.intervals import Estimate
-from .journal import Journal
+from .journal import PageJournal
 from .session import Session
 from .source import write_results
 
@@ -29,7 +29,7 @@ class Results:
         """The journal's note that this file was written from it."""
         return f"output {self.output.resolve()}"
 
-    def check(self, source: Path, journal: Journal) -> None:
+    def check(self, source: Path, journal: PageJournal) -> None:
         """Raises UsageError for an output that is the input, or a file that was not written from this journal."""
         if self.output.suffix.lower() != ".csv":
             raise UsageError(f"{self.output}: the results are a .csv file; choose another --output")
@@ -52,7 +52,7 @@ class Results:
         return f"{self.output.name}: {count:,} records with a rating{waiting}"
 
 
-def summary(session: Session) -> dict[str, Any]:
+def summary(session: Session) -> dict[str, object]:
     """Counts, agreement and the random sample's error rate, without any text of a record."""
     status = session.status()
     return {

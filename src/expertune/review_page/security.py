@@ -11,6 +11,7 @@ import hmac
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,20 +57,20 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        refusal = self.refusal(scope)
+        refusal = self.refusal(Request(scope))
         await (refusal or self.app)(scope, receive, guarded)
 
-    def refusal(self, scope: Scope) -> PlainTextResponse | None:
-        headers, access = Headers(scope=scope), self.access
+    def refusal(self, request: Request) -> PlainTextResponse | None:
+        headers, access = request.headers, self.access
         if headers.get("host", "") not in access.hosts:
             return PlainTextResponse("This page has another address.", 421)
         own = [f"{access.scheme}://{host}" for host in access.hosts]
         origin = headers.get("origin")
-        if origin not in own and (origin is not None or scope["method"] not in ("GET", "HEAD")):
+        if origin not in own and (origin is not None or request.method not in ("GET", "HEAD")):
             return PlainTextResponse("The request comes from another page.", 403)
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return PlainTextResponse("The request comes from another page.", 403)
-        token = scope["path"].split("/")[1]
+        token = request.scope["path"].split("/")[1]
         if not hmac.compare_digest(token.encode(), access.token.encode()):
             return PlainTextResponse("Open the address that expertune review has printed.", 404)
         if access.password and not hmac.compare_digest(_password(headers), access.password.encode()):

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UsageError
-from .journal import Journal
+from .journal import PageJournal
 from .results import Results
 from .session import Session
 from .source import Source
@@ -80,7 +80,7 @@ def open_session(source: Source, journal: Path, *, overlap: float, seed: int) ->
     """The session of a source with its journal. Raises UsageError and OutputError."""
     scale = source.scale
     mapping = json.dumps(dict(zip(scale.labels, scale.values, strict=True)), ensure_ascii=False)
-    return Session(source, Journal(journal, work=source.work, mapping=mapping), overlap, seed)
+    return Session(source, PageJournal(journal, work=source.work, mapping=mapping), overlap, seed)
 
 
 def serve(

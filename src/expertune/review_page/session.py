@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..stats.intervals import Estimate
 from . import marks
 from .agreement import Agreement, agreements, sample_error
-from .journal import Entry, Journal, Step
+from .journal import Entry, PageJournal, Step
 from .queue import differing, next_to_rate, to_revise
 from .source import Final, Item, Source
 
@@ -27,25 +27,37 @@ View = str  # "rate" (or review) and "adjudicate": the two pages of a rater
 class Status(NamedTuple):
     """Progress and agreement as every page shows them."""
 
-    done: int
-    total: int
-    raters: Mapping[str, int]
-    agreements: tuple[Agreement, ...]
-    sample: Estimate | None
-    sample_total: int
-    open_conflicts: int
+    done: int = 0
+    total: int = 0
+    raters: Mapping[str, int] = Counter()
+    agreements: tuple[Agreement, ...] = ()
+    sample: Estimate | None = None
+    sample_total: int = 0
+    open_conflicts: int = 0
+
+
+@dataclass(frozen=True)
+class VotesByStep:
+    """The ratings of each step: record → rater → value."""
+
+    independent: dict[str, dict[int, int]] = field(default_factory=dict)
+    revised: dict[str, dict[int, int]] = field(default_factory=dict)
+    adjudicated: dict[str, dict[int, int]] = field(default_factory=dict)
+
+    def at(self, step: Step) -> dict[str, dict[int, int]]:
+        return getattr(self, step)
 
 
 @dataclass
 class Session:
-    """`votes` are the ratings by step, record and rater; `held` the record that each rater sees on each view."""
+    """`held` is the record that each rater sees on each view."""
 
     source: Source
-    journal: Journal
+    journal: PageJournal
     overlap: float = 0.2
     seed: int = 42
     names: dict[int, str] = field(default_factory=dict)
-    votes: dict[Step, dict[str, dict[int, int]]] = field(default_factory=dict)
+    votes: VotesByStep = field(default_factory=VotesByStep)
     held: dict[tuple[int, View], str] = field(default_factory=dict)
     model: marks.TextModel | None = None
 
@@ -56,13 +68,12 @@ class Session:
             self.order = [self.order[place] for place in marks._shuffled(len(self.order), self.seed)]
         self.names = self.journal.raters()
         self.comments = self.journal.comments()
-        self.votes = {"independent": {}, "revised": {}, "adjudicated": {}}
         self.entries: list[Entry] = []
         for entry in self.journal.ratings():
             if entry.record in self.items:
                 self._add(entry)
         self.changes = 0
-        self._agreed: tuple[float, float, int, dict[str, Any]] = (0.0, 0.0, -1, {})
+        self._agreed = (0.0, 0.0, -1, Status())
         self.learn = threading.Event()
         self._place = {item.key: at for at, item in enumerate(self.source.items)}
         self._ask_to_learn()
@@ -89,14 +100,14 @@ class Session:
     def _next(self, rater: int, view: View, others: set[str]) -> str | None:
         if view == "adjudicate":
             return next((key for key in self.conflicts() if key not in others), None)
-        independent = self.votes["independent"]
-        if self.source.work == "review" and (key := to_revise(independent, self.votes["revised"], rater)):
+        independent = self.votes.independent
+        if self.source.work == "review" and (key := to_revise(independent, self.votes.revised, rater)):
             return key
         return next_to_rate(self.order, independent, rater, others, self.overlap)
 
     def revealed(self, rater: int, key: str) -> bool:
         """True where the rater has rated a record of a review, and now sees the model's view of it."""
-        return self.source.work == "review" and rater in self.votes["independent"].get(key, {})
+        return self.source.work == "review" and rater in self.votes.independent.get(key, {})
 
     def step(self, rater: int, view: View, key: str) -> Step:
         if view == "adjudicate":
@@ -126,7 +137,7 @@ class Session:
             return None
         self.journal.undo(last)
         self.entries.remove(last)
-        del self.votes[last.step][last.record][rater]
+        del self.votes.at(last.step)[last.record][rater]
         self.held[rater, view] = last.record
         self.changes += 1
         return last
@@ -138,21 +149,21 @@ class Session:
 
     def _add(self, entry: Entry) -> None:
         self.entries.append(entry)
-        self.votes[entry.step].setdefault(entry.record, {})[entry.rater] = entry.value
+        self.votes.at(entry.step).setdefault(entry.record, {})[entry.rater] = entry.value
 
     # what the experts said
 
     def opinions(self, key: str) -> dict[str, int]:
         """Each expert's last word on a record, by name; also those that the file has."""
-        own = {**self.votes["independent"].get(key, {}), **self.votes["revised"].get(key, {})}
+        own = {**self.votes.independent.get(key, {}), **self.votes.revised.get(key, {})}
         return {**self.items[key].given, **{self.names[rater]: value for rater, value in own.items()}}
 
     def conflicts(self) -> list[str]:
-        keys = self.items if self.source.work == "adjudicate" else self.votes["independent"]
-        return differing(((key, list(self.opinions(key).values())) for key in keys), self.votes["adjudicated"])
+        keys = self.items if self.source.work == "adjudicate" else self.votes.independent
+        return differing(((key, list(self.opinions(key).values())) for key in keys), self.votes.adjudicated)
 
     def _decided(self, key: str) -> int | None:
-        return next(reversed(self.votes["adjudicated"].get(key, {}).values()), None)
+        return next(reversed(self.votes.adjudicated.get(key, {}).values()), None)
 
     def finals(self) -> dict[str, Final]:
         """What was decided: as adjudicated, else what all experts of a record say; those that differ are not here."""
@@ -161,7 +172,7 @@ class Session:
             if text:
                 comments.setdefault(key, {})[text] = None
         found = {}
-        keys = self.items if self.source.work == "adjudicate" else self.votes["independent"]
+        keys = self.items if self.source.work == "adjudicate" else self.votes.independent
         for key in keys:
             decided, own = self._decided(key), set(self.opinions(key).values())
             if decided is None and len(own) == 1:
@@ -177,13 +188,13 @@ class Session:
         if changes != self.changes and now - at > (2.0 if took > SLOW_SECONDS else 0.0):
             agreed = self._agreement()
             self._agreed = now, time.monotonic() - now, self.changes, agreed
-        given, conflicts = self.source.work == "adjudicate", agreed["open_conflicts"]
-        decided = sum(bool(own) for own in self.votes["adjudicated" if given else "independent"].values())
+        given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
+        decided = sum(bool(own) for own in (self.votes.adjudicated if given else self.votes.independent).values())
         total = decided + conflicts if given else len(self.items)
-        return Status(done=decided, total=total, raters=Counter(self._counted()), **agreed)
+        return agreed._replace(done=decided, total=total, raters=Counter(self._counted()))
 
-    def _agreement(self) -> dict[str, Any]:
-        independent = self.votes["independent"]
+    def _agreement(self) -> Status:
+        independent = self.votes.independent
         named = [self._named(own) for own in independent.values() if len(own) > 1]
         if self.source.work == "adjudicate":
             named = [item.given for item in self.items.values()]
@@ -192,12 +203,12 @@ class Session:
             (self._model_value(item), self._named(independent.get(item.key, {})), self._decided(item.key))
             for item in sampled
         ]
-        return {
-            "agreements": tuple(agreements(named, self.source.scale.values)),
-            "sample": sample_error(said),
-            "sample_total": len(sampled),
-            "open_conflicts": len(self.conflicts()),
-        }
+        return Status(
+            agreements=tuple(agreements(named, self.source.scale.values)),
+            sample=sample_error(said),
+            sample_total=len(sampled),
+            open_conflicts=len(self.conflicts()),
+        )
 
     def _counted(self) -> Iterator[str]:
         step = "adjudicated" if self.source.work == "adjudicate" else "independent"

@@ -5,8 +5,6 @@ Three works: rate (raw records), review (a file of `expertune rate`), adjudicate
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ..errors import DatasetError, UsageError
-from ..files import write_text
+from ..files import csv_text, write_text
 from ..rate.columns import LABEL, RATING, RATIONALE, REASONS, share_columns
 from ..rate.journal import record_hash
 from ..rate.review import NOTE, REVIEWED, SAMPLED, queue_rows, write_queue
@@ -24,7 +22,7 @@ from ..ratings.prompts import make_template
 from ..ratings.read import Table, check_text, make_prompts, read_table
 from ..ratings.records import open_records
 from ..ratings.scale import RatingScale
-from ..ratings.tables import open_table
+from ..ratings.tables import CellsByColumn, open_table
 
 Work = Literal["rate", "review", "adjudicate"]
 FEWEST_SHARING = 20  # of fewer records a line may be in all of them by chance, and is shown in each
@@ -249,7 +247,7 @@ def _written(
     names = (*(roles[role] for role in (*own, "prompt", "rating", "rationale")), *kept)
     rows = []
     for (_, cells), prompt, value in zip(table.records, prompts, rated, strict=True):
-        row: dict[str, Any] = {roles[role]: as_text(cells.get(columns.get(role) or "")) for role in (*own, "rationale")}
+        row: CellsByColumn = {roles[role]: as_text(cells.get(columns.get(role) or "")) for role in (*own, "rationale")}
         row |= {PROMPT[0]: prompt, roles["rating"]: value, **{name: as_text(cells.get(name)) for name in kept}}
         rows.append((key_of(prompt), row))
     return names, tuple(rows)
@@ -283,15 +281,10 @@ def write_results(source: Source, finals: Mapping[str, Final], output: Path) -> 
         write_queue(output, source.columns, [row for _, row in source.rows], notes)
         return sum(each is not None for each in said)
     value, rationale = (ROLES[role][0] for role in ("rating", "rationale"))
-    text = io.StringIO()
-    table = csv.DictWriter(text, source.columns, lineterminator="\r\n", extrasaction="ignore")
-    table.writeheader()
-    count = 0
+    rated = []
     for key, row in source.rows:
         final = finals.get(key)
-        if final is None and row[value] is None:
-            continue
-        table.writerow(row if final is None else {**row, value: final.value, rationale: final.comment})
-        count += 1
-    write_text(output, text.getvalue())
-    return count
+        if final is not None or row[value] is not None:
+            rated.append(row if final is None else {**row, value: final.value, rationale: final.comment})
+    write_text(output, csv_text([source.columns, *([row.get(name, "") for name in source.columns] for row in rated)]))
+    return len(rated)

@@ -59,10 +59,10 @@ class TrainingData:
         rows = tokens.rows
         unrated = [
             unrated_row(row.id, row.prompt, tokens.candidates, likeliest(shares))
-            for row in rows["unlabelled"]
+            for row in rows.unlabelled
             if (shares := soft_labels.get(row.id))
         ]
-        return cls((*rows["train"], *unrated), rows["dev"], tokens.candidates, soft_labels)
+        return cls((*rows.train, *unrated), rows.dev, tokens.candidates, soft_labels)
 
     @property
     def rated(self) -> int:

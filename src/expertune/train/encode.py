@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..engine.base import Engine
@@ -11,7 +11,7 @@ from ..errors import DatasetError, TrainingFailedError
 from ..ratings.codes import CodeBranch
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale, answer_opening
-from ..ratings.schema import Example
+from ..ratings.schema import BySplit, Example
 from .code_branch import CodeTokens, code_tokens
 from .recipe import TrainingPlan
 
@@ -65,14 +65,27 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class TokenRows(BySplit[tuple[Row, ...]]):
+    """The token rows of each part, and of the records without a rating."""
+
+    unlabelled: tuple[Row, ...] = ()
+
+    @property
+    def in_order(self) -> tuple[tuple[Row, ...], ...]:
+        """Those to train on first."""
+        return self.train, self.unlabelled, self.dev, self.test
+
+
+@dataclass(frozen=True)
 class Tokenized:
-    """The dataset of a training in tokens, without records that are too long. `rows` are those of each part, and of the
-    records without a rating as "unlabelled"; `branch` is the code branch, `context` the engine's context in tokens.
+    """The dataset of a training in tokens, without records that are too long.
+
+    `branch` is the code branch, `context` the engine's context in tokens.
     """
 
     plan: TrainingPlan
     dataset: Dataset
-    rows: Mapping[str, tuple[Row, ...]]
+    rows: TokenRows
     candidates: Candidates
     branch: CodeBranch | None
     context: int
@@ -145,7 +158,7 @@ def encode_all(
     engine: Engine, dataset: Dataset, answers: Candidates, *, rationale_weight: float, on_row: Callable[[], None]
 ) -> list[Row]:
     """Tokenise the examples of all parts, then the records without a rating."""
-    examples = [example for part in dataset.examples.values() for example in part]
+    examples = [example for part in dataset.examples.parts().values() for example in part]
     rows = encode(engine, examples, dataset.scale, rationale_weight=rationale_weight, on_row=on_row)
     for each in dataset.unlabelled.records if dataset.unlabelled else ():
         messages = (*examples[0].messages[:-1], {"role": "user", "content": each.prompt})
@@ -154,10 +167,8 @@ def encode_all(
     return rows
 
 
-def rows_by_part(
-    rows: Sequence[Row], dataset: Dataset, limit: int, *, drop: bool
-) -> tuple[Mapping[str, tuple[Row, ...]], Dataset]:
-    """Rows of at most `limit` tokens by part, those without a rating as "unlabelled", and the dataset of their records.
+def rows_by_part(rows: Sequence[Row], dataset: Dataset, limit: int, *, drop: bool) -> tuple[TokenRows, Dataset]:
+    """Rows of at most `limit` tokens by part, and the dataset of their records.
 
     Raises as check_lengths, and TrainingFailedError if a part is empty. Too long records without a rating are left out.
     """
@@ -165,13 +176,13 @@ def rows_by_part(
     fitting = {row.id: row for row in check_lengths([row for row in rows if row.rated], limit, drop=drop)}
     fitting |= {row.id: row for row in unrated}
     kept = dataset.without(frozenset(row.id for row in rows if row.id not in fitting))
-    empty = [part for part, left in kept.examples.items() if not left]
+    empty = [part for part, left in kept.examples.parts().items() if not left]
     if empty:
         raise TrainingFailedError(
             f"no records are left in {' and '.join(empty)}; give more records or raise --max-tokens"
         )
-    by_part = {part: tuple(fitting[example.id] for example in examples) for part, examples in kept.examples.items()}
-    return by_part | {"unlabelled": tuple(unrated)}, kept
+    by_part = kept.examples.map(lambda examples: tuple(fitting[example.id] for example in examples))
+    return TokenRows(**by_part.parts(), unlabelled=tuple(unrated)), kept
 
 
 def check_lengths(rows: Sequence[Row], limit: int, *, drop: bool) -> list[Row]:

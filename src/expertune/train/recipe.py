@@ -73,7 +73,7 @@ class TrainingPlan:
 
     def write(self, folder: Path) -> None:
         """Write training_data.jsonl and training_config.yaml. Raises OutputError."""
-        lines = training_lines(self.dataset.examples["train"])
+        lines = training_lines(self.dataset.examples.train)
         write_text(folder / outputs.TRAINING_DATA, "".join(f"{line}\n" for line in lines))
         run = {"input": self.dataset.source, "model": self.base.name, "topics": self.dataset.topics}
         outputs.write_config(folder / outputs.TRAINING_CONFIG, self.config, run)
@@ -88,7 +88,7 @@ def training_plan(dataset: Dataset, base: Base, requested: Config, first: Config
 
     with GGUFFile(base.path) as file:
         read_config(file)
-        config = first or with_recipe(file, resolve(file, requested), len(dataset.examples["train"]))
+        config = first or with_recipe(file, resolve(file, requested), len(dataset.examples.train))
     return TrainingPlan(dataset, base, config, requested)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import outputs
-from ..estimate.job import TITLES, JobPlan
+from ..estimate.job import JobPlan, RunStage
 from ..export.quant_types import WeightUpdate
 from ..gguf.read import GGUFFile
 from ..gguf.write import write_adapter
@@ -53,7 +53,7 @@ def train_adapter(
     from ..train.loop import Trainer, TrainingData
 
     config, data = tokens.plan.config, TrainingData.of(tokens, soft)
-    longest = max(row.length for part in tokens.rows.values() for row in part)
+    longest = max(row.length for part in tokens.rows.in_order for row in part)
     with ws.part("load"):
         tunable = load(file, config, place(file, config), row_tokens=longest)
     load_seconds = ws.parts["load"]
@@ -65,10 +65,10 @@ def train_adapter(
         should_stop=should_stop,
     )
     if trainer.trunk_rows:
-        shown = ws.progress.stage_if_needed(TITLES["load"], trainer.trunk_rows, unit="records")
+        shown = ws.progress.stage_if_needed(RunStage.LOAD.shown, trainer.trunk_rows, unit="records")
         with ws.part("load"), shown as advance:
             trainer.read_trunk(advance)
-    with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
+    with ws.progress.stage(RunStage.TRAIN.shown, total=trainer.steps, done=trainer.step, unit="steps"):
         for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
             ws.progress.show(event)
             ws.tracking.event(event)

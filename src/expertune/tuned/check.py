@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import EngineError
-from ..estimate.job import SERVED_SAMPLE, TITLES
+from ..estimate.job import SERVED_SAMPLE, RunStage
 from ..evaluate.compare import groups_of
 from ..evaluate.judgement import dev_macro_f1, rate_shown
 from ..export.agreement import CheckedFile, ValidationTruth, check
@@ -41,7 +41,7 @@ def served_or_diverged(trained: TrainedAdapter) -> Iterator[None]:
 
 def write_file(target: MergeTarget, ws: Workspace, choices: Sequence[TypeChoice]) -> None:
     total = merged_bytes(target.base, choices) // MEGABYTE
-    with ws.progress.stage(TITLES["write"], total=total, unit="MB") as stage:
+    with ws.progress.stage(RunStage.WRITE.shown, total=total, unit="MB") as stage:
         write_merged(target, choices, progress=lambda done, _: stage.advance(done // MEGABYTE - stage.done))
 
 
@@ -51,16 +51,16 @@ def check_file(
     """Rate the validation records with the merged file, by our decoder and, a sample or all of them, by llama.cpp, and
     compare with the adapter.
     """
-    plan, dataset, rows = tokens.plan, tokens.dataset, tokens.rows["dev"]
-    config, examples = plan.config, dataset.examples["dev"]
+    plan, dataset, rows = tokens.plan, tokens.dataset, tokens.rows.dev
+    config, examples = plan.config, dataset.examples.dev
     some = examples if config.engine == LLAMA_CPP else sample_of(examples, SERVED_SAMPLE, config.seed)
-    title = TITLES["check"] + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
+    title = RunStage.CHECK.shown + (" (attempt 2, at a higher precision)" if attempt > 1 else "")
     with (
         ws.part("check"),
         plan.base.open(context=tokens.context, threads=config.threads, file=target.path) as engine,
     ):
         served = rate_shown(ws.progress, engine, some, dataset.scale, title)
-    with ws.part("check"), ws.progress.stage(f"{TITLES['check']}: by a second program"):
+    with ws.part("check"), ws.progress.stage(f"{RunStage.CHECK.shown}: by a second program"):
         reread, by_code = rate_validation(target.path, tokens)
     ids = {each.id for each in some}
     compared = [row for row in rows if row.id in ids]

@@ -11,7 +11,7 @@ from functools import partial
 from ..engine.base import Engine
 from ..engine.llama_cpp.engine import LlamaCppEngine
 from ..engine.ollama.render import check_tokens
-from ..estimate.job import BASE_SAMPLE, TITLES, JobPlan
+from ..estimate.job import BASE_SAMPLE, JobPlan, RunStage
 from ..estimate.run_time import Served
 from ..evaluate.judgement import rate_shown
 from ..export.decision import decision_frame
@@ -53,18 +53,18 @@ def _tokenized(plan: TrainingPlan, ws: Workspace) -> Iterator[tuple[Tokenized, J
     opened = base.open(context=context, threads=config.threads)
     open_seconds = time.perf_counter() - start
     with ws.stage("read"), opened as engine, _opened_to_compare(plan, engine, context) as rater:
-        first = plan.dataset.examples["train"][0].messages
+        first = plan.dataset.examples.train[0].messages
         branch = choose_branch(engine, engine.render(first), len(scale.labels)) if config.code_branch else None
         whole, served = plan.dataset.with_codes(branch), Served(engine, rater, open_seconds)
-        answers = candidates(engine, whole.examples["train"][0], scale, branch)
-        total = sum(whole.counts.values()) + (len(whole.unlabelled.records) if whole.unlabelled else 0)
-        with ws.progress.stage(TITLES["read"], total=total, unit="records") as stage:
+        answers = candidates(engine, whole.examples.train[0], scale, branch)
+        total = sum(whole.counts.parts().values()) + (len(whole.unlabelled.records) if whole.unlabelled else 0)
+        with ws.progress.stage(RunStage.READ.shown, total=total, unit="records") as stage:
             weight = config.rationale_weight
             every = encode_all(engine, whole, answers, rationale_weight=weight, on_row=stage.advance)
         limit = min(config.max_tokens, engine.context)
         rows, dataset = rows_by_part(every, whole, limit, drop=config.long_records == "drop")
         if base.renderer is not None:
-            check_tokens(base.renderer, engine, dataset.examples["train"][0].messages)
+            check_tokens(base.renderer, engine, dataset.examples.train[0].messages)
         tokens = Tokenized(replace(plan, dataset=whole), dataset, rows, answers, branch, engine.context)
         planned, job = plan_time(tokens, served, ws)
         yield replace(tokens, plan=planned), job, served
@@ -82,8 +82,8 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
         dataset, branch, engine, config = tokens.dataset, tokens.branch, served.engine, tokens.plan.config
         ws.retire_earlier_run()
         tokens.plan.write(ws.folder)
-        test = sample_of(dataset.examples["test"], BASE_SAMPLE, config.seed)
-        rate_base = partial(rate_shown, ws.progress, served.rater, test, dataset.scale, TITLES["base"])
+        test = sample_of(dataset.examples.test, BASE_SAMPLE, config.seed)
+        rate_base = partial(rate_shown, ws.progress, served.rater, test, dataset.scale, RunStage.BASE.shown)
         with ws.part("base"):
             rated = ws.once("base-test", tokens.plan.run_id, rate_base)
         return EncodedDataset(
@@ -92,5 +92,5 @@ def _encode(plan: TrainingPlan, ws: Workspace) -> EncodedDataset:
             notes=(*served.rater.notes, *((NO_BRANCH,) if config.code_branch and not branch else ())),
             folds_system=engine.folds_system,
             job=job,
-            frame=decision_frame(engine, branch, dataset.examples["train"]) if branch else None,
+            frame=decision_frame(engine, branch, dataset.examples.train) if branch else None,
         )

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ..errors import EngineError
-from ..estimate.job import ANSWERS, TITLES
+from ..estimate.job import ANSWERS, RunStage
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import ByRater, UnseenRatings
 from ..evaluate.verdict import WORD_COUNTS
@@ -42,7 +42,7 @@ def evaluate(
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
     chosen = model_set if choice.approach == MODEL_SET else None
-    dataset, test, title = basis.dataset, basis.dataset.examples["test"], TITLES["base"]
+    dataset, test, title = basis.dataset, basis.dataset.examples.test, RunStage.BASE.shown
     with ws.stage("judge"):
         if chosen is not None and chosen.dev is None:
             return Evaluated(None, unjudged=chosen.unjudged or "")
@@ -96,7 +96,7 @@ def _on_training(model_set: ModelSet | None, readout: Readout | None, basis: Bas
 def _tuned_test(tuned: Tuned, ws: Workspace) -> Pass:
     """Pass of the saved file over the test records, with its free-text answers to a sample of them."""
     encoded = tuned.encoded
-    plan, examples, scale = encoded.plan, encoded.dataset.examples["test"], encoded.dataset.scale
+    plan, examples, scale = encoded.plan, encoded.dataset.examples.test, encoded.dataset.scale
     answers = encoded.job.answers_within(ws.elapsed) if encoded.job else ANSWERS
     answered = {example.id for example in sample_of(examples, answers, plan.config.seed)}
 

@@ -48,7 +48,7 @@ def dry_run(request: RunRequest, dataset: Dataset, ws: Workspace) -> list[str]:
     Raises what the run itself would raise before its long work.
     """
     timed = time_run(plan_training(dataset, find_models(request, ws), request, ws), ws)
-    parts = "{train} training, {dev} validation and {test} test records".format(**dataset.counts)
+    parts = "{train} training, {dev} validation and {test} test records".format(**dataset.counts.parts())
     if isinstance(timed, NotTuned):
         require_tuned_or_fallback(timed, request, ws)
         seconds = request.config.model_set_budget_seconds

@@ -9,7 +9,7 @@ from functools import partial
 
 from .. import outputs
 from ..errors import FineTuningNotSupportedError, TrainingFailedError
-from ..estimate.job import TITLES
+from ..estimate.job import RunStage
 from ..evaluate.judgement import rate_shown
 from ..export.merged import MergeTarget, merge
 from ..export.summary import summarize_export
@@ -88,6 +88,6 @@ def _rate_dev(tuned: Tuned, ws: Workspace) -> Pass:
     """The validation records by the merged file as its labels are to be scored."""
     plan, dataset = tuned.encoded.plan, tuned.encoded.dataset
     opened = open_base(plan.base, rating_in_a_run(plan.config), context=tuned.encoded.context, file=tuned.file)
-    title, examples = f"{TITLES['check']}: ratings by code", dataset.examples["dev"]
+    title, examples = f"{RunStage.CHECK.shown}: ratings by code", dataset.examples.dev
     with ws.stage("export"), ws.part("check"), closing(opened) as engine:
         return rate_shown(ws.progress, engine, examples, dataset.scale, title, scoring=tuned.scoring)

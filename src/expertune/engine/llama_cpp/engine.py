@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import EngineError, ModelFileError
 from ...gguf.read import read_metadata, why_not_generative
 from ...machine import usable_cores
+from ..answers import Answer, Completion, Properties
 from ..base import Generation, Message, Scores, check_room
 from ..chat_template import Renderer, after_turn, answer_lead, checked, fold_system, remarks, shows_system, switches
 from ..decision import ROUTE, Decision, Question, read_decision
@@ -23,6 +24,8 @@ from .server import EmbeddedServer, Launch
 from .trial import check_runs
 
 REMEMBERED = 256  # answers whose tokens are kept
+
+Kind = TypeVar("Kind", bound=Answer)
 
 
 class LlamaCppEngine:
@@ -94,7 +97,7 @@ class LlamaCppEngine:
     def with_begin(self, prompt: str) -> str | None:
         """The prompt with BOS written out, for a server that adds none; None where no such text has its tokens."""
         wanted = self.tokenize(prompt)
-        for text in (prompt, self._server.ask("/props")["bos_token"] + prompt):
+        for text in (prompt, self._properties.bos_token + prompt):
             if [token for token, _ in self._tokens(text, begin=False, special=True)] == wanted:
                 return text
         return None
@@ -115,14 +118,16 @@ class LlamaCppEngine:
         after = self._tokens(after_turn(self.render, self.model.name), begin=False, special=True)
         return after[0][0] if after and self._ends_generation(after[0][0]) else self._eos()
 
+    @cached_property
+    def _properties(self) -> Properties:
+        return Properties.model_validate(self._server.ask("/props"))
+
     def _render(self, messages: Sequence[Message]) -> str:
         body = {"messages": [dict(message) for message in messages], "chat_template_kwargs": self._switches}
         return self._server.ask("/apply-template", body)["prompt"]
 
     def _renders_system(self) -> bool:
-        if not self._server.ask("/props")["chat_template_caps"]["supports_system_role"]:
-            return False
-        return shows_system(self._render)
+        return self._properties.chat_template_caps.supports_system_role and shows_system(self._render)
 
     def _notes(self, has_template: bool) -> tuple[str, ...]:
         bare = f"{self.model.name} has no chat template: messages are written as ChatML"
@@ -166,10 +171,10 @@ class LlamaCppEngine:
 
     def _ends_generation(self, token: int) -> bool:
         body = {"prompt": [token], "n_predict": 1, "temperature": 0, "logit_bias": [[token, FORCE]]}
-        return self._complete(body, "stop_type")["stop_type"] == "eos"
+        return self._complete(body, Completion).stop_type == "eos"
 
     def _eos(self) -> int:
-        tokens = self._tokens(self._server.ask("/props")["eos_token"], begin=False, special=True)
+        tokens = self._tokens(self._properties.eos_token, begin=False, special=True)
         if len(tokens) != 1:
             raise EngineError(f"{self.model.name}: the file names no end-of-sequence token; choose a chat model")
         return tokens[0][0]
@@ -197,8 +202,8 @@ class LlamaCppEngine:
         check_room(len(tokens) + 1, self.context)
         body = {"prompt": tokens, "n_predict": max_tokens, "temperature": 0, "cache_prompt": True}
         with self._slot() as slot:
-            answer = self._complete({**body, "id_slot": slot}, "content", "tokens_predicted", "stop_type")
-        return Generation(answer["content"], len(tokens), answer["tokens_predicted"], answer["stop_type"] != "limit")
+            answer = self._complete({**body, "id_slot": slot}, Completion)
+        return Generation(answer.content, len(tokens), answer.tokens_predicted, answer.stop_type != "limit")
 
     def decide(self, record: str, question: Question) -> Decision:
         """A decision model's probabilities of the question's options for a record, by its own template."""
@@ -215,8 +220,9 @@ class LlamaCppEngine:
                 ) from None
         return read_decision(answer, question)
 
-    def _complete(self, body: Mapping[str, Any], *fields: str) -> dict[str, Any]:
-        return self._server.ask("/completion", {**body, "response_fields": fields})
+    def _complete(self, body: Mapping[str, Any], kind: type[Kind]) -> Kind:
+        """Ask for the fields of an Answer."""
+        return kind.model_validate(self._server.ask("/completion", {**body, "response_fields": [*kind.model_fields]}))
 
     @contextmanager
     def _slot(self) -> Iterator[int]:
@@ -228,7 +234,7 @@ class LlamaCppEngine:
 
     # --- closing ---
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {
             "engine": self.name,
             "xllamacpp": version("xllamacpp"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import FineTuningNotSupportedError, ModelFileError, UsageError
+from ..answers import Manifest
 from .model import OllamaModel, plain_parameters
 
 WINDOWS = os.name == "nt"
@@ -152,9 +153,9 @@ def entry(folder: Path, parts: Parts) -> ManifestEntry:
     config: Mapping[str, Any] = {}
     size = 0
     try:
-        content = json.loads(_text(manifest))
-        size = sum(int(each["size"]) for each in [content["config"], *content["layers"]])
-        config = dict(json.loads(_text(_path(folder, content["config"]["digest"]))))
+        content = Manifest.model_validate(json.loads(_text(manifest)))
+        size = sum(each.size for each in (content.config, *content.layers))
+        config = dict(json.loads(_text(_path(folder, content.config.digest))))
     except (OSError, *DAMAGE):
         pass  # what is wrong is said by `stored`
     facts = (str(config.get(key) or "") for key in ("model_family", "model_type", "file_type"))
@@ -162,9 +163,9 @@ def entry(folder: Path, parts: Parts) -> ManifestEntry:
 
 
 def _manifest(name: str, folder: Path, manifest: Path) -> tuple[Mapping[str, Any], list[tuple[str, Path]]]:
-    content = json.loads(_text(manifest))
-    config = dict(json.loads(_text(_blob(name, folder, content["config"]["digest"]))))
-    kinds = [(layer["mediaType"].removeprefix(LAYER), layer["digest"]) for layer in content["layers"]]
+    content = Manifest.model_validate(json.loads(_text(manifest)))
+    config = dict(json.loads(_text(_blob(name, folder, content.config.digest))))
+    kinds = [(layer.kind.removeprefix(LAYER), layer.digest) for layer in content.layers]
     return config, [
         (kind, _blob(name, folder, digest) if kind in ("model", *TEXTS) else _path(folder, digest))
         for kind, digest in kinds

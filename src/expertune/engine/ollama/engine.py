@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any
 
 from ...errors import EngineError
+from ..answers import ChatAnswer, Finished, GenerateAnswer
 from ..base import Generation, Message, Scores
 from ..chat_template import checked, remarks
 from ..llama_cpp.engine import LlamaCppEngine
@@ -130,24 +131,22 @@ class OllamaEngine:
         log-probability of its last token alone. An end of the turn is counted but not listed.
         """
         answer = self._generate(prompt, room, schema, logprobs=True, top_logprobs=ALTERNATIVES)
-        tokens = answer.get("logprobs") or []
-        if answer["response"] and not tokens:
+        tokens = answer.logprobs or ()
+        if answer.response and not tokens:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} gave no log-probabilities; update it")
-        if answer.get("eval_count") != len(tokens) + (answer.get("done_reason") == "stop"):
-            tokens = takewhile(lambda each: each["token"].isascii(), tokens)
+        if answer.eval_count != len(tokens) + (answer.done_reason == "stop"):
+            tokens = takewhile(lambda each: each.token.isascii(), tokens)
         return [
             # the likeliest comes first and counts, where two tokens have the same bytes
             GeneratedToken(
-                _bytes(each),
-                each["logprob"],
-                {_bytes(other): other["logprob"] for other in reversed([*each["top_logprobs"], each])},
+                each.piece, each.logprob, {other.piece: other.logprob for other in (each, *reversed(each.top_logprobs))}
             )
             for each in tokens
         ]
 
     def generate(self, prompt: str, *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256) -> Generation:
         answer = self._generate(prompt, max_tokens, schema)
-        return self._checked(answer, answer["response"], schema)
+        return self._checked(answer, answer.response, schema)
 
     def chat(
         self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None, max_tokens: int = 256
@@ -156,32 +155,33 @@ class OllamaEngine:
         asked = self._renderer.request(messages, **GREEDY, num_predict=max_tokens)
         body = {**asked, **({"format": schema} if schema else {})}
         try:
-            answer = self.server.ask("POST", "/api/chat", body)
-            return self._checked(answer, answer["message"]["content"], schema)
+            answer = ChatAnswer.model_validate(self.server.ask("POST", "/api/chat", body))
+            return self._checked(answer, answer.message.content, schema)
         except EngineError:
             if schema is None:
                 raise
             return self.generate(self._renderer.plain(messages), schema=schema, max_tokens=max_tokens)
 
-    def _generate(self, prompt: str, max_tokens: int, schema: Mapping[str, Any] | None, **more: Any) -> dict[str, Any]:
+    def _generate(self, prompt: str, max_tokens: int, schema: Mapping[str, Any] | None, **more: Any) -> GenerateAnswer:
         asked = self._renderer.raw_request(prompt, **GREEDY, num_predict=max_tokens)
-        return self.server.ask("POST", "/api/generate", {**asked, **({"format": schema} if schema else {}), **more})
+        body = {**asked, **({"format": schema} if schema else {}), **more}
+        return GenerateAnswer.model_validate(self.server.ask("POST", "/api/generate", body))
 
-    def _checked(self, answer: Mapping[str, Any], text: str, schema: Mapping[str, Any] | None) -> Generation:
-        if not answer.get("done"):  # seen where the answer held a broken character
+    def _checked(self, answer: Finished, text: str, schema: Mapping[str, Any] | None) -> Generation:
+        if not answer.done:  # seen where the answer held a broken character
             raise EngineError(
                 f"{self.model}: Ollama {self.server.version_text} broke the answer off; try --engine llama.cpp"
             )
-        finished = answer.get("done_reason") != "length"
+        finished = answer.done_reason != "length"
         if schema is not None and finished and not _fits(text, schema):
             raise EngineError(
                 f"{self.model}: Ollama {self.server.version_text} did not keep the answer to its schema; update it"
             )
-        return Generation(text, answer["prompt_eval_count"], answer.get("eval_count", 0), finished)
+        return Generation(text, answer.prompt_eval_count, answer.eval_count, finished)
 
     # --- closing ---
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {
             "engine": self.name,
             "ollama": self.server.version_text,
@@ -203,10 +203,6 @@ class OllamaEngine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _bytes(token: Mapping[str, Any]) -> bytes:
-    return bytes(token["bytes"]) if token.get("bytes") else token["token"].encode()
 
 
 def _fits(text: str, schema: Mapping[str, Any]) -> bool:

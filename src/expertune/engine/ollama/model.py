@@ -110,7 +110,7 @@ def _value(text: str, key: str, known: Any) -> tuple[str, str]:
     return line, after
 
 
-def parsed_parameters(text: str) -> dict[str, Any]:
+def parsed_parameters(text: str) -> Mapping[str, Any]:
     """`parameters` of /api/show: a `key value` a line in Go's syntax (%#v), a repeated key for each value of a list."""
     found: dict[str, list[Any]] = {}
     for line in text.splitlines():
@@ -120,14 +120,11 @@ def parsed_parameters(text: str) -> dict[str, Any]:
     return plain_parameters(found)
 
 
-def plain_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_parameters(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """One form whatever wrote them: whole numbers as int, a list of one only where the parameter is a list."""
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        each = [_plain(part) for part in (value if isinstance(value, list) else [value]) if part is not None]
-        if each:
-            plain[key] = each if key in LISTS or len(each) > 1 else each[0]
-    return plain
+    parts = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    plain = {key: [_plain(part) for part in each if part is not None] for key, each in parts.items()}
+    return {key: each if key in LISTS or len(each) > 1 else each[0] for key, each in plain.items() if each}
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydantic import ValidationError
+
 from ...errors import EngineError, FineTuningNotSupportedError
+from ..answers import RenderAnswer
 from ..base import Engine, Message
 from ..chat_template import LEAST_EFFORT, answer_lead, fold_system, say, shows_system
 from .server import OllamaServer
@@ -52,10 +55,10 @@ class OllamaRenderer:
 
     def _ask(self, *turns: tuple[str, str]) -> str:
         body = self.request([say(*turn) for turn in turns]) | {"_debug_render_only": True}
-        answer = self.server.ask("POST", "/api/chat", body)
         try:
-            return answer["_debug_info"]["rendered_template"]
-        except (KeyError, TypeError):
+            answer = RenderAnswer.model_validate(self.server.ask("POST", "/api/chat", body))
+            return answer.debug_info.rendered_template
+        except ValidationError:
             raise EngineError(f"{self.model}: Ollama {self.server.version_text} did not show its prompt") from None
 
     def count_tokens(self, prompt: str) -> int:
@@ -63,7 +66,7 @@ class OllamaRenderer:
         body = self.raw_request(prompt, num_predict=1, temperature=0)
         return int(self.server.ask("POST", "/api/generate", body)["prompt_eval_count"])
 
-    def raw_request(self, prompt: str, **options: Any) -> dict[str, Any]:
+    def raw_request(self, prompt: str, **options: Any) -> dict[str, object]:
         """The body of a request to continue a rendered prompt; nothing is cut silently."""
         return {
             "model": self.model,
@@ -74,7 +77,7 @@ class OllamaRenderer:
             "options": {"num_ctx": self.context, **options},
         }
 
-    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
+    def request(self, messages: Sequence[Message], **options: Any) -> dict[str, object]:
         """The body of a chat request, with the fields that decide the rendering; nothing is cut silently."""
         return {
             "model": self.model,

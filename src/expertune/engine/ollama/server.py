@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError, ExpertuneError, UsageError
+from ..answers import ListedModel, ModelList
 from .disk import ManifestEntry
 from .errors import Unavailable, explained
 from .host import checked_url
@@ -122,10 +123,10 @@ class OllamaServer:
             self._closed.wait(wait * random.uniform(0.5, 1.0))  # not all threads at once
             wait = min(2 * wait, LONGEST_WAIT)
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         """The lines of an NDJSON answer. Raises for an error line and for an end without its last line."""
         what = str(body.get("model") or "Ollama")
-        last: dict[str, Any] = {}
+        last: Mapping[str, Any] = {}
         try:
             with self._client.stream("POST", path, json=dict(body)) as answer:
                 if answer.status_code >= 400:
@@ -147,9 +148,9 @@ class OllamaServer:
 
     def models(self) -> list[ManifestEntry]:
         """The models, as `ollama list` shows them."""
-        return [_entry(tag) for tag in self.ask("GET", "/api/tags")["models"]]
+        return [_entry(model) for model in ModelList.model_validate(self.ask("GET", "/api/tags")).models]
 
-    def show(self, model: str) -> dict[str, Any]:
+    def show(self, model: str) -> Mapping[str, Any]:
         """Template, system, parameters, details … of a model. Raises UsageError where it is not there."""
         return dict(self.ask("POST", "/api/show", {"model": model}))
 
@@ -170,7 +171,7 @@ class OllamaServer:
     def unload(self, model: str) -> None:
         """Free the memory that the model takes in the server; a model that is not loaded is not an error."""
         self._asked.discard(model)
-        loaded = {full_name(each["name"]) for each in self.ask("GET", "/api/ps")["models"]}
+        loaded = {full_name(each.name) for each in ModelList.model_validate(self.ask("GET", "/api/ps")).models}
         if full_name(model) in loaded:
             self.ask("POST", "/api/generate", {"model": model, "keep_alive": 0})
 
@@ -247,10 +248,9 @@ def full_name(model: str) -> str:
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def _entry(tag: Mapping[str, Any]) -> ManifestEntry:
-    details = tag.get("details") or {}
-    facts = (str(details.get(key) or "") for key in ("family", "parameter_size", "quantization_level"))
-    return ManifestEntry(str(tag["name"]), int(tag.get("size") or 0), *facts)
+def _entry(model: ListedModel) -> ManifestEntry:
+    facts = ((model.details or {}).get(key) or "" for key in ("family", "parameter_size", "quantization_level"))
+    return ManifestEntry(model.name, model.size or 0, *map(str, facts))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,0 +1,70 @@
+"""A journal in one SQLite file, mode 0600, for one process at a time; kill -9 loses nothing that was written."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import OutputError, UsageError
+
+Own = TypeVar("Own", bound="SqliteJournal")
+
+
+class SqliteJournal:
+    """A context manager; `_open` creates the tables.
+
+    Raises UsageError for a file that is not a journal or is in use, OutputError where it cannot be written.
+    """
+
+    synchronous = "NORMAL"
+    in_use = "in use by another run; wait for it or stop it"
+    remedy = "check the folder and free space, then run again"
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with self._sqlite_errors():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its other files the same mode
+            self._db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        try:
+            with self._sqlite_errors():
+                for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", f"synchronous = {self.synchronous}"):
+                    self._db.execute(f"PRAGMA {setting}")
+                (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                self._open(empty=not tables)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, *, empty: bool) -> None:
+        """Check that the file, unless it is `empty`, is of this kind, and create the tables."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _sqlite_errors(self) -> Iterator[None]:
+        """SQLite's and the system's errors as ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise UsageError(f"{self.path}: {self.in_use}") from None
+            raise OutputError(f"{self.path}: cannot be written ({error}); {self.remedy}") from None
+        except sqlite3.DatabaseError:
+            raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self: Own) -> Own:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
