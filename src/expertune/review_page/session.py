@@ -64,6 +64,7 @@ class Session:
         self.changes = 0
         self._agreed: tuple[float, float, int, dict[str, Any]] = (0.0, 0.0, -1, {})
         self.learn = threading.Event()
+        self._patients = self.source.patients()
         self._place = {item.key: at for at, item in enumerate(self.source.items)}
         self._ask_to_learn()
 
@@ -184,9 +185,9 @@ class Session:
 
     def _agreement(self) -> dict[str, Any]:
         independent = self.votes["independent"]
-        named = [self._named(own) for own in independent.values() if len(own) > 1]
+        named = [(self._group(key), self._named(own)) for key, own in independent.items() if len(own) > 1]
         if self.source.work == "adjudicate":
-            named = [item.given for item in self.items.values()]
+            named = [(self._group(key), item.given) for key, item in self.items.items()]
         sampled = [item for item in self.items.values() if item.opinion and item.opinion.sampled]
         said = [
             (self._model_value(item), self._named(independent.get(item.key, {})), self._decided(item.key))
@@ -198,6 +199,10 @@ class Session:
             "sample_total": len(sampled),
             "open_conflicts": len(self.conflicts()),
         }
+
+    def _group(self, key: str) -> tuple[str, str]:
+        """Records of one patient are alike, which the interval of an agreement takes into account."""
+        return ("patient", self._patients[key]) if key in self._patients else ("record", key)
 
     def _counted(self) -> Iterator[str]:
         step = "adjudicated" if self.source.work == "adjudicate" else "independent"

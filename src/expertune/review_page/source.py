@@ -18,8 +18,8 @@ from ..files import write_text
 from ..rate.columns import LABEL, RATING, RATIONALE, REASONS, share_columns
 from ..rate.journal import record_hash
 from ..rate.review import NOTE, REVIEWED, SAMPLED, queue_rows, write_queue
-from ..ratings.cells import as_text, filled, is_blank
-from ..ratings.columns import PROMPT, ROLES, Columns, find_columns
+from ..ratings.cells import as_text, filled, identifier, is_blank
+from ..ratings.columns import PATIENT, PROMPT, ROLES, Columns, find_column, find_columns
 from ..ratings.prompts import make_template
 from ..ratings.read import Table, check_text, make_prompts, read_table
 from ..ratings.records import open_records
@@ -82,6 +82,11 @@ class Source:
     experts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     topics: str = ""
+
+    def patients(self) -> dict[str, str]:
+        """The patient of each item by its key, where the file has them."""
+        column = find_column(self.columns, PATIENT)
+        return {key: patient for key, row in self.rows if (patient := identifier(row, column))}
 
 
 def find_work(path: Path, experts: Sequence[str]) -> Work:
