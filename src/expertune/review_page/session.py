@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..ratings.cells import identifier
+from ..ratings.columns import PATIENT, find_column
 from ..stats.intervals import Estimate
 from . import marks
 from .agreement import Agreement, agreements, sample_error
@@ -64,7 +66,8 @@ class Session:
         self.changes = 0
         self._agreed: tuple[float, float, int, dict[str, Any]] = (0.0, 0.0, -1, {})
         self.learn = threading.Event()
-        self._patients = self.source.patients()
+        column = find_column(self.source.columns, PATIENT)
+        self._patients = {key: patient for key, row in self.source.rows if (patient := identifier(row, column))}
         self._place = {item.key: at for at, item in enumerate(self.source.items)}
         self._ask_to_learn()
 
