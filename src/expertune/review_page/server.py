@@ -122,7 +122,8 @@ def serve(
             ssl_keyfile=listen.key if password else None,
         )
         sys.setswitchinterval(SWITCH_SECONDS)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn ends, and then passes the signal on
+        # uvicorn ends by either signal, and then raises it again: SIGTERM takes the way of Ctrl-C
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         with contextlib.suppress(KeyboardInterrupt):
             said(access.address)
             uvicorn.Server(config).run(sockets=[listening])
