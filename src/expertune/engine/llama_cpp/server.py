@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.parse
 import weakref
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import EngineError
@@ -156,10 +156,10 @@ def _attempt(**values: Any) -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump, which would be as large as the model
     launch = Launch(**values)
-    small = replace(launch, context=min(launch.context, 256), slots=1, repack=False, port=0, public="")
     try:
-        _plain = _start(small, "none", ERRORS, template="chatml")  # kept: freeing it may wait for ever
-        _limit(TEMPLATE_SECONDS + time.process_time())  # loading again takes what it has taken
+        if not launch.repack:  # which takes longer than any template
+            _plain = _start(launch, "none", ERRORS, template="chatml")  # kept: freeing it may wait for ever
+            _limit(TEMPLATE_SECONDS + time.process_time())  # loading again takes what it has taken
         server = _start(launch, "none", ERRORS)
     except RuntimeError:
         sys.exit(FAILED)
