@@ -1,7 +1,8 @@
 # Expertune on a CPU, for a machine that has Docker. Build with a network, run without one:
 #   docker build -t expertune .
 #   docker run --rm --network none --user "$(id -u):$(id -g)" -v "$PWD:/work" expertune check --input formatted_dataset.csv
-# Ollama on the host: --network host in place of --network none.
+# Ollama on the host, and the page and `expertune serve`, which listen on 127.0.0.1: --network host in place of --network none.
+# Each container runs one command and ends, so there is no HEALTHCHECK.
 
 FROM python:3.12-slim AS build
 # torch's builds for the CPU: those on the package index bring gigabytes of GPU libraries
@@ -29,5 +30,7 @@ ENV PATH=/opt/expertune/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib
 USER expertune
 WORKDIR /work
+# `docker stop` is Ctrl-C: the first process of a container does not end by SIGTERM, the default, unless it handles it
+STOPSIGNAL SIGINT
 ENTRYPOINT ["expertune"]
 CMD ["--help"]

@@ -18,7 +18,7 @@ WIDTH = 100
 BEGIN, END = "<!-- pasted by docs/paste_help.py -->", "<!-- end -->"
 REFERENCE = ROOT / "docs" / "reference.md"
 SETTINGS = "<!-- settings, pasted by docs/paste_help.py -->"
-KINDS = {bool: "True, False", tuple: "names", Path: "a path"}
+KINDS = {bool: "True, False", str: "a name", tuple: "names", Path: "a path"}
 
 
 def help_texts() -> dict[str, str]:

@@ -15,7 +15,12 @@ from .renamed_settings import RENAMED, current_settings
 from .setting import Setting, setting_of
 
 AUTO: Literal["auto"] = "auto"
-NOT_OF_KIND = {bool: "neither true nor false", tuple: "not a list of names", Path: "not the path of a file"}
+NOT_OF_KIND = {
+    bool: "neither true nor false",
+    str: "not a string",
+    tuple: "not a list of names",
+    Path: "not the path of a file",
+}
 
 
 class Config(BaseModel):
@@ -51,6 +56,9 @@ class Config(BaseModel):
         "text (from which prompts are made), adjudicated. rating=A,B names the columns of several experts. Without it "
         "common names are recognised.",
         json_schema_extra={"repeatable": True},
+    )
+    sheet: str | None = Field(
+        default=None, description="Sheet of an Excel file of rated records; the first that is not hidden if not set."
     )
     dev_share: float = Field(
         default=0.1,

@@ -29,7 +29,7 @@ from .record import (
     SettingValue,
     UnlabelledRecords,
 )
-from .stats.intervals import Estimate
+from .stats.intervals import Estimate, Interval
 from .train.events import DevEvent, Event, StepEvent, evaluations_of, steps_of
 from .train.summary import TrainingSummary
 
@@ -68,10 +68,37 @@ class RandomSample(Section):
     error_rate: Estimate
 
 
+class ReviewerPair(Section):
+    """Agreement of two experts of a review on the `records` that both rated; they are numbered, not named."""
+
+    first: str
+    second: str
+    records: int
+    share: float
+    kappa: float | None
+    kappa_interval: Interval | None = None
+
+
 class ReviewSummary(Section):
     """Summary that `expertune review --page` writes next to its results."""
 
-    random_sample: RandomSample
+    random_sample: RandomSample | None = None
+    agreement: tuple[ReviewerPair, ...] = ()
+
+    @field_validator("random_sample", mode="before")
+    @classmethod
+    def _rated(cls, sample: Any) -> Any:
+        """None where no record of the sample has been rated."""
+        return None if isinstance(sample, dict) and sample.get("error_rate") is None else sample
+
+    def numbered(self) -> tuple[ReviewerPair, ...]:
+        """The pairs without the names of the experts."""
+        names = sorted({name for each in self.agreement for name in (each.first, each.second)})
+        number = {name: f"Expert {at}" for at, name in enumerate(names, start=1)}
+        return tuple(
+            each.model_copy(update={"first": number[each.first], "second": number[each.second]})
+            for each in self.agreement
+        )
 
 
 class ReportRecord(EvaluationRecord):
@@ -92,6 +119,7 @@ class ReportRecord(EvaluationRecord):
     experts: ExpertComparison | None = None
     training: TrainingSummary | None = None
     reviewed: RandomSample | None = None
+    reviewers: tuple[ReviewerPair, ...] = ()
 
     @field_validator("verdict", "choice", "run", "audit", "provenance", "config", "unlabelled", mode="before")
     @classmethod

@@ -73,6 +73,22 @@ def test_a_template_that_calls_itself_ends_no_process_of_ours(tmp_path: Path, ca
     assert "\n" not in str(caught.value)
 
 
+LONG = {
+    "a long loop": "{% for i in range(30000000) %}{% endfor %}{{ messages[-1]['content'] }}",
+    "nested loops": "{% for i in range(20000) %}{% for j in range(20000) %}{{ '' }}{% endfor %}{% endfor %}",
+    "only with a system message": "{% if messages[0]['role'] == 'system' %}{% for i in range(20000) %}"
+    "{% for j in range(20000) %}{% endfor %}{% endfor %}{% endif %}{{ messages[-1]['content'] }}",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LONG)
+def test_a_template_that_takes_long_is_refused(tmp_path: Path, cache: Path, kind: str) -> None:
+    with pytest.raises(EngineError, match=r"long\.gguf: llama\.cpp cannot load it: its chat template takes more than"):
+        LlamaCppEngine(tiny.make(tmp_path / "long.gguf", chat_template=LONG[kind]))
+    assert not cache.exists()
+
+
 # --- models that cannot rate ---
 
 NOT_GENERATIVE = {

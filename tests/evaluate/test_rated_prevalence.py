@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from evaluate.samples import SCALE, rated, truth
 from expertune.config import Config
 from expertune.evaluate.compare import Evaluation, evaluate
-from expertune.evaluate.rated_prevalence import rated_prevalence
+from expertune.evaluate.rated_prevalence import WIDEST, rated_prevalence
 from expertune.stats.intervals import wilson
 from expertune.stats.misclassification import corrected_shares
 
@@ -116,4 +117,38 @@ def test_what_cannot_be_corrected() -> None:
     assert rated_prevalence(evaluation(), {}, 1) is None
     found = rated_prevalence(evaluation(), {"Match": 3, "Unknown": 1}, 1)
     assert found is not None and found.labels == () and found.line() == ""
-    assert found.note.endswith("too few test records (Unknown 0)")
+    assert found.note.endswith("too few test records (Unknown 0), 5 of each label are needed")
+
+
+def small(tested: int, right: float) -> Evaluation:
+    """Two labels, equally common; so many test records, of which this share is right."""
+    half = tested // 2
+    hits = round(half * right)
+    expert = truth([0] * half + [1] * half)
+    predicted = rated([0] * hits + [1] * (half - hits) + [1] * hits + [0] * (half - hits))
+    return evaluate("tuned", expert, predicted, SCALE, {}, Config(bootstrap_resamples=100))
+
+
+def test_a_test_part_that_is_too_small_says_from_when_it_is_not() -> None:
+    predicted = {"Match": 300, "Does Not Match": 300}
+    found = rated_prevalence(small(20, 0.7), predicted, 1)
+    assert found is not None and found.labels == ()
+    match = re.fullmatch(
+        r"prevalence is not corrected for the rater's errors: with 20 test records nearly every share of a label is "
+        r"possible; about (\d+) would be enough \(by default every fifth expert-rated record is a test record\)",
+        found.note,
+    )
+    assert match is not None
+    enough = int(match[1])
+    assert enough > 20
+    again = rated_prevalence(small(enough, 0.7), predicted, 1)
+    assert again is not None and len(again.labels) == 2
+    assert all(each.corrected.interval.high - each.corrected.interval.low <= WIDEST for each in again.labels)
+
+
+def test_more_test_records_do_not_help_a_rater_that_guesses() -> None:
+    found = rated_prevalence(small(60, 0.5), {"Match": 300, "Does Not Match": 300}, 1)
+    assert found is not None and found.labels == ()
+    assert found.note.endswith(
+        "with 32 times as many test records too; the rater errs too often, or too few records were rated"
+    )

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
+from openpyxl import Workbook
 
 from expertune.errors import DatasetError
 from expertune.fine_tuner import FineTuner
@@ -208,3 +210,21 @@ def test_a_raw_file_with_codes_is_read_again_for_registration(tmp_path: Path) ->
     write_config(folder / "training_config.yaml", record.config, {"input": str(raw)})
     again = load_dataset_again(folder, record)
     assert again.audit.by_label == {"Match": 48, "Does Not Match": 48, "Unknown": 24}
+
+
+def test_the_sheet_of_a_run_is_read_again_for_registration(tmp_path: Path) -> None:
+    rows = visits()
+    raw, book = write(tmp_path / "raw.csv", rows), Workbook()
+    sheet = book.create_sheet("Visits")
+    for cells in (list(rows[0]), *(list(row.values()) for row in rows)):
+        sheet.append(cells)
+    book.save(tmp_path / "raw.xlsx")
+    folder, tuner = tmp_path / "outputs", FineTuner(quiet=True)
+    tuner.process_dataset(tmp_path / "raw.xlsx", "llama2", MAPPING, TOPIC, folder, column=NAMED, sheet="Visits")
+    record = read_record(folder)
+    assert record.config.sheet == "Visits"
+    write_config(folder / "training_config.yaml", record.config, {"input": str(tmp_path / "raw.xlsx")})
+    again = load_dataset_again(folder, record)
+    assert again.audit.by_label == {"Match": 48, "Does Not Match": 48, "Unknown": 24}
+    for data in (raw, pandas.DataFrame(rows)):  # the same records in a file without sheets
+        assert load_dataset_again(folder, record, data).input_sha256 == again.input_sha256

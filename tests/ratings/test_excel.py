@@ -8,17 +8,20 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from openpyxl import Workbook, load_workbook
 
 from expertune.cli.main import main
-from expertune.errors import DatasetError
+from expertune.errors import DatasetError, UsageError
+from expertune.fine_tuner import FineTuner
 from expertune.ratings.cells import as_text
 from expertune.ratings.dataset import read_rated
 from expertune.ratings.read import read_ratings, read_table
 from expertune.ratings.records import open_records, read_unrated
 from expertune.ratings.scale import DEFAULT_MAPPING, make_scale
 from expertune.ratings.tables import open_table
+from expertune.review_page.source import find_work, read_records
 
 DATA = Path(__file__).parent.parent / "data/excel"
 SCALE = make_scale(DEFAULT_MAPPING)
@@ -192,7 +195,7 @@ def test_the_first_visible_sheet_is_read_and_named(tmp_path: Path) -> None:
     book.save(path)
     table = read_table(path)
     assert table.records == ((2, {"Prompt": "cough"}),)
-    said = 'sheet "Notes" is read, not Visits, Codes; expertune format --sheet NAME reads another'
+    said = 'sheet "Notes" is read, not Visits, Codes; --sheet NAME reads another, or move it to the front'
     assert table.notes == (f"{path}: {said}",)
     assert read_table(path, "Codes").records == ((2, {"Code": 1}),)
 
@@ -239,3 +242,94 @@ def test_format_for_excel_has_a_byte_order_mark(tmp_path: Path, capsys: pytest.C
     assert run("format", raw, "--sheet", "A", "--output", tmp_path / "out.csv") == 2
     err = capsys.readouterr().err
     assert "leave it out" in err and f"--sheet: {raw} has no sheets" in err
+
+
+# --- --sheet of the other commands ---
+
+RATED = [
+    ["Row_ID", "Prompt", "Rating"],
+    *([f"r{i}", f"complaint {i} of patient {i}", ("Match", "Unknown")[i % 2]] for i in range(12)),
+]
+
+
+def rated_book(path: Path) -> Path:
+    return workbook(path, ["Read me"], ["x"], sheet="Notes", Rated=RATED, Empty=[])
+
+
+def test_check_and_tune_read_the_named_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = rated_book(tmp_path / "rated.xlsx")
+    tune = (
+        "tune",
+        "--input",
+        path,
+        "--model",
+        tmp_path / "none.gguf",
+        "--topics",
+        "t",
+        "--output-dir",
+        tmp_path / "out",
+    )
+    assert run("check", "--input", path, "--sheet", "Rated", "--no-learning-curve") == 0
+    said = capsys.readouterr().out
+    assert f'{path}: sheet "Rated" is read, not Notes, Empty\n' in said and "12" in said
+    for command in (("check", "--input", path), tune):
+        assert run(*command, "--sheet", "Rate") == 2
+        assert f"--sheet: {path} has no sheet 'Rate'; it has: Notes, Rated, Empty" in capsys.readouterr().err
+    records = FineTuner(quiet=True).prepare_training_data(str(path), sheet="Rated")
+    assert {record["id"] for record in records} == {f"r{i}" for i in range(12)}
+    with pytest.raises(UsageError, match="a data frame has no sheets"):
+        FineTuner(quiet=True).prepare_training_data(pandas.DataFrame({"Prompt": ["a"]}), sheet="Rated")
+    with pytest.raises(UsageError, match="sheet: 3 is not a string"):
+        FineTuner(quiet=True).prepare_training_data(str(path), sheet=3)
+
+
+def test_without_a_name_one_line_lists_the_sheets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workbook(tmp_path / "a.xlsx", *RATED, Codes=[["Code"]], Notes=[["x"]])
+    assert run("check", "--input", path, "--no-learning-curve") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "sheet" in line]
+    assert lines == [
+        f'{path}: sheet "Visits" is read, not Codes, Notes; --sheet NAME reads another, or move it to the front'
+    ]
+
+
+def test_merge_review_reads_the_named_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [["Prompt", "Reviewed_Rating", "Review_Note"], ["cough", "Match", ""], ["ankle", "", ""]]
+    path, into = workbook(tmp_path / "review.xlsx", ["x"], Review=rows), rated_book(tmp_path / "rated.xlsx")
+    command = ("merge-review", path, "--into", into, "--output", tmp_path / "next.csv")
+    assert run(*command) == 2
+    book = load_workbook(into)
+    book.move_sheet("Rated", -1)
+    book.save(into)
+    assert run(*command, "--sheet", "Review") == 0
+    said = capsys.readouterr().out
+    assert "1 reviewed records added" in said and "1 not reviewed" in said
+    assert f'note: {path}: sheet "Review" is read, not Visits\n' in said
+    assert f'note: {into}: sheet "Rated" is read, not Notes, Empty; --sheet NAME reads another, or move' in said
+    assert [rating.prompt for rating in read_ratings(tmp_path / "next.csv", SCALE)][-1] == "cough"
+
+
+def test_review_reads_the_named_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = [
+        "Row_ID",
+        "Prompt",
+        "Predicted_Rating",
+        "Predicted_Label",
+        "Confidence",
+        "Review_Reasons",
+        "Rating_Error",
+    ]
+    rows = [
+        columns,
+        ["r1", "cough", 1, "Match", 0.4, "low confidence", ""],
+        ["r2", "ankle", 0, "Does Not Match", 0.9, "", ""],
+    ]
+    path = workbook(tmp_path / "rated.xlsx", ["x"], Rated=rows)
+    command = ("review", path, "--output", tmp_path / "review.csv", "--sample", "0")
+    assert run(*command) == 2
+    assert run(*command, "--sheet", "Rated") == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 records to be reviewed" in said and f'note: {path}: sheet "Rated" is read, not Visits' in said
+    scale, found = make_scale(DEFAULT_MAPPING), find_work(path, (), "Rated")
+    assert found == "review"
+    source = read_records(rated_book(tmp_path / "raw.xlsx"), scale, topics="", choices=(), sheet="Rated")
+    assert len(source.rows) == 12

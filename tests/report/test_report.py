@@ -701,6 +701,31 @@ def test_the_random_sample_of_a_review_is_shown_and_kept(tmp_path: Path, whole: 
     assert ["random sample", "50", "40", shown(wilson(3, 40, 0.95), 3)] in Page(html).rows
 
 
+def test_the_agreement_of_a_review_is_shown_without_names(tmp_path: Path, whole: ReportRecord) -> None:
+    write_report(tmp_path / "run", whole)
+    pair = {"first": "Dr Who", "second": "Ana", "records": 40, "agreed": 34, "share": 0.85}
+    span = {"low": 0.6, "high": 0.81, "method": "bootstrap", "confidence": 0.95}
+    agreement = [
+        {**pair, "kappa": 0.71, "kappa_interval": span},
+        {**pair, "second": "Eve", "kappa": None, "kappa_interval": None},
+    ]
+    sample = {"records": 0, "error_rate": None}
+    path = tmp_path / "formatted_dataset.summary.json"
+    path.write_text(json.dumps({"work": "rate", "random_sample": sample, "agreement": agreement}))
+    rewrite_report(tmp_path / "run", review=path)
+    rewrite_report(tmp_path / "run", 0.1)
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<h2>Agreement of the experts in the review</h2>" in html and "Dr Who" not in html
+    assert "<h2>How good the confident ratings are</h2>" not in html
+    rows = Page(html).rows
+    assert ["Expert 2 and Expert 1", "40", "85 %", "0.710 0.600 to 0.810"] in rows
+    assert ["Expert 2 and Expert 3", "40", "85 %", "–"] in rows
+    path.write_text(json.dumps({"random_sample": {"records": 50, "error_rate": asdict(wilson(3, 40, 0.95))}}))
+    rewrite_report(tmp_path / "run", review=path)  # what another summary has is added
+    html = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "<h2>How good the confident ratings are</h2>" in html and "Expert 2 and Expert 3" in html
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"random_sample": {"records": 50, "error_rate": null}}'])
 def test_a_review_without_a_reviewed_sample_is_refused(tmp_path: Path, content: str | None) -> None:
     write_report(tmp_path, least_report())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from expertune.rate.merge import merge_review
 from expertune.ratings.read import read_ratings
+from expertune.review_page.agreement import agreements
+from expertune.stats.intervals import KAPPA, bootstrap, clusters
 from rate.stub import write_csv
 from review_page.pages import (
     HOST,
@@ -121,6 +124,61 @@ def test_a_share_of_the_records_is_rated_by_two(tmp_path: Path) -> None:
         assert agreement.kappa == pytest.approx(cohen_kappa_score(first, second))
         page = ben.open().page
         assert f"<b>{agreement.share:.0%}</b>".replace("%", " %") in page and f"{agreement.kappa:.2f}" in page
+        span = agreement.kappa_interval
+        assert span.low < agreement.kappa < span.high
+        assert f"(95 % interval {span.low:.2f} to {span.high:.2f})" in page
+        client.post(f"{START}rater/1/rate/write")
+    (found,) = json.loads((tmp_path / "results.summary.json").read_text())["agreement"]
+    assert (found["kappa"], found["share"]) == (agreement.kappa, agreement.share)
+    assert found["kappa_interval"] == asdict(span)
+
+
+def rated_twice(count: int, patients: int) -> list[tuple[str, dict[str, int]]]:
+    """Two experts who differ on a third of the patients, on all the records of such a patient."""
+    values, own = SCALE.values, [i % patients for i in range(count)]
+    return [(f"p{at}", {"Ana": values[at % 3], "Ben": values[(at + (at % 5 < 2)) % 3]}) for at in own]
+
+
+@pytest.mark.parametrize("patients", [30, 120])
+def test_the_interval_of_kappa_is_that_of_the_cluster_bootstrap(patients: int) -> None:
+    rated = rated_twice(120, patients)
+    (found,) = agreements(rated, SCALE.values)
+    one, other = ([SCALE.values.index(own[name]) for _, own in rated] for name in ("Ana", "Ben"))
+    (expected,) = bootstrap(clusters(one, other, 3, [group for group, _ in rated]), [KAPPA], 20_000, 1, 0.95)
+    assert found.kappa == pytest.approx(expected.value) == pytest.approx(cohen_kappa_score(one, other))
+    ends = [(each.low, each.high) for each in (found.kappa_interval, expected.interval)]
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)
+    assert found.kappa_interval.method.endswith(f"{patients} groups")
+
+
+def test_patients_with_many_records_widen_the_interval_of_kappa(tmp_path: Path) -> None:
+    rows = [
+        {"Row_ID": f"r{i}", "MRN": f"m{i % 6}", "Prompt": f"Complaint: cough {i}", "A": 1, "B": int(i % 6 < 4)}
+        for i in range(60)
+    ]
+    for row in rows[:12]:
+        row["A"] = row["B"] = 0
+
+    def width(names: tuple[str, ...]) -> float:
+        table = write_csv(tmp_path / "two.csv", [{name: row[name] for name in names} for row in rows])
+        with page_of(rate_source(table, experts=("A", "B")), tmp_path / str(len(names))) as (session, _):
+            span = session.status().agreements[0].kappa_interval
+        return span.high - span.low
+
+    (tmp_path / "4").mkdir()
+    (tmp_path / "5").mkdir()
+    assert width(("Row_ID", "MRN", "Prompt", "A", "B")) > 1.5 * width(("Row_ID", "Prompt", "A", "B"))
+
+
+def test_experts_who_never_differ_get_no_interval(tmp_path: Path) -> None:
+    with page_of(rate_source(raw_file(tmp_path, 12)), tmp_path, overlap=1.0) as (session, client):
+        for name in ("Ana", "Ben"):
+            rater = tab(session, client, name)
+            for _ in range(12):
+                rater.press(truth(rater.text))
+        (agreement,) = session.status().agreements
+        assert (agreement.kappa, agreement.kappa_interval) == (1.0, None)
+        assert "κ <b>1.00</b></li>" in rater.open().page
 
 
 def test_what_two_raters_differ_on_is_adjudicated(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -11,12 +14,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
 from expertune.cli.main import main
 from expertune.errors import UsageError
 from expertune.review_page.server import Listen, check_installed
-from review_page.pages import ROOT, rated_file, raw_file, serving
+from review_page.pages import ROOT, rated_file, raw_file, read, serving
 
 needs_page = pytest.importorskip("uvicorn", reason="the page's packages are not installed (expertune[page])")
 PASSWORD = "correct horse battery staple"
@@ -170,3 +174,21 @@ def test_nothing_but_its_own_lines_is_printed(tmp_path: Path) -> None:
         output = process.communicate(timeout=60)[0]
     assert output.splitlines() == ["nothing was rated, nothing is written"]
     assert not (tmp_path / "formatted_dataset.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_page_and_writes_the_results(tmp_path: Path, name: str) -> None:
+    """Ctrl-C, and what systemd and `docker stop` send; a browser that keeps its connection open delays neither."""
+    raw_file(tmp_path, 12)
+    with serving("raw.csv", cwd=tmp_path) as (process, address):
+        origin = {"Origin": address.rsplit("/", 2)[0]}
+        with httpx.Client(base_url=address, headers=origin, timeout=30) as browser:
+            assert browser.post("join", data={"name": "Ana"}).status_code == 303
+            page = browser.get("rater/1/rate").text
+            fields = {name: re.search(rf'name="{name}" value="([^"]*)"', page)[1] for name in ("record", "step")}
+            assert browser.post("rater/1/rate/rate", data={**fields, "value": "1"}).status_code == 303
+            process.send_signal(signal.Signals[name])
+            output = process.communicate(timeout=60)[0]
+    assert (process.returncode, output.splitlines()) == (0, ["formatted_dataset.csv: 1 records with a rating"])
+    assert [row["Standardized_Rating"] for row in read(tmp_path / "formatted_dataset.csv")] == ["1"]
+    assert json.loads((tmp_path / "formatted_dataset.summary.json").read_text())["raters"] == {"Ana": 1}

@@ -29,6 +29,7 @@ from .options import (
     Input,
     Mapping_,
     Replace,
+    Sheet,
     Topics,
     print_json,
     replace_letters_that_cannot_be_shown,
@@ -112,6 +113,7 @@ def check(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    sheet: Sheet = "",
     adjudicate: Adjudicate = None,
     adjudicate_with_text: AdjudicateWithText = False,
     learning_curve: Annotated[
@@ -132,7 +134,7 @@ def check(
     from ..ratings.split import group_ratings
     from .experts import compare_experts
 
-    rated, scale = read_rated(input, rating_mapping, topics, column or ())
+    rated, scale = read_rated(input, rating_mapping, topics, column or (), sheet)
     config = Config()
     duplicates = find_duplicates(rated.ratings, config.near_duplicate_threshold)
     result = audit(rated.ratings, scale, duplicates)
@@ -164,6 +166,7 @@ def models(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    sheet: Sheet = "",
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure nothing; show only throughput measured earlier.")
     ] = False,
@@ -182,6 +185,7 @@ def models(
         topics=topics,
         rating_mapping=rating_mapping,
         column=column or (),
+        sheet=sheet,
         quick=quick,
         allow_remote=allow_remote,
         as_json=as_json,

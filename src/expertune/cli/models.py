@@ -114,6 +114,7 @@ def print_models(
     topics: str = "",
     rating_mapping: str | None = None,
     column: Sequence[str] = (),
+    sheet: str = "",
     quick: bool = False,
     allow_remote: bool = False,
     as_json: bool = False,
@@ -128,12 +129,14 @@ def print_models(
 
     if quick and input is not None:
         raise UsageError("--quick, --input: the time for a dataset must be measured; give one of the two")
-    dataset = None if input is None else read_input(input, rating_mapping, topics, column)
+    dataset = None if input is None else read_input(input, rating_mapping, topics, column, sheet)
     with ExitStack() as stack:
         only_files = bool(names) and all(Path(name).is_file() for name in names)
         server, source = (None, "") if only_files else _open_server(stack, allow_remote)
         if source and not as_json:
             print(source)
+        for note in dataset.notes if dataset and not as_json else ():
+            print(f"note: {note}")
         models = capabilities_of(names, server)
         progress = stack.enter_context(Progress())
         known = [known_model(each, can, dataset, quick, progress) for each, can in models]

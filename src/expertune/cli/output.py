@@ -120,6 +120,8 @@ def print_queue(queue: Queue, output: Path) -> None:
     print(f"{output}: {queue.queued:,} of {queue.rows:,} records to be reviewed, the most useful first")
     for reason, count in sorted(queue.reasons.items(), key=lambda pair: -pair[1]):
         print(f"  {count:6,}  {reason}")
+    for note in queue.notes:
+        print(f"note: {note}")
     print("Fill in Reviewed_Rating (a value or a label) and Review_Note, then: expertune merge-review")
 
 

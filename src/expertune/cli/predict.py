@@ -111,6 +111,9 @@ def merge_review(
     output: Annotated[Path, typer.Option("--output", help="Output file; --into is not changed.")],
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    sheet: Annotated[
+        str, typer.Option("--sheet", help="Sheet of an Excel review. [the first]", show_default=False)
+    ] = "",
     journal: Annotated[
         Path | None, typer.Option("--journal", help="Also record the corrections in this `expertune rate` journal.")
     ] = None,
@@ -122,4 +125,4 @@ def merge_review(
     from .output import print_merged
 
     scale = load_scale(rating_mapping, into)
-    print_merged(merge(reviewed, into, output, scale, journal=journal, choices=column or ()), output)
+    print_merged(merge(reviewed, into, output, scale, journal=journal, choices=column or (), sheet=sheet), output)

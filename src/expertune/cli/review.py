@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UsageError
-from .options import Column, Debug, Mapping_, Topics
+from .options import Column, Debug, Mapping_, Sheet, Topics
 
 if TYPE_CHECKING:
     from ..review_page.source import Source, Work
@@ -57,6 +57,7 @@ def review(
     topics: Topics = "",
     rating_mapping: Mapping_ = None,
     column: Column = None,
+    sheet: Sheet = "",
     overlap: Overlap = 0.2,
     journal: JournalFile = None,
     port: Port = 0,
@@ -76,7 +77,7 @@ def review(
                  "--column": column, "--journal": journal, "--allow-remote": allow_remote}  # fmt: skip
         if unused := [flag for flag, value in given.items() if value]:
             raise UsageError(f"{unused[0]}: is for the page; add --page")
-        _queue(rated, output or Path("review.csv"), sample, seed)
+        _queue(rated, output or Path("review.csv"), sample, seed, sheet)
         return
     from ..review_page.results import Results
     from ..review_page.server import Listen, check_installed, open_session, serve
@@ -84,7 +85,7 @@ def review(
     check_installed()
     listen = Listen(host, port, allow_remote, password_file, tls_certificate, tls_key)
     listen.password()
-    source = _source(rated, work, expert or (), sample, seed, topics, rating_mapping, column or ())
+    source = _source(rated, work, expert or (), sample, seed, topics, rating_mapping, column or (), sheet)
     results = Results(output or Path("review.csv" if source.work == "review" else "formatted_dataset.csv"))
     session = open_session(
         source, journal or rated.with_name(f"{rated.name}.{source.work}.sqlite"), overlap=overlap, seed=seed
@@ -106,23 +107,24 @@ def _source(
     topics: str,
     mapping: str | None,
     choices: Sequence[str],
+    sheet: str,
 ) -> Source:
     from ..ratings.scale import load_scale
     from ..review_page.source import find_work, read_records, read_review
 
-    scale, kind = load_scale(mapping, path), work or find_work(path, experts)
+    scale, kind = load_scale(mapping, path), work or find_work(path, experts, sheet)
     if kind == "review":
-        return read_review(path, scale, sample=sample, seed=seed, topics=topics)
+        return read_review(path, scale, sample=sample, seed=seed, topics=topics, sheet=sheet)
     if kind == "adjudicate" and not experts:
         raise UsageError("--work adjudicate: name the columns of the experts' ratings with --expert")
-    return read_records(path, scale, topics=topics, choices=choices, experts=experts)
+    return read_records(path, scale, topics=topics, choices=choices, experts=experts, sheet=sheet)
 
 
-def _queue(rated: Path, output: Path, sample: float, seed: int) -> None:
+def _queue(rated: Path, output: Path, sample: float, seed: int, sheet: str) -> None:
     from ..rate.review import make_queue
     from .output import print_queue
 
-    print_queue(make_queue(rated, output, sample=sample, seed=seed), output)
+    print_queue(make_queue(rated, output, sample=sample, seed=seed, sheet=sheet), output)
 
 
 def _print_address(address: str) -> None:

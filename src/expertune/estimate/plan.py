@@ -118,9 +118,11 @@ def whole_run(plan: Plan, capability: Capability) -> JobPlan | None:
     return plan_job(plan.work, speeds, config)
 
 
-def read_input(path: Path, rating_mapping: Any = None, topics: str = "", column: Sequence[str] = ()) -> Dataset:
+def read_input(
+    path: Path, rating_mapping: Any = None, topics: str = "", column: Sequence[str] = (), sheet: str = ""
+) -> Dataset:
     """Load a dataset as a run would. Raises DatasetError."""
-    return load_dataset(path, rating_mapping, topics, Config(column=tuple(column)))
+    return load_dataset(path, rating_mapping, topics, Config(column=tuple(column), sheet=sheet or None))
 
 
 def with_throughput(capability: Capability, shape: RowShape = REFERENCE) -> Capability:

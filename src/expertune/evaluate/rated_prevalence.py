@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from ..stats.misclassification import corrected_shares
 from .compare import Evaluation
 
 FEWEST_RECORDS = 5  # of a label in the test records: with fewer nothing is known about its errors
+WIDEST = 0.9  # width of an interval that still says something
+MORE = (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # times as many test records, tried in turn
+NOT_CORRECTED = "prevalence is not corrected for the rater's errors"
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,19 @@ def rated_prevalence(evaluation: Evaluation, predicted: Mapping[str, int], seed:
         return None
     if few := [each for each in rows if each.support < FEWEST_RECORDS]:
         shown = ", ".join(f"{each.label} {each.support}" for each in few)
-        note = f"prevalence is not corrected for the rater's errors: too few test records ({shown})"
-        return RatedPrevalence((), note)
+        needed = f"{FEWEST_RECORDS} of each label are needed"
+        return RatedPrevalence((), f"{NOT_CORRECTED}: too few test records ({shown}), {needed}")
     kept = [evaluation.labels.index(each.label) for each in rows]
     counts_TP = np.array(evaluation.confusion, dtype=np.float64)[np.ix_(kept, kept)]
     weight_T = [(each.sensitivity.effective_n or each.support) / each.support for each in rows]
     predicted_P = np.array([predicted.get(each.label, 0) for each in rows], dtype=np.float64)
     level = evaluation.accuracy.interval.confidence if evaluation.accuracy.interval else 0.95
-    found = corrected_shares(counts_TP * np.array(weight_T)[:, None], predicted_P, seed=seed, confidence=level)
+    counts_TP *= np.array(weight_T)[:, None]
+    corrected = partial(corrected_shares, predicted_P=predicted_P, seed=seed, confidence=level)
+    found = corrected(counts_TP)
+    if _too_wide(found):
+        enough = next((times for times in MORE if not _too_wide(corrected(counts_TP * times))), None)
+        return RatedPrevalence((), _too_small(evaluation.rows, enough))
     labels = [
         LabelShare(each.label, count / predicted_P.sum(), share)
         for each, count, share in zip(rows, predicted_P.tolist(), found, strict=True)
@@ -62,6 +72,24 @@ def rated_prevalence(evaluation: Evaluation, predicted: Mapping[str, int], seed:
         "that the rater errs as often within each label"
     )
     return RatedPrevalence(tuple(labels), note)
+
+
+def _too_wide(found: Sequence[Estimate]) -> bool:
+    return any(each.interval and each.interval.high - each.interval.low > WIDEST for each in found)
+
+
+def _too_small(tested: int, times: float | None) -> str:
+    """The reason, and how many test records would be enough if the rater erred as often on them."""
+    if times is None:
+        return (
+            f"{NOT_CORRECTED}: nearly every share of a label is possible, with {MORE[-1]} times as many test records "
+            "too; the rater errs too often, or too few records were rated"
+        )
+    enough = 10 * math.ceil(tested * times / 10)
+    return (
+        f"{NOT_CORRECTED}: with {tested} test records nearly every share of a label is possible; about {enough} would "
+        "be enough (by default every fifth expert-rated record is a test record)"
+    )
 
 
 def _said(each: LabelShare) -> str:

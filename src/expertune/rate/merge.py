@@ -57,11 +57,12 @@ def merge_review(
     *,
     journal: Path | None = None,
     choices: Sequence[str] = (),
+    sheet: str = "",
 ) -> MergedReview:
     """Write `output`: the rows of `into` as they are, then the reviewed rows with the reviewer's rating and note.
 
     What a spreadsheet did to a row is mended by its key, or by `journal` where the file has no keys. `choices` name
-    columns of the reviewed rows by their role ("patient=MRN").
+    columns of the reviewed rows by their role ("patient=MRN"); `sheet` is that of a reviewed Excel file.
     Raises DatasetError (file, row, column) for a rating outside the mapping or a broken file, UsageError, OutputError.
     """
     checked_output(output, into)
@@ -70,7 +71,7 @@ def merge_review(
         raise UsageError(f"{journal}: no such journal; give the one of the run that rated these records")
     notes: list[str] = []
     there = {_folded(rating.prompt): (rating.row, rating.value) for rating in read_ratings(into, scale, notes=notes)}
-    rows, blank = read_reviewed(reviewed, scale, choices, notes=notes)
+    rows, blank = read_reviewed(reviewed, scale, choices, sheet, notes=notes)
     records = open_records(into)
     with nullcontext() if journal is None else Journal(journal) as kept:
         sources = _sources(records.columns, choices)
@@ -131,13 +132,13 @@ def _known_text(prompt: str, journal: Journal | None) -> str | None:
 
 
 def read_reviewed(
-    path: Path, scale: RatingScale, choices: Sequence[str] = (), *, notes: list[str]
+    path: Path, scale: RatingScale, choices: Sequence[str] = (), sheet: str = "", *, notes: list[str]
 ) -> tuple[list[Reviewed], int]:
     """The rows with a reviewer's rating (a value or a label), and how many have none; `notes` are for the user.
 
     Raises DatasetError, also for a chosen column that is not there.
     """
-    table = read_table(path)
+    table = read_table(path, sheet)
     notes.extend(table.notes)
     find_columns(table.source, table.columns, choices)
     rating, prompt, note = table.need((REVIEWED,)), table.need(PROMPT), table.find((NOTE,))

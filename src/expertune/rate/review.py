@@ -36,9 +36,10 @@ class Queue:
     rows: int
     queued: int
     reasons: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
-def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int = 42) -> Queue:
+def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int = 42, sheet: str = "") -> Queue:
     """Write the rows to review as CSV, with empty columns for the reviewer; mode 0600.
 
     `sample` is the share of the rows without any reason that is drawn too. Raises DatasetError for a file that
@@ -48,16 +49,16 @@ def make_queue(rated: Path, output: Path, *, sample: float = SAMPLE, seed: int =
         raise UsageError(f"{output}: the review queue is a .csv file; choose another --output")
     if output.exists() and output.samefile(rated):
         raise UsageError(f"{output}: is the input itself; choose another --output")
-    records, rows, reasons = queue_rows(rated, sample=sample, seed=seed)
+    records, rows, reasons = queue_rows(rated, sample=sample, seed=seed, sheet=sheet)
     write_queue(output, records.columns, rows)
-    return Queue(records.rows, len(rows), reasons)
+    return Queue(records.rows, len(rows), reasons, records.notes)
 
 
 def queue_rows(
-    rated: Path, *, sample: float = SAMPLE, seed: int = 42
+    rated: Path, *, sample: float = SAMPLE, seed: int = 42, sheet: str = ""
 ) -> tuple[RecordFile, list[CellsByColumn], Counter[str]]:
     """The rated file, the rows of its queue in their order, and how many have each reason. Raises as `make_queue`."""
-    records = _checked(open_records(rated))
+    records = _checked(open_records(rated, sheet=sheet))
     found = {row: reasons for row, reasons in _reasons(records) if reasons}
     drawn = _sample(records, set(found), sample, seed)
     found |= {row: [SAMPLED] for row in drawn}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
-from ..errors import DatasetTooSmallWarning
+from ..errors import DatasetTooSmallWarning, UsageError
 from .audit import FEW_ROWS, AuditReport, audit
 from .codes import CodeBranch
 from .columns import Columns, check_columns
@@ -83,12 +83,14 @@ class Dataset:
 
 
 def read_rated(
-    data: Any, rating_mapping: Any, topics: str, choices: Sequence[str] = ()
+    data: Any, rating_mapping: Any, topics: str, choices: Sequence[str] = (), sheet: str = ""
 ) -> tuple[RatedFile, RatingScale]:
     """Read a path or DataFrame, with prompts or raw, and its rating scale. Raises DatasetError and UsageError."""
     path = Path(data) if isinstance(data, (str, Path)) else None
     scale = load_scale(rating_mapping, path)
-    table = frame_table(data, "the data frame") if path is None else read_table(path)
+    if sheet and path is None:
+        raise UsageError("sheet: a data frame has no sheets; leave it out")
+    table = frame_table(data, "the data frame") if path is None else read_table(path, sheet)
     return rated_records(table, scale, topics=topics, choices=choices), scale
 
 
@@ -97,7 +99,7 @@ def load_dataset(data: Any, rating_mapping: Any, topics: str, config: Config) ->
 
     Raises DatasetError, and UsageError for a missing column of `config.subgroups`, before the long work begins.
     """
-    rated, scale = read_rated(data, rating_mapping, topics, config.column)
+    rated, scale = read_rated(data, rating_mapping, topics, config.column, config.sheet or "")
     ratings, source = rated.ratings, rated.columns.source
     check_columns(ratings, config.subgroups)
     if len(ratings) < FEW_ROWS:

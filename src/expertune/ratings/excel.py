@@ -38,7 +38,7 @@ def find_sheet(path: Path, wanted: str = "") -> tuple[str, tuple[str, ...]]:
         raise UsageError(f"--sheet: {path} has no sheet {wanted!r}; it has: {', '.join(names)}")
     name = wanted or (shown or names)[0]
     others = ", ".join(each for each in names if each != name)
-    hint = "" if wanted else "; expertune format --sheet NAME reads another"
+    hint = "" if wanted else "; --sheet NAME reads another, or move it to the front"
     notes = [f'{path}: sheet "{name}" is read, not {others}{hint}'] if others else []
     if _has_formulas(path) and (unsaved := _formulas_without_value(path, name)):
         notes.append(

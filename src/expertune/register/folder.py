@@ -64,7 +64,8 @@ def load_dataset_again(folder: Path, record: RunRecord, data: Any = None) -> Dat
     if isinstance(source, Path) and not source.is_file():
         raise UsageError(f"{source}: the run's dataset is not there; give its path with --input")
     mapping = {**record.rating_mapping, **record.rating_codes}
-    config = with_changes(record.config, unlabelled=None)  # only training needs those records
+    sheet = record.config.sheet if isinstance(source, Path) and source.suffix.lower() == ".xlsx" else None
+    config = with_changes(record.config, sheet=sheet, unlabelled=None)  # only training needs those records
     dataset = load_dataset(source, mapping, record.processing_info.target_topics, config)
     if dataset.input_sha256 != record.provenance.hashes["input_rows"]:
         raise UsageError(f"{dataset.source}: not the dataset of this run; give its path with --input")

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..evaluate.prevalence import at_prevalence
 from ..files import write_json, write_text
 from ..record.section import read
-from ..report_record import RandomSample, ReportRecord, ReviewSummary
+from ..report_record import ReportRecord, ReviewSummary
 from .page import render_html
 from .plots import Plot, draw_plots, write_plots
 
@@ -32,7 +32,8 @@ def write_report(folder: Path, report: ReportRecord) -> None:
 def rewrite_report(folder: Path, prevalence: float | None = None, review: Path | None = None) -> None:
     """Write the report of a finished run again from its report.json, at another `prevalence` where one is given.
 
-    `review` is the summary of a review: the error rate of its random sample is shown and kept in report.json.
+    `review` is the summary of a review: the error rate of its random sample and the experts' agreement are shown and
+    kept in report.json.
 
     Raises UsageError where report.json or the summary cannot be read, OutputError as write_report.
     """
@@ -41,7 +42,9 @@ def rewrite_report(folder: Path, prevalence: float | None = None, review: Path |
         raise UsageError(f"--prevalence: {prevalence:g} is not a share (0 or more, below 1)")
     report = read(ReportRecord, path)
     if review is not None:
-        report = report.model_copy(update={"reviewed": _random_sample(review)})
+        summary = _review_summary(review)
+        parts = {"reviewed": summary.random_sample, "reviewers": summary.numbered()}
+        report = report.model_copy(update={name: part for name, part in parts.items() if part})
     try:
         if prevalence is not None and report.evaluations:
             table = at_prevalence(report.evaluations[0], prevalence)
@@ -54,14 +57,18 @@ def rewrite_report(folder: Path, prevalence: float | None = None, review: Path |
     _write(folder, report, page, plots)
 
 
-def _random_sample(review: Path) -> RandomSample:
+def _review_summary(review: Path) -> ReviewSummary:
+    """Raises UsageError for another file, and for a summary without a figure for the report."""
     try:
-        return ReviewSummary.model_validate_json(review.read_bytes()).random_sample
+        summary, problem = ReviewSummary.model_validate_json(review.read_bytes()), "no figure for the report"
     except (OSError, ValueError) as error:
+        summary, problem = ReviewSummary(), type(error).__name__
+    if summary == ReviewSummary():
         raise UsageError(
-            f"{review}: not the summary of a review whose random sample was rated ({type(error).__name__}); give the "
-            ".summary.json file that expertune review --page wrote, after at least one record of the sample"
-        ) from None
+            f"{review}: not the summary of a review whose random sample was rated, or on which two experts worked "
+            f"({problem}); give the .summary.json file that expertune review --page wrote after such ratings"
+        )
+    return summary
 
 
 def _render(report: ReportRecord) -> tuple[str, dict[str, Plot]]:

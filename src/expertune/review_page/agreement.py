@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from ..stats.intervals import Estimate, wilson
-from ..stats.metrics import confusion, defined, kappa
+import numpy as np
+
+from ..stats.intervals import KAPPA, Clusters, Estimate, Interval, bootstrap_interval, clusters, wilson
+from ..stats.metrics import defined
 
 CONFIDENCE_LEVEL = 0.95
+RESAMPLES, SEED = 1000, 42  # fixed, so that the interval changes with the ratings only
 ByExpert = Mapping[str, int]  # an expert's rating of one record, by name
 
 
 class Agreement(NamedTuple):
     """Of two experts on the `records` that both rated before they knew anything of each other or the model.
 
-    `kappa` is Cohen's, None where chance alone would always agree.
+    `kappa` is Cohen's, None where chance alone would always agree. `kappa_interval` is that of a cluster bootstrap.
     """
 
     first: str
@@ -24,25 +27,40 @@ class Agreement(NamedTuple):
     records: int
     agreed: int
     kappa: float | None
+    kappa_interval: Interval | None
 
     @property
     def share(self) -> float:
         return self.agreed / self.records
 
 
-def agreements(rated: Iterable[ByExpert], values: Sequence[int]) -> list[Agreement]:
-    """Each pair of experts with a record in common, the pair with most of them first."""
+def agreements(rated: Iterable[tuple[Hashable, ByExpert]], values: Sequence[int]) -> list[Agreement]:
+    """Each pair of experts with a record in common, the pair with most of them first.
+
+    Of each record its group (the patient, where the file names one) and its ratings.
+    """
     at = {value: place for place, value in enumerate(values)}
-    pairs: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for own in rated:
+    pairs: dict[tuple[str, str], list[tuple[int, int, Hashable]]] = {}
+    for group, own in rated:
         for first, second in combinations(sorted(own), 2):
-            pairs.setdefault((first, second), []).append((at[own[first]], at[own[second]]))
+            pairs.setdefault((first, second), []).append((at[own[first]], at[own[second]], group))
     found = []
     for names, both in pairs.items():
-        one, other = zip(*both, strict=True)
-        agreed = sum(a == b for a, b in both)
-        found.append(Agreement(*names, len(both), agreed, defined(kappa(confusion(one, other, len(values))).item())))
+        one, other, groups = zip(*both, strict=True)
+        counts = clusters(one, other, len(values), groups)
+        agreed = sum(a == b for a, b, _ in both)
+        found.append(Agreement(*names, len(both), agreed, *_kappa(counts)))
     return sorted(found, key=lambda each: (-each.records, each.first, each.second))
+
+
+def _kappa(counts: Clusters) -> tuple[float | None, Interval | None]:
+    """Cohen's kappa and its interval, fast enough for each key: groups with the same counts are drawn as one."""
+    labels, groups = counts.counts_GTP.shape[-1], len(counts.counts_GTP)
+    counts_KX, alike_K = np.unique(counts.counts_GTP.reshape(groups, -1), axis=0, return_counts=True)
+    drawn_BK = np.random.default_rng(SEED).multinomial(groups, alike_K / groups, size=RESAMPLES)
+    values_B = KAPPA.of((drawn_BK @ counts_KX).reshape(RESAMPLES, labels, labels))
+    value = defined(KAPPA.of(counts.total_TP).item())
+    return value, bootstrap_interval(value, values_B, (KAPPA.low, KAPPA.high), groups, CONFIDENCE_LEVEL)
 
 
 def sample_error(sampled: Iterable[tuple[int, ByExpert, int | None]]) -> Estimate | None:

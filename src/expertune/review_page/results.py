@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OutputError, UsageError
 from ..files import write_json
-from ..stats.intervals import Estimate
+from ..stats.intervals import Estimate, Interval
 from .journal import PageJournal
 from .session import Session
 from .source import write_results
@@ -61,10 +61,13 @@ def summary(session: Session) -> dict[str, object]:
         "rated": status.done,
         "raters": dict(status.raters),
         "differ": status.open_conflicts,
-        "agreement": [{**each._asdict(), "share": each.share} for each in status.agreements],
+        "agreement": [
+            {**each._asdict(), "kappa_interval": _plain(each.kappa_interval), "share": each.share}
+            for each in status.agreements
+        ],
         "random_sample": {"records": status.sample_total, "error_rate": _plain(status.sample)},
     }
 
 
-def _plain(estimate: Estimate | None) -> dict[str, Any] | None:
-    return None if estimate is None else asdict(estimate)
+def _plain(figure: Estimate | Interval | None) -> dict[str, Any] | None:
+    return None if figure is None else asdict(figure)

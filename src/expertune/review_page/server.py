@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import secrets
+import signal
 import socket
 import ssl
 import sys
@@ -86,9 +87,10 @@ def open_session(source: Source, journal: Path, *, overlap: float, seed: int) ->
 def serve(
     session: Session, results: Results, listen: Listen, said: Callable[[str], None], *, debug: bool = False
 ) -> str:
-    """Serve until Ctrl-C, then write the results; the line about them. `said` gets the address.
+    """Serve until Ctrl-C or SIGTERM (systemd, docker stop), then write the results; the line about them.
 
-    Errors of the program are logged only with `debug`: a message of a library may hold the text of a record.
+    `said` gets the address. Errors of the program are logged only with `debug`: a message of a library may hold the
+    text of a record.
     """
     import uvicorn
 
@@ -120,8 +122,10 @@ def serve(
             ssl_keyfile=listen.key if password else None,
         )
         sys.setswitchinterval(SWITCH_SECONDS)
-        said(access.address)
+        # uvicorn ends by either signal, and then raises it again: SIGTERM takes the way of Ctrl-C
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         with contextlib.suppress(KeyboardInterrupt):
+            said(access.address)
             uvicorn.Server(config).run(sockets=[listening])
     return results.write(session) if session.entries else "nothing was rated, nothing is written"
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..ratings.cells import identifier
+from ..ratings.columns import PATIENT, find_column
 from ..stats.intervals import Estimate
 from . import marks
 from .agreement import Agreement, agreements, sample_error
@@ -75,6 +77,8 @@ class Session:
         self.changes = 0
         self._agreed = (0.0, 0.0, -1, Status())
         self.learn = threading.Event()
+        column = find_column(self.source.columns, PATIENT)
+        self._patients = {key: patient for key, row in self.source.rows if (patient := identifier(row, column))}
         self._place = {item.key: at for at, item in enumerate(self.source.items)}
         self._ask_to_learn()
 
@@ -195,9 +199,9 @@ class Session:
 
     def _agreement(self) -> Status:
         independent = self.votes.independent
-        named = [self._named(own) for own in independent.values() if len(own) > 1]
+        named = [(self._group(key), self._named(own)) for key, own in independent.items() if len(own) > 1]
         if self.source.work == "adjudicate":
-            named = [item.given for item in self.items.values()]
+            named = [(self._group(key), item.given) for key, item in self.items.items()]
         sampled = [item for item in self.items.values() if item.opinion and item.opinion.sampled]
         said = [
             (self._model_value(item), self._named(independent.get(item.key, {})), self._decided(item.key))
@@ -209,6 +213,10 @@ class Session:
             sample_total=len(sampled),
             open_conflicts=len(self.conflicts()),
         )
+
+    def _group(self, key: str) -> tuple[str, str]:
+        """Records of one patient are alike, which the interval of an agreement takes into account."""
+        return ("patient", self._patients[key]) if key in self._patients else ("record", key)
 
     def _counted(self) -> Iterator[str]:
         step = "adjudicated" if self.source.work == "adjudicate" else "independent"

@@ -20,7 +20,7 @@ from ..ratings.cells import as_text, filled, is_blank
 from ..ratings.columns import PROMPT, ROLES, Columns, find_columns
 from ..ratings.prompts import make_template
 from ..ratings.read import Table, check_text, make_prompts, read_table
-from ..ratings.records import open_records
+from ..ratings.records import RecordFile
 from ..ratings.scale import RatingScale
 from ..ratings.tables import CellsByColumn, open_table
 
@@ -82,11 +82,11 @@ class Source:
     topics: str = ""
 
 
-def find_work(path: Path, experts: Sequence[str]) -> Work:
+def find_work(path: Path, experts: Sequence[str], sheet: str = "") -> Work:
     """The work that a file is for: by its columns."""
     if experts:
         return "adjudicate"
-    table = open_table(path)
+    table = open_table(path, sheet)
     columns = table.columns or tuple(next(table.rows(), (0, {}))[1])
     return "review" if RATING in columns and REASONS in columns else "rate"
 
@@ -95,12 +95,14 @@ def key_of(prompt: str) -> str:
     return record_hash(prompt).hex()
 
 
-def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int, topics: str = "") -> Source:
+def read_review(
+    path: Path, scale: RatingScale, *, sample: float, seed: int, topics: str = "", sheet: str = ""
+) -> Source:
     """The review queue of a file of `expertune rate`; the random sample is spread evenly over it.
 
     Raises DatasetError and UsageError as `rate.review.make_queue`, and for a mapping of other labels than the file's.
     """
-    records, rows, _ = queue_rows(path, sample=sample, seed=seed)
+    records, rows, _ = queue_rows(path, sample=sample, seed=seed, sheet=sheet)
     missing = [name for name in share_columns(scale).values() if name not in records.columns]
     if missing:
         raise UsageError(f"{path}: no column {missing[0]}; give the mapping of its ratings with --rating-mapping")
@@ -119,7 +121,7 @@ def read_review(path: Path, scale: RatingScale, *, sample: float, seed: int, top
         tuple((key_of(as_text(row.get(records.prompt))), row) for row in spread),
         records.columns,
         common,
-        _rated_by_model(path, scale, set(common)),
+        _rated_by_model(records, scale, set(common)),
         notes=records.notes,
         topics=topics,
     )
@@ -152,8 +154,8 @@ def _number(cell: Any) -> float:
         return 0.0
 
 
-def _rated_by_model(path: Path, scale: RatingScale, common: set[str]) -> tuple[tuple[str, int], ...]:
-    records, known = open_records(path), []
+def _rated_by_model(records: RecordFile, scale: RatingScale, common: set[str]) -> tuple[tuple[str, int], ...]:
+    known = []
     step = max(1, records.rows // LEARNT_ROWS)
     for batch in records.batches(LEARNT_ROWS):
         for record in batch[::step]:
@@ -164,13 +166,13 @@ def _rated_by_model(path: Path, scale: RatingScale, common: set[str]) -> tuple[t
 
 
 def read_records(
-    path: Path, scale: RatingScale, *, topics: str, choices: Sequence[str], experts: Sequence[str] = ()
+    path: Path, scale: RatingScale, *, topics: str, choices: Sequence[str], experts: Sequence[str] = (), sheet: str = ""
 ) -> Source:
     """Raw records, or with prompts, to be rated; with the names of `experts`' columns, those that they rated.
 
     A rating that is there already is kept. Raises DatasetError (file, row, column), and UsageError for one expert.
     """
-    table = read_table(path)
+    table = read_table(path, sheet)
     if experts and len(set(experts)) < 2:
         raise UsageError("--expert: name the columns of at least two experts")
     columns = find_columns(table.source, table.columns, choices)

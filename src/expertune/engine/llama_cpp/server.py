@@ -8,8 +8,10 @@ import json
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
+import time
 import urllib.parse
 import weakref
 from dataclasses import asdict, dataclass
@@ -22,7 +24,9 @@ from .http import JsonClient
 SILENT, ERRORS = -1, 1  # llama.cpp's verbosity
 LOAD_ERROR = "error loading model: "
 FAILED = 3  # exit code of a child whose model llama.cpp could not load
-KILLED = -9  # SIGKILL
+KILLED, TIMED_OUT = -9, -27  # SIGKILL, SIGPROF
+TEMPLATE_SECONDS = 3  # of processor time that a chat template may take while a model is tried; a usual one takes 0.01
+TALK = [{"role": role, "content": "one"} for role in ("system", "user", "assistant", "user")]
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
 
 
@@ -90,13 +94,15 @@ def _shut(client: JsonClient, servers: list[Any]) -> None:
     servers.clear()
 
 
-def _start(launch: Launch, key: str, verbosity: int) -> Any:
-    """xllamacpp.Server, listening on a free port of the loopback interface."""
+def _start(launch: Launch, key: str, verbosity: int, *, template: str = "") -> Any:
+    """xllamacpp.Server, listening on a free port of the loopback interface; `template` replaces the file's own."""
     xllamacpp: Any = importlib.import_module("xllamacpp")  # a bare extension module: no source, no stubs
 
     params = xllamacpp.CommonParams()
     params.verbosity = verbosity
     params.model.path = launch.model
+    if template:
+        params.chat_template = template
     if launch.adapter:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(launch.adapter, 1.0)]
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], launch.port, [key]
@@ -120,7 +126,7 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
 
 
 def attempt(launch: Launch) -> str:
-    """Load the model and decode two tokens in a child process; "", or what llama.cpp cannot do, and why.
+    """Load the model, render a talk and decode two tokens in a child process; "", or what llama.cpp cannot do, and why.
 
     What llama.cpp asserts (GGML_ASSERT) ends its process, and it prints its reasons on stderr only.
     """
@@ -136,6 +142,10 @@ def attempt(launch: Launch) -> str:
     )
     if child.returncode == KILLED:
         return "cannot load it: the system ended it, most likely for want of memory"
+    if child.returncode == TIMED_OUT:
+        return (
+            f"cannot load it: its chat template takes more than {TEMPLATE_SECONDS} s; choose another file of the model"
+        )
     return "" if child.returncode == 0 else _reason(child.stderr, aborted=child.returncode != FAILED)
 
 
@@ -145,17 +155,29 @@ def _attempt(**values: Any) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dump, which would be as large as the model
+    launch = Launch(**values)
     try:
-        server = _start(Launch(**values), "none", ERRORS)
+        if not launch.repack:  # which takes longer than any template
+            _plain = _start(launch, "none", ERRORS, template="chatml")  # kept: freeing it may wait for ever
+            _limit(TEMPLATE_SECONDS + time.process_time())  # loading again takes what it has taken
+        server = _start(launch, "none", ERRORS)
     except RuntimeError:
         sys.exit(FAILED)
     address = urllib.parse.urlparse(server.listening_address)
     client = JsonClient(
         address.hostname or "", address.port or 0, headers={"Authorization": "Bearer none"}, connections=1
     )
+    client.request("POST", "/apply-template", {"messages": TALK})
+    _limit(0)
     client.request("POST", "/completion", {"prompt": [0, 0], "n_predict": 1})
     sys.stdout.flush()
     os._exit(0)  # without the destructors, which may wait
+
+
+def _limit(seconds: float) -> None:
+    """End this process after so much processor time from now on; 0: never. Not on Windows, which has no such timer."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _reason(stderr: str, *, aborted: bool) -> str:

@@ -1,7 +1,8 @@
 """Try a model in a child process before llama.cpp serves it in this one: what llama.cpp asserts ends its process.
 
 A model that passed is not tried again on this machine. Files that differ in their weights only count as one model: the
-assertions are about shapes and metadata, and a chat template that calls itself ends the process too.
+assertions are about shapes and metadata, and a chat template that calls itself ends the process too. One that keeps
+llama.cpp busy for seconds is refused.
 """
 
 from __future__ import annotations
