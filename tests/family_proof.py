@@ -124,9 +124,11 @@ def logits(folder: Path, name: str, qtype: str) -> Logits:
 
 @dataclass(frozen=True)
 class Exported:
-    """`moved`: change of the log-probabilities by the adapter. `adapter` and `merged`: differences of the served files
-    from the tuned decoder; `written`: of the served merged file from our decoder on that file."""
+    """`served`: difference of the base as it is, whose activations llama.cpp rounds. `moved`: change of the
+    log-probabilities by the adapter. `adapter` and `merged`: differences of the served files from the tuned decoder;
+    `written`: of the served merged file from our decoder on that file."""
 
+    served: float
     moved: float
     adapter: float
     merged: float
@@ -134,7 +136,7 @@ class Exported:
 
 
 def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
-    """Compare adapter and merged file as served by llama.cpp; the adapter on the same weights in float32."""
+    """Compare base, adapter and merged file as served by llama.cpp; the adapter on the same weights in float32."""
     base = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
     with as_llama_cpp(name):
         plain, tuned = open_model(base), open_model(base, adapter_size=0.05)
@@ -149,7 +151,8 @@ def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
     merged = Served(unpacked(folder / "merged.gguf", qtype))
     with as_llama_cpp(name):
         written = open_model(folder / "merged.gguf")
-    return Exported(moved, difference(tuned, same), difference(tuned, merged), difference(written, merged))
+    apart = difference(plain, Served(base))
+    return Exported(apart, moved, difference(tuned, same), difference(tuned, merged), difference(written, merged))
 
 
 def rows(seed: int = 0) -> list[Row]:
