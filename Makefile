@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/python demo_fine_tuner.py
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadfile  # one process a core, one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n auto --dist loadfile --no-loadscope-reorder  # see tests/conftest.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,6 +3,10 @@
 A bare `pytest` is the fast tier. With a path, -m or -k everything that was selected runs, so `pytest tests` runs all.
 Tests on real models run only when they are asked for: they download 331 MB and take minutes. So do those on a real
 Ollama, since they make models in it.
+
+With xdist each worker keeps to a core of its own, and so does all that it starts: left alone, each would compute in a
+thread for every core, and the threads of several workers wait for each other most of the time. The files that take
+longest come first, so that no worker is left with one of them at the end (`make test` keeps this order).
 """
 
 from __future__ import annotations
@@ -16,6 +20,21 @@ import pytest
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 ON_REQUEST = "on real models, which are fetched (331 MB): ask for it with -m realmodel or EXPERTUNE_REALMODEL=1"
 IN_OLLAMA = "makes models in the Ollama server at OLLAMA_HOST and removes them: ask for it with -m ollama"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+LONGEST = (
+    "test_readme.py", "parity/test_families.py", "test_fine_tuner.py", "test_ollama_end_to_end.py",
+    "workflow/test_model_set.py", "test_registration_refused.py", "report/test_report.py",
+)  # fmt: skip
+
+
+def _keep_to_one_core() -> None:
+    """Before numpy and torch are loaded, which count the cores once."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
+
+
+if WORKER and hasattr(os, "sched_setaffinity"):
+    _keep_to_one_core()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -28,12 +47,19 @@ def _is_fast_tier(config: pytest.Config) -> bool:
     return not (with_path or config.getoption("markexpr") or config.getoption("keyword"))
 
 
+def _place_of_file(item: pytest.Item) -> int:
+    file = item.path.as_posix()
+    return next((at for at, name in enumerate(LONGEST) if file.endswith(f"tests/{name}")), len(LONGEST))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what was not asked for, whatever other -m is given. A fixture would come too late: a module's run first."""
     if _is_fast_tier(config):
         slow = [item for item in items if item.get_closest_marker("slow") is not None]
         items[:] = [item for item in items if item.get_closest_marker("slow") is None]
         config.hook.pytest_deselected(items=slow)
+    if WORKER:
+        items.sort(key=_place_of_file)
     asked = config.getoption("markexpr") or ""
     unasked = {} if "realmodel" in asked or os.environ.get("EXPERTUNE_REALMODEL") == "1" else {"realmodel": ON_REQUEST}
     if "ollama" not in asked:

@@ -107,8 +107,16 @@ class Family:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-def make(path: Path, family: Family, *, qtype: str = "F32", seed: int = 0, context: int = 512) -> Path:
-    """Write a tiny model of the family, its matrices in `qtype`."""
+def make(
+    path: Path,
+    family: Family,
+    *,
+    qtype: str = "F32",
+    types: Mapping[str, str] | None = None,
+    seed: int = 0,
+    context: int = 512,
+) -> Path:
+    """Write a tiny model of the family, its matrices in `qtype`, or in one of `types` by a part of the name."""
     block, _ = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[qtype]]
     z = Sizes(256 if block > 32 else 64, len(tiny.bpe_vocabulary()[0]), **family.sizes)
     writer = gguf.GGUFWriter(path, family.architecture)
@@ -129,7 +137,7 @@ def make(path: Path, family: Family, *, qtype: str = "F32", seed: int = 0, conte
     for key, value in keys.items():
         (writer.add_array if isinstance(value, list) else add[type(value)])(f"{family.architecture}.{key}", value)
     weights = _weights(family, z, seed)
-    return tiny.finish(writer, weights, vocab="bpe", qtype=qtype, types=dict.fromkeys(FLOAT, "F32"))
+    return tiny.finish(writer, weights, vocab="bpe", qtype=qtype, types=dict.fromkeys(FLOAT, "F32") | dict(types or {}))
 
 
 def _weights(family: Family, z: Sizes, seed: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -9,7 +9,7 @@ The only other rounding of llama.cpp is in GELU, which it looks up in a table of
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,12 @@ class Exported:
     written: float
 
 
-def exported(folder: Path, name: str, qtype: str = "F32") -> Exported:
-    """Compare adapter and merged file as served by llama.cpp; the adapter on the same weights in float32."""
-    base = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype)
+def exported(folder: Path, name: str, qtype: str = "F32", types: Mapping[str, str] | None = None) -> Exported:
+    """Compare adapter and merged file as served by llama.cpp; the adapter on the same weights in float32.
+
+    `types` are those of the matrices that are not in `qtype`, by a part of the name.
+    """
+    base = families.make(folder / "base.gguf", families.FAMILIES[name], qtype=qtype, types=types)
     with as_llama_cpp(name):
         plain, tuned = open_model(base), open_model(base, adapter_size=0.05)
     tokens = prompts(plain)[1]

@@ -48,9 +48,9 @@ class Tally:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most_rows", [1, 3])
-@pytest.mark.parametrize("right", [0.6, 0.85])
-@pytest.mark.parametrize("patients", [60, 150])
+@pytest.mark.parametrize(
+    ("patients", "right", "most_rows"), [(60, 0.6, 1), (60, 0.85, 3), (150, 0.6, 3), (150, 0.85, 1)]
+)
 def test_coverage_of_the_intervals(patients: int, right: float, most_rows: int) -> None:
     random, tally = np.random.default_rng(patients * most_rows), Tally()
     truth_TP = joint(right)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 3, "rank": 8, "batch_size": 8, "class_weight": "none",
-                         "bootstrap_resamples": 100, "model_set_budget_seconds": 5, "compute_dtype": "fp32",
+                         "bootstrap_resamples": 100, "model_set_budget_seconds": 2, "compute_dtype": "fp32",
                          "threads": 1, "approach": "tune"}  # fmt: skip
 
 
@@ -49,10 +49,10 @@ def test_a_file_that_loses_to_its_base_leaves_nothing(
 
     monkeypatch.setattr(check, "dev_macro_f1", never_better)
     if fallback:
-        found = tune(tmp_path)["fallback_reason"]
+        found = tune(tmp_path, epochs=0.5)["fallback_reason"]
     else:
         with pytest.raises(TrainingFailedError) as caught:
-            tune(tmp_path, fallback=False)
+            tune(tmp_path, fallback=False, epochs=0.5)
         found = str(caught.value)
     assert found.startswith("the tuned model is not better than its base")
     assert seen[0] == {"checkpoints/fine_tuned_model.gguf"}  # there was one to leave behind

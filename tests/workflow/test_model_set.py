@@ -387,12 +387,12 @@ def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
 # --- the whole way ---
 
 QUICK = {
-    "bootstrap_resamples": 200,
-    "model_set_budget_seconds": 15,
-    "epochs": 4,
-    "batch_size": 4,
+    "bootstrap_resamples": 100,
+    "model_set_budget_seconds": 8,
+    "epochs": 3,
+    "batch_size": 8,
     "learning_rate": 3e-3,
-    "rank": 4,
+    "rank": 8,
     "class_weight": "none",
 }
 
@@ -409,7 +409,7 @@ def test_with_a_served_model_no_test_row_is_sent(tmp_path: Path, prepared: Datas
         tmp_path,
         rows,
         CandidateModel("base", "0" * 64, serve),
-        config=with_changes(CONFIG, model_set_budget_seconds=10.0),
+        config=with_changes(CONFIG, model_set_budget_seconds=4.0),
     )
     sent = "".join(kept[0].texts)
     assert "DEVCANARY" in sent and "TESTCANARY" not in sent
@@ -424,9 +424,9 @@ def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
         "--approach",
         "model-set",
         "--model-set-budget-seconds",
-        "10",
+        "4",
         "--bootstrap-resamples",
-        "200",
+        "100",
         "--models",
         str(other),
     ]
@@ -450,7 +450,7 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
     forced = {"approach": taken, "reason": "as the test wants"}
     monkeypatch.setattr(pipeline_run, "choose", lambda *given: choose(*given).model_copy(update=forced))
     _, metadata = FineTuner(quiet=True).process_dataset(
-        pd.read_csv(ROWS).head(160), str(BASE), None, TOPIC, tmp_path, **QUICK
+        pd.read_csv(ROWS).head(120), str(BASE), None, TOPIC, tmp_path, **QUICK
     )
     there = {path.name for path in tmp_path.iterdir() if path.is_file()}
     tuned = {"fine_tuned_model.gguf", "fine_tuned_adapter.gguf", "Modelfile", "training_data.jsonl"}

@@ -32,25 +32,25 @@ def test_records_without_a_rating_are_trained_on_and_counted(
 
     monkeypatch.setattr(Trainer, "__init__", noted)
     visits = pd.read_csv(ROWS)
-    rated, path = visits.head(140), tmp_path / "unrated.csv"
-    others = pd.concat([visits.head(4), visits.iloc[300:340]])  # four are rated
+    rated, path = visits.head(110), tmp_path / "unrated.csv"
+    others = pd.concat([visits.head(4), visits.iloc[300:324]])  # four are rated
     others.drop(columns=["Standardized_Rating", "Rationale of Rating"]).to_csv(path, index=False)
     _, metadata = FineTuner().process_dataset(
         rated, str(BASE), None, "topic", tmp_path / "run", readout=readout, unlabelled=path, **QUICK
     )
     found = metadata["unlabelled"]
     used, left_out = found["used"], found["left_out"]
-    assert (found["file"], found["read"], left_out[reasons.RATED]) == (str(path), 44, 4)
-    assert used >= 30 and used + sum(left_out.values()) == 44
+    assert (found["file"], found["read"], left_out[reasons.RATED]) == (str(path), 28, 4)
+    assert used >= 16 and used + sum(left_out.values()) == 28
     assert set(left_out) <= {reasons.RATED, reasons.KEPT_BACK}  # some are of a patient kept back for validation or test
     assert metadata["training"]["unlabelled"] == used and metadata["settings"]["unlabelled"] == str(path)
-    assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 140
-    line = f"{used} of 44 records without a rating to train on"
+    assert sum(metadata["split"][part] for part in ("train", "dev", "test")) == 110
+    line = f"{used} of 28 records without a rating to train on"
     assert line in capsys.readouterr().err and line in (tmp_path / "run/fine_tuner.log").read_text()
     report = json.loads((tmp_path / "run/report.json").read_text())
     assert report["unlabelled"] == metadata["unlabelled"] | {"file": path.name}  # no absolute path in the report
     assert str(tmp_path) not in (tmp_path / "run/report.json").read_text()
-    assert f"{used} / {44 - used}" in (tmp_path / "run/report.html").read_text()
+    assert f"{used} / {28 - used}" in (tmp_path / "run/report.html").read_text()
     lines = (tmp_path / "run/training_data.jsonl").read_text().splitlines()
     assert len(lines) == metadata["split"]["train"]  # of the expert's records alone
     training = data[-1]
