@@ -221,8 +221,9 @@ def time_table(
         lines: list[tuple[str, str, list[TrainingThroughput], str]] = []
         if name in found:
             one, many = on_processor(model, found[name]), on_processor(model, found[name], CORES * OF_CORES)
-            lines.append(("one thread", "float32", [one], "from a measured block"))
-            lines.append((f"{CORES} cores", "float32", [many], "computed"))
+            precision = found[name]["2"]["precision"]
+            lines.append(("one thread", precision, [one], "from a measured block"))
+            lines.append((f"{CORES} cores", precision, [many], "computed"))
         kept = "bf16" if model.on_gpu <= GPU_BYTES else "quantized"
         for count in (1, GPUS):
             rates = [on_gpus(model, each, count, unpack_s, least) for each in flops]

@@ -114,7 +114,7 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
     if needed.peak > free:
         raise FineTuningNotSupportedError(
             f"needs {size_text(needed.peak)} of memory to be tuned and {size_text(free)} are free; close other "
-            f"programs, take {machine_for(file, shape)}, or choose a smaller model or a smaller quantisation of it"
+            f"programs, use {machine_for(file, shape)}, or choose a smaller model or a smaller quantisation of it"
         )
     return ResourceEstimate(needed)
 
