@@ -1,11 +1,12 @@
 """Rating speed: our runner beside the plain loop that a user would write over the same engine; and memory by rows.
 
-    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200] [--answer-tokens 160]
+    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200] [--answer-tokens 24 128]
     python bench/rate.py --engine torch [--model FILE.gguf] [--csv RATINGS.csv --mapping RATINGS.json] [--rows 200]
     python bench/rate.py --million
 
 The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
 row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot.
+With `--answer-tokens` the peer writes exactly so many tokens, without a grammar, once for each of the numbers.
 `--engine torch` compares our runner over the embedded engine with our runner over our own decoder: rows per second of
 wall time and of processor time, and how far their probabilities differ.
 `--million` rates 10,000, 100,000 and 1,000,000 rows with an engine that only looks as if: what is measured is the
@@ -48,7 +49,7 @@ from expertune.ratings.scale import DEFAULT_MAPPING, RatingScale, answer_opening
 from expertune.torch_engine import open_engine  # noqa: E402
 
 SCALE, TOPIC = make_scale(DEFAULT_MAPPING), "respiratory infections"
-CONTEXT, ANSWER_TOKENS = 2240, 160
+CONTEXT, MOST_TOKENS = 2240, 160
 
 
 class Silent:
@@ -85,43 +86,46 @@ def labels_grammar(scale: RatingScale) -> str:
     return f'root ::= ({openings}) ({character})* "\\"}}"'
 
 
-def peer(engine: LlamaCppEngine, source: Path, most: int) -> tuple[float, float, int]:
-    """Seconds, tokens in an answer, and rows whose answer could not be parsed."""
-    grammar, tokens, unparsed, rows = labels_grammar(SCALE), 0, 0, 0
+def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[float, float, int]:
+    """Seconds, tokens in an answer, and rows whose answer could not be parsed; `length`: exact tokens of an answer."""
+    exact = {"n_predict": length, "ignore_eos": True}
+    how = exact if length else {"n_predict": MOST_TOKENS, "grammar": labels_grammar(SCALE)}
+    tokens, unparsed, rows = 0, 0, 0
     start = time.perf_counter()
     for batch in open_records(source).batches(256):
         for record in batch:
             prompt = engine.render(messages(record.prompt))
-            body = {"prompt": engine.tokenize(prompt), "n_predict": most, "temperature": 0, "cache_prompt": True}
-            answer = engine._complete({**body, "grammar": grammar, "id_slot": 0}, "content", "tokens_predicted")
+            body = {"prompt": engine.tokenize(prompt), "temperature": 0, "cache_prompt": True, "id_slot": 0}
+            answer = engine._complete({**body, **how}, "content", "tokens_predicted")
             unparsed += parse_answer(answer["content"], SCALE).state != "rated"
             tokens += answer["tokens_predicted"]
             rows += 1
     return time.perf_counter() - start, tokens / rows, unparsed
 
 
-def compare(model: Path, csv: Path, rows: int, threads: int, most: int) -> None:
+def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = shortened(csv, folder / "rows.csv", rows)
         with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
             engine.generate(engine.render(messages("warm up")), max_tokens=4)
-            peer_seconds, tokens, unparsed = peer(engine, source, most)
-        with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
-            engine.generate(engine.render(messages("warm up")), max_tokens=4)
             our_seconds = ours(engine, source, folder)
         count = open_records(source).rows
-    found = {
-        "model": model.name,
-        "rows": count,
-        "threads": threads or "all",
-        "ours_rows_per_second": round(count / our_seconds, 2),
-        "peer_rows_per_second": round(count / peer_seconds, 2),
-        "peer_answer_tokens": round(tokens, 1),
-        "peer_unparsed": unparsed,
-        "ratio": round(peer_seconds / our_seconds, 2),
-    }
-    print(json.dumps(found))
+        for length in lengths or [None]:
+            with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
+                engine.generate(engine.render(messages("warm up")), max_tokens=4)
+                peer_seconds, tokens, unparsed = peer(engine, source, length)
+            found = {
+                "model": model.name,
+                "rows": count,
+                "threads": threads or "all",
+                "ours_rows_per_second": round(count / our_seconds, 2),
+                "peer_rows_per_second": round(count / peer_seconds, 2),
+                "peer_answer_tokens": round(tokens, 1),
+                "peer_unparsed": unparsed,
+                "ratio": round(peer_seconds / our_seconds, 2),
+            }
+            print(json.dumps(found), flush=True)
 
 
 def compare_engines(model: Path, csv: Path, mapping: Path | None, rows: int, threads: int) -> None:
@@ -223,9 +227,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
     parser.add_argument(
         "--answer-tokens",
+        nargs="+",
         type=int,
-        default=ANSWER_TOKENS,
-        help="where the peer's answer is cut: a random model never ends",
+        default=[],
+        help=f"exact lengths of the peer's answer; by default until it ends, at most {MOST_TOKENS}",
     )
     parser.add_argument(
         "--million", action="store_true", help="memory at 10,000, 100,000 and 1,000,000 rows, stub engine"

@@ -330,6 +330,7 @@ def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = FineTuner().capability(str(file))
     assert not found.tunable
     assert re.match(r"needs 4\d\d\.\d MB of memory to be tuned and 100\.0 MB are free", found.reason)
+    assert "use a computer with 8 GB of memory (or, with --weight-cache dequantized, a GPU with 8 GB)" in found.reason
     assert (found.family, found.quantisation, found.estimate) == ("llama", "F32", None)
 
 

@@ -17,12 +17,22 @@ from ..gguf.read import GGUFFile
 from ..machine import free_memory, multiplies_bf16
 from ..model.arch import read_config
 from ..model.config import ModelConfig
-from ..model.memory import MemoryEstimate, RowShape, estimate_memory, fits_cached, must_recompute, tokens_at_once
+from ..model.memory import (
+    MemoryEstimate,
+    RowShape,
+    bytes_on_gpu,
+    estimate_memory,
+    fits_cached,
+    must_recompute,
+    tokens_at_once,
+)
 from ..model.target_modules import first_adapted
 from ..train.recipe import with_recipe
 
 TRIAL_CONTEXT = 256  # tokens
 REFERENCE = RowShape(prompt=220, answer=30, longest=250)  # default rows of an estimate
+# Memory of usual computers and of single GPUs, in GB, and the share of it that a run finds free
+COMPUTERS, GPUS, USABLE = (8, 16, 32, 64, 128, 256, 512, 1024), (8, 12, 16, 24, 32, 48, 80, 96, 141, 192), 0.9
 
 
 @dataclass(frozen=True)
@@ -100,17 +110,41 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
         item = 2 if rate.precision == "bf16" else 4
         return ResourceEstimate(_needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
     item, free = 2 if multiplies_bf16() else 4, free_memory()
-    first = first_adapted(spec, with_recipe(file, Config()).layers)
-    cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free, first=first)
-    needed = _needed(file, spec, shape, item, cached, recomputed)
-    if needed.peak > free:
-        needed = _needed(file, spec, shape, item, False, True)
+    needed = placed(file, shape, item, free)
     if needed.peak > free:
         raise FineTuningNotSupportedError(
-            f"needs {size_text(needed.peak)} of memory to be tuned and {size_text(free)} are free; "
-            "close other programs, or choose a smaller model or a smaller quantisation of it"
+            f"needs {size_text(needed.peak)} of memory to be tuned and {size_text(free)} are free; close other "
+            f"programs, use {machine_for(file, shape)}, or choose a smaller model or a smaller quantisation of it"
         )
     return ResourceEstimate(needed)
+
+
+def placed(file: GGUFFile, shape: RowShape, item: int, free: int, device: str = "cpu") -> MemoryEstimate:
+    """Memory with the default settings as a run would place the model where so much is free, the least if none fits."""
+    spec = read_config(file)
+    first = first_adapted(spec, with_recipe(file, Config()).layers)
+    cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free, first=first)
+    needed = _needed(file, spec, shape, item, cached, recomputed, device)
+    return needed if needed.peak <= free else _needed(file, spec, shape, item, False, True, device)
+
+
+def machine_for(file: GGUFFile, shape: RowShape = REFERENCE) -> str:
+    """Name the smallest computer on which the model can be tuned, and the smallest GPU that holds its weights in bf16.
+
+    Several GPUs have the same limit: each holds the whole model.
+    """
+    computer = next((size for size in COMPUTERS if placed(file, shape, 4, _free(size)).peak <= _free(size)), None)
+    on_gpu = bytes_on_gpu(file, _needed(file, read_config(file), shape, 2, True, False, "cuda"), 2)
+    gpu = next((size for size in GPUS if on_gpu <= _free(size)), None)
+    computer_text = f"a computer with {computer or f'more than {COMPUTERS[-1]}'} GB of memory"
+    return (
+        computer_text if gpu is None else f"{computer_text} (or, with --weight-cache dequantized, a GPU with {gpu} GB)"
+    )
+
+
+def _free(size: int) -> int:
+    """Bytes that a run finds free in a memory of so many GB."""
+    return round(USABLE * size * 1e9)
 
 
 def _needed(

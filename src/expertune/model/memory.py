@@ -109,6 +109,13 @@ def estimate_memory(
     )
 
 
+def bytes_on_gpu(file: GGUFFile, needed: MemoryEstimate, item: int) -> int:
+    """Bytes of a GPU's memory with dequantised weights. Libraries and the file's pages are in the computer's memory;
+    embeddings that are not also the output head have a table on the GPU (model/build.py)."""
+    table = math.prod(file.tensors["token_embd.weight"].shape) if "output.weight" in file.tensors else 0
+    return needed.base + item * table + needed.adapter + needed.working
+
+
 def fits_cached(file: GGUFFile, item: int, free: int) -> bool:
     """Float copies of the base avoid dequantising in each step; used if they fit in half of the free memory."""
     return weights_bytes(file, item) < free // 2
