@@ -46,7 +46,7 @@ def fuzz_run(name: str, inputs: int, seconds: float, place: Path, folder: Path) 
         [str(ROOT / "src"), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     )
     limits = [f"-runs={inputs}", f"-max_total_time={max(1, int(seconds))}", f"-max_len={LONGEST}", "-timeout=60"]
-    memory = [f"-rss_limit_mb={4 * MEMORY >> 20}", "-print_final_stats=1", f"-artifact_prefix={place}/"]
+    memory = [f"-rss_limit_mb={4 * MEMORY >> 20}", "-print_final_stats=1", f"-artifact_prefix={place}-"]
     command = [sys.executable, str(ROOT / "tests" / "fuzz.py"), name, str(place), str(CORPUS / name), *limits, *memory]
     start = time.perf_counter()
     ended = subprocess.run(
