@@ -17,7 +17,7 @@ from . import __version__
 from .config import Config, as_dict
 from .engine.locate import Located
 from .errors import OutputError, UsageError
-from .files import sha256, write_text
+from .files import remove_leftovers, sha256, write_text
 from .optional import installed_version
 
 TRAINING_DATA = "training_data.jsonl"
@@ -45,13 +45,19 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n](?![\d.]+$)")  # how a text begins that Exc
 
 
 def open_folder(folder: Path) -> Path:
-    """Create the folder and check that it is writable, before any work. Raises OutputError."""
+    """Create the folder and check that it is writable, before any work; remove what a killed run left half written.
+
+    Raises OutputError.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; choose a folder with --output-dir")
     probe = folder / ".writable"
     write_text(probe, "")
     probe.unlink()
+    remove_leftovers(folder, probe.name, *RESULTS)
+    for inner in (CHECKPOINTS, "plots"):
+        remove_leftovers(folder / inner, "*")
     return folder
 
 
@@ -59,6 +65,7 @@ def check_finished(folder: Path, models: Iterable[str], *, overwrite: bool) -> N
     """Raise UsageError if the folder holds a finished run without `overwrite`, or with one of the models in it."""
     if not (folder / METADATA).exists():
         return
+    remove_checkpoints(folder)  # of a run that was killed after it had written its last file
     for model in map(Path, models):
         if model.is_file() and model.resolve().parent == folder.resolve():
             raise UsageError(f"{model}: is in the folder of a finished run; choose another --output-dir")

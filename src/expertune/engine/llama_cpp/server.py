@@ -24,6 +24,7 @@ LOAD_ERROR = "error loading model: "
 FAILED = 3  # exit code of a child whose model llama.cpp could not load
 KILLED = -9  # SIGKILL
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
+PAUSE_SECONDS = 30  # that another program may make within a request; its connection holds a thread meanwhile
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _start(launch: Launch, key: str, verbosity: int) -> Any:
     params.cache_ram_mib = 0
     params.no_extra_bufts = not launch.repack
     if launch.public:
-        params.ui, params.public_path = True, launch.public
+        params.ui, params.public_path, params.timeout_read = True, launch.public, PAUSE_SECONDS
     # Each kept connection holds one of the server's threads.
     params.n_threads_http = launch.slots + (32 if launch.public else 4)
     for cpu in (params.cpuparams, params.cpuparams_batch):
