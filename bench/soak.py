@@ -25,11 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")  # before numpy and torch: the sums of the runs that are compared
-
-from runs import PAGE, RESULTS, Entry, append_result, put_between, read_results, stamp, table  # noqa: E402
-from soak_fork import Killed, Point, Used, fork  # noqa: E402
+from runs import PAGE, RESULTS, Entry, append_result, put_between, read_results, stamp, table
+from soak_fork import Killed, Point, Used, fork
 
 FILE = RESULTS / "soak.jsonl"
 TEMPORARY = (".tmp", ".part", ".rows")
@@ -98,6 +95,8 @@ def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 
 
 def kill_stages(names: Sequence[str], kills: int, until: float, folder: Path) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before torch: the sums of the runs that are compared
     import soak_stages
 
     stages = soak_stages.make(folder / "inputs", names)

@@ -81,9 +81,9 @@ def _child(work: Callable[[], object], folder: Path, log: Path, count: Path, las
     code = 70
     try:
         os.setsid()
-        with open(log, "wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = open(log, "w", buffering=1)  # noqa: SIM115 - for the rest of the process
+        os.dup2(sys.stdout.fileno(), 1)
+        os.dup2(sys.stdout.fileno(), 2)
         done = _count_operations(folder, last)
         work()
         count.write_text(str(done[0]))

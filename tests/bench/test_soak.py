@@ -75,7 +75,7 @@ def test_the_kill_comes_before_its_operation(tmp_path: Path) -> None:
 
     (tmp_path / "place").mkdir()
     assert fork(work, tmp_path / "place", Point("file", 4), seconds=60) == Killed("file")
-    assert sorted(os.listdir(tmp_path / "place")) == ["a", "b", "c"]
+    assert sorted(path.name for path in (tmp_path / "place").iterdir()) == ["a", "b", "c"]
     ended = fork(work, tmp_path / "place", seconds=60)
     assert isinstance(ended, Used) and (ended.code, ended.operations) == (0, 10)
 
