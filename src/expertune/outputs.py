@@ -84,8 +84,11 @@ def retire_run(folder: Path) -> bool:
     if not (folder / METADATA).exists():
         return False
     earlier = folder / EARLIER
+    replaced = earlier.with_name("replaced")  # a removal that was stopped must not leave half a run
     if (earlier / METADATA).exists():
-        shutil.rmtree(earlier)
+        shutil.rmtree(replaced, ignore_errors=True)
+        earlier.replace(replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
     for each in (earlier.parent, earlier):
         each.mkdir(mode=0o700, exist_ok=True)
     for name in RESULTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from expertune import outputs
 from expertune.cli.main import main
+from expertune.errors import OutputError
+from expertune.progress.event_log import EventLog
+from expertune.train.events import StepEvent
 from full_disk import OWN, PAGE, Disk, hashes, one_line, small_disk, sweep, temporary
 from rate.stub import MAPPING, read_csv, visits, write_csv
 from rate.test_votes import model_set
@@ -126,6 +130,17 @@ def test_the_page_keeps_what_it_has_saved_and_says_what_it_has_not(disk: Disk) -
 def press(client: Any, shown: Any) -> Any:
     fields = {"record": shown.hidden("record"), "step": shown.hidden("step"), "value": "1", "comment": ""}
     return client.post("/t0ken/rater/1/rate/rate", data=fields)
+
+
+def test_the_log_of_a_training_holds_whole_lines(disk: Disk) -> None:
+    path, event = disk.folder / "events.jsonl", StepEvent(1, 9, 0.1, 1.0, 1e-3, 1.0, 100, 0.1)
+    log, written = EventLog(path), 0
+    with disk.room(2 * PAGE), pytest.raises(OutputError, match="--resume"):
+        for written in range(1000):
+            log.write(event)
+    log.write(event)
+    log.close()
+    assert len([json.loads(line) for line in path.read_text().splitlines()]) == written + 1 > 2
 
 
 # --- a run ---

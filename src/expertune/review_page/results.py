@@ -43,8 +43,8 @@ class Results:
         """Write both files, and return a line for the user. An error comes as that line too: the page goes on."""
         finals, status = session.finals(), session.status()
         try:
+            session.journal.fact(self._fact, "written")  # first: a page that is killed now must start again
             count = write_results(session.source, finals, self.output)
-            session.journal.fact(self._fact, "written")
             write_json(self.summary, summary(session))
         except OutputError as error:
             return str(error)
