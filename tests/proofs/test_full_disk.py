@@ -136,8 +136,9 @@ def test_the_log_of_a_training_holds_whole_lines(disk: Disk) -> None:
     path, event = disk.folder / "events.jsonl", StepEvent(1, 9, 0.1, 1.0, 1e-3, 1.0, 100, 0.1)
     log, written = EventLog(path), 0
     with disk.room(2 * PAGE), pytest.raises(OutputError, match="--resume"):
-        for written in range(1000):
+        while written < 1000:
             log.write(event)
+            written += 1
     log.write(event)
     log.close()
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == written + 1 > 2
