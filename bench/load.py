@@ -4,7 +4,7 @@
     python bench/load.py serve [--model OUTDIR] …
     python bench/load.py --table
 
-Each client sends its next request as soon as it has the answer, on a connection that it keeps; on the page it is a
+Each client keeps its connection and sends its next request a second (--pause) after the answer; on the page it is a
 rater, and of the served model it asks a decision (without --model that of a tiny random one). A slow client sends a
 byte a second, of a request or of its body, a broken one half a request and closes. A result is a line of
 bench/results/load.jsonl.
@@ -17,6 +17,7 @@ import asyncio
 import csv
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
@@ -66,6 +67,7 @@ class Served:
 class Seen:
     """Seconds of each answer, what went wrong by kind, and what the slow and broken clients did."""
 
+    pause: float
     seconds: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -204,6 +206,7 @@ async def asker(served: Served, seen: Seen, number: int) -> None:
 
 async def timed(seen: Seen, answer: Awaitable[str]) -> str | None:
     """The answer, whose time is kept; None after an error, which is counted."""
+    await asyncio.sleep(random.uniform(0.5, 1.5) * seen.pause)
     start = time.monotonic()
     try:
         found = await asyncio.wait_for(answer, PATIENCE)
@@ -244,7 +247,7 @@ async def broken(served: Served, seen: Seen) -> None:
 
 
 async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None]], given: argparse.Namespace) -> Entry:
-    seen = Seen()
+    seen = Seen(pause=given.pause)
     tasks = [asyncio.ensure_future(ask(served, seen, number)) for number in range(given.clients)]
     tasks += [asyncio.ensure_future(slow(served, seen, number)) for number in range(given.slow)]
     tasks += [asyncio.ensure_future(broken(served, seen)) for _ in range(given.broken)]
@@ -306,6 +309,7 @@ def main() -> None:
     options.add_argument("--clients", type=int, default=200)
     options.add_argument("--slow", type=int, default=0, help="clients that send a byte a second")
     options.add_argument("--broken", type=int, default=0, help="clients that send half a request")
+    options.add_argument("--pause", type=float, default=1.0, help="seconds from an answer to the next request")
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument("--table", action="store_true", help="put the table into bench/README.md")
     given = options.parse_args()
@@ -313,7 +317,7 @@ def main() -> None:
         serve, ask = KINDS[given.what]
         with tempfile.TemporaryDirectory() as folder, serve(Path(folder), given.model) as served:
             found = asyncio.run(load(served, ask, given))
-        counts = {name: getattr(given, name) for name in ("what", "clients", "slow", "broken", "minutes")}
+        counts = {name: getattr(given, name) for name in ("what", "clients", "slow", "broken", "pause", "minutes")}
         append_result(FILE, {**stamp(), **counts, **found})
         print(json.dumps(found))
     if given.table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,7 +84,16 @@ class Stage:
 
 
 def _hashes(folder: Path, *names: str) -> dict[str, str]:
-    return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+    return {name: _hash(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _hash(path: Path) -> str:
+    """Of the file; of a workbook without the time at which it was made."""
+    if path.suffix != ".xlsx":
+        return sha256(path)
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist() if name != "docProps/core.xml"}
+    return hashlib.sha256(repr(sorted(parts.items())).encode()).hexdigest()
 
 
 class Train(Stage):
@@ -260,7 +271,7 @@ class Register(Tune):
         place.mkdir()
         self.server = os.fork()
         if self.server == 0:
-            _serve_models(place)
+            _serve_models(place, os.getppid())
         while not (place / "host").exists():
             time.sleep(0.02)
         self.host = (place / "host").read_text()
@@ -306,14 +317,15 @@ class Register(Tune):
         os.waitpid(self.server, 0)
 
 
-def _serve_models(place: Path) -> None:
+def _serve_models(place: Path, parent: int) -> None:
     server = ContractServer(place / "models")
     server.add("small", BASE, template=TEMPLATE, system="You help.", parameters={"temperature": 0.8}, license="MIT")
     part = place / "host.tmp"
     part.write_text(server.host)
     part.replace(place / "host")
-    while True:
-        time.sleep(3600)
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
 
 
 def make(inputs: Path, names: Sequence[str]) -> list[Stage]:

@@ -112,7 +112,7 @@ def test_percentiles_by_hand() -> None:
 def test_a_load_counts_answers_errors_and_what_slow_and_broken_clients_did(tmp_path: Path) -> None:
     import argparse
 
-    given = argparse.Namespace(clients=3, slow=2, broken=1, minutes=1.5 / 60)
+    given = argparse.Namespace(clients=3, slow=2, broken=1, pause=0.01, minutes=1.5 / 60)
     with load.serve_page(tmp_path, None) as served:
         found = asyncio.run(load.load(served, load.rater, given))
         found |= {"again": asyncio.run(load.load(served, refused, given))["errors"]}
