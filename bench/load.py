@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -186,7 +187,7 @@ async def rater(served: Served, seen: Seen, number: int) -> None:
 
     page = (await client.ask("GET", work))[2].decode()
     while True:
-        page = await timed(seen, once(page)) or (await client.ask("GET", work))[2].decode()
+        page = await timed(seen, partial(once, page)) or (await client.ask("GET", work))[2].decode()
 
 
 async def asker(served: Served, seen: Seen, number: int) -> None:
@@ -200,16 +201,16 @@ async def asker(served: Served, seen: Seen, number: int) -> None:
         return "answered"
 
     while True:
-        if await timed(seen, once()) is None:
+        if await timed(seen, once) is None:
             client.close()
 
 
-async def timed(seen: Seen, answer: Awaitable[str]) -> str | None:
-    """The answer, whose time is kept; None after an error, which is counted."""
+async def timed(seen: Seen, ask: Callable[[], Awaitable[str]]) -> str | None:
+    """The answer after a pause, its time kept; None after an error, which is counted."""
     await asyncio.sleep(random.uniform(0.5, 1.5) * seen.pause)
     start = time.monotonic()
     try:
-        found = await asyncio.wait_for(answer, PATIENCE)
+        found = await asyncio.wait_for(ask(), PATIENCE)
     except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.TimeoutError) as error:
         seen.errors[str(error) if isinstance(error, ValueError) else type(error).__name__] += 1
         await asyncio.sleep(0.1)

@@ -128,4 +128,4 @@ async def refused(served: load.Served, seen: load.Seen, number: int) -> None:
         raise ValueError(f"status {(await client.ask('GET', '/wrong'))[0]}")
 
     while True:
-        await load.timed(seen, once())
+        await load.timed(seen, once)
