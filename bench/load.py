@@ -187,7 +187,11 @@ async def rater(served: Served, seen: Seen, number: int) -> None:
 
     page = (await client.ask("GET", work))[2].decode()
     while True:
-        page = await timed(seen, partial(once, page)) or (await client.ask("GET", work))[2].decode()
+        answer = await timed(seen, partial(once, page))
+        if answer is None:
+            client.close()
+            answer = (await client.ask("GET", work))[2].decode()
+        page = answer
 
 
 async def asker(served: Served, seen: Seen, number: int) -> None:

@@ -75,7 +75,8 @@ def trial(stage: Any, whole: Undisturbed, place: Path, seed: int) -> Entry:
     if isinstance(ended, Used) and ended.code:
         faults.append(f"exit {ended.code}: {ended.log}")
     faults += [f"differs: {name}" for name in _differing(stage.outputs(place), whole.outputs)]
-    faults += stage.lost_or_doubled(place, kills.total())
+    if not any(fault.startswith(("exit", "hangs")) for fault in faults):
+        faults += stage.lost_or_doubled(place, kills.total())
     left = sorted({path.name.rsplit(".", 2)[0] for path in place.rglob(".*") if path.suffix in TEMPORARY})
     left += [path.name for path in place.rglob("checkpoints")]
     stage.end(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
@@ -12,6 +13,8 @@ import load
 import pytest
 import soak
 from soak_fork import Killed, Point, Used, fork
+
+from review_page.pages import raw_file
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the bench uses the processor-time clocks of Linux")
 pytestmark = [linux, pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")]  # threads of other tests
@@ -110,10 +113,10 @@ def test_percentiles_by_hand() -> None:
 
 
 def test_a_load_counts_answers_errors_and_what_slow_and_broken_clients_did(tmp_path: Path) -> None:
-    import argparse
+    pytest.importorskip("uvicorn", reason="the page's packages are not installed (expertune[page])")
 
     given = argparse.Namespace(clients=3, slow=2, broken=1, pause=0.01, minutes=1.5 / 60)
-    with load.serve_page(tmp_path, None) as served:
+    with load.serve_page(tmp_path, raw_file(tmp_path, 3000)) as served:
         found = asyncio.run(load.load(served, load.rater, given))
         found |= {"again": asyncio.run(load.load(served, refused, given))["errors"]}
     assert found["answers"] > 0 and found["errors"] == {} and found["running"]
