@@ -3,11 +3,14 @@
     python tests/fuzz.py csv FOLDER tests/data/corpus/csv -max_len=2048 -max_total_time=60
 
 runs atheris on one target (`pip install atheris`, in an environment of its own) and keeps in FOLDER what it finds; a
-crash is an exception that is none of the project's own. PYTHONPATH=src:tests where Expertune is not installed.
+crash is an exception that is none of the project's own. An input may take SECONDS of processor time, and the process
+MEMORY more than it has at the start. PYTHONPATH=src:tests where Expertune is not installed. bench/soak.py counts.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -30,6 +33,12 @@ from expertune.readout import record as readout
 from expertune.record import read_record
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
+SECONDS = 1.0
+MEMORY = 1 << 30  # bytes
+
+
+class TooSlow(BaseException):
+    """No Exception: a reader that refuses whatever goes wrong would hide it."""
 
 
 class Target(NamedTuple):
@@ -95,20 +104,39 @@ def refused(target: Target, folder: Path, content: bytes) -> str | None:
     return None
 
 
+def limit() -> None:
+    """End an input that takes too long, and refuse memory beyond MEMORY more than now."""
+    import resource
+
+    def end(*given: object) -> None:
+        raise TooSlow(f"over {SECONDS} s of processor time")
+
+    signal.signal(signal.SIGPROF, end)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
+
+
 def fuzz(name: str, arguments: list[str]) -> None:
     import atheris  # pyright: ignore[reportMissingImports]
 
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=os.environ.get("TMPDIR", shared)))
     warnings.simplefilter("ignore")
 
     def once(content: bytes) -> None:
-        line = refused(TARGETS[name], folder, content)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            line = refused(TARGETS[name], folder, content)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         assert line is None or "\n" not in line
 
+    refused(TARGETS[name], folder, b"{}")  # what the first input imports does not count
     for module in [each for each in list(sys.modules) if each.split(".")[0] in ("expertune", "json", "csv", "yaml")]:
         for value in list(vars(sys.modules[module]).values()):
             if isinstance(value, FunctionType) and value.__module__ == module:
                 atheris.instrument_func(value)
+    limit()
     atheris.Setup([sys.argv[0], *arguments], once)
     atheris.Fuzz()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -41,6 +42,16 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def remove_leftovers(folder: Path, *names: str) -> None:
+    """Remove the temporary files that a killed process left of these files; for their only writer.
+
+    A name "*" stands for every file of the folder.
+    """
+    for name in names:
+        for left in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+            left.unlink(missing_ok=True)
 
 
 def _remedy(error: OSError) -> str:

@@ -16,7 +16,7 @@ from . import __version__
 from .config import AUTO, Config, as_dict, make_config
 from .engine.locate import Located
 from .errors import OutputError, UsageError
-from .files import csv_text, sha256, write_text
+from .files import csv_text, remove_leftovers, sha256, write_text
 from .optional import installed_version
 from .renamed_settings import current_settings
 
@@ -48,13 +48,19 @@ _FORMULA = re.compile(r"[=+\-@\t\r\n](?![\d.]+$)")  # how a text begins that Exc
 
 
 def open_folder(folder: Path) -> Path:
-    """Create the folder and check that it is writable, before any work. Raises OutputError."""
+    """Create the folder and check that it is writable, before any work; remove what a killed run left half written.
+
+    Raises OutputError.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; choose a folder with --output-dir")
     probe = folder / ".writable"
     write_text(probe, "")
     probe.unlink()
+    remove_leftovers(folder, probe.name, *RESULTS)
+    for inner in (CHECKPOINTS, "plots"):
+        remove_leftovers(folder / inner, "*")
     return folder
 
 
@@ -62,6 +68,7 @@ def check_finished(folder: Path, models: Iterable[str], *, overwrite: bool) -> N
     """Raise UsageError if the folder holds a finished run without `overwrite`, or with one of the models in it."""
     if not (folder / METADATA).exists():
         return
+    remove_checkpoints(folder)  # of a run that was killed after it had written its last file
     for model in map(Path, models):
         if model.is_file() and model.resolve().parent == folder.resolve():
             raise UsageError(f"{model}: is in the folder of a finished run; choose another --output-dir")
@@ -80,8 +87,11 @@ def retire_run(folder: Path) -> bool:
     if not (folder / METADATA).exists():
         return False
     earlier = folder / EARLIER
+    replaced = earlier.with_name("replaced")  # a removal that was stopped must not leave half a run
     if (earlier / METADATA).exists():
-        shutil.rmtree(earlier)
+        shutil.rmtree(replaced, ignore_errors=True)
+        earlier.replace(replaced)
+    shutil.rmtree(replaced, ignore_errors=True)
     for each in (earlier.parent, earlier):
         each.mkdir(mode=0o700, exist_ok=True)
     for name in RESULTS:

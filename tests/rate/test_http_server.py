@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import pytest
 import decision_models
 import tiny
 from expertune.cli.main import main
+from expertune.engine.llama_cpp import server as embedded
 from expertune.errors import UsageError
-from expertune.rate.http_server import Address, served_file
+from expertune.rate.http_server import Address, served_file, start
 from pages import blocks
 from rate.stub import MAPPING, TOPIC, write_run
 
@@ -146,3 +147,18 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert re.fullmatch(
         rf"error: --port {port}: cannot be used \(.*\); choose another, or 0\n", capsys.readouterr().err
     )
+
+
+def test_unended_requests_are_cut_off_and_keep_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "PAUSE_SECONDS", 1)
+    served = served_file(decision_models.make(tmp_path / "m.gguf"))
+    with closing(start(served, threads=1)) as server, ExitStack() as stack:
+        half = f"POST /v1/systemone HTTP/1.1\r\nAuthorization: Bearer {server.key}\r\nContent-Length: 9\r\n\r\n{{"
+        address = ("127.0.0.1", server.address.port)
+        unended = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(100)]
+        for each, sent in zip(unended, (half.encode(), b"POST /v1") * 50, strict=True):
+            each.sendall(sent)
+        assert list(server.ask("/v1/systemone", served.body)["answers"]["rating"]["probabilities"])
+        for each in unended:
+            while each.recv(1000):  # an error, or nothing
+                pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -27,7 +28,11 @@ class EventLog:
             if self._handle is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.write(self._handle, (json.dumps(record, allow_nan=False) + "\n").encode())
+            line = (json.dumps(record, allow_nan=False) + "\n").encode()
+            written = os.write(self._handle, line)
+            if written < len(line):  # a full disk: no half line is left for the resumed run to go on from
+                os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise OutputError(
                 f"{self._path}: cannot be written ({error.strerror or error}); "

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..errors import EngineError, Interrupted, UsageError
 from ..evaluate.rated_prevalence import RatedPrevalence, rated_prevalence
+from ..files import remove_leftovers
 from ..optional import installed_version
 from ..predict.score import Prediction, Scorer, likeliest
 from ..ratings.records import RawRecord, RecordFile, open_records
@@ -123,6 +124,7 @@ def rate_file(
     checked_output(output, source, excel=excel)
     checked_output(codebook_path(output), source)
     with Journal(journal or output.with_name(f"{output.name}.journal.sqlite")) as kept:
+        remove_leftovers(output.parent, codebook_path(output).name)
         with stage("Reading the records"):
             records = open_records(
                 source, product.template, remedy=_NO_TEMPLATE.format(folder=product.folder), sheet=sheet

@@ -10,10 +10,11 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from ..errors import OutputError
 from ..stats.intervals import Estimate
 from .results import Results
 from .security import Access, Guard
@@ -39,7 +40,12 @@ def make_app(session: Session, results: Results, access: Access) -> Guard:
         Route("/rater/{rater:int}/{view}/write", page.write, methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    return Guard(Starlette(routes=[Mount(f"/{access.token}", routes=routes)]), access)
+    handlers: Any = {OutputError: _not_saved}
+    return Guard(Starlette(routes=[Mount(f"/{access.token}", routes=routes)], exception_handlers=handlers), access)
+
+
+async def _not_saved(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"Not saved: {error}", 507)
 
 
 class Page:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, UsageError
-from ..files import write_json
+from ..files import remove_leftovers, write_json
 from ..stats.intervals import Estimate, Interval
 from .journal import PageJournal
 from .session import Session
@@ -37,13 +37,14 @@ class Results:
             raise UsageError(f"{self.output}: is the input itself; choose another --output")
         if self.output.exists() and journal.fact(self._fact) is None:
             raise UsageError(f"{self.output}: exists already; move it or choose another --output")
+        remove_leftovers(self.output.parent, self.output.name, self.summary.name)
 
     def write(self, session: Session) -> str:
         """Write both files, and return a line for the user. An error comes as that line too: the page goes on."""
         finals, status = session.finals(), session.status()
         try:
+            session.journal.fact(self._fact, "written")  # first: a page that is killed now must start again
             count = write_results(session.source, finals, self.output)
-            session.journal.fact(self._fact, "written")
             write_json(self.summary, summary(session))
         except OutputError as error:
             return str(error)

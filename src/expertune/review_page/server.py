@@ -95,6 +95,7 @@ def serve(
     import uvicorn
 
     from .app import make_app
+    from .deadline import RequestDeadline
     from .security import Access
 
     password = listen.password()
@@ -111,6 +112,7 @@ def serve(
         threading.Thread(target=session.learn_forever, daemon=True).start()
         config = uvicorn.Config(
             make_app(session, results, access),
+            http=RequestDeadline,
             access_log=False,  # addresses hold the token
             log_level="error" if debug else "critical",
             lifespan="off",

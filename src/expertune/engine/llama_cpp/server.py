@@ -28,6 +28,7 @@ KILLED, TIMED_OUT = -9, -27  # SIGKILL, SIGPROF
 TEMPLATE_SECONDS = 3  # of processor time that a chat template may take while a model is tried; a usual one takes 0.01
 TALK = [{"role": role, "content": "one"} for role in ("system", "user", "assistant", "user")]
 BATCH = 512  # tokens in one step of the engine: an interrupt waits for at most one
+PAUSE_SECONDS = 30  # that another program may make within a request; its connection holds a thread meanwhile
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _start(launch: Launch, key: str, verbosity: int, *, template: str = "") -> A
     params.cache_ram_mib = 0
     params.no_extra_bufts = not launch.repack
     if launch.public:
-        params.ui, params.public_path = True, launch.public
+        params.ui, params.public_path, params.timeout_read = True, launch.public, PAUSE_SECONDS
     # Each kept connection holds one of the server's threads.
     params.n_threads_http = launch.slots + (32 if launch.public else 4)
     for cpu in (params.cpuparams, params.cpuparams_batch):

@@ -52,6 +52,7 @@
   const lost = "Not saved: expertune review does not answer any more. Start it again and open the address that it prints.";
   for (const name of ["htmx:sendError", "htmx:timeout"]) document.addEventListener(name, () => alertUser(lost));
   document.addEventListener("htmx:responseError", (event) => {
-    alertUser(event.detail.xhr.status === 404 ? lost : `Not saved (error ${event.detail.xhr.status}). Load the page again.`);
+    const { status, responseText } = event.detail.xhr;
+    alertUser(status === 404 ? lost : status === 507 ? responseText : `Not saved (error ${status}). Load the page again.`);
   });
 })();
