@@ -380,7 +380,7 @@ def test_a_host_with_another_file_than_the_judged_one_is_refused(tmp_path: Path,
     (folder / "fine_tuned_model.gguf").write_bytes(b"GGUF other")
     with (
         pytest.raises(UsageError, match=r"^host \S+: .*not the file that was judged \(its sha256 differs"),
-        serve_on_ray(product, "llama.cpp", cluster.address),
+        serve_on_ray(product, "llama.cpp", cluster.address, Counted().stage),
     ):
         pass
 

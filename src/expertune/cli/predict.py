@@ -6,7 +6,7 @@ import os
 import time
 from glob import has_magic
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -91,16 +91,23 @@ def rate(
 
     target = output or _output(new, parts=ray is not None)
     loaded = load_product(with_, product)
-    options = {"model": model, "threads": threads or None, "slots": slots, "context": context, "votes": votes}
-    if ray is None:
-        serving = serve(loaded, engine, allow_remote=allow_remote, **options)
-    else:
-        serving = serve_on_ray(loaded, engine, ray, workers=workers, **options)
-    with Progress() as progress, serving as served:
-        if changed := change_since_registration(loaded, served):
-            progress.say(f"warning: {changed}")
-        how = {"rationale": rationale, "calibrated": calibration, "journal": journal, "excel": excel, "sheet": sheet}
-        tally = rate_file(new, target, loaded, served, progress.stage, **how)
+    given: dict[str, Any] = {"model": model, "threads": threads or None, "slots": slots, "context": context}
+    with Progress() as progress:
+        if ray is None:
+            serving = serve(loaded, engine, allow_remote=allow_remote, votes=votes, **given)
+        else:
+            serving = serve_on_ray(loaded, engine, ray, progress.stage, workers=workers, votes=votes, **given)
+        with serving as served:
+            if changed := change_since_registration(loaded, served):
+                progress.say(f"warning: {changed}")
+            how = {
+                "rationale": rationale,
+                "calibrated": calibration,
+                "journal": journal,
+                "excel": excel,
+                "sheet": sheet,
+            }
+            tally = rate_file(new, target, loaded, served, progress.stage, **how)
     print_tally(tally, target, as_json=as_json)
 
 

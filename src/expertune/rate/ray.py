@@ -25,6 +25,7 @@ from .artifact import Artifact
 from .batch import Advancing, Batch, RatedBatch, RateRequest, Text, hashes, missing_texts
 from .journal import Journal, JournalEntry
 from .ray_worker import Opener, Worker, WorkerFacts, open_product
+from .runner import Stage
 from .serve import Kind, ServedModel
 
 LOCAL = "local"  # the address of a cluster that is started for this command, on this machine only
@@ -47,6 +48,7 @@ def serve_on_ray(
     product: Artifact,
     kind: Kind,
     address: str,
+    stage: Stage,
     *,
     workers: int = 0,
     threads: int | None = None,
@@ -66,12 +68,14 @@ def serve_on_ray(
     require("ray", "--ray", '"expertune[ray]"')
     if kind == "ollama":
         raise UsageError("--ray: the workers rate by llama.cpp or torch; leave out --engine ollama")
-    with connected(address) as ray:
-        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        share = find_share(hosts, workers, threads, by_torch=kind == "torch" or product.readout is not None)
-        options = {"model": model, "slots": slots, "context": context, "votes": votes}
-        where = (product.folder.resolve(), product.kind, product.config_id)
-        cluster = RayWorkers(partial(open_product, *where, kind, share.cpus, options), share)
+    with ExitStack() as stack:
+        with stage("Starting the Ray workers"):
+            ray = stack.enter_context(connected(address))
+            hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            share = find_share(hosts, workers, threads, by_torch=kind == "torch" or product.readout is not None)
+            options = {"model": model, "slots": slots, "context": context, "votes": votes}
+            where = (product.folder.resolve(), product.kind, product.config_id)
+            cluster = RayWorkers(partial(open_product, *where, kind, share.cpus, options), share)
         yield ServedModel(cluster, cluster.facts.digest, share.workers, cluster.rate_batches)
 
 

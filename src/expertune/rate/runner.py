@@ -96,8 +96,8 @@ def rate_file(
         raise UsageError(f"{product.folder}: its model set rates by {how}; leave out --rationale")
     votes = product.model_set is not None
     wanted = Wanted(product.scale, product.trust, calibrated=calibrated, rationale=rationale, votes=votes)
-    more = {"workers": served.workers, "rate_batches": served.rate_batches}
-    request = RateRequest(scorer, product.config_id, product.seed, served.digest, wanted, **more)
+    ways = (served.workers, served.rate_batches)
+    request = RateRequest(scorer, product.config_id, product.seed, served.digest, wanted, *ways)
     files = record_files(source)
     for file in files:
         if output.suffix or excel:
