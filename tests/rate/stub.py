@@ -21,6 +21,7 @@ from expertune.predict.score import LanguageModelScorer
 from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.columns import Wanted
 from expertune.rate.runner import RateRequest
+from expertune.rate.serve import ServedModel
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import make_scale
 from records import plain_record
@@ -113,6 +114,23 @@ def asked(
 ) -> RateRequest:
     scorer = LanguageModelScorer(engine, lambda prompt: chat_messages(prompt, SCALE, TOPIC), SCALE)
     return RateRequest(scorer, config, 1, digest, Wanted(SCALE, trust or Uncertainty(), **wanted))
+
+
+@contextlib.contextmanager
+def open_rule(told: Path, *, seconds: float = 0.0, gone: bool = False) -> Iterator[ServedModel]:
+    """The engine of a worker of a Ray cluster, which adds its pid to a file; the text "fatal" ends the process."""
+
+    class FatalEngine(RuleEngine):
+        def score(self, prompt: str, answers: Sequence[str]) -> Scores:
+            if "fatal" in prompt:
+                os._exit(1)
+            return super().score(prompt, answers)
+
+    with open(told.with_suffix(".pids"), "a") as file:
+        file.write(f"{os.getpid()}\n")
+    engine = FatalEngine(seconds=seconds, told=told)
+    engine.gone = gone
+    yield ServedModel(asked(engine).scorer, "m", workers=2)
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

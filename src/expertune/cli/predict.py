@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import os
 import time
+from glob import has_magic
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from ..errors import UsageError
 from .options import AllowRemote, AsJson, Column, Debug, Excel, Mapping_, Sheet
+
+New = Annotated[
+    Path,
+    typer.Argument(
+        help="New records, raw or with a Prompt column (.csv, .tsv, .xlsx, .jsonl, .parquet); or a folder of such "
+        'files, or a quoted pattern such as "visits/*.parquet".'
+    ),
+]
+RatedOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        help="Output file; its suffix sets the format. Without suffix: a folder of Parquet parts. [NEW_rated.csv; "
+        "for a folder and with --ray NEW_rated]",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Rate on the hosts of a Ray cluster (host:port); local: on this one only."
+    ),
+]
+RayWorkers = Annotated[
+    int, typer.Option("--workers", min=0, help="Ray workers; 0: one a host, or as many as --threads allows.")
+]
 
 
 def rate(
     *,
-    new: Annotated[
-        Path, typer.Argument(help="New records, raw or with a Prompt column (.csv, .tsv, .xlsx, .jsonl, .parquet).")
-    ],
+    new: New,
     with_: Annotated[Path, typer.Option("--with", help="The output folder of a finished run.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Output file; its suffix sets the format. [NEW_rated.csv]")
-    ] = None,
+    output: RatedOutput = None,
     engine: Annotated[
         Literal["llama.cpp", "torch", "ollama"], typer.Option("--engine", help="Engine that serves the model.")
     ] = "llama.cpp",
@@ -49,6 +72,8 @@ def rate(
         bool,
         typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
     ] = False,
+    ray: Ray = None,
+    workers: RayWorkers = 0,
     excel: Excel = False,
     sheet: Sheet = "",
     allow_remote: AllowRemote = False,
@@ -58,20 +83,41 @@ def rate(
     """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
+    from ..rate.ray import serve_on_ray
     from ..rate.registered_sample import change_since_registration
     from ..rate.runner import rate_file
     from ..rate.serve import serve
     from .output import print_tally
 
-    target = output or new.with_name(f"{new.stem}_rated{new.suffix}")
+    target = output or _output(new, parts=ray is not None)
     loaded = load_product(with_, product)
-    options = {"slots": slots, "context": context, "allow_remote": allow_remote, "votes": votes}
-    with Progress() as progress, serve(loaded, engine, model=model, threads=threads or None, **options) as served:
-        if changed := change_since_registration(loaded, served):
-            progress.say(f"warning: {changed}")
-        how = {"rationale": rationale, "calibrated": calibration, "journal": journal, "excel": excel, "sheet": sheet}
-        tally = rate_file(new, target, loaded, served, progress.stage, **how)
+    given: dict[str, Any] = {"model": model, "threads": threads or None, "slots": slots, "context": context}
+    with Progress() as progress:
+        if ray is None:
+            serving = serve(loaded, engine, allow_remote=allow_remote, votes=votes, **given)
+        else:
+            serving = serve_on_ray(loaded, engine, ray, progress.stage, workers=workers, votes=votes, **given)
+        with serving as served:
+            if changed := change_since_registration(loaded, served):
+                progress.say(f"warning: {changed}")
+            how = {
+                "rationale": rationale,
+                "calibrated": calibration,
+                "journal": journal,
+                "excel": excel,
+                "sheet": sheet,
+            }
+            tally = rate_file(new, target, loaded, served, progress.stage, **how)
     print_tally(tally, target, as_json=as_json)
+
+
+def _output(new: Path, *, parts: bool) -> Path:
+    """The output next to the input. Raises UsageError for a pattern, which has no name."""
+    if new.is_dir():
+        return new.resolve().with_name(f"{new.resolve().name}_rated")
+    if not new.exists() and has_magic(str(new)):
+        raise UsageError(f"{new}: name the output with --output, such as --output rated")
+    return new.with_name(f"{new.stem}_rated{'' if parts else new.suffix}")
 
 
 def serve(

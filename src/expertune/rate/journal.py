@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,17 @@ class Journal(SqliteJournal):
             raise UsageError(f"{self.path}: no journal of this version; name another file with --journal")
         self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
+            raise
+
     def begin(
         self,
         *,
@@ -117,30 +129,17 @@ class Journal(SqliteJournal):
                 raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
         return found
 
-    def put(self, entry: JournalEntry) -> None:
-        """Keep a rating; it is there from now on, whatever happens to this process."""
-        shares = _json(entry.probabilities) if entry.probabilities else None
-        answer = (entry.answer, entry.answer_label)
-        votes = _json(dict(entry.votes)) if entry.votes else None
-        facts = (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds, now(), self.session)
-        with self._lock, self._sqlite_errors():
-            self._db.execute(
-                "INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._key, entry.record, *facts),
-            )
+    def put(self, *entries: JournalEntry) -> None:
+        """Keep ratings, all or nothing; they are there from now on, whatever happens to this process."""
+        rows = [(self._key, entry.record, *_facts(entry), now(), self.session) for entry in entries]
+        with self._lock, self._sqlite_errors(), self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def override(self, corrections: Sequence[tuple[bytes, int, str]]) -> int:
         """Keep what a reviewer said (record, value, note), all or nothing; how many of them this journal has rated."""
-        with self._lock, self._sqlite_errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for record, value, note in corrections:
-                    facts = (record, value, note, now())
-                    self._db.execute("INSERT OR REPLACE INTO overrides VALUES (?, ?, ?, ?)", facts)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+        rows = [(*correction, now()) for correction in corrections]
+        with self._lock, self._sqlite_errors(), self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO overrides VALUES (?, ?, ?, ?)", rows)
         return sum(self.has_rated(record) for record, _, _ in corrections)
 
     def has_rated(self, record: bytes) -> bool:
@@ -148,6 +147,13 @@ class Journal(SqliteJournal):
         sought = "SELECT 1 FROM ratings WHERE key IN (SELECT id FROM keys) AND record = ?"
         with self._lock, self._sqlite_errors():
             return self._db.execute(sought, (record,)).fetchone() is not None
+
+
+def _facts(entry: JournalEntry) -> tuple[Any, ...]:
+    shares = _json(entry.probabilities) if entry.probabilities else None
+    votes = _json(dict(entry.votes)) if entry.votes else None
+    answer = (entry.answer, entry.answer_label)
+    return (entry.label, entry.value, shares, *answer, votes, entry.error, entry.seconds)
 
 
 def _entry(row: tuple[Any, ...]) -> JournalEntry:

@@ -32,6 +32,7 @@ from ..readout.scorer import ReadoutScorer
 from ..readout.states import BaseStates
 from ..torch_engine import open_engine
 from .artifact import Artifact
+from .batch import RateBatches
 
 Kind = Literal["llama.cpp", "torch", "ollama"]
 
@@ -47,11 +48,15 @@ class ServedEngine:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The scorer of a product, the sha256 of what it serves, and how many rows are worth having under way at once."""
+    """The scorer of a product, the sha256 of what it serves, and how many rows are worth having under way at once.
+
+    `rate_batches` is there where the rows are not rated by threads of this process.
+    """
 
     scorer: Scorer
     digest: str
     workers: int
+    rate_batches: RateBatches | None = None
 
 
 @contextmanager

@@ -126,29 +126,38 @@ class JsonlWriter:
         pass
 
 
-class ParquetWriter:
-    """The input's own types where it is Parquet; numbers of a JSONL column stay numbers; all else is text."""
+class ArrowRows:
+    """Rows as Arrow tables: the input's own types where it is Parquet, numbers of a JSONL column, all else text."""
 
-    def __init__(self, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> None:
+    def __init__(self, records: RecordFile, added: Mapping[str, type]) -> None:
         import pyarrow
-        import pyarrow.parquet
 
         kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
         own = _arrow_fields(records, kinds)
         self._texts = [field.name for field in own if field.type == pyarrow.string()]
-        self._schema = pyarrow.schema([*own, *((name, kinds[kind]) for name, kind in added.items())])
+        self.schema = pyarrow.schema([*own, *((name, kinds[kind]) for name, kind in added.items())])
         self._table = pyarrow.Table.from_pylist
-        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """Raises OutputError for a column whose values have no one type."""
         plain = [{**row, **{name: _parquet_text(row.get(name)) for name in self._texts}} for row in rows]
         try:
-            table = self._table(plain, schema=self._schema)
+            return self._table(plain, schema=self.schema)
         except (ValueError, TypeError, OverflowError) as error:
             raise OutputError(
                 f"a column's values have no one type in Parquet ({type(error).__name__}); write .csv or .jsonl"
             ) from None
-        self._writer.write_table(table)
+
+
+class ParquetWriter:
+    def __init__(self, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> None:
+        import pyarrow.parquet
+
+        self._rows = ArrowRows(records, added)
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._rows.schema)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._writer.write_table(self._rows.table(rows))
 
     def close(self) -> None:
         self._writer.close()

@@ -38,7 +38,8 @@ class RecordFile:
     """A file of records to be rated. A text file was read through once, so that no broken row ends hours of rating.
 
     `rows` is the number of records, `kinds` the Python types found in each column of a JSON Lines or Excel file.
-    `template` is there for raw records: their prompts are made with it and added as the column `prompt`.
+    `template` is there for raw records: their prompts are made with it and added as the column `prompt`. The records of
+    `further` tables, which have the same columns, follow those of `table`.
     """
 
     table: TableFile
@@ -47,6 +48,7 @@ class RecordFile:
     prompt: str
     kinds: Mapping[str, frozenset[type]]
     template: PromptTemplate | None = None
+    further: tuple[TableFile, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -55,12 +57,13 @@ class RecordFile:
     @property
     def notes(self) -> tuple[str, ...]:
         """Messages for the user."""
+        read = tuple(note for table in (self.table, *self.further) for note in table.notes)
         if self.template is None:
-            return self.table.notes
+            return read
         used = [field.column for field in self.template.fields]
         others = [column for column in self.columns if column not in used]
         unused = f"; not used to rate: {listed(others)}" if others else ""
-        return (*self.table.notes, f"{self.path}: prompts made as in the run, from {listed(used)}{unused}")
+        return (*read, f"{self.path}: prompts made as in the run, from {listed(used)}{unused}")
 
     @property
     def made(self) -> dict[str, type]:
@@ -70,7 +73,8 @@ class RecordFile:
     def batches(self, size: int) -> Iterator[list[RawRecord]]:
         """Yield all records, at most `size` at a time."""
         read = self._with_prompt if self.template is None else self._made
-        records = (read(row, cells) for row, cells in self.table.rows(size))
+        tables = (self.table, *self.further)
+        records = (read(row, cells) for table in tables for row, cells in table.rows(size))
         while batch := list(islice(records, size)):
             yield batch
 
@@ -98,29 +102,28 @@ def open_records(
     prompt: Sequence[str] = PROMPT,
     remedy: str = "",
     sheet: str = "",
+    further: Sequence[Path] = (),
 ) -> RecordFile:
     """Describe a file of records after reading it through (Parquet: its metadata) without keeping its rows.
 
     Without a column of one of the names `prompt`, prompts are made with `template`; `remedy` ends the error where there
-    is none. Raises DatasetError (file, row, column) for every fault but a prompt that is blank or not a string: those
-    rows get their reason in RawRecord.
+    is none. `further` files of the same format and columns are read after it. Raises DatasetError (file, row, column)
+    for every fault but a prompt that is blank or not a string: those rows get their reason in RawRecord.
     """
-    table = open_table(path, sheet)
-    rows, kinds = table.row_count, {}
-    if rows is None:
-        rows, kinds = _scan(table)
+    tables = [open_table(each, sheet) for each in (path, *further)]
+    rows, kinds = _scan(tables)
     if not rows:
         raise DatasetError(f"{path}: no rows; there is nothing to rate")
-    columns = table.columns or tuple(kinds)
+    columns = tables[0].columns or tuple(kinds)
     found = Table(str(path), columns, ())
     if template is None or found.find(prompt):
-        return RecordFile(table, columns, rows, found.need(prompt, remedy), kinds)
+        return RecordFile(tables[0], columns, rows, found.need(prompt, remedy), kinds, further=tuple(tables[1:]))
     if missing := template.missing(columns):
         raise DatasetError(
             f"{path}: no column {' and '.join(map(json.dumps, missing))}, from which the run's prompts were made; it "
             f"has: {listed(columns)}; rename or add it (blank where unknown)"
         )
-    return RecordFile(table, columns, rows, PROMPT[0], kinds, template.for_columns(columns))
+    return RecordFile(tables[0], columns, rows, PROMPT[0], kinds, template.for_columns(columns), tuple(tables[1:]))
 
 
 def read_unrated(
@@ -154,12 +157,18 @@ def read_unrated(
     return records, len(rows) - len(records)
 
 
-def _scan(table: TableFile) -> tuple[int, dict[str, frozenset[type]]]:
+def _scan(tables: Sequence[TableFile]) -> tuple[int, dict[str, frozenset[type]]]:
     """Count the rows, and collect the types of each column where the cells have types (JSON Lines, Excel)."""
-    rows = 0
+    rows, first = 0, tables[0]
     kinds: dict[str, set[type]] = {}
-    for _, cells in table.rows():
-        rows += 1
-        for column, cell in cells.items() if not table.delimiter else ():
-            kinds.setdefault(column, set()).add(type(cell))
+    for table in tables:
+        if table.layout != first.layout:
+            raise DatasetError(
+                f"{table.path}: its format or columns differ from those of {first.path}; rate it by itself"
+            )
+        rows += table.row_count or 0
+        for _, cells in table.rows() if table.row_count is None else ():
+            rows += 1
+            for column, cell in cells.items() if not table.delimiter else ():
+                kinds.setdefault(column, set()).add(type(cell))
     return rows, {column: frozenset(types) for column, types in kinds.items()}

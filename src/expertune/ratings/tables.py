@@ -7,6 +7,7 @@ numbers; in JSON Lines, line numbers.
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import re
@@ -39,7 +40,7 @@ class TableFile:
 
     `columns` are those of the header, empty for JSON Lines, which has none. `nul_line` is the first line of a text file
     that contains a NUL byte. `encoding`, `delimiter` and `sheet` (of Excel) are empty where the format has none.
-    `row_count` is known only for Parquet before reading. `notes` are for the user.
+    `row_count` is known only for Parquet before reading, as are the columns' `types`. `notes` are for the user.
     """
 
     path: Path
@@ -49,7 +50,13 @@ class TableFile:
     sheet: str = ""
     nul_line: int | None = None
     row_count: int | None = None
+    types: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> tuple[str, list[tuple[str, str]]]:
+        """The format and the columns in alphabetical order: equal for files that can be read as one."""
+        return self.path.suffix.lower(), sorted(zip(self.columns, self.types or self.columns, strict=True))
 
     def rows(self, batch_rows: int = BATCH_ROWS) -> Iterator[Row]:
         """Yield the rows in order. Raises DatasetError for a broken row."""
@@ -60,6 +67,23 @@ class TableFile:
                 yield from _jsonl_rows(self.path, self.encoding)
             else:
                 yield from _named_rows(self)
+
+
+def record_files(source: Path) -> tuple[Path, ...]:
+    """The file itself; of a folder, or of a pattern such as visits/*.parquet, the files that can be read, by name.
+
+    Raises DatasetError where there is none.
+    """
+    if source.is_dir():
+        found = source.iterdir()
+    elif source.exists() or not glob.has_magic(str(source)):
+        return (source,)
+    else:
+        found = map(Path, glob.iglob(str(source), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
+    files = sorted(each for each in found if each.suffix.lower() in SUFFIXES and each.name[0] not in "._")
+    if not files:
+        raise DatasetError(f"{source}: no {', '.join(SUFFIXES)} file there; check the path")
+    return tuple(files)
 
 
 def open_table(path: Path, sheet: str = "") -> TableFile:
@@ -244,11 +268,11 @@ def _open_parquet(path: Path) -> TableFile:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns, row_count = tuple(file.schema_arrow.names), file.metadata.num_rows
+            schema, row_count = file.schema_arrow, file.metadata.num_rows
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DatasetError(f"{path}: invalid Parquet file ({type(error).__name__}); export it again") from None
-    check_unique(str(path), columns)
-    return TableFile(path, columns, row_count=row_count)
+    check_unique(str(path), schema.names)
+    return TableFile(path, tuple(schema.names), row_count=row_count, types=tuple(map(str, schema.types)))
 
 
 def _exact(batch: Any) -> Any:
