@@ -27,6 +27,7 @@ from .errors import (
     ModelFileError,
     ModelSetConfigError,
     OutputError,
+    RankLostError,
     RegistrationError,
     TrainingFailedError,
     UsageError,
@@ -67,6 +68,7 @@ __all__ = [
     "ModelFileError",
     "ModelSetConfigError",
     "OutputError",
+    "RankLostError",
     "RegistrationError",
     "TrainingFailedError",
     "UsageError",
@@ -101,6 +103,7 @@ class FineTuner:
         replace: bool = False,
         force: bool = False,
         log_to: Sequence[str] = (),
+        nproc: int = 1,
         on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
     ) -> tuple[bool, RunMetadata]:
@@ -114,14 +117,17 @@ class FineTuner:
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
         registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
         and the command to continue with. `log_to` names trackers ("mlflow", "tensorboard", "trackio") that get the
-        numbers of the run. `on_result` is called with the record when the results are written, before
-        registration.
+        numbers of the run; so many processes as `nproc` share the training. `on_result` is called with the record when
+        the results are written, before registration.
         Raises DatasetError, UsageError and ModelFileError for invalid input, OutputError if nothing can be written,
-        Interrupted on Ctrl-C (resume=True continues; its `metadata` is set if only the registration was stopped), and
-        without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError are
-        raised before any work if the name `register` is not available or no server answers.
+        RankLostError if one of several processes was lost and Interrupted on Ctrl-C (resume=True continues; its
+        `metadata` is set if only the registration was stopped), and without fallback FineTuningNotSupportedError and
+        TrainingFailedError. RegistrationError and EngineError are raised before any work if the name `register` is not
+        available or no server answers.
         """
         config, trackers = make_config(settings), check_trackers(log_to)
+        if nproc < 1:
+            raise UsageError(f"nproc: {nproc} is less than 1")
         _require_torch(config)
         _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
@@ -138,7 +144,7 @@ class FineTuner:
             registration=target,
         )
         how = {"resume": resume, "quiet": self.quiet, "debug": self.debug_mode}
-        with open_workspace(folder, **how, log_to=trackers) as ws, self._logged():
+        with open_workspace(folder, **how, log_to=trackers, nproc=nproc) as ws, self._logged():
             _log_start(request, dataset)
             _say_columns(dataset, ws)
             record = run(request, dataset, ws, on_result)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, outputs
 from ..errors import EngineError, FineTuningNotSupportedError, TrainingFailedError
@@ -35,6 +35,10 @@ from .code_branch import decision_of, scored
 from .readout import Readout
 from .state import EncodedDataset, NotTuned, RunRequest, Tuned, as_value
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..train.loop import Trainer
+    from ..train.ranks import Ranks
 
 log = logging.getLogger("expertune")
 
@@ -81,10 +85,12 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
 
 
 def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
+    from ..train.distributed import training_ranks  # imports torch, which only tuning needs
+
     plan = encoded.plan
     with GGUFFile(plan.base.path) as file:
-        with ws.stage("train"), stop_after_step() as should_stop:
-            trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop)
+        with ws.stage("train"), training_ranks(ws.nproc) as ranks, stop_after_step() as should_stop:
+            trained = _train(file, encoded, soft_labels(encoded, readout), ws, should_stop, ranks)
         with ws.stage("export"), ws.progress.whole.part("write"), _served_or_diverged(trained):
             keys = decision_of(encoded, trained.summary.family, trained.adapter_dev, trained.code_dev)
             metadata = {**_provenance(encoded), **keys.metadata}
@@ -138,38 +144,31 @@ def unrated_rows(encoded: EncodedDataset, soft: SoftLabels) -> tuple[Row, ...]:
 
 
 def _train(
-    file: GGUFFile, encoded: EncodedDataset, soft: SoftLabels, ws: Workspace, should_stop: Callable[[], bool]
+    file: GGUFFile,
+    encoded: EncodedDataset,
+    soft: SoftLabels,
+    ws: Workspace,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> _Trained:
     """Train and write the adapter. Float copies of the base are freed before the engine loads the file."""
     from ..model.load import load, place  # imports torch, which only tuning needs
     from ..train.checkpoint import CheckpointPlace
+    from ..train.distributed import Job, begin
     from ..train.loop import Trainer, TrainingData
 
-    config, unrated = encoded.plan.config, unrated_rows(encoded, soft)
+    plan, config, unrated = encoded.plan, encoded.plan.config, unrated_rows(encoded, soft)
     placement = place(file, config)
     longest = max(row.length for rows in encoded.rows.values() for row in rows)
+    data = TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft)
+    checkpoints = CheckpointPlace(ws.checkpoints, plan.run_id, ws.resume)
+    ranks = begin(ranks, Job(plan.base.path.absolute(), plan.base.sha256, config, data, longest, checkpoints))
     with ws.part("load"):
         tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = ws.parts["load"]
-    trainer = Trainer(
-        tunable,
-        TrainingData((*encoded.rows["train"], *unrated), encoded.rows["dev"], encoded.candidates, soft),
-        config,
-        checkpoints=CheckpointPlace(ws.checkpoints, encoded.plan.run_id, ws.resume),
-        should_stop=should_stop,
-    )
-    if trainer.trunk_rows:
-        shown = ws.progress.stage_if_needed(TITLES["load"], trainer.trunk_rows, unit="records")
-        with ws.part("load"), shown as advance:
-            trainer.read_trunk(advance)
-    with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
-        job = encoded.plan.job
-        for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
-            ws.progress.show(event)
-            ws.tracking.event(event)
+    trainer = Trainer(tunable, data, config, checkpoints=checkpoints, should_stop=should_stop, ranks=ranks)
+    _run(trainer, encoded, ws)
     result = trainer.result
-    for part, kind in (("train", "step"), ("validate", "dev")):
-        ws.parts[part] = sum(event.seconds for event in result.history if event.kind == kind)
     if result.best_step == 0:
         raise TrainingFailedError(
             f"training gained nothing on the {len(encoded.rows['dev'])} validation records over the base "
@@ -193,6 +192,21 @@ def _train(
         _rated(result.best_log_RK, encoded),
         _rated(result.best_code_log_RK, encoded),
     )
+
+
+def _run(trainer: Trainer, encoded: EncodedDataset, ws: Workspace) -> None:
+    """Train to the end, and keep the seconds of the parts."""
+    if trainer.trunk_rows:
+        shown = ws.progress.stage_if_needed(TITLES["load"], trainer.trunk_rows, unit="records")
+        with ws.part("load"), shown as advance:
+            trainer.read_trunk(advance)
+    with ws.progress.stage(TITLES["train"], total=trainer.steps, done=trainer.step, unit="steps"):
+        job = encoded.plan.job
+        for event in trainer.run(job.training_seconds(ws.elapsed) if job else None):
+            ws.progress.show(event)
+            ws.tracking.event(event)
+    for part, kind in (("train", "step"), ("validate", "dev")):
+        ws.parts[part] = sum(event.seconds for event in trainer.result.history if event.kind == kind)
 
 
 def _rated(log_RK: Any, encoded: EncodedDataset) -> tuple[Rated, ...]:
