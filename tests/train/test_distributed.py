@@ -121,6 +121,10 @@ def decisions(result: TrainingResult) -> list[tuple[object, ...]]:
     return [*events, (result.steps, result.best_step)]
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
+
+
 def children() -> list[psutil.Process]:
     running = psutil.Process().children()
     return [each for each in running if "expertune.train.distributed" in each.cmdline()]
@@ -232,6 +236,27 @@ def test_a_killed_process_ends_the_training_with_a_checkpoint(
     assert decisions(found) == decisions(alone[0])
 
 
+WAITING = """
+import time
+from expertune.train.distributed import training_ranks
+with training_ranks(3):
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="this system has no kill -9")
+def test_the_others_end_with_a_first_process_that_is_killed() -> None:
+    first = subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, env=environment())
+    with first:
+        assert first.stdout is not None and first.stdout.readline() == b"ready\n"
+        others = psutil.Process(first.pid).children()
+        first.kill()
+        gone, left = psutil.wait_procs(others, timeout=30)
+    assert len(gone) == 2 and left == []
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expertune")
@@ -254,7 +279,7 @@ def start(folder: Path, *more: str, launcher: tuple[str, ...] = ("-m", "expertun
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"},
+        env=environment(),
     )
 
 

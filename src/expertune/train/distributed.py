@@ -106,7 +106,8 @@ def _group(store: Any, rank: int, count: int, why: Callable[[], str] = lambda: L
         store.set(START, TRAIN)
     with connected(why):
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=TO_JOIN)
-        dist.distributed_c10d._set_pg_timeout(TO_WAIT)
+        world: Any = dist.group.WORLD
+        world.set_timeout(TO_WAIT)
     try:
         yield Ranks(rank, count, why=why)
     finally:
