@@ -36,6 +36,7 @@ from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
 from .log import log_file
+from .machine import launched
 from .modelset.build import build, inputs_of, recipes
 from .modelset.config import write as write_model_set
 from .optional import require_torch
@@ -126,8 +127,7 @@ class FineTuner:
         available or no server answers.
         """
         config, trackers = make_config(settings), check_trackers(log_to)
-        if nproc < 1:
-            raise UsageError(f"nproc: {nproc} is less than 1")
+        _check_processes(nproc)
         _require_torch(config)
         _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
@@ -256,6 +256,17 @@ def _require_torch(config: Config) -> None:
     """Raise UsageError where torch is needed and not installed."""
     if config.approach != "model-set" or config.engine != LLAMA_CPP:
         require_torch("tuning (--approach model-set --engine llama.cpp does without)")
+
+
+def _check_processes(nproc: int) -> None:
+    """Raise UsageError for a number of processes that is not possible, and in all but the first that were started."""
+    rank, count = launched()
+    if nproc < 1:
+        raise UsageError(f"nproc: {nproc} is less than 1")
+    if count > 1 and nproc > 1:
+        raise UsageError(f"nproc: {nproc}, but {count} processes have been started already (WORLD_SIZE); leave it out")
+    if rank:
+        raise UsageError("only the first process (RANK 0) runs a job; start the command with torchrun, not a script")
 
 
 def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:

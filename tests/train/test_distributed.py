@@ -23,7 +23,6 @@ import pytest
 import torch
 
 import tiny
-from expertune.cli.main import main
 from expertune.config import Config
 from expertune.errors import Interrupted, RankLostError, UsageError
 from expertune.fine_tuner import FineTuner
@@ -146,22 +145,19 @@ def test_one_process_starts_no_other() -> None:
         assert ranks.count == 1 and children() == []
 
 
-def test_a_number_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nproc: 0"):
-        FineTuner(quiet=True).process_dataset(ROWS, str(BASE), output_dir=tmp_path, nproc=0)
-
-
-def test_torchrun_and_nproc_together_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("nproc", "rank", "reason"),
+    [(0, None, "nproc: 0"), (2, 0, "2 processes have been started already"), (1, 1, "only the first process")],
+)
+def test_numbers_that_are_not_possible_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nproc: int, rank: int | None, reason: str
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(SystemExit) as ended:
-        main(["tune", "--nproc", "2"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().err == (
-        "error: --nproc 2: 2 processes have been started already (WORLD_SIZE); leave it out\n"
-    )
+    if rank is not None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", str(rank))
+    with pytest.raises(UsageError, match=reason):
+        FineTuner(quiet=True).process_dataset(ROWS, str(BASE), output_dir=tmp_path / "out", nproc=nproc)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

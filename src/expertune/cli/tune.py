@@ -130,7 +130,7 @@ def tune(
     **settings: Any,
 ) -> None:
     """Tune a model on expert ratings and evaluate it on records kept back for testing."""
-    _join_launched(nproc)
+    _join_launched()
     from ..fine_tuner import FineTuner
     from .output import print_summary
 
@@ -151,19 +151,18 @@ def tune(
         replace=replace,
         force=force,
         log_to=log_to or (),
+        nproc=nproc,
         on_result=show,
         **values,
     )
     _end(success, metadata, force=force)
 
 
-def _join_launched(nproc: int) -> None:
+def _join_launched() -> None:
     """Of the processes that torchrun or a cluster started, let rank 0 go on; the others train with it, and end here."""
     rank, count = launched()
     if count == 1:
         return
-    if nproc > 1:
-        raise UsageError(f"--nproc {nproc}: {count} processes have been started already (WORLD_SIZE); leave it out")
     from ..train.distributed import dismiss, serve
 
     if rank:
