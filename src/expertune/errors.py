@@ -10,6 +10,7 @@
     ├── ModelSetConfigError             1: the model set is invalid, or none could be made
     ├── RegistrationError               1: the model was not registered; Ollama's models are unchanged
     ├── OutputError                     1: an output file cannot be written (permission, full disk)
+    ├── RankLostError                   1: a process of a training on several was lost; --resume continues
     └── Interrupted                     130: stopped by the user; --resume continues
     DatasetTooSmallWarning (UserWarning)  fewer than 50 usable records
     RenamedSettingWarning (FutureWarning) a setting is given by its old name or value
@@ -79,6 +80,10 @@ class RegistrationError(ExpertuneError):
 
 class OutputError(ExpertuneError):
     """An output file cannot be written: no permission, or the disk is full."""
+
+
+class RankLostError(ExpertuneError):
+    """A process of a training in several (`--nproc`, torchrun) was killed or failed; `--resume` continues the run."""
 
 
 class Interrupted(ExpertuneError):

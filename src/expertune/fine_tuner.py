@@ -27,6 +27,7 @@ from .errors import (
     ModelFileError,
     ModelSetConfigError,
     OutputError,
+    RankLostError,
     RegistrationError,
     TrainingFailedError,
     UsageError,
@@ -35,6 +36,7 @@ from .estimate.capability import Capability
 from .estimate.capability import capability as capability_of
 from .estimate.plan import with_throughput
 from .log import log_file
+from .machine import launched
 from .modelset.build import build, inputs_of, recipes
 from .modelset.config import write as write_model_set
 from .optional import require_torch
@@ -65,6 +67,7 @@ __all__ = [
     "ModelFileError",
     "ModelSetConfigError",
     "OutputError",
+    "RankLostError",
     "RegistrationError",
     "TrainingFailedError",
     "UsageError",
@@ -99,6 +102,7 @@ class FineTuner:
         replace: bool = False,
         force: bool = False,
         log_to: Sequence[str] = (),
+        nproc: int = 1,
         on_result: Callable[[RunRecord], None] = lambda record: None,
         **settings: Any,
     ) -> tuple[bool, RunMetadata]:
@@ -112,14 +116,16 @@ class FineTuner:
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
         registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
         and the command to continue with. `log_to` names trackers ("mlflow", "tensorboard", "trackio") that get the
-        numbers of the run. `on_result` is called with the record when the results are written, before
-        registration.
+        numbers of the run; so many processes as `nproc` share the training. `on_result` is called with the record when
+        the results are written, before registration.
         Raises DatasetError, UsageError and ModelFileError for invalid input, OutputError if nothing can be written,
-        Interrupted on Ctrl-C (resume=True continues; its `metadata` is set if only the registration was stopped), and
-        without fallback FineTuningNotSupportedError and TrainingFailedError. RegistrationError and EngineError are
-        raised before any work if the name `register` is not available or no server answers.
+        RankLostError if one of several processes was lost and Interrupted on Ctrl-C (resume=True continues; its
+        `metadata` is set if only the registration was stopped), and without fallback FineTuningNotSupportedError and
+        TrainingFailedError. RegistrationError and EngineError are raised before any work if the name `register` is not
+        available or no server answers.
         """
         config, trackers = make_config(settings), check_trackers(log_to)
+        _check_processes(nproc)
         _require_torch(config)
         _check_folder(Path(output_dir), model_name, config, target_topics, resume=resume, overwrite=overwrite)
         target = RegistrationTarget(register, replace, force, self.allow_remote) if register is not None else None
@@ -129,7 +135,7 @@ class FineTuner:
         dataset = load_dataset(df, rating_mapping, target_topics, config)
         request = RunRequest(model_name, config, self.fallback_mode, self.allow_remote, target)
         how = {"resume": resume, "quiet": self.quiet, "debug": self.debug_mode}
-        with open_workspace(folder, **how, log_to=trackers) as ws, self._logged():
+        with open_workspace(folder, **how, log_to=trackers, nproc=nproc) as ws, self._logged():
             _log_start(request, dataset)
             _say_columns(dataset, ws)
             record = run(request, dataset, ws, on_result)
@@ -241,6 +247,17 @@ def _require_torch(config: Config) -> None:
     """Raise UsageError where torch is needed and not installed."""
     if config.approach != "model-set" or config.engine != LLAMA_CPP:
         require_torch("tuning (--approach model-set --engine llama.cpp does without)")
+
+
+def _check_processes(nproc: int) -> None:
+    """Raise UsageError for a number of processes that is not possible, and in all but the first that were started."""
+    rank, count = launched()
+    if nproc < 1:
+        raise UsageError(f"nproc: {nproc} is less than 1")
+    if count > 1 and nproc > 1:
+        raise UsageError(f"nproc: {nproc}, but {count} processes have been started already (WORLD_SIZE); leave it out")
+    if rank:
+        raise UsageError("only the first process (RANK 0) runs a job; start the command with torchrun, not a script")
 
 
 def _check_folder(folder: Path, model: str, config: Config, topics: str, *, resume: bool, overwrite: bool) -> None:

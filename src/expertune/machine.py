@@ -14,6 +14,28 @@ def usable_cores() -> int:
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
+def launched() -> tuple[int, int]:
+    """Rank of this process, and number of processes, where torchrun or a cluster has started several; else (0, 1)."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), count) if count > 1 and "RANK" in os.environ else (0, 1)
+
+
+def local_processes() -> int:
+    """Number of training processes that share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def loopback() -> dict[str, str]:
+    """The variable that makes gloo use only the loopback interface; empty where it is set, or unknown."""
+    import psutil
+
+    if "GLOO_SOCKET_IFNAME" in os.environ:
+        return {}
+    found = psutil.net_if_addrs().items()
+    names = [name for name, addresses in found if any(each.address == "127.0.0.1" for each in addresses)]
+    return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
+
+
 def one_thread() -> AbstractContextManager[object]:
     """Limit the numerical libraries that are loaded to one thread: L-BFGS takes three times as long on two (LOG.md)."""
     from threadpoolctl import threadpool_limits

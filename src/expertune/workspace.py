@@ -24,7 +24,7 @@ from .tracking import Tracking
 class Workspace:
     """Resources shared by the stages of a run. `seconds` holds the wall time of each stage so far, `parts` that of the
     stages of the plan (estimate/job.py), which are finer; `started` is the time of the run's start. `dry_run`: the run
-    ends with the plan of its time.
+    ends with the plan of its time. `nproc`: processes of the training.
     """
 
     folder: Path
@@ -36,6 +36,7 @@ class Workspace:
     started: float = field(default_factory=time.perf_counter)
     dry_run: bool = False
     tracking: Tracking = field(default_factory=Tracking)
+    nproc: int = 1
 
     @property
     def checkpoints(self) -> Path:
@@ -98,7 +99,14 @@ def _kept_pass(path: Path, run_id: str) -> Pass | None:
 
 @contextmanager
 def open_workspace(
-    folder: Path, *, resume: bool, quiet: bool, debug: bool, dry_run: bool = False, log_to: Sequence[str] = ()
+    folder: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    debug: bool,
+    dry_run: bool = False,
+    log_to: Sequence[str] = (),
+    nproc: int = 1,
 ) -> Iterator[Workspace]:
     """Open log, event file and trackers of a run; at the end close them, and the servers that the stages opened."""
     with (
@@ -108,4 +116,4 @@ def open_workspace(
     ):
         tracking = Tracking(log_to, folder / outputs.TRACKING, progress.say)
         stack.callback(tracking.close)
-        yield Workspace(folder, progress, resume, stack=stack, dry_run=dry_run, tracking=tracking)
+        yield Workspace(folder, progress, resume, stack=stack, dry_run=dry_run, tracking=tracking, nproc=nproc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import typer
 
 from ..config import Setting, settings
 from ..errors import UsageError
+from ..machine import launched
 from ..renamed_settings import REMOVED, RENAMED, RENAMED_VALUES, current_settings
 from .options import EXIT_FAILED, EXIT_FELL_BACK, AllowRemote, Debug, Force, Mapping_, Replace
 
@@ -26,6 +28,16 @@ LogTo = Annotated[
         "--log-to",
         metavar="mlflow|tensorboard|trackio",
         help="Send the run's numbers to this experiment tracker, repeatable; by default into the output folder.",
+    ),
+]
+Nproc = Annotated[
+    int,
+    typer.Option(
+        "--nproc",
+        min=1,
+        help="Processes that share the training, each with its part of the threads or a GPU of its own (default 1). "
+        "Leave it out under torchrun, which starts them itself.",
+        show_default=False,
     ),
 ]
 
@@ -113,11 +125,13 @@ def tune(
         bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")
     ] = False,
     log_to: LogTo = None,
+    nproc: Nproc = 1,
     allow_remote: AllowRemote = False,
     debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Tune a model on expert ratings and evaluate it on records kept back for testing."""
+    _join_launched()
     from ..fine_tuner import FineTuner
     from .output import print_summary
 
@@ -138,10 +152,23 @@ def tune(
         replace=replace,
         force=force,
         log_to=log_to or (),
+        nproc=nproc,
         on_result=show,
         **values,
     )
     _end(success, metadata, force=force)
+
+
+def _join_launched() -> None:
+    """Of the processes that torchrun or a cluster started, let rank 0 go on; the others train with it, and end here."""
+    rank, count = launched()
+    if count == 1:
+        return
+    from ..train.distributed import dismiss, serve
+
+    if rank:
+        raise typer.Exit(serve())
+    atexit.register(dismiss)
 
 
 def _end(success: bool, metadata: Mapping[str, Any], *, force: bool) -> None:

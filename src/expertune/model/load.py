@@ -12,7 +12,7 @@ from ..config import Config, with_changes
 from ..errors import FineTuningNotSupportedError
 from ..gguf.read import GGUFFile
 from ..machine import free_memory as machine_memory
-from ..machine import multiplies_bf16, usable_cores
+from ..machine import local_processes, multiplies_bf16, usable_cores
 from .arch import read_config
 from .build import adapted_layers, build
 from .config import ModelConfig
@@ -165,4 +165,4 @@ def _layer_seconds(dtype: torch.dtype, shape: tuple[int, ...]) -> float:
 def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return machine_memory()
+    return machine_memory() // local_processes()

@@ -17,6 +17,7 @@ from ..stats.metrics import confusion, macro_f1
 from .batches import DevBatch, by_length, dev_batch, groups_of, shared_beginning
 from .encode import Candidates, Row
 from .loss import log_probabilities
+from .ranks import ALONE, Ranks
 from .rows import dev_rows
 from .trunk import Trunk
 
@@ -55,13 +56,22 @@ class _Sums:
 
 
 def evaluate(
-    tunable: Tunable, rows: Sequence[Row], candidates: Candidates, *, batch_size: int, trunk: Trunk | None = None
+    tunable: Tunable,
+    rows: Sequence[Row],
+    candidates: Candidates,
+    *,
+    batch_size: int,
+    trunk: Trunk | None = None,
+    ranks: Ranks = ALONE,
 ) -> DevEvaluation:
-    """Score every row's own answer and every label in one pass over its prompt; `trunk` holds the packs' lower part."""
+    """Score every row's own answer and every label in one pass over its prompt; `trunk` holds the packs' lower part.
+
+    The `ranks` share the packs, and all of them get the same figures.
+    """
     order, fills_rows = by_length(rows), tunable.decoder.fills_rows
-    groups = groups_of(rows, order, max(batch_size, ROWS_ON_CUDA) if fills_rows else batch_size)
+    groups = list(groups_of(rows, order, max(batch_size, ROWS_ON_CUDA) if fills_rows else batch_size))
     made = dev_rows if fills_rows else dev_batch
-    parts = [_score(tunable, made(group, candidates), candidates, trunk) for group in groups]
+    parts = ranks.gather([_score(tunable, made(group, candidates), candidates, trunk) for group in ranks.share(groups)])
     scores_RSK = torch.empty(len(rows), *parts[0].scores_RSK.shape[1:])
     scores_RSK[order] = torch.cat([part.scores_RSK for part in parts])
     log_RSK = torch.log_softmax(scores_RSK, dim=-1)

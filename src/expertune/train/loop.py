@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from ..config import Config
-from ..errors import Interrupted, TrainingFailedError
+from ..errors import Interrupted, RankLostError, TrainingFailedError
 from ..model.load import Tunable
 from ..model.memory import tokens_at_once
 from . import checkpoint
@@ -37,13 +37,15 @@ from .data import TrainingData, TrainingResult
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent, evaluations_of
 from .loss import weighted_loss
+from .ranks import ALONE, Ranks
 from .rows import training_rows
 from .schedule import Schedule
 from .trunk import Trunk, make_trunk, packs_of_all
 
 
 class Trainer:
-    """LoRA training of one adapter. A stopped `run` can be resumed with bit-identical results (on the CPU)."""
+    """LoRA training of one adapter. A stopped `run` can be resumed with bit-identical results (on the CPU).
+    Of several `ranks` each has a Trainer with the same data; rank 0 writes."""
 
     def __init__(
         self,
@@ -53,7 +55,9 @@ class Trainer:
         *,
         checkpoints: CheckpointPlace | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._tunable, self._data, self._config = tunable, data, config
         self._checkpoints, self._should_stop = checkpoints, should_stop
         self._balance = balance(config, data.candidates, data.train, data.soft_labels)
@@ -72,7 +76,7 @@ class Trainer:
         self._history: list[Event] = []
         self.last_evaluation: DevEvaluation | None = None
         if checkpoints is not None and checkpoints.resume:
-            self._resume(checkpoint.load(checkpoints.folder, checkpoints.run_id))
+            self._resume(ranks.first(partial(checkpoint.load, checkpoints.folder, checkpoints.run_id)))
 
     @property
     def trunk_rows(self) -> int:
@@ -94,7 +98,10 @@ class Trainer:
         if self.trunk_rows and self._checkpoints is not None:
             data, dev_rows = self._data, rows_of_evaluation(self._config)
             packs = partial(packs_of_all, data.train, data.dev, data.candidates, dev_rows=dev_rows)
-            self._trunk = make_trunk(self._tunable, packs, self._checkpoints, go_on)
+            make = partial(make_trunk, self._tunable, packs, self._checkpoints, go_on)
+            self._trunk = make() if self._ranks.rank == 0 else None
+            if self._ranks.first(lambda: self._trunk is not None):
+                self._trunk = self._trunk or make(write=False)
 
     @property
     def step(self) -> int:
@@ -125,20 +132,27 @@ class Trainer:
         """Train to the end or until early stopping; afterwards the adapter holds the best state.
 
         With `seconds` to train in, the number of steps is settled once more, from the speed of the first tenth.
-        Raises Interrupted after a stop (the state is saved) and TrainingFailedError if the loss is NaN or infinite.
+        Raises Interrupted after a stop and RankLostError (the state is saved), and TrainingFailedError if the loss is
+        NaN or infinite.
         """
-        started = time.monotonic()
+        started, limit = time.monotonic(), self._ranks.first(lambda: seconds)
         if self._step == 0 and not self._history:
             yield self._evaluate()
         saved = time.monotonic()
         while not self._done and self._step < self.steps:
-            yield self.one_step()
-            if seconds is not None:
-                self.schedule = self.schedule.within(seconds - (time.monotonic() - started), self._history)
+            try:
+                event = self.one_step()
+            except RankLostError:
+                self._save()
+                raise
+            yield event
+            if limit is not None:
+                left = limit - (time.monotonic() - started)
+                self.schedule = self._ranks.first(partial(self.schedule.within, left, self._history))
             if self._step in self.schedule.evaluation_steps():
                 yield self._evaluate()
                 self._done = self._without_gain >= self._config.early_stopping_patience
-            if self._should_stop():
+            if any(self._ranks.sum(self._should_stop())):
                 self._save()
                 raise Interrupted(
                     f"stopped after step {self._step} of {self.steps}; run the same command with --resume to continue"
@@ -149,9 +163,9 @@ class Trainer:
         self._done = True
         self._save()
         self._tunable.lora.load(self._best_P)
-        if self._trunk is not None:
+        if self._trunk is not None and self._ranks.rank == 0:
             self._trunk.remove()
-            self._trunk = None
+        self._trunk = None
 
     def one_step(self) -> StepEvent:
         """One optimiser step without an evaluation. Raises TrainingFailedError if the loss is NaN or infinite."""
@@ -159,10 +173,10 @@ class Trainer:
         lora = self._tunable.lora
         lora.gradients_P.zero_()
         batches = self._batches(self._step)
-        weight = sum(batch.weight for batch in batches)
+        weight, tokens = self._ranks.sum(sum(each.weight for each in batches), sum(each.tokens for each in batches))
         losses = [self._backward(batch, weight) for batch in batches]
+        loss = self._ranks.add_up(lora.gradients_P, sum(map(float, losses)))
         norm = float(torch.linalg.vector_norm(lora.gradients_P))
-        loss = sum(map(float, losses))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingFailedError(
                 f"loss is NaN or infinite at step {self._step + 1}; lower --learning-rate or use --compute-dtype fp32"
@@ -181,7 +195,7 @@ class Trainer:
             loss,
             rate,
             norm,
-            sum(batch.tokens for batch in batches),
+            int(tokens),
             time.perf_counter() - start,
         )
         self._history.append(event)
@@ -204,6 +218,8 @@ class Trainer:
         order = epoch_order(rated, seed=self._config.seed, epoch=epoch, unrated=len(self._data.train) - rated)
         first = within * self._config.gradient_accumulation_steps * self._config.batch_size
         rows = order[first : first + self._config.gradient_accumulation_steps * self._config.batch_size]
+        if self._ranks.count > 1:  # dealt out by length, so that all have about as much to compute
+            rows = self._ranks.share(sorted(rows, key=lambda at: self._data.train[at].length))
         decoder, device = self._tunable.decoder, self._tunable.placement.device.type
         limit = tokens_at_once(device, decoder.config, decoder.first_adapted)
         make = partial(training_batch, shared=self._shared) if self._graphed is None else training_rows
@@ -222,6 +238,7 @@ class Trainer:
             self._data.candidates,
             batch_size=rows_of_evaluation(self._config),
             trunk=self._trunk,
+            ranks=self._ranks,
         )
         self.last_evaluation = found
         score = (found.macro_f1, -found.label_loss)
@@ -249,7 +266,7 @@ class Trainer:
         return event
 
     def _save(self) -> None:
-        if self._checkpoints is None:
+        if self._checkpoints is None or self._ranks.rank:
             return
         state = self._optimizer.state.get(self._tunable.lora.values_P, {})
         empty_P = torch.zeros_like(self._best_P)

@@ -63,12 +63,14 @@ def make_trunk(
     place: CheckpointPlace,
     advance: Callable[[int], object],
     stream: Stream | None = None,
+    *,
+    write: bool = True,
 ) -> Trunk | None:
     """Open the file of this run, or compute it from the packs; `advance` gets 0 before the first and the
     number of rows after each.
 
     `stream` gives `Decoder.trunk` of a pack where more is read from the same pass. None, with a line in the log, if the
-    disk has no room for the file.
+    disk has no room for the file, or if there is none and it is not to be written.
     """
     path, dtype = place.folder / NAME, tunable.placement.dtype
     places = _layout(packs)
@@ -77,6 +79,8 @@ def make_trunk(
     owner = hashlib.sha256(repr(facts).encode()).digest()
     size = math.prod(shape) * dtype.itemsize
     if not _is_whole(path, size, owner):
+        if not write:
+            return None
         place.folder.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         free = shutil.disk_usage(place.folder).free

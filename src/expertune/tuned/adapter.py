@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import outputs
 from ..estimate.job import JobPlan, RunStage
@@ -18,6 +19,9 @@ from ..train.encode import Tokenized
 from ..train.events import Event
 from ..train.summary import TrainingSummary, summarize_training
 from ..workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,26 @@ def train_adapter(
     job: JobPlan | None,
     ws: Workspace,
     should_stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> TrainedAdapter:
     """Train and write the adapter. Float copies of the base are freed before the engine loads the file.
 
-    Raises TrainingFailedError if it is not better than the base, Interrupted and OutputError.
+    Raises TrainingFailedError if it is not better than the base, Interrupted, RankLostError and OutputError.
     """
     from ..model.load import load, place  # imports torch, which only tuning needs
     from ..train.checkpoint import CheckpointPlace
+    from ..train.distributed import Job, begin
     from ..train.loop import Trainer, TrainingData
 
-    config, data = tokens.plan.config, TrainingData.of(tokens, soft)
+    config, data, base = tokens.plan.config, TrainingData.of(tokens, soft), tokens.plan.base
     longest = max(row.length for part in tokens.rows.in_order for row in part)
+    checkpoints = CheckpointPlace(ws.checkpoints, tokens.plan.run_id, ws.resume)
+    placement = place(file, config)
+    ranks = begin(ranks, Job(base.path.absolute(), base.sha256, config, data, longest, checkpoints))
     with ws.part("load"):
-        tunable = load(file, config, place(file, config), row_tokens=longest)
+        tunable = load(file, config, placement, row_tokens=longest)
     load_seconds = ws.parts["load"]
-    trainer = Trainer(
-        tunable,
-        data,
-        config,
-        checkpoints=CheckpointPlace(ws.checkpoints, tokens.plan.run_id, ws.resume),
-        should_stop=should_stop,
-    )
+    trainer = Trainer(tunable, data, config, checkpoints=checkpoints, should_stop=should_stop, ranks=ranks)
     if trainer.trunk_rows:
         shown = ws.progress.stage_if_needed(RunStage.LOAD.shown, trainer.trunk_rows, unit="records")
         with ws.part("load"), shown as advance:

@@ -62,11 +62,13 @@ def require_tuned_or_fallback(tuned: Tuned | NotTuned, request: RunRequest, ws: 
 
 
 def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tuned:
+    from ..train.distributed import training_ranks  # imports torch, which only tuning needs
+
     config = encoded.plan.config
     with GGUFFile(encoded.plan.base.path) as file:
-        with ws.stage("train"), stop_after_step() as should_stop:
+        with ws.stage("train"), training_ranks(ws.nproc) as ranks, stop_after_step() as should_stop:
             soft = readout.soft_labels if readout else soft_labels(encoded.dataset, config)
-            trained = train_adapter(file, encoded, soft, encoded.job, ws, should_stop)
+            trained = train_adapter(file, encoded, soft, encoded.job, ws, should_stop, ranks)
         with ws.stage("export"), ws.progress.whole.part("write"), served_or_diverged(trained):
             summary, path = trained.summary, ws.checkpoints / outputs.MODEL
             keys = decision_of(encoded, encoded.frame, summary.family, trained.adapter_dev, trained.code_dev)
