@@ -33,8 +33,8 @@ def gate_failures(record: RunRecord) -> list[str]:
 def failed_checks(record: RunRecord) -> list[str]:
     """Reasons why the recommended product is no success, one line each.
 
-    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout or a model set,
-    which is not registered, must not be worse than the base or than always choosing the most common label.
+    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout, ensemble or
+    model set, which is not registered, must not be worse than the base or than always choosing the most common label.
     """
     approach = record.choice.approach if record.choice else "tune"
     if not record.evaluation.evaluations:
@@ -53,9 +53,9 @@ def failed_checks(record: RunRecord) -> list[str]:
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:
     """True where the tuned model's macro-F1 on the test records is not above the rival's.
 
-    The verdict is on the tuned model unless the readout was chosen over it.
+    The verdict is on the tuned model unless readout or ensemble was chosen over it.
     """
-    if record.choice is None or record.choice.approach != "readout":
+    if record.choice is None or record.choice.approach not in ("readout", "ensemble"):
         return getattr(record.evaluation.verdict, rival) == "not better"
     figures = {each.name: each.macro_f1.value or 0.0 for each in record.evaluation.evaluations}
     return figures.get("tuned", 0.0) <= figures.get(rival, 0.0)

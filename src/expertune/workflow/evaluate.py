@@ -12,17 +12,16 @@ from ..evaluate.automatable import automatable_share
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import UnseenRatings, likely_label_errors
 from ..evaluate.verdict import WORD_COUNTS
-from ..modelset.choose import MODEL_SET, READOUT
+from ..modelset.choose import ENSEMBLE, MODEL_SET, READOUT, TUNE, TUNED
 from ..modelset.fit import ModelSet, predict_test, rate_member
 from ..predict.score import FIRST_ANSWERS, LONGEST_ANSWER, Pass, Rated, sample_of
 from ..predict.uncertainty import Uncertainty, fit_uncertainty
+from ..readout.ensemble import Ensemble, fused_pass
 from ..record import ApproachChoice
 from ..torch_engine import open_base
 from .readout import Readout
 from .state import Basis, NotTuned, Tuned
 from .workspace import Workspace
-
-TUNED = "tuned"
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ def evaluate(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None = None,
+    ensemble: Ensemble | None = None,
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
     chosen = model_set if choice.approach == MODEL_SET else None
@@ -52,6 +52,9 @@ def evaluate(
             dev, passes, notes = _passes(tuned, model_set, chosen, basis, ws)
             if readout is not None:
                 dev[READOUT], passes[READOUT] = readout.dev.rated, readout.test
+            if readout is not None and ensemble is not None:
+                fused = fused_pass(passes[TUNED], readout.test, ensemble.tuned_weight, basis.dataset.scale)
+                dev[ENSEMBLE], passes[ENSEMBLE] = ensemble.dev.rated, fused
             base_test = basis.base_test
             if base_test is None:
                 base, data = basis.models.candidates[0], basis.dataset
@@ -60,7 +63,7 @@ def evaluate(
             if chosen is None:
                 raise
             return Evaluated(None, None, unjudged=str(error))
-        name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
+        name = chosen.name if chosen else TUNED if choice.approach == TUNE else choice.approach
         dev = {name: dev[name], **dev}
         found = _judged(name, dev[name], passes, notes, basis, base_test)
         return _with_label_errors(found, dev, _unseen_training(model_set, readout, basis), basis)

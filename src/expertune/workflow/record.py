@@ -10,11 +10,12 @@ from ..config import as_dict
 from ..evaluate.judgement import experts_of
 from ..evaluate.predictions import label_error_rows, prediction_rows
 from ..evaluate.tfidf_curve import tfidf_curve
-from ..modelset.choose import MODEL_SET, READOUT, TUNE
+from ..modelset.choose import ENSEMBLE, MODEL_SET, READOUT, TUNE
 from ..modelset.fit import ModelSet
 from ..ratings.dataset import Dataset
 from ..ratings.leaks import spoiled
 from ..ratings.unlabelled import Unlabelled
+from ..readout.ensemble import Ensemble
 from ..readout.record import ReadoutRecord
 from ..readout.record import write as write_readout
 from ..record import (
@@ -22,6 +23,7 @@ from ..record import (
     ApproachChoice,
     AuditRecord,
     BaseFile,
+    EnsembleInfo,
     EvaluationRecord,
     FineTuningInfo,
     ModelSetInfo,
@@ -59,6 +61,7 @@ def write_results(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None = None,
+    ensemble: Ensemble | None = None,
 ) -> RunRecord:
     """Write product, record and report to the output folder, and remove the checkpoints. Raises OutputError.
 
@@ -71,7 +74,7 @@ def write_results(
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
     write_tables(evaluated, basis, ws)
-    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout)
+    record = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout, ensemble)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(record, kept.history if kept else ()))
     record = record.model_copy(update={"plan": with_actual(basis.job, ws)})  # with the time of the report
@@ -116,6 +119,7 @@ def _record(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None,
+    ensemble: Ensemble | None,
 ) -> RunRecord:
     dataset, config = basis.dataset, basis.config
     why_not = tuned.reason if isinstance(tuned, NotTuned) else None
@@ -134,6 +138,7 @@ def _record(
         model_set_info=_model_set_info(model_set, evaluated) if model_set and not kept else None,
         code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, dataset.scale),
         readout_info=_readout_info(readout.record) if readout else None,
+        ensemble_info=_ensemble_info(ensemble) if ensemble and kept else None,
         fallback_reason=why_not,
         choice=choice,
         verdict=evaluation.verdict.line,
@@ -183,11 +188,11 @@ def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_g
     judged += f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
     if choice.approach == TUNE:
         return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
-    if choice.approach == READOUT:
+    if choice.approach in (READOUT, ENSEMBLE):
         served = f"; no tuned model: {why_not}" if why_not else ""
         if record.fine_tuning_info:
             served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
-        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
+        return f"{judged}Recommended for rating: the {choice.approach} ({choice.reason}){served}. {verdict}"
     return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
@@ -206,6 +211,11 @@ def _readout_info(record: ReadoutRecord) -> ReadoutInfo:
             name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss} for name, each in record.out_of_fold.items()
         },
     )
+
+
+def _ensemble_info(ensemble: Ensemble) -> EnsembleInfo:
+    losses = {str(weight): loss for weight, loss in ensemble.losses.items()}
+    return EnsembleInfo(tuned_weight=ensemble.tuned_weight, log_loss=losses)
 
 
 def _learning_curves(basis: Basis, readout: Readout | None, ws: Workspace) -> tuple[LearningCurve, ...]:
