@@ -65,7 +65,7 @@ def rate(
         int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
     ] = None,
     product: Annotated[
-        Literal["tuned", "readout", "model-set"] | None,
+        Literal["tuned", "readout", "ensemble", "model-set"] | None,
         typer.Option("--product", help="Which product of the run rates. [the recommended one]"),
     ] = None,
     votes: Annotated[
@@ -80,7 +80,7 @@ def rate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
+    """Rate new records with the recommended product of a finished run: tuned model, readout, both, or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
     from ..rate.ray import serve_on_ray
