@@ -206,7 +206,7 @@ def first_run(folder: Path) -> tuple[Config | None, Mapping[str, Any]]:
     if not path.exists():
         return None, {}
     kept = read_config(path)
-    return make_config(current_settings(kept["settings"], warn=False)), kept["run"]
+    return make_config(current_settings(kept.settings, warn=False)), kept.run
 
 
 def check_resumed(folder: Path, config: Config, topics: str) -> None:

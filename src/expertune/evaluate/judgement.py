@@ -77,7 +77,8 @@ def judge(
     by_name = {rater: rated for rater, (rated, _) in raters.items()}
     rivals = {rater: rated for rater, rated in by_name.items() if rater not in itself}
     differences = compare((name, product), rivals, split.test, scale, split.groups, config)
-    found = verdict(*(evaluations[rater] for rater in (name, "base", "TF-IDF", "majority")), differences)
+    product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
+    found = verdict(product_, base_, tfidf_, majority_, differences)
     uncertainty, experts = _uncertainty(dev[name], dataset, config), experts_of(dataset, config, product)
     on_test, conformal = (split.test, product, scale, split.groups), uncertainty.conformal
     both = (split.dev, dev[name]), (split.test, product)
