@@ -288,6 +288,8 @@ KINDS = {"page": (serve_page, rater), "serve": (serve_model, asker)}
 
 
 def lines(entries: Sequence[Entry]) -> list[str]:
+    if not entries:
+        return ["Not measured yet."]
     head = ("what", "clients (slow, broken)", "minutes", "answers (per second)", "errors", "p50, p95, p99, ms",
             "memory at the start, at the end, most, MB")  # fmt: skip
     found = latest(entries, "what", "clients", "slow", "broken").values()

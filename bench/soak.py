@@ -124,6 +124,8 @@ def kill_stages(names: Sequence[str], kills: int, until: float, folder: Path) ->
 
 def lines(entries: Sequence[Entry]) -> list[str]:
     """The tables of kills and of inputs."""
+    if not entries:
+        return ["Not measured yet."]
     kills: dict[str, list[Entry]] = {}
     inputs: dict[str, list[Entry]] = {}
     for each in entries:
