@@ -180,7 +180,7 @@ def tables(entries: Sequence[runs.Entry]) -> Iterator[str]:
     yield ""
     last = list(found.values())[-1]
     yield (
-        f"Blocks: {last['machine']}, {last['threads']} thread, {last['2']['precision']}, {last['rows']} rows a step; "
+        f"Blocks: {last['machine']}, one thread, {last['2']['precision']}, {last['rows']} rows a step; "
         f"{last['date'][:10]}, commit {last['commit']}. Unpacking Q4_K into bf16: "
         f"{1e9 / max(each['2']['unpack_ns'] for each in found.values()) / 1e9:.2f} G weights a second and thread. "
         f"GPU speeds between {slow / 1e12:.0f} (measured) and {fast / 1e12:.0f} (assumed) TFLOP/s; "
