@@ -109,12 +109,16 @@ def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[i
         source = shortened(csv, folder / "rows.csv", rows)
         with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
             engine.generate(engine.render(messages("warm up")), max_tokens=4)
+            cpu = time.process_time()
             our_seconds = ours(engine, source, folder)
+            our_cpu = time.process_time() - cpu
         count = open_records(source).rows
         for length in lengths or [None]:
             with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
                 engine.generate(engine.render(messages("warm up")), max_tokens=4)
+                cpu = time.process_time()
                 peer_seconds, tokens, unparsed = peer(engine, source, length)
+                peer_cpu = time.process_time() - cpu
             found = {
                 "model": model.name,
                 "rows": count,
@@ -124,6 +128,7 @@ def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[i
                 "peer_answer_tokens": round(tokens, 1),
                 "peer_unparsed": unparsed,
                 "ratio": round(peer_seconds / our_seconds, 2),
+                "ratio of processor time": round(peer_cpu / our_cpu, 2),
             }
             print(json.dumps(found), flush=True)
 

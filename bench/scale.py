@@ -1,11 +1,12 @@
 """Time and memory at 1 to 70 B parameters: one block of each shape is measured here, all else is computed from it.
 
-    python bench/scale.py [--models "Llama 3.1 8B" …] [--threads 1] [--rows 2]
+    python bench/scale.py [--models "Llama 3.1 8B" …] [--rows 2]
     python bench/scale.py --table          measure nothing; write the tables into docs/scale.md
 
 A file of one block and one of two, with random weights in Q4_K and the real widths, heads and vocabulary, are trained
-a step each, in a process of their own; the difference is a whole block, forward and backward. The figures of the whole
-model come from these by the functions of `expertune models` (estimate/). Results: bench/results/scale.jsonl.
+a step each, in a process of their own; the difference is a whole block, forward and backward. Times are processor
+seconds of one thread, which other work changes little. The figures of the whole model come from these by the functions
+of `expertune models` (estimate/). Results: bench/results/scale.jsonl.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import os
 import resource
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
@@ -30,9 +32,6 @@ from gpu_models import Shape
 from expertune.config import Config
 from expertune.gguf import quants
 from expertune.gguf.read import GGUFFile
-
-if TYPE_CHECKING:
-    from expertune.model.load import Placement
 
 PAGE, RESULTS, MARK = runs.ROOT / "docs" / "scale.md", runs.RESULTS / "scale.jsonl", "bench/scale.py"
 SHAPES = {  # config.json of the models' pages on Hugging Face
@@ -47,7 +46,6 @@ TILE = 64  # rows of random weights that a matrix repeats: their values do not c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=int, default=2, help="of 250 tokens in a step")
     parser.add_argument("--weight-cache", default="dequantized", choices=("quantized", "dequantized"))
     parser.add_argument("--compute-dtype", default="auto", choices=("auto", "fp32", "bf16"))
@@ -68,9 +66,9 @@ def main() -> None:
 
 def in_children(name: str, options: argparse.Namespace) -> runs.Entry:
     """Figures of the model's first block alone, and of two, each in a fresh process."""
-    found: runs.Entry = {"rows": options.rows, "threads": options.threads}
-    flags = ["--rows", options.rows, "--threads", options.threads]
-    flags += ["--weight-cache", options.weight_cache, "--compute-dtype", options.compute_dtype]
+    found: runs.Entry = {"rows": options.rows}
+    flags = ["--rows", options.rows, "--weight-cache", options.weight_cache]
+    flags += ["--compute-dtype", options.compute_dtype]
     for blocks in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             path = fill(write_file(Path(folder) / "blocks.gguf", SHAPES[name], blocks))
@@ -172,15 +170,20 @@ def measured(path: Path, options: argparse.Namespace) -> runs.Entry:
     from expertune.model.arch import read_config
     from expertune.model.load import load, place
     from expertune.model.memory import estimate_memory
+    from expertune.train.evaluate import evaluate
+    from expertune.train.loop import Trainer
     from expertune.train.recipe import with_recipe
 
     given = {"weight_cache": options.weight_cache, "compute_dtype": options.compute_dtype, "device": "cpu"}
-    config = Config(layers="all", batch_size=options.rows, threads=options.threads, **given)
+    config = Config(layers="all", batch_size=options.rows, threads=1, **given)
     with GGUFFile(path) as file:
         spec, placement = read_config(file), place(file, config)
         config = with_changes(with_recipe(file, config), gradient_accumulation_steps=1)
         part = throughput._flattened(load(file, config, placement, row_tokens=REFERENCE.longest))
-        looks, steps = throughput._seconds([part], config, throughput._data(REFERENCE, spec.vocabulary, options.rows))
+        data = throughput._data(REFERENCE, spec.vocabulary, options.rows)
+        trainer = Trainer(part, data, config)
+        look = partial(evaluate, part, data.dev, data.candidates, batch_size=options.rows)
+        found = {"look_s": processor_seconds(look), "step_s": processor_seconds(trainer.one_step)}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         said = estimate_memory(
             file,
@@ -193,23 +196,29 @@ def measured(path: Path, options: argparse.Namespace) -> runs.Entry:
             cached=placement.cached,
             recomputed=part.decoder.recompute,
         )
-        unpacked = unpack_nanoseconds(file, placement)
-    found = {"step_s": steps[0], "look_s": looks[0], "peak_mb": peak / 1e6, "said_mb": said.peak / 1e6}
-    found["unpack_ns"] = unpacked
+        found |= {"peak_mb": peak / 1e6, "said_mb": said.peak / 1e6, "unpack_ns": unpack_nanoseconds(file)}
     return {key: round(value, 4) for key, value in found.items()} | placement.describe()
 
 
-def unpack_nanoseconds(file: GGUFFile, placement: Placement) -> float:
+def processor_seconds(work: Callable[[], object], times: int = 2) -> float:
+    """The least processor time of some calls, the first of which sets up the kernels."""
+    seconds = []
+    for _ in range(times):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+def unpack_nanoseconds(file: GGUFFile) -> float:
     """Time to unpack a weight into bfloat16, as for a GPU that does not hold the weights."""
     import torch
 
-    from expertune.estimate.throughput import best_seconds
     from expertune.model.weights import unpack
 
     info = file.tensors["blk.0.ffn_up.weight"]
     packed, out = file.blocks(info.name), torch.empty(info.shape, dtype=torch.bfloat16)
-    [seconds] = best_seconds([lambda: unpack(packed, info.type, out, threads=placement.threads)])
-    return 1e9 * seconds / math.prod(info.shape)
+    return 1e9 * processor_seconds(lambda: unpack(packed, info.type, out, threads=1)) / math.prod(info.shape)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def _model(file: GGUFFile) -> Model:
     spec, config = read_config(file), with_recipe(file, Config(), RECORDS)
     first = first_adapted(spec, config.layers)
 
-    def needed(item: int, device: str, *, cached: bool) -> MemoryEstimate:
+    def needed(item: int, device: str, *, cached: bool, recomputed: bool = False) -> MemoryEstimate:
         return estimate_memory(
             file,
             spec,
@@ -86,7 +86,7 @@ def _model(file: GGUFFile) -> Model:
             batch=config.batch_size,
             at_once=tokens_at_once(device, spec, first),
             cached=cached,
-            recomputed=False,
+            recomputed=recomputed,
             first=first,
         )
 
@@ -100,7 +100,7 @@ def _model(file: GGUFFile) -> Model:
         adapter=adapter_numbers(file, spec, config.rank, first),
         weights=weights_bytes(file, 1),
         packed=in_bf16.loading,
-        quantized=needed(4, "cpu", cached=False),
+        quantized=needed(4, "cpu", cached=False, recomputed=True),
         as_float32=needed(4, "cpu", cached=True),
         on_gpu=bytes_on_gpu(file, in_bf16, 2),
         on_gpu_quantized=streamed.base - in_bf16.loading + streamed.adapter + streamed.working,
@@ -122,6 +122,13 @@ def on_processor(model: Model, entry: runs.Entry, cores: float = 1.0) -> Trainin
         tokens / throughput.carried_over(blocks, looks, model.work, model.first),
         each * sum(model.work[: model.first]) / tokens,
     )
+
+
+def carried_to(model: Model, entry: runs.Entry) -> runs.Entry:
+    """The figures of a smaller model's blocks, longer by the multiplications: for one that was not measured."""
+    ratio = model.work[0] / model_of(entry["model"]).work[0]
+    longer = {n: {**entry[n], "step_s": ratio * entry[n]["step_s"], "look_s": ratio * entry[n]["look_s"]} for n in "12"}
+    return {**entry, **longer}
 
 
 def on_gpus(model: Model, flops: float, gpus: int, unpack_s: float, least: float) -> TrainingThroughput:
@@ -165,11 +172,12 @@ def measured_flops(entry: runs.Entry) -> float:
 
 
 def tables(entries: Sequence[runs.Entry]) -> Iterator[str]:
-    found = {each["model"]: each for each in entries if each["1"]["base_memory"] == "cached"}
+    last = {each["model"]: each for each in entries if each["1"]["base_memory"] == "cached"}
+    found = {name: last[name] for name in scale.SHAPES if name in last}
     on_gpu = gpu_entries()
     slow, fast = max(measured_flops(each) for each in on_gpu), OF_PEAK * PEAK
     least = min(each["batch"] * MEASURED_GPU[each["model"]].row / each["tokens_s"] for each in on_gpu)
-    unpack_s = 1e-9 / (CORES * OF_CORES) * max(each["2"]["unpack_ns"] for each in found.values())
+    unpack_s = 1e-9 / (CORES * OF_CORES) * min(each["2"]["unpack_ns"] for each in found.values())
     yield from memory_table()
     yield ""
     yield from time_table(found, (slow, fast), unpack_s, least)
@@ -178,11 +186,11 @@ def tables(entries: Sequence[runs.Entry]) -> Iterator[str]:
     yield ""
     yield from gpu_memory_table(on_gpu)
     yield ""
-    last = list(found.values())[-1]
+    one = list(found.values())[-1]
     yield (
-        f"Blocks: {last['machine']}, {last['threads']} thread, {last['2']['precision']}, {last['rows']} rows a step; "
-        f"{last['date'][:10]}, commit {last['commit']}. Unpacking Q4_K into bf16: "
-        f"{1e9 / max(each['2']['unpack_ns'] for each in found.values()) / 1e9:.2f} G weights a second and thread. "
+        f"Blocks: {one['machine']}, one thread, {one['2']['precision']}, {one['rows']} rows a step; "
+        f"{one['date'][:10]}, commit {one['commit']}. Unpacking Q4_K into bf16: "
+        f"{1e9 / min(each['2']['unpack_ns'] for each in found.values()) / 1e9:.2f} G weights a second and thread. "
         f"GPU speeds between {slow / 1e12:.0f} (measured) and {fast / 1e12:.0f} (assumed) TFLOP/s; "
         f"no step under {1e3 * least:.0f} ms (measured)."
     )
@@ -219,11 +227,11 @@ def time_table(
     for name in scale.SHAPES:
         model = model_of(name)
         lines: list[tuple[str, str, list[TrainingThroughput], str]] = []
-        if name in found:
-            one, many = on_processor(model, found[name]), on_processor(model, found[name], CORES * OF_CORES)
-            precision = found[name]["2"]["precision"]
-            lines.append(("one thread", precision, [one], "from a measured block"))
-            lines.append((f"{CORES} cores", precision, [many], "computed"))
+        entry = found.get(name) or carried_to(model, list(found.values())[-1])
+        one, many = on_processor(model, entry), on_processor(model, entry, CORES * OF_CORES)
+        origin = f"from a block of {entry['model']}" + (", measured" if name in found else ", computed")
+        lines.append(("one thread", entry["2"]["precision"], [one], origin))
+        lines.append((f"{CORES} cores", entry["2"]["precision"], [many], "computed"))
         kept = "bf16" if model.on_gpu <= GPU_BYTES else "quantized"
         for count in (1, GPUS):
             rates = [on_gpus(model, each, count, unpack_s, least) for each in flops]

@@ -16,9 +16,9 @@ from expertune.gguf.read import GGUFFile
 from expertune.model.arch import read_config
 
 TINY = Shape("tiny.gguf", "qwen2", 256, 512, 3, 4, 2, 64, 512, 10000.0, 1e-5)
-OPTIONS = {"rows": 1, "threads": 1, "weight_cache": "dequantized", "compute_dtype": "fp32"}
+OPTIONS = {"rows": 1, "weight_cache": "dequantized", "compute_dtype": "fp32"}
 TIMES = {"step_s": 2.0, "look_s": 1.0, "peak_mb": 1000.0, "said_mb": 1100.0, "unpack_ns": 1.0, "precision": "float32"}
-STAMP = {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": "MACHINE", "rows": 2, "threads": 1}
+STAMP = {"date": "2026-01-02T03:04:05", "commit": "abc", "machine": "MACHINE", "rows": 2}
 
 
 def entry(name: str, block: float) -> dict[str, object]:
@@ -67,10 +67,18 @@ def test_eight_gpus_divide_the_products_and_not_the_unpacking() -> None:
 def test_the_tables_say_what_was_measured_and_what_needs_which_machine() -> None:
     found = [entry(name, size) for name, size in zip(scale.SHAPES, (0.5, 2.0, 4.0, 8.0), strict=True)]
     text = "\n".join(scale_table.tables(found))
-    assert "| Llama 3.1 8B | one thread | float32 |" in text and "| from a measured block |" in text
+    assert "| Llama 3.1 8B | one thread | float32 |" in text and "| from a block of Llama 3.1 8B, measured |" in text
     assert "| Llama 3.3 70B | 8 × H100 | quantized |" in text
     assert "a computer with 64 GB of memory (or, with --weight-cache dequantized, a GPU with 192 GB)" in text
-    assert "| 1,000 | 1,100 (+10%) |" in text and "MACHINE, 1 thread, float32, 2 rows a step" in text
+    assert "| 1,000 | 1,100 (+10%) |" in text and "MACHINE, one thread, float32, 2 rows a step" in text
+
+
+def test_a_model_whose_block_was_not_measured_is_computed_from_another() -> None:
+    small, large = (scale_table.model_of(name) for name in ("Llama 3.1 8B", "Llama 3.3 70B"))
+    ratio = large.work[0] / small.work[0]
+    carried = scale_table.carried_to(large, entry("Llama 3.1 8B", 0.5))
+    assert carried["2"]["step_s"] - carried["1"]["step_s"] == pytest.approx(0.5 * ratio) and 3.5 < ratio < 4.5
+    assert "| from a block of Llama 3.1 8B, computed |" in "\n".join(scale_table.tables([entry("Llama 3.1 8B", 0.5)]))
 
 
 def test_the_memory_on_a_gpu_is_near_what_was_measured() -> None:
