@@ -167,20 +167,29 @@ def test_the_modelfile_by_hand_makes_the_same_model(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/api/blobs", "/api/create", "/api/copy"])
-@pytest.mark.parametrize("how", [signal.SIGINT, getattr(signal, "SIGKILL", signal.SIGTERM)])  # Windows has no kill -9
 def test_stopped_at_any_step_nothing_is_half_registered(
-    contract: ContractServer,
-    run: tuple[Path, str, dict[str, int]],
-    path: str,
-    how: signal.Signals,
-    monkeypatch: pytest.MonkeyPatch,
+    contract: ContractServer, run: tuple[Path, str, dict[str, int]], path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """By Ctrl-C, then by kill -9 (which Windows has not); and then it registers."""
     folder, _, _ = run
     monkeypatch.setenv("OLLAMA_HOST", contract.host)
-    name, before = f"stopped-{how.name.lower()}", names(contract.host)
+    name, before = "stopped", names(contract.host)
+    code, errors = stopped_at(contract, folder, name, path, signal.SIGINT)
+    assert code == 130 and "Ollama's models are unchanged" in errors, errors
+    assert names(contract.host) == before
+    stopped_at(contract, folder, name, path, getattr(signal, "SIGKILL", signal.SIGTERM))
+    assert f"{name}:latest" not in names(contract.host)
+    assert FineTuner(quiet=True).register_model(folder, name, force=True)["registered"]
+    assert names(contract.host) == before | {f"{name}:latest"}
+    with OllamaServer(contract.host) as server:
+        server.delete(name)
+
+
+def stopped_at(contract: ContractServer, folder: Path, name: str, path: str, how: signal.Signals) -> tuple[int, str]:
+    """The exit code and errors of a registration that was sent a signal while the server answered `path`."""
+    aside = None
     if path == "/api/blobs":  # the server must want the file
-        digest = sha256(folder / "fine_tuned_model.gguf")
-        blob = contract.folder / "blobs" / f"sha256-{digest}"
+        blob = contract.folder / "blobs" / f"sha256-{sha256(folder / 'fine_tuned_model.gguf')}"
         aside = blob.rename(blob.with_suffix(".aside"))
     contract.heal()
     contract.fail(path, "slow", times=1)
@@ -191,17 +200,10 @@ def test_stopped_at_any_step_nothing_is_half_registered(
         time.sleep(0.05)
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
-    if path == "/api/blobs":
-        aside.rename(blob)
-    assert f"{name}:latest" not in names(contract.host)
-    if how is signal.SIGINT:
-        assert process.returncode == 130 and "Ollama's models are unchanged" in errors, errors
-        assert names(contract.host) == before
     contract.heal()
-    assert FineTuner(quiet=True).register_model(folder, name, force=True)["registered"]
-    assert names(contract.host) == before | {f"{name}:latest"}
-    with OllamaServer(contract.host) as server:
-        server.delete(name)
+    if aside is not None:
+        aside.rename(aside.with_suffix(""))
+    return process.returncode, errors
 
 
 @pytest.mark.slow
