@@ -52,7 +52,7 @@ def rate(source: Path, folder: Path, engine: Engine, workers: int) -> dict[str, 
     from expertune.predict.uncertainty import Uncertainty
     from expertune.rate.columns import Wanted
     from expertune.rate.journal import Journal
-    from expertune.rate.ray import RayWorkers, Share
+    from expertune.rate.ray_blocks import RayWorkers, Share
     from expertune.rate.runner import RateRequest, rate_records
     from expertune.ratings.records import open_records
     from rate import SCALE, stage

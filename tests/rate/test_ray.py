@@ -30,7 +30,8 @@ from expertune.rate import parts
 from expertune.rate.artifact import load_product
 from expertune.rate.columns import Wanted
 from expertune.rate.journal import Journal, record_hash
-from expertune.rate.ray import RayWorkers, Share, connected, find_share, serve_on_ray
+from expertune.rate.ray import connected, find_share, serve_on_ray
+from expertune.rate.ray_blocks import RayWorkers, Share
 from expertune.rate.runner import RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.records import open_records
