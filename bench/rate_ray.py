@@ -49,10 +49,11 @@ def opened(engine: Engine) -> Iterator[Any]:
 
 def rate(source: Path, folder: Path, engine: Engine, workers: int) -> dict[str, Any]:
     """Rate a file by `workers` nodes of one CPU each, 0: in this process."""
+    from expertune.rate.ray_blocks import RayWorkers, Share
+
     from expertune.predict.uncertainty import Uncertainty
     from expertune.rate.columns import Wanted
     from expertune.rate.journal import Journal
-    from expertune.rate.ray import RayWorkers, Share
     from expertune.rate.runner import RateRequest, rate_records
     from expertune.ratings.records import open_records
     from rate import SCALE, stage
@@ -99,13 +100,12 @@ def cluster(nodes: int, folder: Path) -> Iterator[None]:
     """A head without workers and `nodes` nodes of one CPU, on the loopback; this process is connected to it."""
     code = os.pathsep.join((str(ROOT / "src"), str(BENCH)))
     os.environ |= {"PYTHONPATH": code, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ |= {"RAY_AUTH_MODE": "disabled"}
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
     from ray.cluster_utils import Cluster
 
     from expertune.rate.ray import connected
 
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder / "r")}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(nodes):
             made.add_node(num_cpus=1)

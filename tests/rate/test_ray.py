@@ -21,6 +21,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from expertune.rate.ray_blocks import RayWorkers, Share
 
 import tiny
 from expertune.cli.main import main
@@ -30,7 +31,7 @@ from expertune.rate import parts
 from expertune.rate.artifact import load_product
 from expertune.rate.columns import Wanted
 from expertune.rate.journal import Journal, record_hash
-from expertune.rate.ray import RayWorkers, Share, connected, find_share, serve_on_ray
+from expertune.rate.ray import connected, find_share, serve_on_ray
 from expertune.rate.runner import RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.records import open_records
@@ -223,10 +224,10 @@ def cluster() -> Iterator[Any]:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TMPDIR", folder)
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-        made = Cluster(initialize_head=True, head_node_args=head)
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         made.folder = folder
         for _ in range(2):
             made.add_node(num_cpus=1)

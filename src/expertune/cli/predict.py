@@ -37,6 +37,19 @@ Ray = Annotated[
 RayWorkers = Annotated[
     int, typer.Option("--workers", min=0, help="Ray workers; 0: one a host, or as many as --threads allows.")
 ]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")]
+RatingProduct = Annotated[
+    Literal["tuned", "readout", "ensemble", "model-set"] | None,
+    typer.Option("--product", help="Which product of the run rates. [the recommended one]"),
+]
+Calibration = Annotated[
+    bool,
+    typer.Option("--calibration/--no-calibration", help="Calibrate probabilities as learnt on the validation records."),
+]
+Votes = Annotated[
+    bool,
+    typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
+]
 
 
 def rate(
@@ -49,29 +62,16 @@ def rate(
     ] = "llama.cpp",
     model: Annotated[str | None, typer.Option("--model", help="The model's name in Ollama.")] = None,
     rationale: Annotated[bool, typer.Option("--rationale", help="Also write the model's rationale; slower.")] = False,
-    calibration: Annotated[
-        bool,
-        typer.Option(
-            "--calibration/--no-calibration", help="Calibrate probabilities as learnt on the validation records."
-        ),
-    ] = True,
+    calibration: Calibration = True,
     journal: Annotated[
         Path | None,
         typer.Option("--journal", help="Journal from which a stopped run continues. [OUTPUT.journal.sqlite]"),
     ] = None,
     slots: Annotated[int, typer.Option("--slots", min=0, help="Parallel requests; 0: chosen by the engine.")] = 0,
     context: Annotated[int, typer.Option("--context", min=0, help="Token limit of one record; 0: as in the run.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
-    ] = None,
-    product: Annotated[
-        Literal["tuned", "readout", "ensemble", "model-set"] | None,
-        typer.Option("--product", help="Which product of the run rates. [the recommended one]"),
-    ] = None,
-    votes: Annotated[
-        bool,
-        typer.Option("--votes", help="Also rate with a model set's other members and record disagreement; slower."),
-    ] = False,
+    threads: Threads = None,
+    product: RatingProduct = None,
+    votes: Votes = False,
     ray: Ray = None,
     workers: RayWorkers = 0,
     excel: Excel = False,
@@ -127,9 +127,7 @@ def serve(
         typer.Argument(metavar="FOLDER|FILE", help="The output folder of a run that tuned a model, or a GGUF file."),
     ],
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="TCP port; 0: a free one.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")
-    ] = None,
+    threads: Threads = None,
     debug: Debug = False,
 ) -> None:
     """Serve a tuned model over HTTP to other programs on this machine, with a key, until Ctrl-C.
