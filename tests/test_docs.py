@@ -21,7 +21,7 @@ from pages import GUIDES, PAGES, README, ROOT, blocks, command_lines
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 FENCED = ("sh", "bash", "")
-ELSEWHERE = {"--help", "--lora"}  # of every command; of llama.cpp
+ELSEWHERE = {"--help", "--lora", "--num-cpus"}  # of every command; of llama.cpp; of Ray
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 

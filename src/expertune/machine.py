@@ -16,8 +16,8 @@ def usable_cores() -> int:
 
 def launched() -> tuple[int, int]:
     """Rank of this process, and number of processes, where torchrun or a cluster has started several; else (0, 1)."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]), count) if count > 1 and "RANK" in os.environ else (0, 1)
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK")
+    return (int(rank), count) if count > 1 and rank is not None else (0, 1)
 
 
 def local_processes() -> int:

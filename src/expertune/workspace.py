@@ -74,8 +74,8 @@ class Workspace:
         """The plan with the seconds that its stages took."""
         if job is None:
             return None
-        parts = {**self.seconds, **self.parts}
-        parts["write"] = max(0.0, self.seconds.get("export", 0.0) - self.parts.get("check", 0.0))
+        write = max(0.0, self.seconds.get("export", 0.0) - self.parts.get("check", 0.0))
+        parts = {**self.seconds, **self.parts, "write": write}
         return job.finished({name: round(seconds, 3) for name, seconds in parts.items() if seconds})
 
     def once(self, name: str, run_id: str, make: Callable[[], Pass]) -> Pass:

@@ -30,6 +30,17 @@ LogTo = Annotated[
         help="Send the run's numbers to this experiment tracker, repeatable; by default into the output folder.",
     ),
 ]
+Register = Annotated[
+    str | None,
+    typer.Option(
+        "--register", help="Register the tuned model with Ollama under this name if it passes the quality gate."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Allow an output folder with a finished run, which is kept in previous/run."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")]
 Nproc = Annotated[
     int,
     typer.Option(
@@ -108,22 +119,11 @@ def tune(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     no_fallback: NoFallback = False,
-    register: Annotated[
-        str | None,
-        typer.Option(
-            "--register",
-            help="Register the tuned model with Ollama under this name if it passes the quality gate.",
-        ),
-    ] = None,
+    register: Register = None,
     replace: Replace = False,
     force: Force = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Allow an output folder with a finished run, which is kept in previous/run."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")
-    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     log_to: LogTo = None,
     nproc: Nproc = 1,
     allow_remote: AllowRemote = False,

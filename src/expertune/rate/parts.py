@@ -72,6 +72,11 @@ class PartsWriter:
 
         if self._tables:
             with atomic(self._folder / f"part-{self.parts:05}.parquet") as file:
-                pyarrow.parquet.write_table(pyarrow.concat_tables(self._tables), file)
+                writer = pyarrow.parquet.ParquetWriter(file, self._arrow.schema)
+                try:
+                    writer.write_table(pyarrow.concat_tables(self._tables))
+                    writer.close()
+                finally:
+                    writer.is_open = False  # as ParquetWriter.discard
             self._tables.clear()
             self.parts += 1

@@ -63,16 +63,16 @@ def serve_on_ray(
 def connected(address: str) -> Iterator[Any]:
     """Connect to a cluster; a local one listens on the loopback only and leaves no file. Raises UsageError."""
     _check_reachable(address)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    how: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0")
+    how: Mapping[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
     with ExitStack() as stack:
         if address == LOCAL:
             # read when ray is imported: 127.0.0.1 is then the address of this host for Ray
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
             # in /tmp: the path of a socket may have 103 letters on macOS, whose usual folder is too deep
             short = "/tmp" if Path("/tmp").is_dir() else None
             folder = tempfile.TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True)
-            how |= {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+            how = {**how, "include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
         import ray  # pyright: ignore[reportMissingImports] - installed by those who use it
 
         stack.callback(ray.shutdown)
@@ -103,10 +103,10 @@ def find_share(hosts: Sequence[Mapping[str, float]], workers: int, threads: int 
     """Divide what the hosts have, as Ray counts it, among workers. Raises UsageError where none fits."""
     gpu_hosts = [host for host in hosts if by_torch and host.get("GPU", 0) >= 1]
     used = gpu_hosts or [host for host in hosts if host.get("CPU", 0) >= 1]
-    each = [int(host.get("CPU", 0) // (host["GPU"] if gpu_hosts else 1)) for host in used]
+    each = [int(host.get("CPU", 0) // (host.get("GPU", 1) if gpu_hosts else 1)) for host in used]
     most = sum(int(host.get("CPU", 0)) for host in used) // (workers or 1)
     cpus = threads or max(1, min([most, *each]))
-    fitting = sum(int(host["GPU"] if gpu_hosts else host["CPU"] // cpus) for host in used)
+    fitting = sum(int(host.get("GPU", 0) if gpu_hosts else host.get("CPU", 0) // cpus) for host in used)
     if not (workers or fitting):
         raise UsageError(f"--ray: no host of the cluster has {cpus} CPUs; give other --threads, or --workers")
     return Share(workers or fitting, cpus, 1 if gpu_hosts else 0)

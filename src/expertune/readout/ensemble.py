@@ -5,9 +5,8 @@ Axes: N record · K label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -92,5 +91,5 @@ class EnsembleScorer:
     def notes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self._tuned.notes(), *self._readout.notes())))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Mapping[str, object]:
         return {"engine": NAME, "tuned": self._tuned.describe(), "readout": self._readout.describe()}

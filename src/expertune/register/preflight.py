@@ -64,16 +64,15 @@ def with_checks(record: RunRecord, choice: ApproachChoice) -> RunRecord:
     """Add the outcome of the checks: the failed ones, whether each product is a success, and the first line."""
     failed, by_gate = failed_checks(record), gate_failures(record) if record.fine_tuning_info else []
     line = _line(record, choice, failed, by_gate)
-    changes: dict[str, object] = {
+    tuned, model_set = record.fine_tuning_info, record.model_set_info
+    passed = model_set is not None and model_set.judged and not (failed and choice.approach == MODEL_SET)
+    changes = {
         "failed_checks": tuple(failed),
         "verdict": line,
         "evaluation": record.evaluation.model_copy(update={"verdict": replace(record.evaluation.verdict, line=line)}),
+        "fine_tuning_info": tuned and tuned.model_copy(update={"success": not by_gate}),
+        "model_set_info": model_set and model_set.model_copy(update={"success": passed}),
     }
-    if (tuned := record.fine_tuning_info) is not None:
-        changes["fine_tuning_info"] = tuned.model_copy(update={"success": not by_gate})
-    if (model_set := record.model_set_info) is not None:
-        passed = model_set.judged and not (failed and choice.approach == MODEL_SET)
-        changes["model_set_info"] = model_set.model_copy(update={"success": passed})
     return record.model_copy(update=changes)
 
 
