@@ -26,8 +26,8 @@ import tempfile
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -173,40 +173,41 @@ def _started(folder: Path, *arguments: str, until: str) -> Iterator[tuple[subpro
 
 
 async def rater(served: Served, seen: Seen, number: int) -> None:
-    client, form = Client(served.port), served.headers
-    _, head, _ = await client.ask("POST", served.path, f"name=Rater+{number}".encode(), form)
-    work = re.findall(r"(?i)location: (\S+)", head)[0]
+    form = served.headers
+    with closing(Client(served.port)) as client:
+        _, head, _ = await client.ask("POST", served.path, f"name=Rater+{number}".encode(), form)
+        work = re.findall(r"(?i)location: (\S+)", head)[0]
 
-    async def once(page: str) -> str:
-        fields = dict(re.findall(r'name="(record|step)" value="([^"]*)"', page))
-        body = urllib.parse.urlencode({**fields, "value": number % 2, "comment": ""}).encode()
-        status, _, answer = await client.ask("POST", f"{work}/rate", body, form)
-        if status != 200 or not fields or b"Not saved" in answer:
-            raise ValueError(f"status {status}" if fields else "no record")
-        return answer.decode()
+        async def once(page: str) -> str:
+            fields = dict(re.findall(r'name="(record|step)" value="([^"]*)"', page))
+            body = urllib.parse.urlencode({**fields, "value": number % 2, "comment": ""}).encode()
+            status, _, answer = await client.ask("POST", f"{work}/rate", body, form)
+            if status != 200 or not fields or b"Not saved" in answer:
+                raise ValueError(f"status {status}" if fields else "no record")
+            return answer.decode()
 
-    page = (await client.ask("GET", work))[2].decode()
-    while True:
-        answer = await timed(seen, partial(once, page))
-        if answer is None:
-            client.close()
-            answer = (await client.ask("GET", work))[2].decode()
-        page = answer
+        page = (await client.ask("GET", work))[2].decode()
+        while True:
+            answer = await timed(seen, partial(once, page))
+            if answer is None:
+                client.close()
+                answer = (await client.ask("GET", work))[2].decode()
+            page = answer
 
 
 async def asker(served: Served, seen: Seen, number: int) -> None:
-    client = Client(served.port)
-    body = json.loads(served.body) | {"state": f"cough for {number} days, and a fever"}
+    with closing(Client(served.port)) as client:
+        body = json.loads(served.body) | {"state": f"cough for {number} days, and a fever"}
 
-    async def once() -> str:
-        status, _, answer = await client.ask("POST", served.path, json.dumps(body).encode(), served.headers)
-        if status != 200 or "answers" not in json.loads(answer):
-            raise ValueError(f"status {status}")
-        return "answered"
+        async def once() -> str:
+            status, _, answer = await client.ask("POST", served.path, json.dumps(body).encode(), served.headers)
+            if status != 200 or "answers" not in json.loads(answer):
+                raise ValueError(f"status {status}")
+            return "answered"
 
-    while True:
-        if await timed(seen, once) is None:
-            client.close()
+        while True:
+            if await timed(seen, once) is None:
+                client.close()
 
 
 async def timed(seen: Seen, ask: Callable[[], Awaitable[str]]) -> str | None:
@@ -223,18 +224,27 @@ async def timed(seen: Seen, ask: Callable[[], Awaitable[str]]) -> str | None:
     return found
 
 
+@asynccontextmanager
+async def connection(served: Served) -> AsyncIterator[asyncio.StreamWriter]:
+    _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
 async def slow(served: Served, seen: Seen, number: int) -> None:
     """A byte a second, of the head or (every other client) of the body; again when the server has closed."""
     request = served.unended
     while True:
         with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            start = number % 2 * len(request)
-            writer.write(request[:start])
-            for at in range(start, len(request) + UNENDED):
-                writer.write(request[at : at + 1] or b" ")
-                await writer.drain()
-                await asyncio.sleep(1)
+            async with connection(served) as writer:
+                start = number % 2 * len(request)
+                writer.write(request[:start])
+                for at in range(start, len(request) + UNENDED):
+                    writer.write(request[at : at + 1] or b" ")
+                    await writer.drain()
+                    await asyncio.sleep(1)
         seen.others["slow ones cut off"] += 1
 
 
@@ -243,10 +253,11 @@ async def broken(served: Served, seen: Seen) -> None:
     request = served.unended
     while True:
         with suppress(OSError):
-            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(request if seen.others["broken"] % 2 else request[:40])
-            await writer.drain()
-            writer.transport.abort() if seen.others["broken"] % 4 < 2 else writer.close()
+            async with connection(served) as writer:
+                writer.write(request if seen.others["broken"] % 2 else request[:40])
+                await writer.drain()
+                if seen.others["broken"] % 4 < 2:
+                    writer.transport.abort()
         seen.others["broken"] += 1
         await asyncio.sleep(0.05)
 
@@ -266,6 +277,7 @@ async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    memory = memory or [served.memory]  # no answer at all
     tenth = max(1, len(memory) // 10)
     return {
         "answers": len(seen.seconds),

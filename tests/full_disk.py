@@ -15,7 +15,7 @@ import pytest
 from expertune.files import sha256
 
 PAGE = 4096
-ROOMS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)  # pages
+ROOMS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # pages
 TEMPORARY = (".tmp", ".part", ".rows")
 OWN = ("fine_tuner.log", "training_events.jsonl")  # logs, which only grow
 

@@ -87,7 +87,8 @@ def test_what_was_rated_on_a_full_disk_is_not_rated_again(
 def test_format(disk: Disk, inputs: Path, command: Callable[..., Run], suffix: str) -> None:
     write_csv(inputs / "raw.csv", [{"id": at, "complaint": "cough " * 9, "rating": at % 2} for at in range(300)])
     (inputs / f"out.{suffix}").write_bytes(b"old")
-    flags = ("--topics", "visits", "--column", "rating=rating", "--rating-mapping", '{"Yes": 1, "No": 0}')
+    flags = ("--topics", "visits", "--column", "text=complaint", "--column", "rating=rating",
+             "--rating-mapping", '{"Yes": 1, "No": 0}')  # fmt: skip
     run = command("format", "{}/raw.csv", "--output", f"{{}}/out.{suffix}", *flags)
     assert sweep(disk, inputs, (f"out.{suffix}",), run) > 1
 

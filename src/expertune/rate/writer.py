@@ -61,7 +61,7 @@ def open_output(path: Path, records: RecordFile, added: Mapping[str, type], *, e
                 yield writer
                 writer.close()
             finally:
-                if isinstance(writer, XlsxWriter):
+                if isinstance(writer, (XlsxWriter, ParquetWriter)):
                     writer.discard()
             file.flush()
             os.fsync(file.fileno())
@@ -161,6 +161,10 @@ class ParquetWriter:
 
     def close(self) -> None:
         self._writer.close()
+
+    def discard(self) -> None:
+        """Without this pyarrow closes a file that could not be written once more, when its writer is collected."""
+        self._writer.is_open = False
 
 
 def _arrow_fields(records: RecordFile, kinds: Mapping[type, Any]) -> list[Any]:
