@@ -51,6 +51,7 @@ def undisturbed(stage: Any, folder: Path) -> Undisturbed:
             raise SystemExit(f"{stage.name}: {ended.log if isinstance(ended, Used) else 'hangs'}")
         found.append(Undisturbed(stage.outputs(place), ended))
         stage.end(place)
+        shutil.rmtree(place)
     if found[0].outputs != found[1].outputs or not found[0].outputs:
         raise SystemExit(f"{stage.name}: two undisturbed runs differ: {_differing(found[0].outputs, found[1].outputs)}")
     return found[1]

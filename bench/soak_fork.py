@@ -46,6 +46,7 @@ class Killed:
 def fork(work: Callable[[], object], folder: Path, point: Point | None = None, *, seconds: float) -> Used | Killed:
     """Run `work` in a fork until it ends, reaches the point, or `seconds` are over. Linux only."""
     log, count = folder.with_name(f"{folder.name}.{LOG}"), folder.with_name(f"{folder.name}.{COUNT}")
+    count.unlink(missing_ok=True)
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

@@ -32,13 +32,13 @@ import tiny  # noqa: E402
 from expertune import outputs  # noqa: E402
 from expertune.cli.main import main  # noqa: E402
 from expertune.engine.ollama.server import OllamaServer  # noqa: E402
-from expertune.files import sha256, write_json  # noqa: E402
+from expertune.files import remove_leftovers, sha256, write_json  # noqa: E402
 from expertune.fine_tuner import FineTuner  # noqa: E402
 from expertune.gguf.write import write_adapter  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
 from expertune.rate.runner import rate_records  # noqa: E402
 from expertune.ratings.records import open_records  # noqa: E402
-from expertune.review_page.journal import Journal as PageJournal  # noqa: E402
+from expertune.review_page.journal import PageJournal  # noqa: E402
 from expertune.review_page.results import Results  # noqa: E402
 from expertune.review_page.server import Listen, open_session, serve  # noqa: E402
 from expertune.train.events import StepEvent  # noqa: E402
@@ -107,6 +107,7 @@ class Train(Stage):
     def run(self, place: Path) -> None:
         torch.set_num_threads(1)
         tunable = test_loop.open_tunable(place / "base.gguf")
+        remove_leftovers(place / "run", "*")  # as expertune.outputs.open_folder does before the training
         trainer = test_loop.trainer_of(tunable, place / "run", resume=True)
         for _ in trainer.run():
             pass

@@ -178,7 +178,7 @@ def test_experts_who_never_differ_get_no_interval(tmp_path: Path) -> None:
                 rater.press(truth(rater.text))
         (agreement,) = session.status().agreements
         assert (agreement.kappa, agreement.kappa_interval) == (1.0, None)
-        assert "κ <b>1.00</b></li>" in rater.open().page
+        assert "κ <b>1.00</b></li>" in client.get("/t0ken/rater/2/rate/results").text
 
 
 def test_what_two_raters_differ_on_is_adjudicated(tmp_path: Path) -> None:
