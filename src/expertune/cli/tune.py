@@ -29,6 +29,10 @@ LogTo = Annotated[
         help="Send the run's numbers to this experiment tracker, repeatable; by default into the output folder.",
     ),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Allow an output folder with a finished run, which is kept in previous/run."),
+]
 Nproc = Annotated[
     int,
     typer.Option(
@@ -116,10 +120,7 @@ def tune(
     ] = None,
     replace: Replace = False,
     force: Force = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Allow an output folder with a finished run, which is kept in previous/run."),
-    ] = False,
+    overwrite: Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its times, and stop; writes nothing.")
     ] = False,
