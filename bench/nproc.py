@@ -5,7 +5,8 @@
 Each process has one thread. The model of a step: the tokens' time divided by the processes, plus the time in which all
 wait for the sums (the gradients, 4 bytes a parameter, and three numbers; waiting for the slower process included).
 Predicted for more processes with a ring all-reduce, which moves 2 (N - 1) / N times these bytes in and out of each
-process. The first step is not counted.
+process. The first step is not counted. Where other work takes cores away, the processor seconds of rank 0 still say how
+much less it has to compute.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ class Timed(Ranks):
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a step, after the first one."""
+    """Means of the steps after the first one, of rank 0."""
 
     processes: int
     tokens: float
     seconds: float
-    collectives: float
+    processor: float
+    sums: float
     parameters: int
 
 
@@ -74,29 +76,28 @@ def measure(base: Path, data: TrainingData, config: Config, processes: int) -> M
         trainer = Trainer(tunable, data, config, checkpoints=where, ranks=ranks)
         if trainer.trunk_rows:
             trainer.read_trunk()
-        # of each step the last two: the weights before, the gradients after
-        together = [sum(ranks.seconds[-2:]) for event in trainer.run() if event.kind == "step"]
+        # of each step the last two sums: the weights before, the gradients after
+        marks = [(sum(ranks.seconds[-2:]), time.process_time()) for event in trainer.run() if event.kind == "step"]
         steps = steps_of(trainer.result.history)[1:]
     return Measured(
         processes,
         sum(each.tokens for each in steps) / len(steps),
         sum(each.seconds for each in steps) / len(steps),
-        sum(together[1:]) / len(steps),
+        (marks[-1][1] - marks[0][1]) / len(steps),
+        sum(sums for sums, _ in marks[1:]) / len(steps),
         tunable.lora.values_P.numel(),
     )
 
 
 def table(found: list[Measured]) -> list[str]:
-    one = found[0]
-    lines = [
-        "| processes | tokens/s | s a step | of it for the sums | speed-up | efficiency |",
-        "|---|---|---|---|---|---|",
-    ]
+    one, names = found[0], ("processes", "tokens/s", "s a step", "of it for the sums", "efficiency")
+    names = (*names, "processor s a step of rank 0", "efficiency by them")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for each in found:
-        gain = each.tokens / each.seconds / (one.tokens / one.seconds)
+        rate, gain = each.tokens / each.seconds, one.seconds / each.seconds / each.processes
         lines.append(
-            f"| {each.processes} | {each.tokens / each.seconds:,.0f} | {each.seconds:.2f} | {each.collectives:.3f} "
-            f"| {gain:.2f} | {gain / each.processes:.0%} |"
+            f"| {each.processes} | {rate:,.0f} | {each.seconds:.2f} | {each.sums:.3f} | {gain:.0%} "
+            f"| {each.processor:.2f} | {one.processor / each.processor / each.processes:.0%} |"
         )
     return lines
 

@@ -116,13 +116,12 @@ class FineTuner:
         `replace` and `force` as in `register_model`. Success then also means that it was registered. A refused
         registration raises nothing and loses no result: metadata["registration"] has "registered" False, the reason,
         and the command to continue with. `log_to` names trackers ("mlflow", "tensorboard", "trackio") that get the
-        numbers of the run; so many processes as `nproc` share the training. `on_result` is called with the record when
-        the results are written, before registration.
+        numbers of the run; `nproc` processes share the training. `on_result` gets the record when the results are
+        written, before registration.
         Raises DatasetError, UsageError and ModelFileError for invalid input, OutputError if nothing can be written,
-        RankLostError if one of several processes was lost and Interrupted on Ctrl-C (resume=True continues; its
-        `metadata` is set if only the registration was stopped), and without fallback FineTuningNotSupportedError and
-        TrainingFailedError. RegistrationError and EngineError are raised before any work if the name `register` is not
-        available or no server answers.
+        RankLostError if one of the processes was lost and Interrupted on Ctrl-C (resume=True continues; its `metadata`
+        is set if only the registration was stopped), and without fallback FineTuningNotSupportedError and
+        TrainingFailedError. RegistrationError and EngineError are raised before any work: no free name or no server.
         """
         config, trackers = make_config(settings), check_trackers(log_to)
         _check_processes(nproc)

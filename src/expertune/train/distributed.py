@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import FileStore, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 from ..config import Config, with_changes
 from ..errors import ExpertuneError, Interrupted, ModelFileError, RankLostError, TrainingFailedError
@@ -97,7 +98,7 @@ def dismiss() -> None:
 
 @functools.cache
 def _launched_store() -> Any:
-    return next(dist.rendezvous("env://", timeout=TO_WAIT if launched()[0] else TO_JOIN))[0]
+    return next(rendezvous("env://", timeout=TO_WAIT if launched()[0] else TO_JOIN))[0]
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def _children(count: int) -> Iterator[tuple[Any, Callable[[], str]]]:
         os.environ.update(settings)
         stack.callback(lambda: [os.environ.pop(each) for each in settings])
         folder = Path(name)
-        store = dist.FileStore(str(folder / "store"), count)
+        store = FileStore(str(folder / "store"), count)
         children = [stack.enter_context(_child(folder, rank, count)) for rank in range(1, count)]
         why = functools.partial(_why, children, folder)
         while not store.check([f"{READY}{rank}" for rank in range(1, count)]):
@@ -223,7 +224,7 @@ def _end_with_parent() -> None:
 def main(store: str, rank: str, count: str) -> int:
     """Train as one of the processes that `_children` starts."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    return _serve(lambda: dist.FileStore(store, int(count)), int(rank), int(count))
+    return _serve(lambda: FileStore(store, int(count)), int(rank), int(count))
 
 
 if __name__ == "__main__":

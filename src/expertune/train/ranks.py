@@ -89,7 +89,7 @@ class Ranks:
             gradients_P.copy_(flat_P)
             return self.sum(loss)[0]
         with connected(self.why):
-            work = dist.all_reduce(gradients_P, group=self.nccl, async_op=True)
+            work: Any = dist.all_reduce(gradients_P, group=self.nccl, async_op=True)
             total = self.sum(loss)[0]  # by gloo, which fails where a process was lost; NCCL would wait for it
             work.wait()
         return total
