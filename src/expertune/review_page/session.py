@@ -175,7 +175,7 @@ class Session:
         return found
 
     def status(self, *, exact: bool = False) -> Status:
-        """Progress and agreement as they are now; without `exact` of very many records that of up to two seconds ago."""
+        """Progress and agreement now; of very many records the agreement of up to two seconds ago, unless `exact`."""
         now = time.monotonic()
         at, took, changes, agreed = self._agreed
         if changes != self.changes and (exact or now - at > (2.0 if took > SLOW_SECONDS else 0.0)):
