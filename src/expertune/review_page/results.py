@@ -41,7 +41,7 @@ class Results:
 
     def write(self, session: Session) -> str:
         """Write both files, and return a line for the user. An error comes as that line too: the page goes on."""
-        finals, status = session.finals(), session.status()
+        finals, status = session.finals(), session.status(exact=True)
         try:
             session.journal.fact(self._fact, "written")  # first: a page that is killed now must start again
             count = write_results(session.source, finals, self.output)
@@ -55,7 +55,7 @@ class Results:
 
 def summary(session: Session) -> dict[str, object]:
     """Counts, agreement and the random sample's error rate, without any text of a record."""
-    status = session.status()
+    status = session.status(exact=True)
     return {
         "work": session.source.work,
         "records": status.total,

@@ -185,11 +185,11 @@ class Session:
                 found[key] = Final(decided, " | ".join(comments.get(key, ())))
         return found
 
-    def status(self) -> Status:
-        """Progress and agreement as they are now; of very many records the agreement of up to two seconds ago."""
+    def status(self, *, exact: bool = False) -> Status:
+        """Progress and agreement now; of very many records the agreement of up to two seconds ago, unless `exact`."""
         now = time.monotonic()
         at, took, changes, agreed = self._agreed
-        if changes != self.changes and now - at > (2.0 if took > SLOW_SECONDS else 0.0):
+        if changes != self.changes and (exact or now - at > (2.0 if took > SLOW_SECONDS else 0.0)):
             agreed = self._agreement()
             self._agreed = now, time.monotonic() - now, self.changes, agreed
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
