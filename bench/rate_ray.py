@@ -103,7 +103,7 @@ def cluster(nodes: int, folder: Path) -> Iterator[None]:
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder)}
     from ray.cluster_utils import Cluster
 
-    from expertune.rate.ray import connected
+    from expertune.rate.ray_cluster import connected
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:

@@ -83,7 +83,7 @@ def rate(
     """Rate new records with the recommended product of a finished run: tuned model, readout, both, or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
-    from ..rate.ray import serve_on_ray
+    from ..rate.ray_cluster import serve_on_ray
     from ..rate.registered_sample import change_since_registration
     from ..rate.runner import rate_file
     from ..rate.serve import serve
