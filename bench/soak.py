@@ -30,7 +30,7 @@ from soak_fork import Killed, Point, Used, fork
 
 FILE = RESULTS / "soak.jsonl"
 TEMPORARY = (".tmp", ".part", ".rows")
-HANG = 120.0  # seconds of wall time without an end
+HANG = 600.0  # seconds of wall time without an end
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import urllib.request
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ import pandas as pd  # noqa: E402
 import test_loop  # noqa: E402
 import torch  # noqa: E402
 import xllamacpp  # noqa: E402, F401 - so that no job imports it
-from soak_fork import fork  # noqa: E402
+from soak_fork import Used, fork  # noqa: E402
 
 import tiny  # noqa: E402
 from expertune import outputs  # noqa: E402
@@ -49,8 +50,8 @@ from review_page.pages import Tab, rate_source, raw_file, truth  # noqa: E402
 
 TOPIC = "respiratory infections"
 ROWS, BASE = ROOT / "examples" / "formatted_dataset.csv", ROOT / "examples" / "base.gguf"
-TUNING = {"epochs": 2, "learning_rate": 3e-3, "rank": 8, "batch_size": 8, "class_weight": "none", "threads": 1,
-          "bootstrap_resamples": 20, "compute_dtype": "fp32", "approach": "tune", "readout": False,
+TUNING = {"epochs": 3, "learning_rate": 3e-3, "rank": 8, "batch_size": 8, "class_weight": "none", "threads": 1,
+          "bootstrap_resamples": 100, "compute_dtype": "fp32", "approach": "tune", "readout": False,
           "checkpoint_seconds": 0.0}  # fmt: skip
 
 
@@ -139,8 +140,8 @@ class Tune(Stage):
         """Leave the folder of a run that was killed when it began to write the merged file."""
         if not self.after_training:
             return
-        fork(lambda: self._until_merged(self.inputs), self.inputs, seconds=600)
-        assert (self.inputs / "out" / outputs.ADAPTER).exists()
+        ended = fork(lambda: self._until_merged(self.inputs), self.inputs, seconds=600)
+        assert (self.inputs / "out" / outputs.ADAPTER).exists(), ended
 
     def _until_merged(self, place: Path) -> None:
         def hook(event: str, given: tuple[object, ...]) -> None:
@@ -195,7 +196,7 @@ class Rate(Stage):
 
     def lost_or_doubled(self, place: Path, kills: int) -> list[str]:
         computed = Counter((place / "computed").read_text().splitlines())
-        with sqlite3.connect(place / "journal.sqlite") as db:
+        with closing(sqlite3.connect(place / "journal.sqlite")) as db:
             (rows,) = db.execute("SELECT count(*) FROM ratings").fetchone()
         again = computed.total() - len(computed)
         faults = [f"{rows} records in the journal"] if rows != self.records else []
@@ -222,7 +223,7 @@ class Page(Stage):
 
     def lost_or_doubled(self, place: Path, kills: int) -> list[str]:
         said = Counter(re.findall(r"rated (\S+)", (place / "answered").read_text()))
-        with sqlite3.connect(place / "page.sqlite") as db:
+        with closing(sqlite3.connect(place / "page.sqlite")) as db:
             kept = Counter(row[0] for row in db.execute("SELECT record FROM ratings"))
         with PageJournal(place / "page.sqlite", work="rate", mapping=_mapping()) as journal:
             current = Counter(entry.record for entry in journal.ratings())
@@ -288,7 +289,8 @@ class Register(Tune):
             source = self.inputs / "rows.csv"
             tuner.process_dataset(source, "small", None, TOPIC, self.inputs / "out", resume=False, **settings)
 
-        fork(work, self.inputs, seconds=600)
+        ended = fork(work, self.inputs, seconds=600)
+        assert isinstance(ended, Used) and ended.code == 0, ended
 
     def run(self, place: Path) -> None:
         torch.set_num_threads(1)
