@@ -194,7 +194,7 @@ def read_config(path: Path) -> SavedConfig:
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
         raise UsageError(f"{path}: cannot be read as YAML ({kind}); give the training_config.yaml of a run") from None
-    sections = [content.get(key, {}) if isinstance(content, dict) else None for key in ("run", "settings")]
+    sections: list[Any] = [content.get(key, {}) if isinstance(content, dict) else None for key in ("run", "settings")]
     if not all(isinstance(section, dict) and all(map(_is_name, section)) for section in sections):
         raise UsageError(f"{path}: not a training_config.yaml (expected the sections run and settings)")
     return SavedConfig(*sections)

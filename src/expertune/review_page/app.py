@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -128,7 +129,7 @@ class Page:
             return self._html("record.html.j2", **self._shown(rater, view, said))
         return self._to(rater, view)
 
-    def _shown(self, rater: int, view: View, said: str = "") -> dict[str, object]:
+    def _shown(self, rater: int, view: View, said: str = "") -> Mapping[str, Any]:
         session = self.session
         item = session.shown(rater, view)
         step = session.step(rater, view, item.key) if item else ""
