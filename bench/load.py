@@ -63,6 +63,12 @@ class Served:
     def memory(self) -> int:
         return psutil.Process(self.process.pid).memory_info().rss
 
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        used = psutil.Process(self.process.pid).cpu_times()
+        return used.user + used.system
+
 
 @dataclass
 class Seen:
@@ -267,7 +273,7 @@ async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None
     tasks = [asyncio.ensure_future(ask(served, seen, number)) for number in range(given.clients)]
     tasks += [asyncio.ensure_future(slow(served, seen, number)) for number in range(given.slow)]
     tasks += [asyncio.ensure_future(broken(served, seen)) for _ in range(given.broken)]
-    memory, end = list[int](), time.monotonic() + 60 * given.minutes
+    memory, end, cpu = list[int](), time.monotonic() + 60 * given.minutes, served.cpu
     while time.monotonic() < end:
         await asyncio.sleep(min(1.0, max(0.0, end - time.monotonic())))
         if seen.seconds:  # all have begun
@@ -282,6 +288,8 @@ async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None
     return {
         "answers": len(seen.seconds),
         "per_second": round(len(seen.seconds) / seconds, 1),
+        "cpu_s": round(served.cpu - cpu, 1),
+        "load": round(psutil.getloadavg()[0], 1),
         "errors": dict(seen.errors) | ({"clients that ended": len(ended)} if ended else {}),
         "others": dict(seen.others),
         **{f"p{share}_ms": percentile(seen.seconds, share) for share in (50, 95, 99)},
@@ -303,7 +311,7 @@ def lines(entries: Sequence[Entry]) -> list[str]:
     if not entries:
         return ["Not measured yet."]
     head = ("what", "clients (slow, broken)", "minutes", "answers (per second)", "errors", "p50, p95, p99, ms",
-            "memory at the start, at the end, most, MB")  # fmt: skip
+            "memory at the start, at the end, most, MB", "server's processor time, s", "machine's load")  # fmt: skip
     found = latest(entries, "what", "clients", "slow", "broken").values()
     rows = [
         (
@@ -314,6 +322,8 @@ def lines(entries: Sequence[Entry]) -> list[str]:
             f"{sum(each['errors'].values()):,}",
             ", ".join(f"{each[f'p{share}_ms']:,.0f}" for share in (50, 95, 99)),
             "{0}, {2}, {3}".format(*each["memory_mb"]),
+            f"{each['cpu_s']:g}",
+            f"{each['load']:g}",
         )
         for each in found
     ]
