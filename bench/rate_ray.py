@@ -49,11 +49,10 @@ def opened(engine: Engine) -> Iterator[Any]:
 
 def rate(source: Path, folder: Path, engine: Engine, workers: int) -> dict[str, Any]:
     """Rate a file by `workers` nodes of one CPU each, 0: in this process."""
-    from expertune.rate.ray_blocks import RayWorkers, Share
-
     from expertune.predict.uncertainty import Uncertainty
     from expertune.rate.columns import Wanted
     from expertune.rate.journal import Journal
+    from expertune.rate.ray_blocks import RayWorkers, Share
     from expertune.rate.runner import RateRequest, rate_records
     from expertune.ratings.records import open_records
     from rate import SCALE, stage

@@ -21,7 +21,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from expertune.rate.ray_blocks import RayWorkers, Share
 
 import tiny
 from expertune.cli.main import main
