@@ -2,7 +2,8 @@
 
 Real processes and gloo over loopback. Tolerance: float32 sums in another order differ in their last bits, and AdamW
 divides by the root of a second moment, so that a parameter with a tiny gradient may differ by a part of one update
-(learning rate 3e-3); the largest difference allowed is a thirtieth of that.
+(learning rate 3e-3). Two processes and one differed by 4e-7 at most; a 150th of an update is allowed. On the example
+base, with more steps, a thirtieth.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ CONFIG = Config(
     threads=2,
     layers=2,
 )
-CLOSE = 1e-4
+CLOSE, CLOSE_ON_THE_EXAMPLE = 2e-5, 1e-4
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -316,7 +317,7 @@ def test_torchrun_makes_the_adapter_of_one_process(tmp_path: Path) -> None:
     found, expected = map(adapter, both)
     assert found.keys() == expected.keys()
     for name, values in found.items():
-        np.testing.assert_allclose(values, expected[name], rtol=0, atol=CLOSE, err_msg=name)
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=CLOSE_ON_THE_EXAMPLE, err_msg=name)
     assert "training in 2 processes" in (both[0] / "fine_tuner.log").read_text()
     assert said[0][0].count("fine_tuned_model.gguf") == said[1][0].count("fine_tuned_model.gguf")  # said once
 

@@ -37,7 +37,7 @@ from .data import TrainingData, TrainingResult
 from .evaluate import DevEvaluation, evaluate
 from .events import DevEvent, Event, StepEvent, evaluations_of
 from .loss import weighted_loss
-from .ranks import ALONE, Ranks
+from .ranks import ALONE, Ranks, T
 from .rows import training_rows
 from .schedule import Schedule
 from .trunk import Trunk, make_trunk, packs_of_all
@@ -140,19 +140,14 @@ class Trainer:
             yield self._evaluate()
         saved = time.monotonic()
         while not self._done and self._step < self.steps:
-            try:
-                event = self.one_step()
-            except RankLostError:
-                self._save()
-                raise
-            yield event
+            yield self._saved_if_lost(self.one_step)
             if limit is not None:
                 left = limit - (time.monotonic() - started)
                 self.schedule = self._ranks.first(partial(self.schedule.within, left, self._history))
             if self._step in self.schedule.evaluation_steps():
                 yield self._evaluate()
                 self._done = self._without_gain >= self._config.early_stopping_patience
-            if any(self._ranks.sum(self._should_stop())):
+            if any(self._saved_if_lost(lambda: self._ranks.sum(self._should_stop()))):
                 self._save()
                 raise Interrupted(
                     f"stopped after step {self._step} of {self.steps}; run the same command with --resume to continue"
@@ -264,6 +259,14 @@ class Trainer:
         )
         self._history.append(event)
         return event
+
+    def _saved_if_lost(self, act: Callable[[], T]) -> T:
+        """The result of `act`; the state after the last step is saved if a process was lost in it."""
+        try:
+            return act()
+        except RankLostError:
+            self._save()
+            raise
 
     def _save(self) -> None:
         if self._checkpoints is None or self._ranks.rank:
