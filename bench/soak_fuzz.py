@@ -50,9 +50,10 @@ def fuzz_run(name: str, inputs: int, seconds: float, place: Path, folder: Path) 
     command = [sys.executable, str(ROOT / "tests" / "fuzz.py"), name, str(place), str(CORPUS / name), *limits, *memory]
     start = time.perf_counter()
     ended = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(scratch)}, capture_output=True, check=False
-    )
-    took, said = time.perf_counter() - start, ended.stderr.decode(errors="replace")
+        command, env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(scratch)}, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    took, said = time.perf_counter() - start, ended.stdout.decode(errors="replace")
     shutil.rmtree(scratch)
     slow = "TooSlow" in said or "ALARM" in said
     crashed = ended.returncode != 0 and not slow

@@ -44,6 +44,7 @@ RESULTS = (*PRODUCTS, REGISTRATION_SAMPLE, *TABLES, "report.json", "report.html"
 # values that mean: chosen by the run
 AUTOMATIC = {**dict.fromkeys(("device", "compute_dtype", "learning_rate", "epochs", "layers"), AUTO), "threads": None}
 BUDGET = Config().model_set_budget_seconds
+DEEPEST = 20  # nesting of a training_config.yaml; ours has three levels
 _FORMULA = re.compile(r"[=+\-@\t\r\n](?![\d.]+$)")  # how a text begins that Excel computes; a negative number is none
 
 
@@ -187,9 +188,14 @@ def read_config(path: Path) -> SavedConfig:
 
     try:
         text = path.read_text(encoding="utf-8")
-        # a few aliases of aliases would be gigabytes in an error message
-        aliases = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        content = None if aliases else yaml.safe_load(text)
+        content, depth = None, 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # a few aliases of aliases would be gigabytes in an error message, and PyYAML's time is the depth squared
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+                break
+        else:
+            content = yaml.safe_load(text)
         repr(content)  # fails for an integer of too many digits to be shown in a message
     except Exception as error:  # PyYAML raises errors of any kind for values that do not fit their tags
         kind = type(error).__name__
