@@ -289,7 +289,6 @@ async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None
         "answers": len(seen.seconds),
         "per_second": round(len(seen.seconds) / seconds, 1),
         "cpu_s": round(served.cpu - cpu, 1),
-        "load": round(psutil.getloadavg()[0], 1),
         "errors": dict(seen.errors) | ({"clients that ended": len(ended)} if ended else {}),
         "others": dict(seen.others),
         **{f"p{share}_ms": percentile(seen.seconds, share) for share in (50, 95, 99)},

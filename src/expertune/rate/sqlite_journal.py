@@ -53,7 +53,8 @@ class SqliteJournal:
             if "locked" in str(error):
                 raise UsageError(f"{self.path}: {self.in_use}") from None
             raise OutputError(f"{self.path}: cannot be written ({error}); {self.remedy}") from None
-        except (sqlite3.DatabaseError, UnicodeDecodeError):  # SQLite's message may quote what is no text
+        # of a damaged file SQLite's message may quote what is no text, or a value may have a size of gigabytes
+        except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError):
             raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
         except OSError as error:
             raise OutputError(
