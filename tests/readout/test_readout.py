@@ -280,13 +280,6 @@ def test_a_run_recommends_it_and_rate_gives_what_was_judged(tmp_path: Path, data
     assert loss == pytest.approx(metadata["evaluation"]["evaluations"][0]["log_loss"]["value"], abs=1e-3)
     with pytest.raises(UsageError, match="Ollama gives no hidden states"), serve(product, "ollama"):
         pass
-    ensemble, judged = load_product(tmp_path / "run", "ensemble"), {}
-    for each in metadata["evaluation"]["evaluations"]:
-        judged[each["name"]] = each["log_loss"]["value"]
-    with serve(ensemble, "llama.cpp", threads=1) as served:
-        found = [served.scorer.score(row.prompt).probabilities for row in rows]
-    loss = -np.mean([math.log(each[label]) for each, label in zip(found, truth, strict=True)])
-    assert loss == pytest.approx(judged["ensemble"], abs=1e-3) and judged["ensemble"] < judged["tuned"]
     assert load_product(tmp_path / "run", "model-set").trust.conformal is None  # learnt for the recommended one only
     (tmp_path / "run" / "readout.json").write_text("{}")
     with pytest.raises(UsageError, match="not the file that was judged"):

@@ -39,7 +39,7 @@ RayWorkers = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads; every physical core if not set.")]
 RatingProduct = Annotated[
-    Literal["tuned", "readout", "ensemble", "model-set"] | None,
+    Literal["tuned", "readout", "model-set"] | None,
     typer.Option("--product", help="Which product of the run rates. [the recommended one]"),
 ]
 Calibration = Annotated[
@@ -80,7 +80,7 @@ def rate(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Rate new records with the recommended product of a finished run: tuned model, readout, both, or model set."""
+    """Rate new records with the recommended product of a finished run: tuned model, readout or model set."""
     from ..progress import Progress
     from ..rate.artifact import load_product
     from ..rate.ray_cluster import serve_on_ray

@@ -16,7 +16,6 @@ _CALLED = {  # the product, where "… model" would be wrong
     WORD_COUNTS: "word-count classifier (no language model)",
     "decision model": "decision model of the model set",
     "readout": "readout of the base model's hidden states and word counts",
-    "ensemble": "ensemble of the tuned model and the readout",
 }
 
 

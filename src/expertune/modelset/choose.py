@@ -17,8 +17,7 @@ from .fit import ModelSet
 from .select_raters import proven
 
 ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
-TUNE, READOUT, MODEL_SET, ENSEMBLE = "tune", "readout", "model-set", "ensemble"
-TUNED = "tuned"
+TUNE, READOUT, MODEL_SET = "tune", "readout", "model-set"
 
 
 @dataclass(frozen=True)
@@ -83,31 +82,6 @@ def with_readout(
     lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
     found = "better" if lower else "not worse by more than a standard error"
     return ApproachChoice(approach=READOUT, reason=f"the readout is {found}: {line}", dev=dev)
-
-
-def with_ensemble(
-    choice: ApproachChoice, members: Mapping[str, Sequence[Rated]], ensemble: Pass, dataset: Dataset, config: Config
-) -> ApproachChoice:
-    """Compare the ensemble of tuned model and readout with the one of them that was chosen.
-
-    The ensemble, where its log-loss is lower and its macro-F1 not proven worse: rating costs the time of both.
-    `members` are the passes over the validation records by approach (docs/decisions/0019).
-    """
-    name = TUNED if choice.approach == TUNE else choice.approach
-    rows, difference, found = _compared((ENSEMBLE, ensemble.rated), (name, members[choice.approach]), dataset, config)
-    loss, macro_f1 = ({each: getattr(own, of) for each, own in found.items()} for of in ("log_loss", "macro_f1"))
-    shown = ", ".join(
-        f"{each} {loss[each].value or 0:.3f} (macro-F1 {macro_f1[each].value or 0:.3f})" for each in (ENSEMBLE, name)
-    )
-    line = f"log-loss on {rows} validation records: {shown}"
-    worse = difference.value < 0 and not difference.includes_zero
-    if worse or (loss[ENSEMBLE].value or 0.0) >= (loss[name].value or 0.0):
-        why = "macro-F1 is proven worse" if worse else "log-loss is not lower"
-        return choice.model_copy(update={"reason": f"{choice.reason}; the ensemble's {why}: {line}"})
-    dev = ValidationComparison(rows=rows, macro_f1=macro_f1, difference=difference, log_loss=loss)
-    return ApproachChoice(
-        approach=ENSEMBLE, reason=f"tuned model and readout together are better than the {name}: {line}", dev=dev
-    )
 
 
 def _higher_log_loss(first: Sequence[Rated], second: Sequence[Rated], dataset: Dataset) -> bool:

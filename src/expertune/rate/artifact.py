@@ -26,7 +26,7 @@ from ..readout.record import ReadoutRecord
 from ..readout.record import read as read_readout
 from ..record import RunRecord, read_record
 
-Product = Literal["tuned", "readout", "ensemble", "model-set"]
+Product = Literal["tuned", "readout", "model-set"]
 ANSWER_ROOM = 192  # tokens of context next to the longest row, for free answers
 
 
@@ -43,7 +43,7 @@ class Artifact:
     two correct readers of the tuned file differ, where the run measured it. `question` is there where the file is a
     decision model that was judged by its decision interface. `template` makes the prompts of raw records, None where
     the run does not know how its prompts were made. `evaluation` is that on the run's test records, None where the
-    product was not evaluated. `ensemble` has the tuned model, the readout and the tuned model's weight.
+    product was not evaluated.
     """
 
     kind: Product
@@ -68,7 +68,6 @@ class Artifact:
     topics: str = ""
     template: PromptTemplate | None = None
     evaluation: Evaluation | None = None
-    ensemble: tuple[Artifact, Artifact, float] | None = None
 
 
 def load_product(folder: Path, wanted: Product | None = None) -> Artifact:
@@ -106,14 +105,12 @@ def _product(folder: Path, record: RunRecord | None, kind: Product) -> Artifact 
         return _tuned(folder, record, record.fine_tuning_info.output_file)
     if record is not None and record.readout_info is not None and kind == "readout":
         return _readout(folder, record)
-    if record is not None and record.ensemble_info is not None and kind == "ensemble":
-        return _ensemble(folder, record, record.ensemble_info.tuned_weight)
     return _model_set(folder, record) if (folder / MODEL_SET).exists() and kind == "model-set" else None
 
 
 def _recommended(folder: Path, record: RunRecord | None) -> Product:
-    if record is not None and record.choice is not None and record.choice.approach in ("readout", "ensemble"):
-        return record.choice.approach
+    if record is not None and record.choice is not None and record.choice.approach == "readout":
+        return "readout"
     return "tuned" if record is not None and record.fine_tuning_info is not None else "model-set"
 
 
@@ -156,19 +153,6 @@ def _of_record(
         config_id=_config_id(kind, scale, system_prompt(scale, topics, branch), facts),
         trust=checked_uncertainty(record.rating, scale),
         template=record.prompt_template,
-    )
-
-
-def _ensemble(folder: Path, record: RunRecord, tuned_weight: float) -> Artifact | None:
-    tuned, readout = _product(folder, record, "tuned"), _product(folder, record, "readout")
-    if tuned is None or readout is None:
-        return None
-    ids = [(tuned.config_id, readout.config_id), (str(tuned_weight), "")]
-    return replace(
-        tuned,
-        kind="ensemble",
-        config_id=_config_id("ensemble", tuned.scale, "", ids),
-        ensemble=(tuned, readout, tuned_weight),
     )
 
 

@@ -27,7 +27,6 @@ from ..modelset.tfidf_classifier import TfidfClassifier
 from ..optional import require_torch
 from ..predict.decision import DecisionScorer
 from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
-from ..readout.ensemble import EnsembleScorer
 from ..readout.record import ReadoutRecord
 from ..readout.scorer import ReadoutScorer
 from ..readout.states import BaseStates
@@ -79,16 +78,8 @@ def serve(
     Raises UsageError where another file than the judged one would answer, or with other prompts than it was tuned
     with, or torch is needed and not installed; EngineError where it cannot be served.
     """
-    if product.kind in ("readout", "ensemble") and kind == "ollama":
+    if product.kind == "readout" and kind == "ollama":
         raise UsageError(f"{product.folder}: Ollama gives no hidden states; leave out --engine, or add --product tuned")
-    if product.ensemble is not None:
-        tuned, readout, tuned_weight = product.ensemble
-        options = {"model": model, "slots": slots, "threads": threads, "context": context, "allow_remote": allow_remote}
-        with serve(tuned, kind, **options) as first, serve(readout, kind, **options) as second:
-            scorer = EnsembleScorer(first.scorer, second.scorer, tuned_weight)
-            digest = hashlib.sha256(f"{first.digest}\n{second.digest}".encode()).hexdigest()
-            yield ServedModel(scorer, digest, max(first.workers, second.workers))
-        return
     if product.readout is not None:
         require_torch("rating by the readout (--product tuned does without)")
     config = product.model_set

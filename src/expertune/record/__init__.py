@@ -29,7 +29,6 @@ from .sections import (
     ApproachChoice,
     AuditRecord,
     CodeBranchInfo,
-    EnsembleInfo,
     EvaluationRecord,
     FineTuningInfo,
     ModelSetInfo,
@@ -46,7 +45,6 @@ ABSENT_IF_UNSET = (
     "fine_tuning_info",
     "model_set_info",
     "readout_info",
-    "ensemble_info",
     "code_branch",
     "registration",
     "unlabelled",
@@ -69,7 +67,6 @@ class RunRecord(Section):
     fine_tuning_info: FineTuningInfo | None = None
     model_set_info: ModelSetInfo | None = None
     readout_info: ReadoutInfo | None = None
-    ensemble_info: EnsembleInfo | None = None
     code_branch: CodeBranchInfo | None = None
     fallback_reason: str | None = None
     failed_checks: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -74,15 +74,6 @@ class ReadoutInfo(Section):
     out_of_fold: dict[str, dict[str, float]]
 
 
-class EnsembleInfo(Section):
-    """Present if tuned model and readout were fused: the log-probabilities of the tuned model have `tuned_weight`,
-    those of the readout the rest. `log_loss` is that of each weight tried on the validation records.
-    """
-
-    tuned_weight: Annotated[float, Field(gt=0, lt=1)]
-    log_loss: dict[str, float]
-
-
 class CodeBranchInfo(Section):
     """Present if the system prompt lists a code for each label: after `lead` the tuned model answers by it.
 
@@ -123,12 +114,12 @@ class ValidationComparison(Section):
 
 
 class ApproachChoice(Section):
-    """Choice between tuned model, readout, their ensemble and model set, by validation records.
+    """Choice between tuned model, readout and model set, by validation records.
 
     `dev` holds the figures behind `reason`.
     """
 
-    approach: Literal["tune", "readout", "model-set", "ensemble"]
+    approach: Literal["tune", "readout", "model-set"]
     reason: str
     dev: ValidationComparison | None = None
 

@@ -9,7 +9,7 @@ from typing import Literal
 from ..config import Config
 from ..errors import RegistrationError
 from ..export.summary import ExportSummary
-from ..modelset.choose import ENSEMBLE, MODEL_SET, READOUT, TUNE
+from ..modelset.choose import MODEL_SET, READOUT, TUNE
 from ..ratings.leaks import spoiled
 from ..record import ApproachChoice, RunRecord
 
@@ -43,8 +43,8 @@ def gate_failures(record: RunRecord) -> list[str]:
 def failed_checks(record: RunRecord) -> list[str]:
     """Reasons why the recommended product is no success, one line each.
 
-    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout, ensemble or
-    model set, which is not registered, must not be worse than the base or than always choosing the most common label.
+    It must have been evaluated on the test records. A tuned model must pass the quality gate. A readout or a model set,
+    which is not registered, must not be worse than the base or than always choosing the most common label.
     """
     approach = record.choice.approach if record.choice else "tune"
     if not record.evaluation.evaluations:
@@ -84,20 +84,20 @@ def _line(record: RunRecord, choice: ApproachChoice, failed: Sequence[str], by_g
     judged += f"Failed check: {'; '.join(failed)}. " if failed and record.evaluation.evaluations else ""
     if choice.approach == TUNE:
         return f"{judged}{verdict}" + (SCORED[record.code_branch.scored_by] if record.code_branch else "")
-    if choice.approach in (READOUT, ENSEMBLE):
+    if choice.approach == READOUT:
         served = f"; no tuned model: {why_not}" if why_not else ""
         if record.fine_tuning_info:
             served = "; the tuned file is for Ollama" + (f", but {'; '.join(by_gate)}" if by_gate else "")
-        return f"{judged}Recommended for rating: the {choice.approach} ({choice.reason}){served}. {verdict}"
+        return f"{judged}Recommended for rating: the readout ({choice.reason}){served}. {verdict}"
     return f"{judged}{f'No tuned model: {why_not}' if why_not else f'Model set ({choice.reason})'}. {verdict}"
 
 
 def _not_better(record: RunRecord, rival: Literal["base", "majority"]) -> bool:
     """True where the tuned model's macro-F1 on the test records is not above the rival's.
 
-    The verdict is on the tuned model unless readout or ensemble was chosen over it.
+    The verdict is on the tuned model unless the readout was chosen over it.
     """
-    if record.choice is None or record.choice.approach not in ("readout", "ensemble"):
+    if record.choice is None or record.choice.approach != "readout":
         return getattr(record.evaluation.verdict, rival) == "not better"
     figures = {each.name: each.macro_f1.value or 0.0 for each in record.evaluation.evaluations}
     return figures.get("tuned", 0.0) <= figures.get(rival, 0.0)

@@ -1,4 +1,4 @@
-"""Fit the model set and the ensemble, and choose between the products, on validation records only."""
+"""Fit the model set, and choose between it, the tuned model and the readout, on validation records only."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from ..config import with_changes
 from ..errors import ModelSetConfigError
 from ..estimate.job import COMPARED_BUDGET
 from ..estimate.run_time import within_time
-from ..modelset.choose import MODEL_SET, READOUT, TUNE, by_validation, with_ensemble, with_readout
+from ..modelset.choose import MODEL_SET, TUNE, by_validation, with_readout
 from ..modelset.fit import ModelSet
 from ..modelset.fit import fit_model_set as fit
 from ..readout.build import Readout
-from ..readout.ensemble import Ensemble, fit_ensemble
 from ..record import ApproachChoice
 from ..workspace import Workspace
 from .state import Basis, NotTuned, Tuned
@@ -45,25 +44,13 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
         return None
 
 
-def fuse(tuned: Tuned | NotTuned, readout: Readout | None, basis: Basis) -> Ensemble | None:
-    """Fuse tuned model and readout, where there are both and not only tuning was requested (--approach tune)."""
-    if isinstance(tuned, NotTuned) or readout is None or basis.config.approach == TUNE:
-        return None
-    return fit_ensemble(tuned.dev, readout.dev, basis.dataset.split.dev, basis.dataset.scale)
-
-
 def choose(
-    tuned: Tuned | NotTuned,
-    model_set: ModelSet | None,
-    basis: Basis,
-    readout: Readout | None = None,
-    ensemble: Ensemble | None = None,
+    tuned: Tuned | NotTuned, model_set: ModelSet | None, basis: Basis, readout: Readout | None = None
 ) -> ApproachChoice:
     """Prefer the tuned model unless the model set is significantly better on the validation records that both rated.
 
     A tuned model needs no examples in every prompt, and its file is what the user asked for. The readout takes the
-    place of either unless it is worse, and the ensemble that of its members where its log-loss is lower, unless only
-    tuning was requested (--approach tune).
+    place of either where its log-loss is lower, unless only tuning was requested (--approach tune).
     """
     choice = _choose(tuned, model_set, basis)
     if readout is not None and not (isinstance(tuned, Tuned) and basis.config.approach == TUNE):
@@ -71,9 +58,6 @@ def choose(
         if isinstance(tuned, Tuned) and choice.approach == TUNE:
             rival = tuned.dev.rated
         choice = with_readout(choice, rival, readout.dev, basis.dataset, basis.config)
-    if isinstance(tuned, Tuned) and readout is not None and ensemble is not None and choice.approach != MODEL_SET:
-        members = {TUNE: tuned.dev.rated, READOUT: readout.dev.rated}
-        choice = with_ensemble(choice, members, ensemble.dev, basis.dataset, basis.config)
     log.info("choice: %s, %s", choice.approach, choice.reason)
     return choice
 

@@ -11,15 +11,16 @@ from ..estimate.job import ANSWERS, RunStage
 from ..evaluate.judgement import Judgement, judge, rate_shown
 from ..evaluate.label_errors import ByRater, UnseenRatings
 from ..evaluate.verdict import WORD_COUNTS
-from ..modelset.choose import ENSEMBLE, MODEL_SET, READOUT, TUNE, TUNED
+from ..modelset.choose import MODEL_SET, READOUT
 from ..modelset.fit import ModelSet, predict_test, rate_member
 from ..predict.score import Pass, sample_of, unfinished_notes
 from ..readout.build import Readout
-from ..readout.ensemble import Ensemble
 from ..record import ApproachChoice
 from ..torch_engine import open_base
 from ..workspace import Workspace
 from .state import Basis, NotTuned, Tuned
+
+TUNED = "tuned"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ def evaluate(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None = None,
-    ensemble: Ensemble | None = None,
 ) -> Evaluated:
     """Rate the test records with every product and compare them. Raises EngineError unless a model set was chosen."""
     chosen = model_set if choice.approach == MODEL_SET else None
@@ -54,12 +54,10 @@ def evaluate(
             if chosen is None:
                 raise
             return Evaluated(None, unjudged=str(error))
-        name = chosen.name if chosen else TUNED if choice.approach == TUNE else choice.approach
+        name = chosen.name if chosen else READOUT if choice.approach == READOUT else TUNED
         passes = {**by_set, **by_tuned} if chosen else {**by_tuned, **by_set}
         by_readout = {READOUT: readout.test} if readout else {}
-        if readout and ensemble:
-            by_readout[ENSEMBLE] = ensemble.fuse(by_tuned[TUNED], readout.test, dataset.scale)
-        dev, train = _on_validation(tuned, model_set, readout, ensemble), _on_training(model_set, readout, basis)
+        dev, train = _on_validation(tuned, model_set, readout), _on_training(model_set, readout, basis)
         judgement = judge(name, dev, {**passes, **by_readout}, base_test, train, dataset, basis.config)
         return Evaluated(judgement, (*notes, *(note for each in by_tuned.values() for note in unfinished_notes(each))))
 
@@ -80,14 +78,11 @@ def _by_model_set(
         return {}, (f"the model set was not evaluated on the test records: {error}",)
 
 
-def _on_validation(
-    tuned: Tuned | NotTuned, model_set: ModelSet | None, readout: Readout | None, ensemble: Ensemble | None
-) -> ByRater:
+def _on_validation(tuned: Tuned | NotTuned, model_set: ModelSet | None, readout: Readout | None) -> ByRater:
     """The validation records by every product."""
     by_tuned = {TUNED: tuned.dev.rated} if isinstance(tuned, Tuned) else {}
     by_set = {model_set.name: model_set.dev} if model_set and model_set.dev is not None else {}
-    by_readout = {READOUT: readout.dev.rated} if readout else {}
-    return {**by_tuned, **by_set, **by_readout, **({ENSEMBLE: ensemble.dev.rated} if ensemble else {})}
+    return {**by_tuned, **by_set, **({READOUT: readout.dev.rated} if readout else {})}
 
 
 def _on_training(model_set: ModelSet | None, readout: Readout | None, basis: Basis) -> UnseenRatings:

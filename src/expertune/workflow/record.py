@@ -12,7 +12,6 @@ from ..modelset.choose import MODEL_SET
 from ..modelset.code_branch import untuned
 from ..modelset.fit import ModelSet
 from ..readout.build import Readout
-from ..readout.ensemble import Ensemble
 from ..readout.record import write as write_readout
 from ..record import VERSION, ApproachChoice, RunRecord
 from ..record.sections import (
@@ -41,7 +40,6 @@ def write_results(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None = None,
-    ensemble: Ensemble | None = None,
 ) -> RunRecord:
     """Write product, record and report to the output folder, and remove the checkpoints. Raises OutputError.
 
@@ -54,8 +52,7 @@ def write_results(
     else:
         write_readout(ws.folder / outputs.READOUT, readout.record)
     write_tables(ws.folder, evaluated.judgement, basis.dataset)
-    made = _record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout, ensemble)
-    first = with_checks(made, choice)
+    first = with_checks(_record(request, choice, tuned, kept, model_set, evaluated, basis, ws, readout), choice)
     with ws.part("report"):
         write_report(ws.folder, ReportRecord.of_run(first, kept.history if kept else ()))
     record = first.model_copy(update={"plan": ws.with_actual(basis.job)})  # with the time of the report
@@ -86,7 +83,6 @@ def _record(
     basis: Basis,
     ws: Workspace,
     readout: Readout | None,
-    ensemble: Ensemble | None,
 ) -> RunRecord:
     dataset, config, judgement, base = basis.dataset, basis.config, evaluated.judgement, basis.models.base
     scale, training = dataset.scale, kept.training if kept else None
@@ -109,7 +105,6 @@ def _record(
         model_set_info=model_set.info(judged=judgement is not None) if model_set and not kept else None,
         code_branch=tuned.code_branch if isinstance(tuned, Tuned) else untuned(basis.branch, scale),
         readout_info=readout and readout.info,
-        ensemble_info=ensemble.info if ensemble and kept else None,
         fallback_reason=tuned.reason if isinstance(tuned, NotTuned) else None,
         choice=choice,
         verdict=evaluation.verdict.line,

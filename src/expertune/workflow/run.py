@@ -9,7 +9,7 @@ from ..ratings.dataset import Dataset
 from ..record import RunRecord
 from ..register.folder import register_result
 from ..workspace import Workspace
-from .choose import choose, fit_model_set, fuse
+from .choose import choose, fit_model_set
 from .encode import encode_dataset, time_run
 from .evaluate import evaluate
 from .plan import find_models, plan_training
@@ -34,10 +34,9 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     require_tuned_or_fallback(tuned, request, ws)
     basis = basis_of(dataset, request, models, plan, encoded)
     model_set = fit_model_set(tuned, basis, ws)  # ModelSet | None
-    ensemble = fuse(tuned, readout, basis)  # Ensemble | None: tuned model and readout
-    choice = choose(tuned, model_set, basis, readout, ensemble)  # on validation records only
-    evaluated = evaluate(choice, tuned, model_set, basis, ws, readout, ensemble)  # test records, once
-    record = write_results(request, choice, tuned, model_set, evaluated, basis, ws, readout, ensemble)
+    choice = choose(tuned, model_set, basis, readout)  # on validation records only
+    evaluated = evaluate(choice, tuned, model_set, basis, ws, readout)  # test records, once
+    record = write_results(request, choice, tuned, model_set, evaluated, basis, ws, readout)
     ws.tracking.final(record.evaluation)
     announce(record)
     return register_result(request.registration, record, basis.dataset, ws.folder, ws.progress)
