@@ -13,7 +13,7 @@ from ..config import Config, with_changes
 from ..engine.locate import Located, locate
 from ..engine.ollama.server import OllamaServer
 from ..errors import ExpertuneError, Interrupted, OutputError, RegistrationError, UsageError
-from ..files import sha256
+from ..files import remove_leftovers, sha256
 from ..progress import Progress
 from ..rate.artifact import ANSWER_ROOM
 from ..ratings.dataset import Dataset, load_dataset
@@ -165,6 +165,7 @@ def _write(record: RunRecord, registration: Registration, folder: Path) -> RunRe
     if not registration.registered and before is not None and before.registered:
         return record
     changed = record.model_copy(update={"registration": registration})
+    remove_leftovers(folder, outputs.METADATA)
     try:
         changed.write(folder)
     except OutputError as error:  # full disk: the returned record still has the outcome
