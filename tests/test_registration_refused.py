@@ -151,6 +151,7 @@ def check_held_back(folder: Path, host: str) -> None:
     """The same run, with a file that fails the quality gate, under another name."""
     content = json.loads((folder / "fine_tuning_metadata.json").read_text())
     content["export"].update(agreement_passed=False, log_loss_limit=-1.0)  # no file is that near to its adapter
+    del content["registration"]  # a refusal does not replace the record of a registration that went well
     (folder / "fine_tuning_metadata.json").write_text(json.dumps(content))
     before = names(host)
     code, _, errors = run_command(["register", str(folder), "--name", "other"], host)
