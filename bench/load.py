@@ -280,8 +280,11 @@ async def load(served: Served, ask: Callable[[Served, Seen, int], Awaitable[None
             memory.append(served.memory)
     seconds = time.monotonic() - seen.since
     ended = [str(task.exception() or "ended") for task in tasks if task.done()]
-    for task in tasks:
-        task.cancel()
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=1.0)  # wait_for of Python 3.11 may lose a cancellation
     await asyncio.gather(*tasks, return_exceptions=True)
     memory = memory or [served.memory]  # no answer at all
     tenth = max(1, len(memory) // 10)
