@@ -17,8 +17,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test]"
-	-$(BIN)/python -m compileall -q -j 0 $(VENV)/lib > /dev/null  # pip would take one core for it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.ready

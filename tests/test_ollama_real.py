@@ -41,7 +41,7 @@ TINY = {"epochs": 3, "learning-rate": 3e-3, "batch-size": 8}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).
 # Only tensors with an adapter are in F16, so all blocks get one.
 SMOLLM2 = {
-    "epochs": 1, "learning-rate": 1e-3, "batch-size": 4, "layers": "all", "test-share": 0.12, "export-type": "F16"
+    "epochs": 2, "learning-rate": 1e-3, "batch-size": 4, "layers": "all", "test-share": 0.12, "export-type": "F16"
 }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def run_command(arguments: list[str], host: str) -> tuple[int, str, str]:
 def tune_arguments(folder: Path, rows: Path, name: str, **more: Any) -> list[str]:
     settings = [part for key, value in {**QUICK, **more}.items() for part in (f"--{key.replace('_', '-')}", str(value))]
     return ["tune", "--input", str(rows), "--model", "small", "--topics", TOPIC, "--output-dir", str(folder),
-            *settings, "--no-readout", "--register", name]  # fmt: skip
+            *settings, "--register", name]  # fmt: skip
 
 
 def error_line(errors: str) -> str:
@@ -216,7 +216,7 @@ def test_process_dataset_returns_the_metadata_of_a_refused_registration(
     server.fail("/api/create", "closed")
     success, metadata = FineTuner(quiet=True).process_dataset(
         pd.read_csv(rows), "small", None, TOPIC, folder, register="my-rater", replace=True,
-        on_result=lambda found: seen.append(found.registration), readout=False, **QUICK, **NEVER_HELD_BACK,
+        on_result=lambda found: seen.append(found.registration), **QUICK, **NEVER_HELD_BACK,
     )  # fmt: skip
     assert not success and seen == [None]
     assert metadata["fine_tuning_info"]["success"] and metadata["evaluation"]["evaluations"]
