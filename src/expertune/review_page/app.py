@@ -156,7 +156,7 @@ class Page:
             "comment": session.comments.get((rater, item.key), "") if item else "",
         }
 
-    def _frame(self, rater: int, view: View) -> dict[str, object]:
+    def _frame(self, rater: int, view: View) -> Mapping[str, Any]:
         name, status = self.session.names[rater], self.session.status()
         return {"rater": rater, "name": name, "view": view, "status": status, "own_count": status.raters.get(name, 0),
                 "here": f"{self.base}/rater/{rater}/{view}"}  # fmt: skip
