@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 from expertune.config import make_config  # noqa: E402
+from expertune.engine.answers import Completion  # noqa: E402
 from expertune.engine.base import Generation, Scores  # noqa: E402
 from expertune.engine.llama_cpp.engine import LlamaCppEngine  # noqa: E402
 from expertune.predict.score import LanguageModelScorer  # noqa: E402
@@ -96,9 +97,9 @@ def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[floa
         for record in batch:
             prompt = engine.render(messages(record.prompt))
             body = {"prompt": engine.tokenize(prompt), "temperature": 0, "cache_prompt": True, "id_slot": 0}
-            answer = engine._complete({**body, **how}, "content", "tokens_predicted")
-            unparsed += parse_answer(answer["content"], SCALE).state != "rated"
-            tokens += answer["tokens_predicted"]
+            answer = engine._complete({**body, **how}, Completion)
+            unparsed += parse_answer(answer.content, SCALE).state != "rated"
+            tokens += answer.tokens_predicted
             rows += 1
     return time.perf_counter() - start, tokens / rows, unparsed
 

@@ -45,7 +45,7 @@ def differences(folder: Path) -> np.ndarray:
     record = read_record(folder)
     assert record.code_branch is not None
     data = load_dataset(frame(), MAPPING, TOPIC, make_config(SETTINGS)).with_codes(record.branch)
-    question, examples = make_question(dict.fromkeys(MAPPING, ""), TOPIC), data.examples["test"]
+    question, examples = make_question(dict.fromkeys(MAPPING, ""), TOPIC), data.examples.test
     with LlamaCppEngine(folder / "fine_tuned_model.gguf", context=2048, threads=SETTINGS["threads"]) as engine:
         scoring = LabelScoring("code", record.branch)
         judged = [each.probabilities for each in rate_examples(engine, examples, data.scale, scoring=scoring)]
