@@ -64,12 +64,11 @@ def find(name: str, given: Path | None, work: Path) -> tuple[Path, bool]:
     return path, False
 
 
-def make_up(path: Path, shape: Shape, seed: int = 0) -> None:
-    """Random weights in Q8_0, norms near 1, and no vocabulary: the bench's rows are tokens already."""
-    draw, writer, prefix = np.random.default_rng(seed), gguf.GGUFWriter(path, shape.family), "blk.{}."
+def add_header(writer: gguf.GGUFWriter, shape: Shape, blocks: int) -> None:
+    """The keys that the decoder reads, for so many blocks."""
     writer.add_context_length(8192)
     writer.add_embedding_length(shape.width)
-    writer.add_block_count(shape.layers)
+    writer.add_block_count(blocks)
     writer.add_feed_forward_length(shape.ffn)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv)
@@ -81,6 +80,12 @@ def make_up(path: Path, shape: Shape, seed: int = 0) -> None:
     writer.add_vocab_size(shape.vocabulary)
     if shape.window:
         writer.add_sliding_window(shape.window)
+
+
+def make_up(path: Path, shape: Shape, seed: int = 0) -> None:
+    """Random weights in Q8_0, norms near 1, and no vocabulary: the bench's rows are tokens already."""
+    draw, writer, prefix = np.random.default_rng(seed), gguf.GGUFWriter(path, shape.family), "blk.{}."
+    add_header(writer, shape, shape.layers)
 
     def matrix(name: str, outputs: int, inputs: int) -> None:
         weight_OI = draw.standard_normal((outputs, inputs), dtype=np.float32) / np.float32(np.sqrt(inputs))

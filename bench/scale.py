@@ -27,7 +27,7 @@ import gguf
 import numpy as np
 import runs
 from gguf import GGMLQuantizationType as Type
-from gpu_models import Shape
+from gpu_models import Shape, add_header
 
 from expertune.config import Config
 from expertune.gguf import quants
@@ -87,18 +87,7 @@ def in_children(name: str, options: argparse.Namespace) -> runs.Entry:
 def write_file(path: Path, shape: Shape, blocks: int | None = None, type: Type = Type.Q4_K) -> Path:
     """A GGUF with the header of the model, and zeros that take no place on the disk for its tensors."""
     writer = gguf.GGUFWriter(path, shape.family)
-    writer.add_context_length(8192)
-    writer.add_embedding_length(shape.width)
-    writer.add_block_count(blocks or shape.layers)
-    writer.add_feed_forward_length(shape.ffn)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv)
-    writer.add_key_length(shape.head)
-    writer.add_value_length(shape.head)
-    writer.add_layer_norm_rms_eps(shape.epsilon)
-    writer.add_rope_freq_base(shape.rope)
-    writer.add_rope_dimension_count(shape.head)
-    writer.add_vocab_size(shape.vocabulary)
+    add_header(writer, shape, blocks or shape.layers)
     total = 0
     for name, dims in tensors(shape, blocks or shape.layers):
         kind = Type.F32 if len(dims) == 1 else type

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Type
 
 from expertune.config import Config
 from expertune.estimate import throughput
-from expertune.estimate.capability import REFERENCE, TrainingThroughput, machine_for
+from expertune.estimate.capability import REFERENCE, TrainingThroughput, machine_for, needed_memory
 from expertune.estimate.plan import Plan
 from expertune.files import size_text
 from expertune.gguf.read import GGUFFile
@@ -77,18 +77,7 @@ def _model(file: GGUFFile) -> Model:
     first = first_adapted(spec, config.layers)
 
     def needed(item: int, device: str, *, cached: bool, recomputed: bool = False) -> MemoryEstimate:
-        return estimate_memory(
-            file,
-            spec,
-            REFERENCE,
-            item=item,
-            rank=config.rank,
-            batch=config.batch_size,
-            at_once=tokens_at_once(device, spec, first),
-            cached=cached,
-            recomputed=recomputed,
-            first=first,
-        )
+        return needed_memory(file, spec, REFERENCE, item, cached, recomputed, device)
 
     in_bf16, streamed = needed(2, "cuda", cached=True), needed(2, "cuda", cached=False)
     return Model(

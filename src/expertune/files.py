@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 from .errors import OutputError
 
+LINE_END = "\r\n"  # of CSV: with a bare "\n" Python's csv would leave a "\r" inside a cell unquoted
+
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
@@ -82,9 +84,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV (RFC 4180). With a bare "\n" Python's csv would leave a "\r" inside a cell unquoted."""
+    """Rows as CSV (RFC 4180)."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    csv.writer(text, lineterminator=LINE_END).writerows(rows)
     return text.getvalue()
 
 

@@ -108,7 +108,7 @@ def estimate(file: GGUFFile, shape: RowShape, rate: TrainingThroughput | None = 
     if rate is not None:
         cached, recomputed = rate.base_memory == "cached", rate.recomputed
         item = 2 if rate.precision == "bf16" else 4
-        return ResourceEstimate(_needed(file, spec, shape, item, cached, recomputed, rate.device), rate)
+        return ResourceEstimate(needed_memory(file, spec, shape, item, cached, recomputed, rate.device), rate)
     item, free = 2 if multiplies_bf16() else 4, free_memory()
     needed = placed(file, shape, item, free)
     if needed.peak > free:
@@ -124,8 +124,8 @@ def placed(file: GGUFFile, shape: RowShape, item: int, free: int, device: str = 
     spec = read_config(file)
     first = first_adapted(spec, with_recipe(file, Config()).layers)
     cached, recomputed = fits_cached(file, item, free), must_recompute(spec, shape.longest, item, free, first=first)
-    needed = _needed(file, spec, shape, item, cached, recomputed, device)
-    return needed if needed.peak <= free else _needed(file, spec, shape, item, False, True, device)
+    needed = needed_memory(file, spec, shape, item, cached, recomputed, device)
+    return needed if needed.peak <= free else needed_memory(file, spec, shape, item, False, True, device)
 
 
 def machine_for(file: GGUFFile, shape: RowShape = REFERENCE) -> str:
@@ -134,7 +134,7 @@ def machine_for(file: GGUFFile, shape: RowShape = REFERENCE) -> str:
     Several GPUs have the same limit: each holds the whole model.
     """
     computer = next((size for size in COMPUTERS if placed(file, shape, 4, _free(size)).peak <= _free(size)), None)
-    on_gpu = bytes_on_gpu(file, _needed(file, read_config(file), shape, 2, True, False, "cuda"), 2)
+    on_gpu = bytes_on_gpu(file, needed_memory(file, read_config(file), shape, 2, True, False, "cuda"), 2)
     gpu = next((size for size in GPUS if on_gpu <= _free(size)), None)
     computer_text = f"a computer with {computer or f'more than {COMPUTERS[-1]}'} GB of memory"
     return (
@@ -147,9 +147,11 @@ def _free(size: int) -> int:
     return round(USABLE * size * 1e9)
 
 
-def _needed(
+def needed_memory(
     file: GGUFFile, spec: ModelConfig, shape: RowShape, item: int, cached: bool, recomputed: bool, device: str = "cpu"
 ) -> MemoryEstimate:
+    """Memory with the default settings, `item` bytes a number: with unpacked weights kept (`cached`), or blocks
+    `recomputed` in the backward pass."""
     config = with_recipe(file, Config())
     first = first_adapted(spec, config.layers)
     return estimate_memory(

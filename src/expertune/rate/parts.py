@@ -12,7 +12,7 @@ from ..errors import OutputError, UsageError
 from ..files import atomic
 from ..ratings.records import RecordFile
 from ..ratings.tables import SUFFIXES
-from .writer import ArrowRows
+from .writer import ArrowRows, ParquetWriter
 
 PART_ROWS = 32_768  # at least; the rows of one part are in memory
 COMPLETE = "_SUCCESS"  # as Spark marks a folder whose parts are all there; readers of Parquet skip it
@@ -68,15 +68,14 @@ class PartsWriter:
     def close(self) -> None:
         """Write the rows that no part has yet."""
         import pyarrow
-        import pyarrow.parquet
 
         if self._tables:
             with atomic(self._folder / f"part-{self.parts:05}.parquet") as file:
-                writer = pyarrow.parquet.ParquetWriter(file, self._arrow.schema)
+                writer = ParquetWriter(file, self._arrow)
                 try:
                     writer.write_table(pyarrow.concat_tables(self._tables))
                     writer.close()
                 finally:
-                    writer.is_open = False  # as ParquetWriter.discard
+                    writer.discard()
             self._tables.clear()
             self.parts += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..errors import OutputError, UsageError
 Own = TypeVar("Own", bound="SqliteJournal")
 
 
-class SqliteJournal:
+class SqliteJournal(ABC):
     """A context manager; `_open` creates the tables.
 
     Raises UsageError for a file that is not a journal or is in use, OutputError where it cannot be written.
@@ -40,9 +41,9 @@ class SqliteJournal:
             self._db.close()
             raise
 
+    @abstractmethod
     def _open(self, *, empty: bool) -> None:
         """Check that the file, unless it is `empty`, is of this kind, and create the tables."""
-        raise NotImplementedError
 
     @contextmanager
     def _sqlite_errors(self) -> Iterator[None]:

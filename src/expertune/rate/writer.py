@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from ..errors import OutputError, UsageError
+from ..files import LINE_END
 from ..ratings.records import RecordFile
 from ..ratings.tables import SUFFIXES
 from .excel import XlsxWriter, cell_text, check_fits_sheet
@@ -81,7 +82,7 @@ def _writer(path: Path, file: IO[bytes], records: RecordFile, added: Mapping[str
     if suffix == ".jsonl":
         return JsonlWriter(file)
     if suffix == ".parquet":
-        return ParquetWriter(file, records, added)
+        return ParquetWriter(file, ArrowRows(records, added))
     if suffix == ".xlsx":
         return XlsxWriter(file, columns, path)
     if excel:
@@ -93,7 +94,7 @@ class CsvWriter:
     def __init__(self, file: IO[bytes], columns: Sequence[str], delimiter: str) -> None:
         self._file, self._columns = file, tuple(columns)
         self._text = io.StringIO()
-        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\r\n")  # as files.csv_text
+        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator=LINE_END)
         self._csv.writerow(self._columns)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -150,14 +151,17 @@ class ArrowRows:
 
 
 class ParquetWriter:
-    def __init__(self, file: IO[bytes], records: RecordFile, added: Mapping[str, type]) -> None:
+    def __init__(self, file: IO[bytes], rows: ArrowRows) -> None:
         import pyarrow.parquet
 
-        self._rows = ArrowRows(records, added)
-        self._writer = pyarrow.parquet.ParquetWriter(file, self._rows.schema)
+        self._rows = rows
+        self._writer = pyarrow.parquet.ParquetWriter(file, rows.schema)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._writer.write_table(self._rows.table(rows))
+        self.write_table(self._rows.table(rows))
+
+    def write_table(self, table: Any) -> None:
+        self._writer.write_table(table)
 
     def close(self) -> None:
         self._writer.close()
