@@ -24,7 +24,7 @@ from expertune.config import Config, make_config, with_changes
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.evaluate.baselines import tfidf
 from expertune.files import write_text
-from expertune.model.states import shared_tokens
+from expertune.model.states import SharedTokens
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.ratings.scale import RatingScale
 from expertune.ratings.schema import Example
@@ -164,9 +164,9 @@ def out_of_fold(
 
 
 def features(path: Path, config: Config, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Mean and last hidden state after two thirds of the blocks, (R, F)."""
+    """Mean and standard deviation of the hidden states after two thirds of the blocks, (R, F)."""
     depths = BaseStates(path, config)
-    states = depths.of(prompts, shared_tokens(prompts))[:, -1]
+    states = depths.of(prompts, SharedTokens.of(prompts))[:, -1]
     return states.reshape(len(prompts), -1)
 
 

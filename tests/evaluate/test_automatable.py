@@ -127,9 +127,12 @@ def test_of_a_product_with_its_calibration() -> None:
     assert (found.threshold, found.records, found.fewest_records) == (0.8, 200, 59)
     assert found.share.value == 1.0 and found.error.value == 0.0
     assert "100% of the records [98% to 100%], those with a Confidence of 0.8 or more (0 of 200" in found.line()
-    # the written label is the calibrated one: this bias makes every rating the third label, and all wrong
+    # the written label is the judged one, with its calibrated probability
     biased = Calibration(1.0, (0.0, 0.0, 5.0), "", 50, 1.0, 1.0, "")
-    wrong = automatable_share((expert[:50], ratings[:50]), (expert, ratings), SCALE, {}, biased, config)
+    unsure = automatable_share((expert[:50], ratings[:50]), (expert, ratings), SCALE, {}, biased, config)
+    assert unsure.threshold == pytest.approx(0.0508, abs=1e-4) and unsure.error.value == 0.0
+    others = rated([1 - label for label in labels], sure=0.8)
+    wrong = automatable_share((expert[:50], others[:50]), (expert, others), SCALE, {}, None, config)
     assert wrong.threshold is None and wrong.share is None and wrong.error_bound is None
     assert "none proved; at least 59 accepted records without an error are needed, and 200 were" in wrong.line()
 

@@ -19,10 +19,11 @@ from expertune.config import make_config, with_changes
 from expertune.errors import EngineError, UsageError
 from expertune.evaluate.compare import evaluate
 from expertune.fine_tuner import FineTuner
+from expertune.model.states import SharedTokens
 from expertune.modelset.choose import with_readout
 from expertune.predict.score import Pass, Rated
 from expertune.rate.artifact import load_product
-from expertune.rate.columns import share_columns
+from expertune.rate.columns import LABEL, share_columns
 from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
@@ -48,12 +49,12 @@ def dataset() -> Dataset:
 
 
 def states_of(dataset: Dataset, *, known: float) -> PooledStates:
-    """Noise of two depths; at the second one the last token's state also knows the label, `known` deviations apart."""
+    """Noise of two depths; at the second one the tokens' deviation also knows the label, `known` units apart."""
     draw = np.random.default_rng(0)
     states_NLPD = draw.normal(size=(len(dataset.split.train), 2, 2, 8)).astype(np.float32)
     for at, row in enumerate(dataset.split.train):
         states_NLPD[at, 1, 1, row.value] += known
-    return PooledStates(states_NLPD, (3, 5), 20)
+    return PooledStates(states_NLPD, (3, 5), SharedTokens(20, 4))
 
 
 def fitted(dataset: Dataset, found: PooledStates, **how: Any) -> Fit:
@@ -64,16 +65,17 @@ def fitted(dataset: Dataset, found: PooledStates, **how: Any) -> Fit:
 
 def as_record(made: Fit) -> ReadoutRecord:
     return ReadoutRecord(
-        version=1,
+        version=2,
         base_model="base.gguf",
         base="b" * 64,
         created_at="2026-01-01T00:00:00Z",
         rating_mapping={"Match": 1, "Does Not Match": 0, "Unknown": -1},
         target_topics=TOPIC,
         states=made.states,
-        tfidf=made.tfidf,
-        states_weight=made.states_weight,
-        tfidf_weight=made.tfidf_weight,
+        words=dict(made.words),
+        weights=dict(made.weights),
+        label_bias=made.label_bias,
+        label_weights=made.label_weights,
         out_of_fold=dict(made.figures),
     )
 
@@ -83,9 +85,10 @@ def as_record(made: Fit) -> ReadoutRecord:
 
 def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=6.0))
-    assert made.states.depth == 5 and made.states.features in ("last", "both")
+    assert made.states.depth == 5 and made.states.features == "mean and deviation"
     assert made.figures["states"].macro_f1 > 0.9 > made.figures["TF-IDF"].macro_f1
     assert made.figures["fused"].log_loss <= made.figures["states"].log_loss < made.figures["TF-IDF"].log_loss
+    assert made.figures["naive Bayes"].log_loss > made.figures["states"].log_loss
     right = [dataset.scale.values[at] for at in made.out_of_fold_NK.argmax(axis=1)]
     assert np.mean([row.value == each for row, each in zip(dataset.split.train, right, strict=True)]) > 0.9
     assert made.out_of_fold_NK.sum(axis=1) == pytest.approx(1)
@@ -94,7 +97,7 @@ def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> N
 def test_states_that_know_nothing_get_no_weight_by_out_of_fold_figures(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=0.0))
     assert made.figures["states"].log_loss > made.figures["TF-IDF"].log_loss  # no record judged by a fit that saw it
-    assert made.states_weight < made.tfidf_weight
+    assert made.weights["states"] < sum(made.weights[name] for name in made.words)
 
 
 def test_the_learning_curve_is_of_the_chosen_states(dataset: Dataset) -> None:
@@ -126,7 +129,7 @@ def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:
 
 def test_too_few_records_give_no_readout(dataset: Dataset) -> None:
     found = states_of(dataset, known=1.0)
-    few = PooledStates(found.states_NLPD[:8], found.depths, 20)
+    few = PooledStates(found.states_NLPD[:8], found.depths, found.shared)
     assert fit(dataset.split.train[:8], few, dataset.scale, {}, seed=1) is None
 
 
@@ -155,7 +158,7 @@ def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> None:
     record = as_record(fitted(dataset, states_of(dataset, known=0.5), words=False))
-    assert record.tfidf is None and record.tfidf_weight == 0
+    assert not record.words and record.weights.keys() == {"states"}
     readout_file.write(tmp_path / "readout.json", record)
     assert "cough" not in (tmp_path / "readout.json").read_text()
 
@@ -163,8 +166,9 @@ def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "version 1 is needed"),
-        ({"tfidf": None}, "damaged"),
+        ({"version": 1}, "version 2 is needed"),
+        ({"words": {}}, "damaged"),
+        ({"label_weights": [1.0]}, "damaged"),
         ({"states": {"depth": 0}}, r"damaged \(at states"),
         ({"rating_mapping": {"Other": 1, "No": 0}}, "damaged"),
     ],
@@ -267,6 +271,7 @@ def test_a_run_recommends_it_and_rate_gives_what_was_judged(tmp_path: Path, data
     assert product.kind == "readout" and product.trust.conformal is not None
     with serve(product, "llama.cpp", threads=1) as served:
         rate_file(source, output, product, served, Counted().stage, calibrated=False)
+        rate_file(source, tmp_path / "calibrated.csv", product, served, Counted().stage)
         with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(served.scorer.score, [row.prompt for row in rows]))
         with pytest.raises(EngineError, match="tokens but the context holds"):
@@ -278,6 +283,10 @@ def test_a_run_recommends_it_and_rate_gives_what_was_judged(tmp_path: Path, data
     truth = [dataset.scale.values.index(row.value) for row in rows]
     loss = -np.mean([math.log(each[label]) for each, label in zip(shares, truth, strict=True)])
     assert loss == pytest.approx(metadata["evaluation"]["evaluations"][0]["log_loss"]["value"], abs=1e-3)
+    judged = pd.read_csv(tmp_path / "run" / "test_predictions.csv", dtype=str).set_index("id")["readout_label"]
+    labels = [judged[row.id] for row in rows]
+    assert [row[LABEL] for row in read_csv(output)] == labels
+    assert [row[LABEL] for row in read_csv(tmp_path / "calibrated.csv")] == labels
     with pytest.raises(UsageError, match="Ollama gives no hidden states"), serve(product, "ollama"):
         pass
     assert load_product(tmp_path / "run", "model-set").trust.conformal is None  # learnt for the recommended one only

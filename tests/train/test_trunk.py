@@ -20,7 +20,7 @@ from expertune.config import Config
 from expertune.errors import Interrupted
 from expertune.gguf.read import GGUFFile
 from expertune.model.load import Placement, Tunable, load
-from expertune.model.states import shared_tokens
+from expertune.model.states import SharedTokens
 from expertune.readout.states import BaseStates, TrainingPass
 from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
@@ -239,9 +239,10 @@ def test_the_states_that_a_readout_reads_on_the_way_are_those_of_the_prompts_alo
     place = CheckpointPlace(tmp_path, "run")
     seen: list[int] = []
     rows = TrainingPass(train, dev, replace(CANDIDATES, code=code), place)
-    found = states.of_training(rows, shared_tokens(prompts), seen.append)
+    common = SharedTokens.of(prompts)
+    found = states.of_training(rows, common, seen.append)
     assert sum(seen) == len(train)
-    np.testing.assert_allclose(found, states.of(prompts, shared_tokens(prompts)), rtol=0, atol=1e-4 * abs(found).max())
+    np.testing.assert_allclose(found, states.of(prompts, common), rtol=0, atol=1e-4 * abs(found).max())
     assert (tmp_path / NAME).exists() == (layers != "all")
 
 
@@ -252,7 +253,7 @@ def test_the_training_takes_the_trunk_that_the_readout_wrote(
     states = BaseStates(base, Config(layers=2, **{**SETTINGS, "compute_dtype": "fp32"}))
     labels = replace(CANDIDATES, code=code)
     rows = TrainingPass(rows_sharing(22, 0), rows_sharing(9, 1), labels, CheckpointPlace(tmp_path, "run"))
-    states.of_training(rows, 8, lambda rows: None)
+    states.of_training(rows, SharedTokens(8, 2), lambda rows: None)
     made = (tmp_path / NAME).stat().st_ino
     tunable, without = open_tunable(base, 2), open_tunable(base, 2)
     trainer = trainer_of(tunable, tmp_path, labels=labels)
@@ -268,8 +269,10 @@ def test_rows_without_a_rating_are_in_the_same_pass_whatever_they_are_rated(base
     dev = [replace(row, id=f"dev {row.id}") for row in rows_sharing(9, 1)]
     prompts = [(*rated[0].prompt[:8], 103, 210 + at, 220 + at) for at in range(6)] + [(50, 60, 61)]
     unrated = [unrated_row(f"u{at}", prompt, CANDIDATES) for at, prompt in enumerate(prompts)]
-    found = states.of_training(TrainingPass([*rated, *unrated], dev, CANDIDATES, place), 8, lambda rows: None)
-    alone = states.of([row.prompt for row in (*rated, *unrated)], 8)
+    found = states.of_training(
+        TrainingPass([*rated, *unrated], dev, CANDIDATES, place), SharedTokens(8, 2), lambda rows: None
+    )
+    alone = states.of([row.prompt for row in (*rated, *unrated)], SharedTokens(8, 2))
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-4 * abs(found).max())
     made = (tmp_path / NAME).stat().st_ino
     soft = {row.id: (0.1, 0.2, 0.7) for row in unrated}

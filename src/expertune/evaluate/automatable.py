@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Config
-from ..predict.score import Rated, likeliest
+from ..predict.score import Rated
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.calibration import Calibration
@@ -81,10 +81,10 @@ def _outcomes(
     truth: Sequence[Rating], rated: Sequence[Rated], scale: RatingScale, calibration: Calibration | None
 ) -> Outcomes:
     """Confidence and errors of the ratings that `expertune rate` would write, in the order of `truth`."""
-    by_id = {each.id: each.probabilities for each in rated}
-    rows = [row for row in truth if row.id in by_id]
-    shares = [calibration.apply(by_id[row.id]) if calibration else by_id[row.id] for row in rows]
-    best = [likeliest(each) for each in shares]
-    confidence = [round(each[at], 6) for each, at in zip(shares, best, strict=True)]
-    wrong = [scale.values[at] != row.value for row, at in zip(rows, best, strict=True)]
+    by_id = {each.id: each for each in rated}
+    pairs = [(row, by_id[row.id]) for row in truth if row.id in by_id]
+    shares = [calibration.apply(own.probabilities) if calibration else own.probabilities for _, own in pairs]
+    written = [scale.labels.index(own.label) for _, own in pairs]
+    confidence = [round(each[at], 6) for each, at in zip(shares, written, strict=True)]
+    wrong = [own.value != row.value for row, own in pairs]
     return Outcomes(np.array(confidence, dtype=np.float64), np.array(wrong, dtype=np.bool_))

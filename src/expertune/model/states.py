@@ -1,11 +1,12 @@
 """Hidden states of whole prompts in the middle of the frozen base, one vector for each prompt.
 
-Axes: R prompt · L depth · P pooling · D model width · T token.
+Axes: R prompt · L depth · P pooling (mean, standard deviation) · D model width · T token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,18 +23,38 @@ ROUND = 32  # tokens; the CPU's matrix library prepares itself for each new size
 Prompt = Sequence[int]
 
 
+@dataclass(frozen=True)
+class SharedTokens:
+    """How many tokens all prompts have in common at their `beginning` and their `end`: they say nothing of a record."""
+
+    beginning: int
+    end: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt]) -> SharedTokens:
+        """At least one token of each prompt is its own."""
+        beginning = shared_tokens(prompts)
+        rest = min(map(len, prompts)) - beginning
+        return cls(beginning, min(common_prefix([prompt[::-1] for prompt in prompts]), rest - 1))
+
+    def own(self, tokens: int) -> tuple[int, int]:
+        """[start, stop) of a prompt's own tokens, one at least."""
+        start = min(self.beginning, tokens - 1)
+        return start, max(start + 1, tokens - self.end)
+
+
 def pooled_states(
     decoder: Decoder,
     prompts: Sequence[Prompt],
-    shared: int,
+    shared: SharedTokens,
     depths: Sequence[int],
     *,
     on_prompt: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """[mean over the tokens after the first `shared`, last token] after so many blocks: (R, L, 2, D)."""
+    """[mean, standard deviation] over each prompt's own tokens after so many blocks: (R, L, 2, D)."""
     found = np.empty((len(prompts), len(depths), 2, decoder.config.width), dtype=np.float32)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for group in pack_groups(order, list(map(len, prompts)), shared, PACK_TOKENS):
+    for group in pack_groups(order, list(map(len, prompts)), shared.beginning, PACK_TOKENS):
         pack, runs = _pack([prompts[at] for at in group], shared)
         found[group] = pool(decoder.states(pack, depths), runs)
         on_prompt(len(group))
@@ -41,12 +62,14 @@ def pooled_states(
 
 
 def pool(states: Sequence[torch.Tensor], runs: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """[mean, last token] of each run [start, stop) of a pack at each depth: (R, L, 2, D); `states` are (T, D) each."""
-    pooled = [
-        torch.stack([torch.stack([x_TD[start:stop].mean(dim=0), x_TD[stop - 1]]) for x_TD in states])
-        for start, stop in runs
-    ]
+    """[mean, standard deviation] of each run [start, stop) of a pack at each depth: (R, L, 2, D)."""
+    pooled = [torch.stack([_moments(x_TD[start:stop]) for x_TD in states]) for start, stop in runs]
     return torch.stack(pooled).cpu().numpy()
+
+
+def _moments(x_TD: torch.Tensor) -> torch.Tensor:
+    deviation_D, mean_D = torch.std_mean(x_TD.float(), dim=0, correction=0)
+    return torch.stack([mean_D, deviation_D])
 
 
 def shared_tokens(prompts: Sequence[Prompt]) -> int:
@@ -71,17 +94,18 @@ def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit
         yield group
 
 
-def _pack(prompts: Sequence[Prompt], shared: int) -> tuple[Pack, list[tuple[int, int]]]:
-    """The prompts, with a common beginning once, and where the tokens after the first `shared` of each one are."""
-    common = min(shared, shared_tokens(prompts)) if len(prompts) > 1 else 0
+def _pack(prompts: Sequence[Prompt], shared: SharedTokens) -> tuple[Pack, list[tuple[int, int]]]:
+    """The prompts, with a common beginning once, and where each one's own tokens are."""
+    common = min(shared.beginning, shared_tokens(prompts)) if len(prompts) > 1 else 0
     tokens, positions = list(prompts[0][:common]), list(range(common))
     before = ((0, common),) if common else ()
     segments, runs = [Segment(0, common)] if common else [], []
     for prompt in prompts:
-        start = len(tokens)
+        at = len(tokens) - common  # of the prompt's first token, were it there in full
         tokens += prompt[common:]
         positions += range(common, len(prompt))
-        segments.append(Segment(start, len(tokens), before))
-        runs.append((min(start + shared - common, len(tokens) - 1), len(tokens)))
+        segments.append(Segment(at + common, len(tokens), before))
+        start, stop = shared.own(len(prompt))
+        runs.append((at + start, at + stop))
     fill = [0] * (-len(tokens) % ROUND)
     return Pack(torch.tensor(tokens + fill), torch.tensor(positions + fill), tuple(segments)), runs

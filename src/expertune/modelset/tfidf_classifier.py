@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,41 +30,74 @@ ROWS_FOR_SHARED = 50  # from here on a term must occur in two rows: a term of on
 
 Floats = NDArray[np.float64]
 Vectorizer = Callable[..., Any]
+Lines = tuple[list[int], Floats, Floats]  # values of the labels, weights (labels, terms) and intercepts
 VECTORIZERS: tuple[Vectorizer, Vectorizer] = (word_tfidf, letter_tfidf)
 
 
 @dataclass(frozen=True)
 class TfidfSettings:
-    """Terms of each kind at most, C of scikit-learn's logistic regression, and whether groups of letters count too."""
+    """Terms of each kind at most, C of scikit-learn's logistic regression, and whether groups of letters count too.
+
+    With `naive_bayes` each label has a regression of its own against the rest, in which a term counts as much as naive
+    Bayes would have it (NB-SVM; Wang and Manning 2012, https://aclanthology.org/P12-2018): by the sums of its TF-IDF
+    values in the records of the label and of the rest, or by its "presence" in so many of them.
+    """
 
     most_terms: int = MOST_TERMS
     inverse_regularisation: float = 1.0
     letters: bool = True
+    naive_bayes: Literal["", "sums", "presence"] = ""
 
 
 def fit_tfidf(
     train: Sequence[Rating], scale: RatingScale, *, seed: int, how: TfidfSettings = TfidfSettings()
 ) -> TfidfTables | None:
     """The classifier's record; None for fewer than ten rows or two labels."""
-    from sklearn.linear_model import LogisticRegression
-
     if len(train) < FEWEST_ROWS or len({row.value for row in train}) < 2:
         return None
     texts = [row.prompt for row in train]
     letters = _fitted(letter_tfidf, texts, how.most_terms) if how.letters else _without_terms(letter_tfidf, texts[:1])
     fitted = [_fitted(word_tfidf, texts, how.most_terms), letters]
-    features = _features(texts, fitted)
-    model: Any = LogisticRegression(
-        C=how.inverse_regularisation, class_weight="balanced", max_iter=1000, random_state=seed
-    )
-    weight_KV, intercept_K = fit_lines(model, features, [row.value for row in train])
+    values = [row.value for row in train]
+    features, model = _features(texts, fitted), _regression(how, seed)
+    counted = {"": None, "sums": features, "presence": features > 0}[how.naive_bayes]
+    lines = _lines(features, values, model) if counted is None else _naive_bayes_lines(features, values, model, counted)
+    labels, weight_KV, intercept_K = lines
     return TfidfTables(
-        labels=tuple(scale.label_of(int(value)) for value in model.classes_),
+        labels=tuple(map(scale.label_of, labels)),
         intercepts=tuple(round(float(each), 6) for each in intercept_K),
         weights=packed(weight_KV),
         words=_table(fitted[0]),
         letters=_table(fitted[1]),
     )
+
+
+def _regression(how: TfidfSettings, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    c = how.inverse_regularisation
+    return LogisticRegression(C=c, class_weight="balanced", max_iter=1000, random_state=seed)
+
+
+def _lines(features: Any, values: Sequence[int], model: Any) -> Lines:
+    """One regression for all labels."""
+    weight_KV, intercept_K = fit_lines(model, features, values)
+    return [int(value) for value in model.classes_], weight_KV, intercept_K
+
+
+def _naive_bayes_lines(features: Any, values: Sequence[int], model: Any, counted: Any) -> Lines:
+    """A regression of each label against the rest, on the terms times the log ratios of how they are `counted`."""
+    from scipy.sparse import diags
+
+    labels, lines, value_N = sorted(set(values)), list[tuple[Floats, Floats]](), np.asarray(values)
+    for label in labels:
+        own_N = value_N == label
+        count_SV = np.stack([1 + np.asarray(counted[part_N].sum(axis=0)).ravel() for part_N in (own_N, ~own_N)])
+        ratio_V = np.subtract(*np.log(count_SV / count_SV.sum(axis=1, keepdims=True)))
+        weight_SV, intercept_S = fit_lines(model, features @ diags(ratio_V), own_N)
+        lines.append(((weight_SV[1] - weight_SV[0]) * ratio_V, intercept_S[1] - intercept_S[0]))
+    weights, intercepts = zip(*lines, strict=True)
+    return labels, np.stack(weights), np.asarray(intercepts)
 
 
 def predict_tfidf(tables: TfidfTables, prompts: Sequence[str], labels: Sequence[str]) -> list[tuple[float, ...]]:

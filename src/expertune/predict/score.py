@@ -30,11 +30,18 @@ class Prediction:
 
     `probabilities` are in the scale's order and sum to 1. `votes` has the label of each member by name, where several
     were asked. `exact` is False where the server did not show the labels' own tokens: they are then approximate.
+    `chosen` is the index of the label that a rater with a rule of its own writes, None for the likeliest.
     """
 
     probabilities: tuple[float, ...]
     votes: Mapping[str, str] = field(default_factory=dict)
     exact: bool = True
+    chosen: int | None = None
+
+    @property
+    def label(self) -> int:
+        """Index of the label to write."""
+        return likeliest(self.probabilities) if self.chosen is None else self.chosen
 
 
 class Scorer(Protocol):
@@ -167,7 +174,8 @@ def likeliest(probabilities: Sequence[float]) -> int:
 class Rated:
     """A record with its predicted label.
 
-    `label` and `value` are the likeliest ones by `probabilities` (in the scale's order, summing to 1).
+    `label` and `value` are the likeliest ones by `probabilities` (in the scale's order, summing to 1), or those that
+    the rater's own rule chose.
     `answer` is the free answer, where one was asked for; an `answer_state` of "unparsable" has no `answer_value`.
     `exact` is as in Prediction.
     """

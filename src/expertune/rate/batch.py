@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import EngineError
-from ..predict.score import Prediction, Scorer, likeliest
+from ..predict.score import Prediction, Scorer
 from ..ratings.records import RawRecord
 from .columns import Wanted
 from .journal import Journal, JournalEntry, record_hash
@@ -106,7 +106,7 @@ def _is_missing(entry: JournalEntry | None, request: RateRequest, journal: Journ
     if entry.error is not None:
         return entry.session != journal.session
     wanted = request.wanted
-    return wanted.rationale and entry.answer_label != wanted.label(entry.probabilities)
+    return wanted.rationale and entry.answer_label != entry.label
 
 
 def _rate_batch(
@@ -161,20 +161,19 @@ def rate_text(text: Text, request: RateRequest, session: int) -> JournalEntry:
     override = before.override if before is not None else None
     try:
         if before is not None and before.error is None:  # only its reason is missing
-            prediction = Prediction(before.probabilities, before.votes)
+            prediction = Prediction(before.probabilities, before.votes, chosen=scale.labels.index(before.label or ""))
         else:
             prediction = request.scorer.score(prompt)
         answer_label, answer = _explain(prompt, prediction, request)
     except EngineError as error:
         seconds = time.perf_counter() - start
         return JournalEntry(record=key, session=session, seconds=seconds, error=str(error), override=override)
-    best = likeliest(prediction.probabilities)
     return JournalEntry(
         record=key,
         session=session,
         seconds=time.perf_counter() - start,
-        label=scale.labels[best],
-        value=scale.values[best],
+        label=scale.labels[prediction.label],
+        value=scale.values[prediction.label],
         probabilities=prediction.probabilities,
         votes=prediction.votes,
         exact=prediction.exact,
@@ -188,5 +187,5 @@ def _explain(prompt: str, prediction: Prediction, request: RateRequest) -> tuple
     """The label that will be written and the model's words after it; None where no reason is wanted."""
     if not request.wanted.rationale:
         return None, None
-    label = request.wanted.label(prediction.probabilities)
+    label = request.wanted.scale.labels[prediction.label]
     return label, request.scorer.explain(prompt, label, max_tokens=ANSWER_TOKENS)

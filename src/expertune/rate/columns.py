@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..outputs import plain_name
-from ..predict.score import likeliest
 from ..predict.uncertainty import Uncertainty
 from ..ratings.scale import RatingScale
 from ..ratings.tables import CellsByColumn
@@ -69,10 +68,6 @@ class Wanted:
             return probabilities
         return self.trust.calibration.apply(probabilities)
 
-    def label(self, probabilities: Sequence[float]) -> str:
-        """The label that is written for the model's own probabilities."""
-        return self.scale.labels[likeliest(self.shares(probabilities))]
-
 
 def share_columns(scale: RatingScale) -> dict[str, str]:
     """Map each label to the column of its share: p_match, p_does_not_match; p_value_1 for a label in another script."""
@@ -106,10 +101,11 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> CellsByColumn:
     empty: CellsByColumn = dict.fromkeys(wanted.columns())
     scale, trust = wanted.scale, wanted.trust
     shares = wanted.shares(entry.probabilities)
-    best = likeliest(shares)
+    best = scale.labels.index(entry.label or "")  # as the run judged it: calibration changes shares, never a label
     fitting = None if trust.conformal is None else trust.conformal.labels_for(entry.probabilities)
     novel = trust.novelty is not None and trust.novelty.is_novel(prompt)
     differ = len(set(entry.votes.values())) > 1
+    reasons = _reasons(fitting, entry.label, shares[best], novel, differ)
     found: CellsByColumn = {
         RATING: scale.values[best],
         LABEL: scale.labels[best],
@@ -117,7 +113,7 @@ def cells(wanted: Wanted, entry: JournalEntry, prompt: str) -> CellsByColumn:
         **{name: round(share, 6) for name, share in zip(share_columns(scale).values(), shares, strict=True)},
         SET: None if fitting is None else BETWEEN.join(fitting),
         # a reviewed row needs no second review
-        REASONS: "" if entry.override is not None else BETWEEN.join(_reasons(fitting, shares[best], novel, differ)),
+        REASONS: "" if entry.override is not None else BETWEEN.join(reasons),
     }
     if wanted.votes:
         found[DISAGREEMENT] = int(differ)
@@ -131,9 +127,11 @@ def failed_cells(wanted: Wanted, error: str) -> CellsByColumn:
     return {**dict.fromkeys(wanted.columns()), REASONS: FAILED, ERROR: error}
 
 
-def _reasons(fitting: tuple[str, ...] | None, confidence: float, novel: bool, differ: bool) -> list[str]:
+def _reasons(
+    fitting: tuple[str, ...] | None, label: str | None, confidence: float, novel: bool, differ: bool
+) -> list[str]:
     holds = {
-        SEVERAL: fitting is not None and len(fitting) > 1,
+        SEVERAL: bool(fitting) and fitting != (label,),
         NONE: fitting is not None and not fitting,
         LOW: confidence < LOW_CONFIDENCE,
         NOVEL: novel,

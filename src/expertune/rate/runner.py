@@ -55,8 +55,8 @@ class Counts(NamedTuple):
 class Tally:
     """The counts of a run, its wall time in seconds, and what a user should know about it.
 
-    `predicted` counts the records by the likeliest label of the model's own probabilities, as the run's evaluation
-    does; `prevalence` is their share corrected by that evaluation, None where there is none.
+    `predicted` counts the records by their label; `prevalence` is their share corrected by the run's evaluation, None
+    where there is none.
     """
 
     counts: Counts

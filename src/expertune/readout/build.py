@@ -47,8 +47,8 @@ class Readout:
             output_file=outputs.READOUT,
             depth=record.states.depth,
             features=record.states.features,
-            states_weight=record.states_weight,
-            tfidf_weight=record.tfidf_weight,
+            weights=record.weights,
+            label_weights=dict(zip(record.rating_mapping, record.label_weights, strict=True)),
             out_of_fold={
                 name: {"macro_f1": each.macro_f1, "log_loss": each.log_loss}
                 for name, each in record.out_of_fold.items()
@@ -75,14 +75,14 @@ def build_readout(tokens: Tokenized, ws: Workspace) -> Readout | None:
 
 def _states(tokens: Tokenized, ws: Workspace) -> PooledStates:
     """States of all records, computed once: a resumed run reads them from the checkpoints."""
-    from ..model.states import shared_tokens  # these import torch
+    from ..model.states import SharedTokens  # these import torch
     from ..train.checkpoint import CheckpointPlace
 
     path, run_id = ws.checkpoints / "states.npz", tokens.plan.run_id
     if ws.resume and (kept := PooledStates.read(path, run_id)):
         return kept
     rows = tokens.rows
-    shared = shared_tokens([row.prompt for row in rows.train])
+    shared = SharedTokens.of([row.prompt for row in rows.train])
     place = CheckpointPlace(ws.checkpoints, run_id, ws.resume)
     training = TrainingPass((*rows.train, *rows.unlabelled), rows.dev, tokens.candidates, place)
     title, records = f"{RunStage.READOUT.shown}: reading the records", sum(map(len, rows.in_order))
@@ -115,7 +115,10 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
     def rate(examples: Sequence[Example], rows: Sequence[Row], states_NLPD: States) -> Pass:
         texts = [example.record for example in examples]
         shares = record.predict(states_NLPD[:, layer], texts)
-        rated = [Rated.of(row.id, own, dataset.scale) for row, own in zip(rows, shares, strict=True)]
+        rated = []
+        for row, own in zip(rows, shares, strict=True):
+            at = record.choose(own)
+            rated.append(Rated(row.id, dataset.scale.labels[at], dataset.scale.values[at], own))
         return Pass(tuple(rated), each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
@@ -137,8 +140,9 @@ def _record(tokens: Tokenized, made: Fit) -> ReadoutRecord:
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         target_topics=dataset.topics,
         states=made.states,
-        tfidf=made.tfidf,
-        states_weight=made.states_weight,
-        tfidf_weight=made.tfidf_weight,
+        words=dict(made.words),
+        weights=dict(made.weights),
+        label_bias=made.label_bias,
+        label_weights=made.label_weights,
         out_of_fold=dict(made.figures),
     )

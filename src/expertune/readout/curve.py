@@ -11,7 +11,7 @@ from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.learning_curve import Indices, LearningCurve, learning_curve
 from ..stats.metrics import Floats
-from .fit import BALANCE, regression
+from .fit import regression
 from .record import StatesClassifier, features_of
 from .states import PooledStates
 
@@ -34,7 +34,7 @@ def states_curve(
 
     def predict(known: Indices, out: Indices) -> Floats:
         share_MK = np.zeros((len(out), len(scale.labels)))
-        fitted = regression(x_NF[known], label_N[known], BALANCE[0], chosen.inverse_regularisation)
+        fitted = regression(x_NF[known], label_N[known], chosen.inverse_regularisation)
         labels, weight_KF, intercept_K = fitted
         share_MK[:, labels] = softmax(x_NF[out] @ weight_KF.T + intercept_K, axis=1)
         return share_MK

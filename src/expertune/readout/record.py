@@ -1,4 +1,4 @@
-"""readout.json, version 1: its record, how it is read and written, and the probabilities that it gives.
+"""readout.json, version 2: its record, how it is read and written, and the probabilities that it gives.
 
 Without `--redact` it holds words of the training records in its TF-IDF tables, as model_set_config.json does, so it
 contains patient text (mode 0600). It holds numbers and words, never a pickle: nothing in the file is run.
@@ -22,25 +22,31 @@ from ..faults import faults
 from ..files import write_json
 from ..modelset.records import Number, Share, StrictRecord, Text, TfidfTables
 from ..modelset.tfidf_classifier import predict_tfidf, unpacked
+from ..stats.label_choice import choose
+from ..stats.pooling import LogPool
 
-VERSION = 1
-LEAST = 1e-6  # a probability of 0 has no logarithm
+VERSION = 2
+STATES = "states"  # the name of the rater by hidden states
+FEATURES = ("mean", "mean and deviation")
 
 Floats = NDArray[np.float64]
-Weight = Annotated[float, Field(ge=0, le=10)]
+Weight = Annotated[float, Field(ge=0, le=100)]
+LabelWeight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StatesClassifier(StrictRecord):
     """Logistic regression on pooled hidden states after `depth` blocks.
 
-    `features`: the mean over the prompt's tokens after the first `shared_tokens` ("mean"), the state of its last token
-    ("last"), or both, in this order. `weights` are (labels, features), base64 of little-endian 32-bit floats; `labels`
-    are those of the training records. The features are standardised: that is part of weights and intercepts.
+    `features`: the mean of the states of the prompt's own tokens, or mean and standard deviation. Its own are those
+    between the first `shared_beginning` and the last `shared_end`, which all training prompts had in common. `weights`
+    are (labels, features), base64 of little-endian 32-bit floats; `labels` are those of the training records. The
+    features are standardised: that is part of weights and intercepts.
     """
 
     depth: Annotated[int, Field(ge=1)]
-    features: Literal["mean", "last", "both"]
-    shared_tokens: Annotated[int, Field(ge=0)]
+    features: Literal["mean", "mean and deviation"]
+    shared_beginning: Annotated[int, Field(ge=0)]
+    shared_end: Annotated[int, Field(ge=0)]
     inverse_regularisation: Annotated[float, Field(gt=0)]
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     intercepts: tuple[Number, ...]
@@ -57,7 +63,7 @@ class StatesClassifier(StrictRecord):
         return self
 
     def predict(self, state_NPD: NDArray[np.float32], labels: Sequence[str]) -> Floats:
-        """Probabilities of `labels`, (N, K), from [mean, last token] of each record."""
+        """Probabilities of `labels`, (N, K), from [mean, standard deviation] of each record's states."""
         from scipy.special import softmax
 
         weights = unpacked(self.weights).reshape(len(self.labels), -1)
@@ -77,54 +83,53 @@ class OutOfFold(StrictRecord):
 class ReadoutRecord(StrictRecord):
     """Everything but the base model that is needed to rate new records.
 
-    Log-probabilities are added with the weights `states_weight` and `tfidf_weight`. `out_of_fold` has the figures of
-    "states", "TF-IDF" and "fused". `base` is the sha256 of the base's file.
+    `words` are raters by word counts, by name. `weights` has the weight of the log-probabilities of "states" and of
+    each of them, `label_bias` what is added for each label, in the order of `rating_mapping`; the label that is written
+    has the largest product of probability and `label_weights`. `out_of_fold` has the figures of each rater and of
+    "fused". `base` is the sha256 of the base's file.
     """
 
-    version: Literal[1]
+    version: Literal[2]
     base_model: Text
     base: Text
     created_at: Text
     rating_mapping: dict[str, int]
     target_topics: str
     states: StatesClassifier
-    tfidf: TfidfTables | None
-    states_weight: Weight
-    tfidf_weight: Weight
+    words: dict[str, TfidfTables]
+    weights: dict[str, Weight]
+    label_bias: tuple[Number, ...]
+    label_weights: tuple[LabelWeight, ...]
     out_of_fold: dict[str, OutOfFold]
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ReadoutRecord:
-        known = {*self.states.labels, *(self.tfidf.labels if self.tfidf else ())}
+        known = {*self.states.labels, *(label for tables in self.words.values() for label in tables.labels)}
         if not known <= set(self.rating_mapping):
             raise ValueError("a label is not in rating_mapping")
-        if (self.tfidf is None) != (self.tfidf_weight == 0):
-            raise ValueError("tfidf_weight is not 0 exactly where there is no TF-IDF")
+        if self.weights.keys() != {STATES, *self.words}:
+            raise ValueError("there is not one weight for each rater")
+        if not len(self.label_bias) == len(self.label_weights) == len(self.rating_mapping):
+            raise ValueError("there is not one bias and one weight for each label")
         return self
 
     def predict(self, state_NPD: NDArray[np.float32], prompts: Sequence[str]) -> list[tuple[float, ...]]:
         """Probabilities of the labels of rating_mapping for records: their pooled states and their texts."""
         labels = list(self.rating_mapping)
-        share_NK = self.states.predict(state_NPD, labels)
-        if self.tfidf is not None:
-            share_NK = fuse(
-                share_NK, np.asarray(predict_tfidf(self.tfidf, prompts, labels)), self.states_weight, self.tfidf_weight
-            )
-        return [tuple(map(float, shares)) for shares in share_NK]
+        by_words = {name: np.asarray(predict_tfidf(tables, prompts, labels)) for name, tables in self.words.items()}
+        shares = {STATES: self.states.predict(state_NPD, labels)} | by_words
+        pool = LogPool(tuple(self.weights[name] for name in shares), self.label_bias)
+        return [tuple(map(float, own_K)) for own_K in pool.combine(list(shares.values()))]
+
+    def choose(self, probabilities: Sequence[float]) -> int:
+        """Index of the label that is written for a record's probabilities."""
+        return int(choose(np.asarray([probabilities]), self.label_weights)[0])
 
 
 def features_of(state_NPD: NDArray[np.float32], features: str) -> Floats:
     """The chosen pooled states of each record, (N, F)."""
-    kept = {"mean": slice(0, 1), "last": slice(1, 2), "both": slice(0, 2)}[features]
-    return state_NPD[:, kept].reshape(len(state_NPD), -1).astype(np.float64)
-
-
-def fuse(states_NK: Floats, words_NK: Floats, states_weight: float, words_weight: float) -> Floats:
-    """Weighted sum of the log-probabilities, as probabilities."""
-    from scipy.special import softmax
-
-    log_NK = [np.log(np.maximum(share_NK, LEAST)) for share_NK in (states_NK, words_NK)]
-    return softmax(states_weight * log_NK[0] + words_weight * log_NK[1], axis=1)
+    count = {"mean": 1, "mean and deviation": 2}[features]
+    return state_NPD[:, :count].reshape(len(state_NPD), -1).astype(np.float64)
 
 
 def write(path: Path, record: ReadoutRecord) -> None:

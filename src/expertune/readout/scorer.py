@@ -22,7 +22,10 @@ class ReadoutScorer(LanguageModelScorer):
     def __init__(
         self, engine: Engine, messages: Messages, scale: RatingScale, readout: ReadoutRecord, base: BaseStates
     ) -> None:
+        from ..model.states import SharedTokens  # imports torch
+
         super().__init__(engine, messages, scale)
+        self._shared = SharedTokens(readout.states.shared_beginning, readout.states.shared_end)
         self.name, self.slots = NAME, AT_ONCE
         self._readout, self._base = readout, base
         self._rate = Together(self._rate_records, AT_ONCE)
@@ -34,11 +37,12 @@ class ReadoutScorer(LanguageModelScorer):
                 f"a prompt needs {len(tokens)} tokens but the context holds {self._engine.context}; "
                 "shorten the row or raise the context"
             )
-        return Prediction(self._rate((record, tokens)))
+        found = self._rate((record, tokens))
+        return Prediction(found, chosen=self._readout.choose(found))
 
     def _rate_records(self, some: Sequence[tuple[str, list[int]]]) -> Sequence[tuple[float, ...]]:
         try:
-            states_NLPD = self._base.of([tokens for _, tokens in some], self._readout.states.shared_tokens)
+            states_NLPD = self._base.of([tokens for _, tokens in some], self._shared)
             return self._readout.predict(states_NLPD[:, 0], [record for record, _ in some])
         except Exception as error:
             raise EngineError(f"the hidden states could not be computed ({type(error).__name__})") from None

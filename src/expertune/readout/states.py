@@ -16,6 +16,7 @@ from ..config import Config, with_changes
 from ..files import atomic
 
 if TYPE_CHECKING:
+    from ..model.states import SharedTokens
     from ..train.checkpoint import CheckpointPlace
     from ..train.encode import Candidates, Row
 
@@ -43,29 +44,34 @@ class TrainingPass:
 class PooledStates:
     """States of records after each of `depths` blocks, and the `seconds` that all took; `shared` as in BaseStates.of.
 
-    Axes: N record · L depth · P pooling (mean, last token) · D model width.
+    Axes: N record · L depth · P pooling (mean, standard deviation) · D model width.
     """
 
     states_NLPD: States
     depths: tuple[int, ...]
-    shared: int
+    shared: SharedTokens
     seconds: float = 0.0
 
     def write(self, path: Path, run_id: str) -> None:
         """Keep the states of a run. Raises OutputError."""
         with atomic(path) as file:
-            numbers = {"depths": self.depths, "shared": self.shared, "seconds": self.seconds}
+            shared = (self.shared.beginning, self.shared.end)
+            numbers = {"depths": self.depths, "shared": shared, "seconds": self.seconds}
             np.savez(file, run_id=run_id, states=self.states_NLPD, **numbers)
 
     @classmethod
     def read(cls, path: Path, run_id: str) -> PooledStates | None:
         """The kept states; None if the file is missing or of another run."""
+        from ..model.states import SharedTokens
+
         try:
             with np.load(path) as kept:
                 names = ("run_id", "states", "depths", "shared", "seconds")
                 own, states, depths, shared, seconds = (kept[name] for name in names)
-                return cls(states, tuple(map(int, depths)), int(shared), float(seconds)) if str(own) == run_id else None
-        except (OSError, ValueError, KeyError):
+                if str(own) != run_id:
+                    return None
+                return cls(states, tuple(map(int, depths)), SharedTokens(*map(int, shared)), float(seconds))
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
@@ -92,14 +98,18 @@ class BaseStates:
         self.placement = self._tunable.placement.describe()
 
     def of(
-        self, prompts: Sequence[Sequence[int]], shared: int, *, on_prompt: Callable[[int], None] = lambda done: None
+        self,
+        prompts: Sequence[Sequence[int]],
+        shared: SharedTokens,
+        *,
+        on_prompt: Callable[[int], None] = lambda done: None,
     ) -> States:
-        """[mean over the tokens after the first `shared`, last token] of each prompt: (N, L, 2, D)."""
+        """[mean, standard deviation] over each prompt's own tokens: (N, L, 2, D)."""
         from ..model.states import pooled_states
 
         return pooled_states(self._tunable.decoder, prompts, shared, self.depths, on_prompt=on_prompt)
 
-    def of_training(self, training: TrainingPass, shared: int, on_prompt: Callable[[int], None]) -> States:
+    def of_training(self, training: TrainingPass, shared: SharedTokens, on_prompt: Callable[[int], None]) -> States:
         """`of` the prompts of the training rows, from the pass that writes the trunk cache if the training has one."""
         from ..model.states import pool
         from ..train.batches import prompt_runs, rows_of_evaluation

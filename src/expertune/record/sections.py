@@ -60,17 +60,17 @@ class ModelSetInfo(Section):
 
 
 class ReadoutInfo(Section):
-    """Present if a readout was fitted: log-probabilities from states after `depth` blocks and from TF-IDF are added.
+    """Present if a readout was fitted: the pool of raters by words and by states after `depth` blocks.
 
-    `out_of_fold` has macro-F1 and log-loss of "states", "TF-IDF" and "fused" on the training records, by
-    cross-validation.
+    `weights` are by rater; the label that is written has the largest product of probability and `label_weights`.
+    `out_of_fold` has macro-F1 and log-loss of each rater and of "fused" on the training records, by cross-validation.
     """
 
     output_file: str
     depth: int
     features: str
-    states_weight: float
-    tfidf_weight: float
+    weights: dict[str, float]
+    label_weights: dict[str, float]
     out_of_fold: dict[str, dict[str, float]]
 
 

@@ -16,7 +16,7 @@ from ..config import Config
 from ..model.attention import Segment
 from ..model.forward_context import Pack
 from ..model.memory import DEV_ROWS
-from ..model.states import ROUND, shared_tokens
+from ..model.states import ROUND, SharedTokens, shared_tokens
 from .class_balance import Decision
 from .code_branch import CodeTokens
 from .encode import Candidates, Row
@@ -234,15 +234,13 @@ def dev_batch(rows: Sequence[Row], candidates: Candidates) -> DevBatch:
     return DevBatch(batch, tuple(continuations), tuple(rows))
 
 
-def prompt_runs(pack: Pack, rows: Sequence[Row], shared: int) -> list[tuple[int, int]]:
-    """Where each row's prompt after its first `shared` tokens is in a pack of `training_batch`: [start, stop)."""
+def prompt_runs(pack: Pack, rows: Sequence[Row], shared: SharedTokens) -> list[tuple[int, int]]:
+    """Where each row's own tokens of the prompt are in a pack of `training_batch`: [start, stop)."""
     prefix = pack.segments[0].stop if pack.segments[0].stop < len(rows[0].prompt) else 0
     before = ((0, prefix),) if prefix else ()
-    starts = [each.start for each in pack.segments if each.before == before and each.start >= prefix]
-    return [
-        (start + min(shared, len(row.prompt) - 1) - prefix, start + len(row.prompt) - prefix)
-        for start, row in zip(starts, rows, strict=True)
-    ]
+    starts = [each.start - prefix for each in pack.segments if each.before == before and each.start >= prefix]
+    owns = [shared.own(len(row.prompt)) for row in rows]
+    return [(at + start, at + stop) for at, (start, stop) in zip(starts, owns, strict=True)]
 
 
 def rows_of_evaluation(config: Config) -> int:
