@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from expertune.modelset.build import BuildInputs, Recipe, build, recipes
 from expertune.modelset.config import parse
 from expertune.modelset.records import ContextSummary, TfidfMember, TfidfTables
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
-from expertune.modelset.tfidf_classifier import fit_tfidf, out_of_fold, predict_tfidf
+from expertune.modelset.tfidf_classifier import TfidfSettings, fit_tfidf, out_of_fold, predict_tfidf
 from expertune.modelset.training_signals import NOTHING, boundary_rows, cross_validated, gather
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
@@ -110,6 +111,35 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
     at = {int(value): place for place, value in enumerate(plain.classes_)}
     wanted = [[shares[at[v]] if v in at else 0.0 for v in SCALE.values] for shares in plain.predict_proba(new)]
     assert np.asarray(predict_tfidf(record, new, SCALE.labels)) == pytest.approx(np.asarray(wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("values", [(1, 0, -1), (1, 0)])
+@pytest.mark.parametrize("counted", ["sums", "presence"])
+def test_naive_bayes_is_the_papers(values: tuple[int, ...], counted: Literal["sums", "presence"]) -> None:
+    """Against equation 1 of Wang and Manning 2012, written out, and a regression of each label against the rest."""
+    from scipy.special import softmax
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    train = [each for each in rows(90) if each.value in values]
+    new = [each.prompt for each in rows(30, seed=5)]
+    record = fit_tfidf(train, SCALE, seed=3, how=TfidfSettings(letters=False, naive_bayes=counted))
+    assert record is not None
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, min_df=2)
+    x, y = words.fit_transform([each.prompt for each in train]).toarray(), np.array([each.value for each in train])
+    seen, lines = (x > 0).astype(float) if counted == "presence" else x, dict[int, np.ndarray]()
+    for value in values:
+        p, q = 1 + seen[y == value].sum(axis=0), 1 + seen[y != value].sum(axis=0)
+        r = np.log((p / p.sum()) / (q / q.sum()))
+        model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000).fit(x * r, y == value)
+        lines[value] = model.decision_function(words.transform(new).toarray() * r)
+    given = [value for value in SCALE.values if value in values]
+    shares = softmax(np.stack([lines[value] for value in given], axis=1), axis=1)
+    wanted = np.zeros((len(new), 3))
+    wanted[:, [SCALE.values.index(value) for value in given]] = shares
+    assert np.asarray(predict_tfidf(record, new, SCALE.labels)) == pytest.approx(
+        wanted, abs=1e-3
+    )  # both solvers stop at 1e-4
 
 
 def test_too_few_rows_or_labels_give_no_classifier() -> None:

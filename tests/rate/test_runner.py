@@ -8,6 +8,7 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tiny
 from expertune.cli.main import main
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, Interrupted, UsageError
-from expertune.predict.score import rate_examples, softmax
+from expertune.predict.score import LanguageModelScorer, Prediction, rate_examples, softmax
 from expertune.predict.uncertainty import Uncertainty
 from expertune.rate.columns import share_columns
 from expertune.rate.journal import Journal
@@ -25,6 +26,7 @@ from expertune.rate.runner import Counts, RateRequest, Tally, rate_records
 from expertune.ratings.examples import chat_messages
 from expertune.ratings.records import open_records
 from expertune.ratings.schema import Example
+from expertune.stats.calibration import Calibration
 from expertune.stats.conformal import fit_conformal
 from expertune.stats.ood import fit_novelty_detector
 from rate.stub import SCALE, TOPIC, Counted, RuleEngine, asked, read_csv, scores, visits, write_csv, write_run
@@ -213,6 +215,30 @@ def test_reasons_for_a_review(tmp_path: Path) -> None:
         assert ("no label fits" in row["Review_Reasons"]) == (not fitting)
         assert "unlike" not in row["Review_Reasons"]
     assert "unlike the training rows" in read_csv(output)[-1]["Review_Reasons"]
+
+
+def test_the_rating_is_the_judged_one_and_its_probability_the_calibrated_one(tmp_path: Path) -> None:
+    """A rater's own rule chose a label that is neither the likeliest nor in the set: it is written, for review."""
+
+    class ByRule(LanguageModelScorer):
+        def score(self, record: str) -> Prediction:
+            return Prediction((0.6, 0.3, 0.1), chosen=1)
+
+    scorer = ByRule(RuleEngine(), lambda prompt: chat_messages(prompt, SCALE, TOPIC), SCALE)
+    known = ((0.6, 0.3, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8))
+    trust = Uncertainty(
+        calibration=Calibration(1.0, (0.0, 0.0, 9.0), "", 50, 1.0, 1.0, ""),
+        conformal=fit_conformal([*known] * 50, [0, 1, 2] * 50, SCALE.labels, coverage=0.9),
+    )
+    for calibrated, shares in ((True, (0.0007, 0.0004, 0.9989)), (False, (0.6, 0.3, 0.1))):
+        source, output = write_csv(tmp_path / "new.csv", visits(3)), tmp_path / f"{calibrated}.csv"
+        run(source, output, replace(asked(RuleEngine(), trust=trust, calibrated=calibrated), scorer=scorer))
+        for row in read_csv(output):
+            assert (row["Predicted_Label"], row["Predicted_Rating"]) == (SCALE.labels[1], str(SCALE.values[1]))
+            found = [float(row[name]) for name in share_columns(SCALE).values()]
+            assert found == pytest.approx(shares, abs=1e-4) and float(row["Confidence"]) == found[1]
+            assert row["Conformal_Set"] == SCALE.labels[0]
+            assert row["Review_Reasons"] == "several labels fit | low confidence"
 
 
 def test_rows_whose_labels_could_not_be_scored_exactly_are_counted_when_they_are_rated(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from .writer import BYTE_ORDER_MARK, column_kind
 HEAD = ("name", "type", "label", "values", "valid_name")
 TYPES = {int: "integer", float: "number", str: "text", bool: "boolean"}
 LABELS = {
-    RATING: "Most likely rating, as a number",
-    LABEL: "Most likely rating, in words",
+    RATING: "Rating, as a number",
+    LABEL: "Rating, in words",
     CONFIDENCE: "Probability of the most likely rating",
     SET: f'Ratings that cannot be ruled out, with "{BETWEEN}" between them; empty also if the run has no conformal set',
     REASONS: f'Why a person should check the record, with "{BETWEEN}" between the reasons; empty if there is none',

@@ -13,6 +13,7 @@ from .. import outputs
 from ..errors import FineTuningNotSupportedError
 from ..estimate.job import RunStage
 from ..predict.score import Pass, Rated
+from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
 from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
@@ -109,17 +110,13 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None
-    record = _record(tokens, made)
+    base = tokens.plan.base
+    record = readout_record(made, dataset, base.name, base.sha256)
     layer, each = states.depths.index(record.states.depth), states.seconds / len(all_NLPD)
 
     def rate(examples: Sequence[Example], rows: Sequence[Row], states_NLPD: States) -> Pass:
-        texts = [example.record for example in examples]
-        shares = record.predict(states_NLPD[:, layer], texts)
-        rated = []
-        for row, own in zip(rows, shares, strict=True):
-            at = record.choose(own)
-            rated.append(Rated(row.id, dataset.scale.labels[at], dataset.scale.values[at], own))
-        return Pass(tuple(rated), each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
+        rated = rate_by(record, examples, states_NLPD[:, layer])
+        return Pass(rated, each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
     if dataset.unlabelled and (others := dataset.unlabelled.records):
@@ -130,12 +127,12 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
     return Readout(record, dev, rate(dataset.examples.test, rows.test, test_NLPD), soft, curve)
 
 
-def _record(tokens: Tokenized, made: Fit) -> ReadoutRecord:
-    dataset, base = tokens.dataset, tokens.plan.base
+def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str) -> ReadoutRecord:
+    """The fit as the record of readout.json."""
     return ReadoutRecord(
         version=VERSION,
-        base_model=base.name,
-        base=base.sha256,
+        base_model=base_name,
+        base=base_sha256,
         created_at=outputs.now(),
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         target_topics=dataset.topics,
@@ -146,3 +143,13 @@ def _record(tokens: Tokenized, made: Fit) -> ReadoutRecord:
         label_weights=made.label_weights,
         out_of_fold=dict(made.figures),
     )
+
+
+def rate_by(record: ReadoutRecord, examples: Sequence[Example], states_NPD: States) -> tuple[Rated, ...]:
+    """The readout's ratings of records, by their states at its depth."""
+    rated = list[Rated]()
+    for example, own in zip(examples, record.predict(states_NPD, [each.record for each in examples]), strict=True):
+        at = record.choose(own)
+        label = list(record.rating_mapping)[at]
+        rated.append(Rated(example.id, label, record.rating_mapping[label], own))
+    return tuple(rated)
