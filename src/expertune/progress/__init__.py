@@ -11,6 +11,7 @@ All of it goes to stderr, so stdout stays for results. No text of a record comes
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -26,6 +27,8 @@ from .whole_job import WholeJob
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+log = logging.getLogger("expertune")
 
 Clock = Callable[[], float]  # seconds since any fixed moment
 
@@ -233,6 +236,7 @@ class Progress:
             seconds = duration_text(stage.seconds)
             ending = counted.format(stage.count, seconds) if stage.counts else ending.format(seconds)
             self.display.close(stage, ending)
+            log.info("%s: %s", stage.name, ending)
 
     @contextlib.contextmanager
     def stage_if_needed(self, name: str, total: int, *, unit: str = "") -> Iterator[Callable[[int], None]]:
