@@ -9,7 +9,7 @@ import sys
 # library, then reads half as fast beside torch's idle threads. The policy "active" keeps a third of the spin (LOG.md).
 if sys.platform == "linux" and "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    os.environ["OMP_WAIT_POLICY"] = "active"
+    os.environ.setdefault("OMP_WAIT_POLICY", "active")
 # The matrix library keeps what it prepared for each shape of a product, up to a thousand of them, with their buffers.
 # Rows of all lengths make ever new shapes: a gigabyte in a hundred steps, and slower ones (docs/LOG.md).
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
