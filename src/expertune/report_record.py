@@ -24,6 +24,7 @@ from .record import (
     CodeBranchInfo,
     EvaluationRecord,
     Provenance,
+    ReadoutInfo,
     RunRecord,
     Section,
     SettingValue,
@@ -114,6 +115,7 @@ class ReportRecord(EvaluationRecord):
     curves: Curves | None = None
     export: ExportSummary | None = None
     choice: ApproachChoice | None = None
+    readout: ReadoutInfo | None = None
     code_branch: CodeBranchInfo | None = None
     unlabelled: UnlabelledRecords | None = None
     experts: ExpertComparison | None = None
@@ -149,6 +151,7 @@ class ReportRecord(EvaluationRecord):
             curves=Curves.of(history) if history else None,
             export=run.export,
             choice=run.choice,
+            readout=run.readout_info,
             code_branch=run.code_branch,
             unlabelled=run.unlabelled,
             experts=run.experts,

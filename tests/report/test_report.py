@@ -26,7 +26,7 @@ from expertune.export.summary import ExportSummary, TypeShare
 from expertune.ratings.audit import Finding
 from expertune.ratings.experts import ExpertRatings
 from expertune.ratings.scale import make_scale
-from expertune.record import ApproachChoice, AuditRecord, Provenance
+from expertune.record import ApproachChoice, AuditRecord, Provenance, ReadoutInfo
 from expertune.record.section import parse
 from expertune.report import render_html, rewrite_report, write_report
 from expertune.report.formats import duration, facts, number, percent, size
@@ -673,6 +673,27 @@ def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> 
     ):
         assert words in said, words
     assert "Methods text" not in render_html(whole.model_copy(update={"evaluations": ()}))
+
+
+def test_the_methods_text_says_how_a_readout_chooses_its_label(whole: ReportRecord) -> None:
+    main = replace(whole.evaluations[0], name="readout")
+    info = ReadoutInfo(
+        output_file="readout.json",
+        depth=20,
+        features="mean",
+        weights={"states": 0.4, "TF-IDF": 1.25},
+        label_weights={"Match": 2.1685, "Unknown": 1.0},
+        out_of_fold={},
+    )
+    page = render_html(whole.model_copy(update={"evaluations": (main, *whole.evaluations[1:]), "readout": info}))
+    said = " ".join(re.sub("<[^>]+>", " ", page.split('<div class="methods">')[1].split("</div>")[0]).split())
+    for words in (
+        "It is the log-linear pool of 2 classifiers (weights: states 0.40, TF-IDF 1.25), fitted on the training",
+        "product of probability and a weight (Match 2.17, Unknown 1.00), set there for the highest expected macro-F1; "
+        "nothing was sampled",
+    ):
+        assert words in said, said
+    assert "label with the highest probability" not in said
 
 
 def test_no_absolute_path_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> None:
