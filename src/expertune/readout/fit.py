@@ -1,6 +1,6 @@
 """Fit the readout: every choice by grouped cross-validation on the training records alone.
 
-Axes: N record · L depth · P pooling (mean, last token) · D model width · F feature · K label.
+Axes: N record · L depth · P pooling (mean, standard deviation) · D model width · F feature · K label.
 """
 
 from __future__ import annotations
