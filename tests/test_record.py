@@ -34,6 +34,12 @@ def test_a_folder_of_0_1_0_loads() -> None:
     assert gate_failures(found) == []
 
 
+def test_a_run_with_the_readout_of_before_loads() -> None:
+    info = {"output_file": "readout.json", "depth": 20, "features": "both", "out_of_fold": {}, "tfidf_weight": 1.0}
+    found = run_record(readout_info=info).readout_info
+    assert found is not None and (found.features, found.weights, found.label_weights) == ("both", {}, {})
+
+
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
     record = read_record(OLD).model_copy(update={"version": VERSION})
     record.write(tmp_path)

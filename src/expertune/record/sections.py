@@ -62,15 +62,16 @@ class ModelSetInfo(Section):
 class ReadoutInfo(Section):
     """Present if a readout was fitted: the pool of raters by words and by states after `depth` blocks.
 
-    `weights` are by rater; the label that is written has the largest product of probability and `label_weights`.
-    `out_of_fold` has macro-F1 and log-loss of each rater and of "fused" on the training records, by cross-validation.
+    `weights` are by rater; the label that is written has the largest product of probability and `label_weights`. Runs
+    before readout.json had version 2 have neither. `out_of_fold` has macro-F1 and log-loss of each rater and of "fused"
+    on the training records, by cross-validation.
     """
 
     output_file: str
     depth: int
     features: str
-    weights: dict[str, float]
-    label_weights: dict[str, float]
+    weights: dict[str, float] = Field(default_factory=dict)
+    label_weights: dict[str, float] = Field(default_factory=dict)
     out_of_fold: dict[str, dict[str, float]]
 
 
