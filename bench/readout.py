@@ -28,6 +28,7 @@ from expertune.config import Config, make_config, with_changes
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.evaluate.baselines import tfidf
 from expertune.evaluate.compare import compare, evaluate
+from expertune.files import sha256
 from expertune.model.states import SharedTokens
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.ratings.schema import Rating
@@ -117,7 +118,7 @@ def split(dataset: Dataset, states: tuple[dict[str, int], PooledStates], path: P
 
     made = fit(train, of(train), scale, groups, seed=config.seed)
     assert made is not None, "too few records"
-    record = readout_record(made, dataset, path.name, "")
+    record = readout_record(made, dataset, path.name, sha256(path))
     layer = found.depths.index(record.states.depth)
     rated = {
         "readout": rate_by(record, dataset.examples.test, of(test).states_NLPD[:, layer]),
