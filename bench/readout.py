@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -84,13 +84,13 @@ def measure(name: str, model: str, options: argparse.Namespace) -> None:
         return
     config = make_config({"threads": options.threads})
     print(f"{name}, {path.name}: states …", flush=True)
-    states = states_of(load(found, config), path, config)
+    states, base = states_of(load(found, config), path, config), (path.name, sha256(path))
     for seed in seeds:
         own = with_changes(config, seed=seed)
-        entry = split(load(found, own), states, path, own)
+        entry = split(load(found, own), states, base, own)
         runs.append_result(options.results, {**runs.stamp(), "set": name, "model": path.name, "seed": seed, **entry})
-        told = (f"{rater} {runs.figure(figures['macro_f1'])}" for rater, figures in entry["raters"].items())
-        print(f"  seed {seed}: macro-F1 of {', '.join(told)}", flush=True)
+        shown = (f"{rater} {runs.figure(figures['macro_f1'])}" for rater, figures in entry["raters"].items())
+        print(f"  seed {seed}: macro-F1 of {', '.join(shown)}", flush=True)
 
 
 def load(found: sets.RatingSet, config: Config) -> Dataset:
@@ -103,12 +103,13 @@ def states_of(dataset: Dataset, path: Path, config: Config) -> tuple[dict[str, i
     with LlamaCppEngine(path, context=CONTEXT, threads=config.threads) as engine:
         prompts = [tuple(engine.tokenize(engine.render(example.messages))) for example in examples]
     base, shared = BaseStates(path, config), SharedTokens.of(prompts)
-    return {each.id: at for at, each in enumerate(examples)}, PooledStates(
-        base.of(prompts, shared), base.depths, shared
-    )
+    place = {each.id: at for at, each in enumerate(examples)}
+    return place, PooledStates(base.of(prompts, shared), base.depths, shared)
 
 
-def split(dataset: Dataset, states: tuple[dict[str, int], PooledStates], path: Path, config: Config) -> Entry:
+def split(
+    dataset: Dataset, states: tuple[dict[str, int], PooledStates], base: tuple[str, str], config: Config
+) -> Entry:
     """Figures of both raters on the test part of one split, and the paired difference of macro-F1."""
     place, found = states
     train, test, scale, groups = dataset.split.train, dataset.split.test, dataset.scale, dataset.split.groups
@@ -118,7 +119,7 @@ def split(dataset: Dataset, states: tuple[dict[str, int], PooledStates], path: P
 
     made = fit(train, of(train), scale, groups, seed=config.seed)
     assert made is not None, "too few records"
-    record = readout_record(made, dataset, path.name, sha256(path))
+    record = readout_record(made, dataset, *base)
     layer = found.depths.index(record.states.depth)
     rated = {
         "readout": rate_by(record, dataset.examples.test, of(test).states_NLPD[:, layer]),
@@ -161,22 +162,24 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
 def row(name: str, model: str, own: Sequence[Entry]) -> list[str]:
     ahead = sum(each["less_tfidf"]["value"] > 0 for each in own)
     less = runs.figure(pooled([each["less_tfidf"] for each in own]), sign=True)
-    f1, loss = (means_of(own, metric) for metric in METRICS)
+    f1, loss = (told(means_of(own, metric)) for metric in METRICS)
     return [name, model, str(len(own)), *f1, less, f"{ahead} of {len(own)}", *loss]
 
 
 def mean_row(model: str, of_sets: Sequence[Sequence[Entry]]) -> list[str]:
     """Means over the sets of the means over the seeds."""
     less = np.mean([np.mean([each["less_tfidf"]["value"] for each in own]) for own in of_sets])
-    columns = [np.mean([list(map(float, means_of(own, metric))) for own in of_sets], axis=0) for metric in METRICS]
-    f1, loss = ([f"{value:.3f}" for value in column] for column in columns)
+    f1, loss = (told(np.mean([means_of(own, metric) for own in of_sets], axis=0)) for metric in METRICS)
     return ["**mean**", model, str(max(map(len, of_sets))), *f1, f"**{less:+.3f}**", "", *loss]
 
 
-def means_of(own: Sequence[Entry], metric: str) -> tuple[str, str]:
+def means_of(own: Sequence[Entry], metric: str) -> list[float]:
     """The readout's mean and TF-IDF's."""
-    ours, other = (np.mean([each["raters"][name][metric]["value"] for each in own]) for name in ("readout", "TF-IDF"))
-    return f"{ours:.3f}", f"{other:.3f}"
+    return [float(np.mean([each["raters"][name][metric]["value"] for each in own])) for name in ("readout", "TF-IDF")]
+
+
+def told(values: Iterable[float]) -> list[str]:
+    return [f"{value:.3f}" for value in values]
 
 
 if __name__ == "__main__":

@@ -147,9 +147,8 @@ def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str
 
 def rate_by(record: ReadoutRecord, examples: Sequence[Example], states_NPD: States) -> tuple[Rated, ...]:
     """The readout's ratings of records, by their states at its depth."""
-    rated = list[Rated]()
-    for example, own in zip(examples, record.predict(states_NPD, [each.record for each in examples]), strict=True):
-        at = record.choose(own)
-        label = list(record.rating_mapping)[at]
-        rated.append(Rated(example.id, label, record.rating_mapping[label], own))
-    return tuple(rated)
+    pairs = list(record.rating_mapping.items())
+    shares = record.predict(states_NPD, [each.record for each in examples])
+    return tuple(
+        Rated(example.id, *pairs[record.choose(own)], own) for example, own in zip(examples, shares, strict=True)
+    )

@@ -108,8 +108,9 @@ def fit(
         return None
     best = _best_trial(found, problem)
     shares = {STATES: best.share_NK} | {name: np.asarray(each) for name, each in by_words.items()}
-    pool = fit_pool(list(shares.values()), label_N)
-    fused_NK = pool.combine(list(shares.values()))
+    share_MNK = list(shares.values())
+    pool = fit_pool(share_MNK, label_N)
+    fused_NK = pool.combine(share_MNK)
     label_weights = fit_label_weights(fused_NK)
     weights = dict(zip(shares, pool.weights, strict=True))
     tables = {name: fit_tfidf(train, scale, seed=seed, how=how) for name, how in settings.items() if weights[name]}
