@@ -21,6 +21,9 @@ import torch
 from .config import Heads
 
 QUERIES_AT_ONCE = 512  # limits the scores held at once to heads · 512 · keys
+# The CPU's matrix library prepares a bfloat16 product anew for each shape, and each row has shapes of its own: up to so
+# many keys float32, which needs no preparation, is faster, and all other products stay prepared (docs/LOG.md).
+KEYS_IN_FLOAT32 = 256
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,14 @@ def make_query_blocks(
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[QueryBlock, ...]:
-    """Split the queries into blocks: all tokens, or only `wanted_N` (sorted places in the pack, on the CPU)."""
+    """Split the queries into blocks: all tokens, or only `wanted_N` (sorted places in the pack, on the CPU).
+
+    `dtype` is that of the masks, in which attention computes; float32 for short texts on the CPU.
+    """
     blocks, done = [], 0
+    keys = max((segment.length_before + segment.stop - segment.start for segment in segments), default=0)
+    if device.type == "cpu" and keys <= KEYS_IN_FLOAT32:
+        dtype = torch.float32
     for segment, places_Q in _runs_of_queries(segments, wanted_N):
         first, stop = int(places_Q[0]), int(places_Q[-1]) + 1
         rows = slice(first, stop) if stop - first == len(places_Q) else places_Q.to(device)
@@ -154,17 +163,23 @@ class Attention(torch.autograd.Function):
         ctx.query_blocks, ctx.heads, ctx.sinks_H = query_blocks, heads, sinks_H
         ctx.save_for_backward(qkv_TE)
         out_NE = qkv_TE.new_zeros((count, heads.queries * heads.width))
+        qkv_TE = _in_dtype_of(query_blocks, qkv_TE)
         for block in query_blocks:
             _attend(qkv_TE, block, heads, sinks_H, out_NE)
         return out_NE
 
     @staticmethod
     def backward(ctx: Any, dout_NE: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (qkv_TE,) = ctx.saved_tensors
+        (saved_TE,) = ctx.saved_tensors
+        qkv_TE, dout_NE = (_in_dtype_of(ctx.query_blocks, each) for each in (saved_TE, dout_NE))
         dqkv_TE = torch.zeros_like(qkv_TE)
         for block in ctx.query_blocks:
             _attend_backward(qkv_TE, dout_NE, block, ctx.heads, ctx.sinks_H, dqkv_TE)
-        return dqkv_TE, None, None, None, None
+        return dqkv_TE.to(saved_TE.dtype), None, None, None, None
+
+
+def _in_dtype_of(query_blocks: Sequence[QueryBlock], x_TE: torch.Tensor) -> torch.Tensor:
+    return x_TE.to(query_blocks[0].mask_1QK.dtype) if query_blocks else x_TE
 
 
 def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
