@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import expertune
+from expertune.cli.output import print_summary
 from expertune.errors import UsageError
 from expertune.record import VERSION, RunRecord, read_record
 from expertune.register.preflight import gate_failures
 from expertune.report_record import ReportRecord, schemas
 from expertune.train.events import StepEvent
-from records import plain_record, run_record
+from records import EXPORT, plain_record, run_record
 
 OLD = Path(__file__).parent / "data/runs/0.1.0"  # of a run on the example visits
 
@@ -32,6 +33,27 @@ def test_a_folder_of_0_1_0_loads() -> None:
     config = found.config  # the settings had other names
     assert (config.max_grad_norm, config.weight_cache, config.compute_dtype) == (1.0, "dequantized", "fp32")
     assert gate_failures(found) == []
+
+
+@pytest.mark.parametrize(
+    ("speeds", "line"),
+    [
+        ({}, "It rates 9.0 records/s (its base 12.0)."),  # of a run before both were kept
+        ({"served_rows_per_second": 9.0}, "It rates 9.0 records/s (its base 12.0)."),  # one engine rated all
+        (
+            {"served_rows_per_second": 3.0},
+            "It rates 3.0 records/s in llama.cpp, as Ollama serves it, and 9.0 records/s in Expertune's own decoder "
+            "(its base 12.0).",
+        ),
+    ],
+)
+def test_the_summary_names_the_engine_of_each_speed(
+    speeds: dict[str, float], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = json.loads((OLD / "fine_tuning_metadata.json").read_text())["training"]
+    export = EXPORT | {"rows_per_second": 9.0, "base_rows_per_second": 12.0} | speeds
+    print_summary(run_record(export=export, training=training), tmp_path)
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_a_run_with_the_readout_of_before_loads() -> None:

@@ -180,6 +180,7 @@ def full_report() -> ReportRecord:
             rounds=(),
             rows_per_second=3.0,
             base_rows_per_second=3.2,
+            served_rows_per_second=1.7,
         ),
         provenance=Provenance(hashes={HOSTILE: "ab" * 32}, versions={"torch": "2.8"}),
         config=as_dict(CONFIG),

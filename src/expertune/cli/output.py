@@ -177,6 +177,14 @@ def _training_lines(record: RunRecord) -> list[str]:
         f"The saved file ({size_text(export.bytes)}, base {size_text(export.base_bytes)}) gives the trained model's "
         f"label for {export.agreement:.1%} of {_compared(export)}.",
         *_noise_lines(export),
-        f"It rates {export.rows_per_second:.1f} records/s"
-        + (f", its base {export.base_rows_per_second:.1f}." if export.base_rows_per_second else "."),
+        _speed_line(export),
     ]
+
+
+def _speed_line(export: ExportSummary) -> str:
+    base = f" (its base {export.base_rows_per_second:.1f})" if export.base_rows_per_second else ""
+    served, read = export.served_rows_per_second, f"{export.rows_per_second:.1f} records/s"
+    if served is None or served == export.rows_per_second:  # a run before both were kept, or one by llama.cpp alone
+        return f"It rates {read}{base}."
+    by_us = f"{read} in Expertune's own decoder{base}"
+    return f"It rates {served:.1f} records/s in llama.cpp, as Ollama serves it, and {by_us}."

@@ -28,6 +28,7 @@ class ExportSummary:
     """The written file, against the adapter and its base. `rounds` are the attempts at its types.
 
     `agreement` to `log_loss_limit` are the `labels` to `log_loss_limit` of the last file's FileAgreement.
+    `rows_per_second` is that of the engine that also read the base, `served_rows_per_second` that of llama.cpp.
     """
 
     types: tuple[TypeShare, ...]
@@ -47,6 +48,7 @@ class ExportSummary:
     log_loss: Estimate | None = None
     log_loss_limit: float | None = None
     noise: Noise | None = None
+    served_rows_per_second: float | None = None
 
 
 def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass) -> ExportSummary:
@@ -73,6 +75,7 @@ def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base
         log_loss=agreement.log_loss,
         log_loss_limit=agreement.log_loss_limit,
         noise=agreement.noise,
+        served_rows_per_second=merged.checked.served.rows_per_second,
     )
 
 
