@@ -29,6 +29,7 @@ from expertune.gguf.read import GGUFFile
 from expertune.gguf.write import write_adapter
 from expertune.model.load import Tunable, load, place
 from expertune.ratings.dataset import Dataset, load_dataset
+from expertune.train.code_branch import choose_branch
 from expertune.train.encode import Candidates, Row, candidates, encode
 from expertune.train.evaluate import DevEvaluation
 from expertune.train.events import DevEvent
@@ -40,6 +41,7 @@ VALIDATION = 0.3
 ANSWERS = 30  # validation records that are also asked for a free answer
 STRENGTHS = (0.5, 1.0)
 SHOWN = ("decision_weight", "rationale_weight", "class_weight", "logit_adjustment", "learning_rate", "epochs")
+WITHOUT_CODES = {"code_branch": False}  # of results that do not say
 FIXED = {"evals_per_epoch": 1, "early_stopping_patience": 1000}
 
 
@@ -53,33 +55,43 @@ def divided(prepared: Dataset, seed: int) -> set[str]:
     return {row.id for row in rows if groups[row.id] not in held}
 
 
-def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[list[Row], Candidates]:
-    examples = [*prepared.examples.train, *prepared.examples.dev]
+def encoded(model: Path, prepared: Dataset, config: Config) -> tuple[Dataset, list[Row], Candidates]:
+    """The dataset as the model is asked, and its tokens; with --setting code_branch=true its prompts name the codes."""
     with LlamaCppEngine(model, context=config.max_tokens, threads=config.threads) as engine:
-        answers = candidates(engine, examples[0], prepared.scale)
-        rows = encode(engine, examples, prepared.scale, rationale_weight=config.rationale_weight)
-        return [row for row in rows if row.length <= config.max_tokens], answers
+        scale, first = prepared.scale, prepared.examples.train[0].messages
+        branch = choose_branch(engine, engine.render(first), len(scale.labels)) if config.code_branch else None
+        asked = prepared.with_codes(branch)
+        examples = [*asked.examples.train, *asked.examples.dev]
+        answers = candidates(engine, examples[0], scale, branch)
+        rows = encode(engine, examples, scale, rationale_weight=config.rationale_weight)
+        return asked, [row for row in rows if row.length <= config.max_tokens], answers
 
 
 def figures(found: DevEvaluation, truth: list[int], shares_K: np.ndarray) -> dict[str, Any]:
     """A look in numbers, and the macro-F1 if the labels' shares were taken off its scores afterwards."""
     log_RK = found.log_probabilities_RK.numpy()
+    code_RK = None if found.code_log_RK is None else found.code_log_RK.numpy()
+    by_code = {} if code_RK is None else {"code": code_RK, "both": log_RK + code_RK}
     return {
+        **{f"{way}_macro_f1": macro_f1(truth, own_RK) for way, own_RK in by_code.items()},
         "macro_f1": found.macro_f1,
         "accuracy": found.accuracy,
         "label_loss": found.label_loss,
         "rationale_loss": found.rationale_loss,
         "adjusted_macro_f1": {
-            str(strength): float(f1_score(truth, (log_RK - strength * np.log(shares_K)).argmax(-1), average="macro"))
-            for strength in STRENGTHS
+            str(strength): macro_f1(truth, log_RK - strength * np.log(shares_K)) for strength in STRENGTHS
         },
     }
+
+
+def macro_f1(truth: list[int], score_RK: np.ndarray) -> float:
+    return float(f1_score(truth, score_RK.argmax(-1), average="macro"))
 
 
 def training(model: Path, data: RatingSet, config: Config) -> dict[str, Any]:
     """Train once; its figures at each look."""
     prepared = load_dataset(data.csv, str(data.mapping) if data.mapping else None, data.topic, config)
-    rows, answers = encoded(model, prepared, config)
+    prepared, rows, answers = encoded(model, prepared, config)
     ids = divided(prepared, config.seed)
     train, validation = [row for row in rows if row.id in ids], [row for row in rows if row.id not in ids]
     counts_K = np.bincount([row.label for row in train], minlength=len(answers.own))
@@ -131,7 +143,7 @@ def is_valid(answer: str, labels: Sequence[str]) -> bool:
 
 
 def key_of(model: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    return {"model": model, "set": data, **{name: settings[name] for name in (*SHOWN, "seed")}}
+    return {"model": model, "set": data, **{name: settings[name] for name in (*SHOWN, *WITHOUT_CODES, "seed")}}
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -142,7 +154,7 @@ def measure(options: argparse.Namespace) -> None:
             with GGUFFile(path) as file:
                 config = with_recipe(file, make_config({**FIXED, "threads": options.threads or None, **given}))
             key = key_of(model, name, as_dict(config))
-            if any(key.items() <= entry.items() for entry in read_results(FILE)):
+            if any(key.items() <= {**WITHOUT_CODES, **entry}.items() for entry in read_results(FILE)):
                 print(f"there already: {key}")
                 continue
             print(key, flush=True)
@@ -152,7 +164,7 @@ def measure(options: argparse.Namespace) -> None:
 def lines(entries: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Markdown: a line for each training, what it reached at its last epoch."""
     head = ("model", "set", "decision", "rationale", "classes", "learning rate", "epochs", "macro-F1", "log-loss")
-    head += ("rationale, nats a token", "valid JSON", "macro-F1, shares taken off by ½ / 1")
+    head += ("rationale, nats a token", "valid JSON", "macro-F1, shares taken off by ½ / 1", "by code / by both")
     ordered = sorted(entries, key=lambda entry: (MODELS.index(entry["model"]), SETS.index(entry["set"])))
     return table(head, [row(entry) for entry in ordered])
 
@@ -172,6 +184,7 @@ def row(entry: dict[str, Any]) -> list[str]:
         "–" if last["rationale_loss"] is None else f"{last['rationale_loss']:.2f}",
         f"{entry['valid_json']:.0%}" if "valid_json" in entry else "–",
         " / ".join(f"{last['adjusted_macro_f1'][str(each)]:.3f}" for each in STRENGTHS),
+        " / ".join(f"{last[way]:.3f}" for way in ("code_macro_f1", "both_macro_f1") if way in last) or "–",
     ]
 
 

@@ -25,6 +25,8 @@ QUERIES_AT_ONCE = 512  # limits the scores held at once to heads · 512 · keys
 # many keys float32, which needs no preparation, is faster, and all other products stay prepared (docs/LOG.md).
 KEYS_IN_FLOAT32 = 256
 
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # views: queries (H, G, T, W), keys and values (H, T, W)
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -163,9 +165,9 @@ class Attention(torch.autograd.Function):
         ctx.query_blocks, ctx.heads, ctx.sinks_H = query_blocks, heads, sinks_H
         ctx.save_for_backward(qkv_TE)
         out_NE = qkv_TE.new_zeros((count, heads.queries * heads.width))
-        qkv_TE = _in_dtype_of(query_blocks, qkv_TE)
+        parts = _split(_in_dtype_of(query_blocks, qkv_TE), heads)
         for block in query_blocks:
-            _attend(qkv_TE, block, heads, sinks_H, out_NE)
+            _attend(parts, block, heads, sinks_H, out_NE)
         return out_NE
 
     @staticmethod
@@ -173,8 +175,9 @@ class Attention(torch.autograd.Function):
         (saved_TE,) = ctx.saved_tensors
         qkv_TE, dout_NE = (_in_dtype_of(ctx.query_blocks, each) for each in (saved_TE, dout_NE))
         dqkv_TE = torch.zeros_like(qkv_TE)
+        parts, dparts = (_split(each, ctx.heads) for each in (qkv_TE, dqkv_TE))
         for block in ctx.query_blocks:
-            _attend_backward(qkv_TE, dout_NE, block, ctx.heads, ctx.sinks_H, dqkv_TE)
+            _attend_backward(parts, dout_NE, block, ctx.heads, ctx.sinks_H, dparts)
         return dqkv_TE.to(saved_TE.dtype), None, None, None, None
 
 
@@ -182,8 +185,8 @@ def _in_dtype_of(query_blocks: Sequence[QueryBlock], x_TE: torch.Tensor) -> torc
     return x_TE.to(query_blocks[0].mask_1QK.dtype) if query_blocks else x_TE
 
 
-def _split(qkv_TE: torch.Tensor, heads: Heads) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Views: queries (H, G, T, W), keys and values (H, T, W); H are the key heads."""
+def _split(qkv_TE: torch.Tensor, heads: Heads) -> Parts:
+    """H are the key heads."""
     parts_HTW = qkv_TE.unflatten(-1, (-1, heads.width)).transpose(0, 1)
     q_HTW, k_HTW, v_HTW = parts_HTW.split((heads.queries, heads.keys, heads.keys))
     return q_HTW.unflatten(0, (heads.keys, -1)), k_HTW, v_HTW
@@ -217,10 +220,8 @@ def _weights(
     return torch.softmax(torch.cat([scores_HQK, sinks_HQ1], dim=-1), dim=-1)[..., :-1].contiguous(), slope_HQK
 
 
-def _attend(
-    qkv_TE: torch.Tensor, block: QueryBlock, heads: Heads, sinks_H: torch.Tensor | None, out_NE: torch.Tensor
-) -> None:
-    q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
+def _attend(parts: Parts, block: QueryBlock, heads: Heads, sinks_H: torch.Tensor | None, out_NE: torch.Tensor) -> None:
+    q_HGTW, k_HTW, v_HTW = parts
     q_HQW = q_HGTW[:, :, block.rows].flatten(1, 2)
     weights_HQK, _ = _weights(q_HQW, _gather(k_HTW, block), block, heads, sinks_H)
     out_HGQW = torch.bmm(weights_HQK, _gather(v_HTW, block)).unflatten(1, (-1, block.count))
@@ -228,15 +229,15 @@ def _attend(
 
 
 def _attend_backward(
-    qkv_TE: torch.Tensor,
+    parts: Parts,
     dout_NE: torch.Tensor,
     block: QueryBlock,
     heads: Heads,
     sinks_H: torch.Tensor | None,
-    dqkv_TE: torch.Tensor,
+    dparts: Parts,
 ) -> None:
-    q_HGTW, k_HTW, v_HTW = _split(qkv_TE, heads)
-    dq_HGTW, dk_HTW, dv_HTW = _split(dqkv_TE, heads)
+    """Write or add the gradients of the block's queries, keys and values to `dparts`."""
+    (q_HGTW, k_HTW, v_HTW), (dq_HGTW, dk_HTW, dv_HTW) = parts, dparts
     q_HQW = q_HGTW[:, :, block.rows].flatten(1, 2)
     k_HKW, v_HKW = _gather(k_HTW, block), _gather(v_HTW, block)
     weights_HQK, slope_HQK = _weights(q_HQW, k_HKW, block, heads, sinks_H)
