@@ -51,7 +51,7 @@ def test_states_are_those_of_the_forward_pass_of_each_prompt_alone(name: str, tm
 
 def test_prompts_of_many_packs_with_other_beginnings_and_too_short_ones(tmp_path: Path) -> None:
     model = decoder_of(families.make(tmp_path / "model.gguf", families.FAMILIES["llama"]))
-    prompts = [*prompts_of(150, 20, 60), [7, 8, 9], [*range(5, 40)]]  # the last two do not begin as the others
+    prompts = [*prompts_of(200, 20, 60), [7, 8, 9], [*range(5, 40)]]  # the last two do not begin as the others
     shared, done = SharedTokens(20, 4), list[int]()
     together = pooled_states(model, prompts, shared, (1,), on_prompt=done.append)
     assert sum(done) == len(prompts) and len(done) > 2

@@ -51,11 +51,17 @@ def pooled_states(
     *,
     on_prompt: Callable[[int], None] = lambda done: None,
 ) -> NDArray[np.float32]:
-    """[mean, standard deviation] over each prompt's own tokens after so many blocks: (R, L, 2, D)."""
+    """[mean, standard deviation] over each prompt's own tokens after so many blocks: (R, L, 2, D).
+
+    The end that all prompts share is not read: no token before it depends on it.
+    """
     found = np.empty((len(prompts), len(depths), 2, decoder.config.width), dtype=np.float32)
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    for group in pack_groups(order, list(map(len, prompts)), shared.beginning, PACK_TOKENS):
-        pack, runs = _pack([prompts[at] for at in group], shared)
+    own = [shared.own(len(prompt)) for prompt in prompts]
+    read = [prompt[:stop] for prompt, (_, stop) in zip(prompts, own, strict=True)]
+    order = sorted(range(len(read)), key=lambda at: len(read[at]))
+    for group in pack_groups(order, list(map(len, read)), shared.beginning, PACK_TOKENS):
+        pack, begins = _pack([read[at] for at in group], shared.beginning)
+        runs = [(begin + own[at][0], begin + own[at][1]) for at, begin in zip(group, begins, strict=True)]
         found[group] = pool(decoder.states(pack, depths), runs)
         on_prompt(len(group))
     return found
@@ -94,18 +100,16 @@ def pack_groups(order: Sequence[int], lengths: Sequence[int], shared: int, limit
         yield group
 
 
-def _pack(prompts: Sequence[Prompt], shared: SharedTokens) -> tuple[Pack, list[tuple[int, int]]]:
-    """The prompts, with a common beginning once, and where each one's own tokens are."""
-    common = min(shared.beginning, shared_tokens(prompts)) if len(prompts) > 1 else 0
+def _pack(prompts: Sequence[Prompt], beginning: int) -> tuple[Pack, list[int]]:
+    """The prompts, with a common `beginning` once, and the place of each one's first token, were it there in full."""
+    common = min(beginning, shared_tokens(prompts)) if len(prompts) > 1 else 0
     tokens, positions = list(prompts[0][:common]), list(range(common))
     before = ((0, common),) if common else ()
-    segments, runs = [Segment(0, common)] if common else [], []
+    segments, begins = [Segment(0, common)] if common else [], []
     for prompt in prompts:
-        at = len(tokens) - common  # of the prompt's first token, were it there in full
+        begins.append(len(tokens) - common)
         tokens += prompt[common:]
         positions += range(common, len(prompt))
-        segments.append(Segment(at + common, len(tokens), before))
-        start, stop = shared.own(len(prompt))
-        runs.append((at + start, at + stop))
+        segments.append(Segment(begins[-1] + common, len(tokens), before))
     fill = [0] * (-len(tokens) % ROUND)
-    return Pack(torch.tensor(tokens + fill), torch.tensor(positions + fill), tuple(segments)), runs
+    return Pack(torch.tensor(tokens + fill), torch.tensor(positions + fill), tuple(segments)), begins
