@@ -183,8 +183,8 @@ def _training_lines(record: RunRecord) -> list[str]:
 
 def _speed_line(export: ExportSummary) -> str:
     base = f" (its base {export.base_rows_per_second:.1f})" if export.base_rows_per_second else ""
-    served, read = export.served_rows_per_second, f"{export.rows_per_second:.1f} records/s"
-    if served is None or served == export.rows_per_second:  # a run before both were kept, or one by llama.cpp alone
+    read = f"{export.rows_per_second:.1f} records/s"
+    if export.served_apart is None:
         return f"It rates {read}{base}."
     by_us = f"{read} in Expertune's own decoder{base}"
-    return f"It rates {served:.1f} records/s in llama.cpp, as Ollama serves it, and {by_us}."
+    return f"It rates {export.served_apart:.1f} records/s in llama.cpp, as Ollama serves it, and {by_us}."

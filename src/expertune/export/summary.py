@@ -50,6 +50,11 @@ class ExportSummary:
     noise: Noise | None = None
     served_rows_per_second: float | None = None
 
+    @property
+    def served_apart(self) -> float | None:
+        """`served_rows_per_second` where the other speeds are another engine's; None of a run by llama.cpp alone."""
+        return None if self.served_rows_per_second == self.rows_per_second else self.served_rows_per_second
+
 
 def summarize_export(file: GGUFFile, merged: MergedModel, by_file: Pass, by_base: Pass) -> ExportSummary:
     """The figures of a merged file; the passes of file and base by one engine are there for their speeds."""
