@@ -6,13 +6,14 @@
 
 A run of `expertune tune` does far more; this takes its readout alone, by the same code, so that many seeds are seen in
 minutes: the states of a set's records are computed once for a model, then each split fits its training part and rates
-its test part. TF-IDF is the baseline of every report. Each split is a line of bench/results/readout.jsonl; --table
-writes the table of bench/README.md.
+its test part. Beside it the raters by word counts of a model set, pooled, and TF-IDF, the baseline of every report.
+Each split is a line of bench/results/readout.jsonl; --table writes the table of bench/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ from expertune.evaluate.baselines import tfidf
 from expertune.evaluate.compare import compare, evaluate
 from expertune.files import sha256
 from expertune.model.states import SharedTokens
+from expertune.modelset.word_pool import pool_words, rate_by_words
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.ratings.schema import Rating
 from expertune.readout.build import rate_by, readout_record
@@ -41,6 +43,7 @@ KEY = ("set", "model", "seed")
 MARK = "bench/readout.py"
 CONTEXT = 2240
 METRICS = ("macro_f1", "log_loss")
+WORDS = "word counts, pooled"
 
 
 def main() -> int:
@@ -118,11 +121,12 @@ def split(
         return replace(found, states_NLPD=found.states_NLPD[[place[row.id] for row in rows]])
 
     made = fit(train, of(train), scale, groups, seed=config.seed)
-    assert made is not None, "too few records"
+    assert made is not None and made.fitted_words is not None, "too few records"
     record = readout_record(made, dataset, *base)
     layer = found.depths.index(record.states.depth)
     rated = {
         "readout": rate_by(record, dataset.examples.test, of(test).states_NLPD[:, layer]),
+        WORDS: rate_by_words(pool_words(made.fitted_words, scale)[0], test, scale),
         "TF-IDF": tfidf(train, test, scale, config.seed),
     }
     evaluations = {name: evaluate(name, test, own, scale, groups, config) for name, own in rated.items()}
@@ -150,7 +154,8 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
         rows += [row(name, model, own) for name, own in by_set.items()]
         if len(by_set) > 1:
             means.append(mean_row(model, list(by_set.values())))
-    head = ("set", "model", "seeds", "macro-F1", "TF-IDF", "less TF-IDF", "ahead", "log-loss", "TF-IDF")
+    head = ("set", "model", "seeds", "macro-F1", WORDS, "TF-IDF", "readout less TF-IDF", "ahead")
+    head += ("log-loss", WORDS, "TF-IDF")
     yield from runs.table(head, [*rows, *means])
     if found:
         yield ""
@@ -174,12 +179,17 @@ def mean_row(model: str, of_sets: Sequence[Sequence[Entry]]) -> list[str]:
 
 
 def means_of(own: Sequence[Entry], metric: str) -> list[float]:
-    """The readout's mean and TF-IDF's."""
-    return [float(np.mean([each["raters"][name][metric]["value"] for each in own])) for name in ("readout", "TF-IDF")]
+    """The means of the readout, of the pooled word counts (nan where a line has none) and of TF-IDF."""
+    return [float(np.mean([value_of(each, rater, metric) for each in own])) for rater in ("readout", WORDS, "TF-IDF")]
+
+
+def value_of(entry: Entry, rater: str, metric: str) -> float:
+    """Of a rater's figure in a split; nan without one."""
+    return entry["raters"][rater][metric]["value"] if rater in entry["raters"] else math.nan
 
 
 def told(values: Iterable[float]) -> list[str]:
-    return [f"{value:.3f}" for value in values]
+    return ["–" if math.isnan(value) else f"{value:.3f}" for value in values]
 
 
 if __name__ == "__main__":

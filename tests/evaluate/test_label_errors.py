@@ -19,7 +19,7 @@ from expertune.evaluate.label_errors import (
     likely_label_errors,
 )
 from expertune.evaluate.predictions import label_error_rows
-from expertune.modelset.training_signals import cross_validated
+from expertune.modelset.word_pool import fit_words, pool_words
 from expertune.ratings.dataset import load_dataset
 
 VISITS = Path(__file__).resolve().parents[2] / "examples/formatted_dataset.csv"
@@ -104,7 +104,9 @@ def test_planted_errors_are_found_far_above_chance() -> None:
             value = draw.choice([each for each in scale.values if each != row.value])
             row = replace(row, value=value, label=scale.label_of(value))
         rows.append(row)
-    shares = cross_validated(rows, scale, data.split.groups, seed=0)
+    words = fit_words(rows, scale, data.split.groups, seed=0)
+    assert words is not None
+    shares = pool_words(words, scale)[1]
     found = likely_label_errors([UnseenRatings("train", ("TF-IDF",), rows, shares)], scale)
     hits = [each.id in planted for each in found.listed]
     assert len(planted) == len(hits) == 25 < found.total

@@ -13,10 +13,12 @@ import pytest
 from expertune.errors import ModelSetConfigError
 from expertune.modelset.build import BuildInputs, Recipe, build, recipes
 from expertune.modelset.config import parse
-from expertune.modelset.records import ContextSummary, TfidfMember, TfidfTables
+from expertune.modelset.records import TFIDF, ContextSummary, TfidfMember, WordPool
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
 from expertune.modelset.tfidf_classifier import TfidfSettings, fit_tfidf, out_of_fold, predict_tfidf
-from expertune.modelset.training_signals import NOTHING, boundary_rows, cross_validated, gather
+from expertune.modelset.training_signals import NOTHING, gather
+from expertune.modelset.word_pool import WORDS as RATERS
+from expertune.modelset.word_pool import WordScorer, fit_words, pool_words, rate_by_words
 from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
 
@@ -175,19 +177,19 @@ def test_a_boundary_case_stands_between_the_two_labels_that_are_confused() -> No
         for at in range(12)
     ]
     every = [*made, *blurred]
-    found = boundary_rows(every, SCALE, cross_validated(every, SCALE, groups(every), seed=0))
+    found = gather(split_of(every), SCALE, seed=0).boundaries
     assert found and found[0].id in {each.id for each in blurred}
-    few = cross_validated(made[:6], SCALE, {}, seed=0)
-    assert few == {} and boundary_rows(made[:6], SCALE, few) == []
+    few = gather(split_of(made[:6]), SCALE, seed=0)
+    assert few.out_of_fold == {} and few.tfidf is None and few.boundaries == ()
 
 
 def inputs(split: Split, **more) -> BuildInputs:
     return BuildInputs("m", split, SCALE, "topic", created_at="2026-11-23T09:30:00Z", seed=0, **more)
 
 
-def unused(tables: TfidfTables) -> TfidfMember:
-    """The classifier as a member that does not rate."""
-    return TfidfMember(**dict(tables), weight=0.0, calibration=None, dev_agreement=None)
+def unused(pool: WordPool) -> TfidfMember:
+    """The raters by word counts as a member that does not rate."""
+    return TfidfMember(**dict(pool), weight=0.0, dev_agreement=None)
 
 
 def split_of(train: list[Rating]) -> Split:
@@ -202,7 +204,7 @@ def test_boundary_cases_and_summary_come_into_the_prompt() -> None:
     split = split_of([*rows(150), *blurred])
     material = gather(split, SCALE, seed=0)
     config = build(inputs(split, signals=material), recipes(3)[0])
-    assert config.example_ids[-1] in {each.id for each in blurred} | {each.id for each in material.boundaries}
+    assert material.boundaries and {each.id for each in material.boundaries} & {*config.example_ids}
     labels = [each.label for each in config.few_shot_examples]
     assert len(labels) == 8 and all(one != other for one, other in pairwise(labels))
     assert config.context_summary is not None and config.context_summary.shown is True
@@ -233,6 +235,71 @@ def test_tables_of_another_size_are_refused() -> None:
     assert material.tfidf is not None
     content = build(inputs(split), Recipe("examples")).changed(tfidf=unused(material.tfidf)).model_dump(mode="json")
     assert parse(content).tfidf is not None
-    content["tfidf"]["weights"] = base64.b64encode(b"1234").decode()
+    first = next(iter(content["tfidf"]["raters"].values()))
+    whole, first["weights"] = first["weights"], base64.b64encode(b"1234").decode()
     with pytest.raises(ModelSetConfigError, match="sizes of its tables differ"):
         parse(content)
+    first["weights"] = whole
+    content["tfidf"]["label_bias"].append(0.0)
+    with pytest.raises(ModelSetConfigError, match="not one bias and one weight for each label"):
+        parse(content)
+    content["tfidf"]["label_bias"].pop()
+    content["tfidf"]["weights"]["nobody"] = 1.0
+    with pytest.raises(ModelSetConfigError, match="not one weight for each rater"):
+        parse(content)
+
+
+def test_the_pool_is_the_weighted_product_of_its_raters() -> None:
+    """Written out, and after a way through JSON; the label is that of the largest weighed probability."""
+    train = [each for at, each in enumerate(rows(180)) if each.value != -1 or at % 9 == 2]  # one label is rare
+    new = rows(40, seed=5)
+    words = fit_words(train, SCALE, groups(train), seed=0)
+    assert words is not None and set(words.tables) == set(RATERS)
+    pool, out_of_fold_shares = pool_words(words, SCALE)
+    assert set(out_of_fold_shares) == {each.id for each in train}
+    made = build(inputs(split_of(train)), Recipe("examples")).changed(tfidf=unused(pool))
+    read = parse(made.model_dump(mode="json")).tfidf
+    assert read is not None
+    records = [each.prompt for each in new]
+    product = np.ones((len(new), 3))
+    for name, weight in pool.weights.items():
+        own_NK = np.asarray(predict_tfidf(words.tables[name], records, SCALE.labels))
+        product *= np.maximum(own_NK, 1e-6) ** weight
+    product *= np.exp(pool.label_bias)
+    wanted_NK = product / product.sum(axis=1, keepdims=True)
+    found = WordScorer(read, SCALE.labels).predict(records)
+    assert np.asarray([each.probabilities for each in found]) == pytest.approx(wanted_NK, abs=1e-9)
+    chosen = (wanted_NK * np.asarray(pool.label_weights)).argmax(axis=1).tolist()
+    assert [each.label for each in found] == chosen
+    rated = rate_by_words(read, new, SCALE)
+    assert [each.label for each in rated] == [SCALE.labels[at] for at in chosen]
+    assert rate_by_words(read, [], SCALE) == () and WordScorer(read, SCALE.labels).score(records[0]) == found[0]
+
+
+def test_a_large_set_is_cross_validated_by_a_sample() -> None:
+    train = rows(120)
+    words = fit_words(train, SCALE, groups(train), seed=0, most=60)
+    whole = fit_words(train, SCALE, groups(train), seed=0)
+    assert words is not None and whole is not None
+    sample = {each.id for each in words.rows}
+    assert len(sample) == 60 < len(whole.rows) == 120 and words.tables == whole.tables
+    assert set(pool_words(words, SCALE)[1]) == sample
+
+
+def test_a_file_of_version_1_rates_as_before() -> None:
+    """Its classifier was one, with the likeliest label."""
+    train, new = rows(90), rows(30, seed=5)
+    tables = fit_tfidf(train, SCALE, seed=3)
+    assert tables is not None
+    content = build(inputs(split_of(train)), Recipe("examples")).model_dump(mode="json")
+    old = {**tables.model_dump(mode="json"), "weight": 0.0, "calibration": None, "dev_agreement": None}
+    read = parse({**content, "version": 1, "tfidf": old})
+    assert read.version == 2 and read.tfidf is not None and list(read.tfidf.raters) == [TFIDF]
+    before = predict_tfidf(tables, [each.prompt for each in new], SCALE.labels)
+    after = rate_by_words(read.tfidf, new, SCALE)
+    assert np.asarray([each.probabilities for each in after]) == pytest.approx(np.asarray(before), abs=1e-5)
+    assert [each.value for each in after] == [SCALE.values[int(np.argmax(shares))] for shares in before]
+    assert parse({**content, "version": 1}).tfidf is None
+    for broken in ({"labels": 3}, [], "text"):
+        with pytest.raises(ModelSetConfigError):
+            parse({**content, "version": 1, "tfidf": broken})

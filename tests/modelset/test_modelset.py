@@ -68,7 +68,7 @@ def test_the_file_holds_the_old_keys_and_the_new_ones(tmp_path):
     assert read(tmp_path / "model_set_config.json") == config
     content = json.loads((tmp_path / "model_set_config.json").read_text(encoding="utf-8"))
     assert content == config.model_dump(mode="json")
-    assert content["version"] == 1 and content["base_model"] == "llama2" and content["dataset_size"] == 60
+    assert content["version"] == 2 and content["base_model"] == "llama2" and content["dataset_size"] == 60
     assert content["target_topics"] == "respiratory infections" and content["created_at"] == WHEN
     assert content["rating_mapping"] == {"Match": 1, "Does Not Match": 0, "Unknown": -1}
     assert content["contains_patient_text"] is True and content["missing"] == []
@@ -258,7 +258,7 @@ def test_every_answer_in_the_examples_has_the_form_that_the_schema_asks_for():
 
 
 def break_version(config):
-    config["version"] = 2
+    config["version"] = 3
 
 
 def break_extra(config):
@@ -321,7 +321,7 @@ def break_json(config):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (break_version, "version 2, but version 1 is needed"),
+        (break_version, "version 3, but version 2 is needed"),
         (break_extra, "few_shot_exmples: Extra inputs"),
         (break_rating, "few_shot_examples: a label or rating is not in rating_mapping"),
         (break_type, r"few_shot_examples\.1\.prompt: Input should be a valid string"),

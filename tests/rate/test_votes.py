@@ -17,8 +17,8 @@ from expertune.errors import UsageError
 from expertune.modelset.build import BuildInputs, build, recipes
 from expertune.modelset.config import ModelSetConfig, read, write
 from expertune.modelset.records import MemberCalibration, Rule, TfidfMember
-from expertune.modelset.tfidf_classifier import fit_tfidf, predict_tfidf
-from expertune.predict.score import score_labels
+from expertune.modelset.word_pool import WordScorer, fit_words, pool_words
+from expertune.predict.score import Prediction, score_labels
 from expertune.rate.artifact import load_product
 from expertune.rate.columns import share_columns
 from expertune.rate.review import make_queue
@@ -39,10 +39,10 @@ def model_set(folder: Path, model: Path, rater: str) -> Path:
     split = Split(tuple(ROWS), (), (), {}, 1)
     inputs = BuildInputs(str(model), split, SCALE, TOPIC, created_at="2026-01-01T00:00:00Z", seed=1)
     config = build(inputs, recipes(3, redact=True)[0])
-    tables = fit_tfidf(ROWS, SCALE, seed=1)
-    assert tables is not None
+    words = fit_words(ROWS, SCALE, {}, seed=1)
+    assert words is not None
     calibration = MemberCalibration(temperature=2.0, bias=(0.1, 0.0, -0.1))
-    tfidf = {**dict(tables), "weight": float(rater == "TF-IDF"), "calibration": calibration, "dev_agreement": None}
+    tfidf = {**dict(pool_words(words, SCALE)[0]), "weight": float(rater == "TF-IDF"), "dev_agreement": None}
     member = config.models[0].model_copy(update={"weight": float(rater != "TF-IDF"), "calibration": calibration})
     folder.mkdir()
     changed = config.changed(
@@ -55,9 +55,9 @@ def model_set(folder: Path, model: Path, rater: str) -> Path:
     return folder
 
 
-def tables(config: ModelSetConfig) -> TfidfMember:
+def by_words(config: ModelSetConfig, rows: list[dict[str, str]]) -> list[Prediction]:
     assert config.tfidf is not None
-    return config.tfidf
+    return WordScorer(config.tfidf, SCALE.labels).predict([row["Prompt"] for row in rows])
 
 
 def rate(folder: Path, rows: list[dict[str, str]], name: str = "rated.csv", **how: Any) -> list[dict[str, str]]:
@@ -82,10 +82,10 @@ def test_words_alone_need_no_model(tmp_path: Path) -> None:
     folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", "TF-IDF")
     rows = visits(5)
     config = read(folder / "model_set_config.json")
-    expected = predict_tfidf(tables(config), [row["Prompt"] for row in rows], SCALE.labels)
     rated = rate(folder, rows)
-    for row, other in zip(rated, expected, strict=True):
-        assert shares(row) == pytest.approx(other, abs=1e-5)
+    for row, other in zip(rated, by_words(config, rows), strict=True):
+        assert shares(row) == pytest.approx(other.probabilities, abs=1e-5)
+        assert row["Predicted_Label"] == SCALE.labels[other.label]
         assert row["Models_Disagree"] == "0"
     product = load_product(folder)
     with serve(product, "llama.cpp") as served, pytest.raises(UsageError, match="TF-IDF alone; leave out --rationale"):
@@ -137,11 +137,10 @@ def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Pa
     rated = rate(folder, rows)
     differ = []
     with LlamaCppEngine(model, context=config.decoding.num_ctx, threads=1) as engine:
-        for row, out in zip(rows, rated, strict=True):
+        for row, out, words in zip(rows, rated, by_words(config, rows), strict=True):
             by_model = score_labels(engine, engine.render(config.messages(row["Prompt"])), SCALE).probabilities
-            (by_words,) = predict_tfidf(tables(config), [row["Prompt"]], SCALE.labels)
             assert shares(out) == pytest.approx(by_model, abs=1e-4)
-            differ.append(by_model.index(max(by_model)) != by_words.index(max(by_words)))
+            differ.append(by_model.index(max(by_model)) != words.label)
     assert [row["Models_Disagree"] == "1" for row in rated] == differ and any(differ)
     assert ["models disagree" in row["Review_Reasons"] for row in rated] == differ
     assert rate(folder, rows) == rated  # from the journal's own copy, disagreement and all

@@ -280,8 +280,8 @@ def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared
     found = judged(tmp_path, made, prepared, *members)
     raters = [each.name for each in found.evaluations]
     assert raters == ["TF-IDF set", "few-shot", "base", "TF-IDF", "majority"]
-    assert found.verdict.line.startswith("The word-count classifier (no language model) is better")
-    assert [each.second for each in found.differences] == ["few-shot", "base", "majority"]  # not with its own kind
+    assert found.verdict.line.startswith("The pool of word-count classifiers (no language model) is better")
+    assert [each.second for each in found.differences] == ["few-shot", "base", "TF-IDF", "majority"]
 
 
 def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path: Path, prepared: Dataset) -> None:
@@ -317,14 +317,21 @@ def test_the_best_language_model_rates_and_tfidf_only_where_it_is_proven_better(
         shares_of(many, teacher(many, rule)) for rule in (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool)
     )
     facts = (many.split.dev, many.scale, many.split.groups, CONFIG)
-    two = select_rater({"weak": half, "strong": nearly}, *facts)
+    by_words = rated_rows(many.split.dev, all_, many.scale)
+    two = select_rater({"weak": half, "strong": nearly}, (), *facts)
     assert two.rule.members == ("strong",) == (two.best,)
     assert [each.probabilities for each in two.rated] == [tuple(row) for row in nearly]  # its own, not calibrated
-    better = select_rater({"weak": half, "TF-IDF": all_}, *facts)
+    better = select_rater({"weak": half}, by_words, *facts)
     assert better.rule.members == ("TF-IDF",) and better.best == "weak" and "TF-IDF is better" in better.rule.reason
-    by_chance = select_rater({"strong": nearly, "TF-IDF": all_}, *facts)
+    assert better.rated == tuple(by_words) and better.calibrations.keys() == {"weak"}
+    by_chance = select_rater({"strong": nearly}, by_words, *facts)
     assert by_chance.rule.members == ("strong",) and "TF-IDF is not proven better" in by_chance.rule.reason
     assert (better.agreements["TF-IDF"].accuracy, better.agreements["TF-IDF"].rows) == (1.0, 120)
+    other = many.scale.labels[0], many.scale.values[0]  # a rule of its own chose them: the shares say otherwise
+    chosen = [replace(each, label=other[0], value=other[1]) for each in by_words]
+    of_one = select_rater({"weak": half}, chosen, *facts)
+    share = sum(row.value == other[1] for row in many.split.dev) / 120
+    assert of_one.rule.members == ("weak",) and of_one.agreements["TF-IDF"].accuracy == pytest.approx(share)
 
 
 @pytest.mark.slow
@@ -335,14 +342,15 @@ def test_noise_is_rarely_proven(many: Dataset) -> None:
         draw = random.Random(seed)
         shares = {name: [draw.choices([0.1, 0.2, 0.7], k=3) for _ in range(120)] for name in ("m", "TF-IDF")}
         shares = {name: [[each / sum(row) for each in row] for row in rows] for name, rows in shares.items()}
-        found = select_rater(shares, many.split.dev, many.scale, many.split.groups, CONFIG)
+        by_words = rated_rows(many.split.dev, shares.pop("TF-IDF"), many.scale)
+        found = select_rater(shares, by_words, many.split.dev, many.scale, many.split.groups, CONFIG)
         false += found.rule.members != ("m",)
     assert false <= 3
 
 
 def test_one_dev_row_is_enough_to_go_on(prepared: Dataset) -> None:
     found = select_rater(
-        {"m": [[0.2, 0.3, 0.5]]}, prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG
+        {"m": [[0.2, 0.3, 0.5]]}, (), prepared.split.dev[:1], prepared.scale, prepared.split.groups, CONFIG
     )
     assert found.rule.members == ("m",) and found.agreements["m"].rows == 1
 

@@ -21,7 +21,7 @@ from .compare import Difference, Evaluation, compare, evaluate, sampled_truth
 from .coverage import Coverage, conformal_coverage
 from .label_errors import ByRater, LabelErrors, UnseenRatings, likely_label_errors
 from .subgroups import SubgroupColumn, subgroups_of
-from .verdict import WORD_COUNTS, Verdict, verdict
+from .verdict import Verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def judge(
 
     `passes` are over the test records or a sample of them, by the rater's name in the report ("tuned", "few-shot"),
     the product's over all; `dev` has the predictions of validation records, the product's among them, and `train` those
-    of training records. A product that is a TF-IDF classifier is not compared with TF-IDF, whose figures are there all
-    the same.
+    of training records.
     """
     split, scale, product = dataset.split, dataset.scale, passes[name].rated
     raters: dict[str, tuple[Sequence[Rated], float | None]] = {
@@ -73,9 +72,8 @@ def judge(
         rater: evaluate(rater, sampled_truth(split.test, rated), rated, scale, split.groups, config, speed)
         for rater, (rated, speed) in raters.items()
     }
-    itself = (name, "TF-IDF") if name == WORD_COUNTS else (name,)
     by_name = {rater: rated for rater, (rated, _) in raters.items()}
-    rivals = {rater: rated for rater, rated in by_name.items() if rater not in itself}
+    rivals = {rater: rated for rater, rated in by_name.items() if rater != name}
     differences = compare((name, product), rivals, split.test, scale, split.groups, config)
     product_, base_, tfidf_, majority_ = (evaluations[rater] for rater in (name, "base", "TF-IDF", "majority"))
     found = verdict(product_, base_, tfidf_, majority_, differences)

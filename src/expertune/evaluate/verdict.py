@@ -11,9 +11,9 @@ from ..stats.intervals import Interval
 from .compare import Difference, Evaluation
 
 Outcome = Literal["better", "unclear", "not better"]
-WORD_COUNTS = "TF-IDF set"  # a model set whose rater is a TF-IDF classifier
+WORD_COUNTS = "TF-IDF set"  # a model set whose rater is a pool of classifiers on word counts
 _CALLED = {  # the product, where "… model" would be wrong
-    WORD_COUNTS: "word-count classifier (no language model)",
+    WORD_COUNTS: "pool of word-count classifiers (no language model)",
     "decision model": "decision model of the model set",
     "readout": "readout of the base model's hidden states and word counts",
 }
@@ -26,7 +26,7 @@ class Verdict:
     An outcome is "better" where the interval of the difference in macro-F1 is above 0, "unclear" where the tuned model
     is higher but the interval includes 0, and "not better" where it is not higher. The sentence says "worse than" only
     where the interval is below 0, and "no clear difference from" where it includes 0. The outcomes are
-    None where nothing could be judged, and `tfidf` also where the product is itself a TF-IDF classifier.
+    None where nothing could be judged.
     """
 
     line: str
@@ -40,7 +40,7 @@ def verdict(
 ) -> Verdict:
     """Compare `tuned` with the other three; `differences` (of `judge.compare`) must hold one for each of them.
 
-    A product that is a TF-IDF classifier is not compared with TF-IDF. Raises UsageError where one is missing.
+    Raises UsageError where one is missing.
     """
     by_rival = {each.second: each for each in differences if each.first == tuned.name}
     rivals = {
@@ -48,8 +48,6 @@ def verdict(
         "a word-count classifier (TF-IDF)": tfidf,
         "always choosing the most common label": majority,
     }
-    if tuned.name == WORD_COUNTS:
-        del rivals["a word-count classifier (TF-IDF)"]
     missing = [each.name for each in rivals.values() if each.name not in by_rival]
     if missing:
         raise UsageError(f"no comparison of {tuned.name} with {', '.join(missing)}; compare them first, row by row")
@@ -58,10 +56,8 @@ def verdict(
     found = f"{', '.join(clauses)} and {last}"
     subject = _CALLED.get(tuned.name, f"{tuned.name} model")
     line = f"The {subject} {found} – macro-F1 on {tuned.rows} records kept back for testing: {figures}."
-    if tuned.name == WORD_COUNTS:
-        line += " It is not compared with TF-IDF, which is the same kind of rater."
     outcomes: dict[str, Outcome] = {each.name: outcome(by_rival[each.name]) for each in rivals.values()}
-    return Verdict(line, outcomes[base.name], outcomes.get(tfidf.name), outcomes[majority.name])
+    return Verdict(line, outcomes[base.name], outcomes[tfidf.name], outcomes[majority.name])
 
 
 def outcome(difference: Difference) -> Outcome:

@@ -19,6 +19,7 @@ from .select import select, unconflicted
 from .system_prompt import definition, synonyms, system_prompt
 from .terms import summary_text
 from .training_signals import NOTHING, TrainingSignals, gather
+from .word_pool import FittedWords
 
 SHOTS = 8
 BOUNDARIES = 2  # of the shots, where there is material for them
@@ -86,10 +87,10 @@ class BuildInputs:
     count_tokens: Callable[[str], int] = estimate_tokens
 
 
-def inputs_of(model_name: str, dataset: Dataset, config: Config) -> BuildInputs:
-    """Inputs from a dataset, with the signals of its train rows."""
-    signals = NOTHING if config.redact else gather(dataset.split, dataset.scale, seed=config.seed)
+def inputs_of(model_name: str, dataset: Dataset, config: Config, words: FittedWords | None = None) -> BuildInputs:
+    """Inputs from a dataset, with the signals of its train rows; `words` as in `gather`."""
     split, scale, topics = dataset.split, dataset.scale, dataset.topics
+    signals = NOTHING if config.redact else gather(split, scale, seed=config.seed, words=words)
     return BuildInputs(
         model_name, split, scale, topics, outputs.now(), config.seed, signals=signals, redact=config.redact
     )

@@ -1,4 +1,4 @@
-"""model_set_config.json, version 1: its record, how a file is read and written, and the chat messages of its models."""
+"""model_set_config.json, version 2: its record, how a file is read and written, and the chat messages of its models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .records import (
 )
 from .terms import summary_text
 
-VERSION = 1
+VERSION = 2
 
 
 class ModelSetConfig(StrictRecord):
@@ -41,7 +41,7 @@ class ModelSetConfig(StrictRecord):
     The top level holds the prompt of the base model. `models` has it first, then the further ones.
     """
 
-    version: Literal[1]
+    version: Literal[2]
     base_model: Text
     system_prompt: Text
     few_shot_examples: tuple[FewShotExample, ...]
@@ -99,14 +99,15 @@ class ModelSetConfig(StrictRecord):
             raise ValueError("models: the base model comes first, and each further one has its own prompt")
         if self.tfidf is not None:
             weights[TFIDF] = self.tfidf.weight
-            if not set(self.tfidf.labels) <= set(self.rating_mapping):
+            if not {label for each in self.tfidf.raters.values() for label in each.labels} <= set(self.rating_mapping):
                 raise ValueError("tfidf: a label is not in rating_mapping")
+            if not len(self.tfidf.label_bias) == len(self.tfidf.label_weights) == len(self.rating_mapping):
+                raise ValueError("tfidf: there is not one bias and one weight for each label")
         if self.rater not in weights:
             raise ValueError("rule: its member is not one of the set's")
         if any(not math.isclose(weight, name == self.rater, abs_tol=1e-6) for name, weight in weights.items()):
             raise ValueError("rule: the weight is not 1 for the member that rates and 0 for the others")
-        parts = (*self.models, *([self.tfidf] if self.tfidf else []))
-        if any(each.calibration and len(each.calibration.bias) != len(self.rating_mapping) for each in parts):
+        if any(each.calibration and len(each.calibration.bias) != len(self.rating_mapping) for each in self.models):
             raise ValueError("models: a calibration does not have a bias for each label")
         return self
 
@@ -219,7 +220,7 @@ def parse(content: Any, *, source: str = outputs.MODEL_SET) -> ModelSetConfig:
     """The record of a file's JSON content. Raises ModelSetConfigError: one line, with no text of a row in it."""
     known = content if isinstance(content, Mapping) else {}
     version, rule = known.get("version"), known.get("rule")
-    if version != VERSION or isinstance(version, bool):
+    if version not in (1, VERSION) or isinstance(version, bool):
         found = f"version {version}" if isinstance(version, int) else "no version"
         raise ModelSetConfigError(f"{source}: {found}, but version {VERSION} is needed; make the model set anew")
     if isinstance(rule, Mapping) and rule.get("kind") == "ensemble":
@@ -228,7 +229,24 @@ def parse(content: Any, *, source: str = outputs.MODEL_SET) -> ModelSetConfig:
         )
     with invalid_as_config_error(source):
         # by way of JSON: lists become tuples though the types are strict
-        return ModelSetConfig.model_validate_json(json.dumps(content))
+        return ModelSetConfig.model_validate_json(json.dumps(_of_version_1(known) if version == 1 else content))
+
+
+def _of_version_1(content: Mapping[str, Any]) -> Mapping[str, object]:
+    """The content of a file of version 1, whose TF-IDF was a single classifier, as that of version 2."""
+    known, labels = content.get("tfidf"), len(content.get("rating_mapping") or ())
+    if not isinstance(known, Mapping):
+        return {**content, "version": VERSION}
+    own = {"weight", "calibration", "dev_agreement"}
+    member = {
+        "raters": {TFIDF: {name: each for name, each in known.items() if name not in own}},
+        "weights": {TFIDF: 1.0},
+        "label_bias": [0.0] * labels,
+        "label_weights": [1.0] * labels,
+        "weight": known.get("weight"),
+        "dev_agreement": known.get("dev_agreement"),
+    }
+    return {**content, "version": VERSION, "tfidf": member}
 
 
 @contextmanager

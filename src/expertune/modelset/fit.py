@@ -28,8 +28,8 @@ from .config import ModelSetConfig, write
 from .members import CandidateModel
 from .prompt_search import BuildContext, Clock, PromptSearchResult, prompted, rate_decisions, search_prompt
 from .records import TFIDF, Asking, Member, Screening, TfidfMember
-from .select_raters import RaterSelection, rated_rows, select_rater
-from .tfidf_classifier import predict_tfidf
+from .select_raters import RaterSelection, select_rater
+from .word_pool import FittedWords, rate_by_words
 
 FEW_SHOT, DECISION = "few-shot", "decision model"
 
@@ -38,8 +38,8 @@ FEW_SHOT, DECISION = "few-shot", "decision model"
 class ModelSet:
     """The configuration as written. `dev` has those validation rows that were rated, by the rule's member.
 
-    `best` is its best language model; `unjudged` says why there is no `dev`. `out_of_fold`: TF-IDF's probabilities of
-    training rows, by id, of fits that did not see them.
+    `best` is its best language model; `unjudged` says why there is no `dev`. `out_of_fold`: probabilities of
+    training rows by word counts, by id, of fits that did not see them.
     """
 
     config: ModelSetConfig
@@ -76,17 +76,18 @@ def fit_model_set(
     progress: Progress,
     members: Sequence[CandidateModel],
     *,
+    words: FittedWords | None = None,
     clock: Clock = time.monotonic,
 ) -> ModelSet:
     """Fit and write the set of `members`, the base first, in about `config.model_set_budget_seconds`.
 
-    Reads no test row's text.
+    `words` are the raters by word counts where they are fitted already. Reads no test row's text.
 
     Raises ModelSetConfigError and OutputError; a model that cannot be served is listed in the file under "missing".
     """
     started = clock()
     path = folder / outputs.MODEL_SET
-    inputs = inputs_of(members[0].name, prepared, config)
+    inputs = inputs_of(members[0].name, prepared, config, words)
     context = BuildContext(path, inputs, prepared, config, progress, clock, started + config.model_set_budget_seconds)
     first = recipes(len(prepared.scale.labels), redact=config.redact)[0]
     write(path, context.build(members[0], first))
@@ -114,9 +115,8 @@ def _select(context: BuildContext, searched: Sequence[PromptSearchResult]) -> Ra
     shares: dict[str, Sequence[Sequence[float]]] = {
         each.member.name: [each.rated[row] for row in rows] for each in judged
     }
-    if tfidf is not None:
-        shares[TFIDF] = predict_tfidf(tfidf, [row.prompt for row in truth], prepared.scale.labels)
-    return select_rater(shares, truth, prepared.scale, prepared.split.groups, context.config)
+    by_words = rate_by_words(tfidf, truth, prepared.scale) if tfidf is not None else ()
+    return select_rater(shares, by_words, truth, prepared.scale, prepared.split.groups, context.config)
 
 
 def _assemble(
@@ -128,17 +128,19 @@ def _assemble(
     faults = [f"a judgement of {each.member.name}: {each.fault}" for each in searched if each.fault]
 
     def figures(name: str) -> dict[str, object]:
-        return {
-            "weight": float(name in rule.members),
-            "calibration": selection.calibrations.get(name) if selection else None,
-            "dev_agreement": selection.agreements.get(name) if selection else None,
-        }
+        agreement = selection.agreements.get(name) if selection else None
+        return {"weight": float(name in rule.members), "dev_agreement": agreement}
+
+    def calibration(name: str) -> dict[str, object]:
+        return {"calibration": selection.calibrations.get(name) if selection else None}
 
     return base.changed(
         missing=(*base.missing, *faults),
         rule=rule,
         models=tuple(
-            Member.model_validate({**_prompt_facts(each, base=at == 0), **figures(each.member.name)})
+            Member.model_validate(
+                {**_prompt_facts(each, base=at == 0), **figures(each.member.name), **calibration(each.member.name)}
+            )
             for at, each in enumerate(searched)
         ),
         screening=Screening(
@@ -190,8 +192,7 @@ def predict_test(
     if made.name == made.kind or made.config.tfidf is None:
         return passes
     start, test = time.perf_counter(), prepared.split.test
-    shares = predict_tfidf(made.config.tfidf, [row.prompt for row in test], prepared.scale.labels)
-    rated = rated_rows(test, shares, prepared.scale)
+    rated = rate_by_words(made.config.tfidf, test, prepared.scale)
     return {made.name: Pass.of(rated, time.perf_counter() - start, prompt_tokens=0), **passes}
 
 

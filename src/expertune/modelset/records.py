@@ -1,4 +1,4 @@
-"""The parts of model_set_config.json, version 1."""
+"""The parts of model_set_config.json, version 2."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ TFIDF = "TF-IDF"  # name of the member that is not a language model
 Text = Annotated[str, Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PoolWeight = Annotated[float, Field(ge=0, le=100)]
+LabelWeight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StrictRecord(BaseModel):
@@ -160,11 +162,29 @@ class TfidfTables(StrictRecord):
         return self
 
 
-class TfidfMember(TfidfTables):
-    """The classifier as a member of a model set."""
+class WordPool(StrictRecord):
+    """Raters by word counts, by name, as one: the log-linear pool of their probabilities (stats/pooling.py).
+
+    `weights` are those of their log-probabilities, `label_bias` what is added for each label, in the order of
+    rating_mapping; the label that is written has the largest product of probability and `label_weights`.
+    """
+
+    raters: Annotated[dict[Text, TfidfTables], Field(min_length=1)]
+    weights: dict[str, PoolWeight]
+    label_bias: tuple[Number, ...]
+    label_weights: tuple[LabelWeight, ...]
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> WordPool:
+        if self.weights.keys() != self.raters.keys():
+            raise ValueError("there is not one weight for each rater")
+        return self
+
+
+class TfidfMember(WordPool):
+    """The raters by word counts as a member of a model set; its probabilities are calibrated as they are."""
 
     weight: Share
-    calibration: MemberCalibration | None
     dev_agreement: ValidationAgreement | None
 
 

@@ -40,37 +40,45 @@ class RaterSelection:
 
 def select_rater(
     shares: Mapping[str, Sequence[Sequence[float]]],
+    by_words: Sequence[Rated],
     truth: Sequence[Rating],
     scale: RatingScale,
     groups: Mapping[str, str],
     config: Config,
 ) -> RaterSelection:
-    """Select from `shares` (member → probabilities of each row of `truth`, at least one row and one language model).
+    """Select from `shares` (language model → probabilities of each row of `truth`, at least one of both).
 
-    The best language model rates, unless TF-IDF is proven better than it: the paired interval of the difference in
-    macro-F1, drawn by groups, is above 0.
+    The best language model rates, unless the rater `by_words` (the rows as it rates them; empty without one) is proven
+    better than it: the paired interval of the difference in macro-F1, drawn by groups, is above 0.
     """
     true_N = np.asarray([scale.values.index(row.value) for row in truth], dtype=np.intp)
     share_NK = {name: np.asarray(rows, dtype=np.float64) for name, rows in shares.items()}
     fold_N = group_folds([groups.get(row.id, row.id) for row in truth], config.seed)
     calibrated_NK = {name: _cross_calibrated(own_NK, true_N, fold_N, config.seed) for name, own_NK in share_NK.items()}
     agreements = {name: agreement(true_N, own_NK) for name, own_NK in calibrated_NK.items()}
-    best = max(
-        (name for name in shares if name != TFIDF),
-        key=lambda name: (agreements[name].macro_f1 or 0.0, -agreements[name].log_loss),
-    )
-    rater, reason = best, f"{best} is the language model that agrees best with {len(truth)} validation records"
-    if TFIDF in shares:
-        first, second = (rated_rows(truth, calibrated_NK[name], scale) for name in (TFIDF, best))
-        gain = compare((TFIDF, first), {best: second}, truth, scale, groups, config)[0]
-        rater, reason = TFIDF if proven(gain) else best, f"{reason}; TF-IDF is {_comparison(gain)}"
+    best = max(shares, key=lambda name: (agreements[name].macro_f1 or 0.0, -agreements[name].log_loss))
+    rule = f"{best} is the language model that agrees best with {len(truth)} validation records"
+    rater, rated = best, tuple(rated_rows(truth, share_NK[best], scale))
+    if by_words:
+        agreements[TFIDF] = agreement(true_N, *_shares_and_labels(by_words, scale))
+        (gain,) = compare(
+            (TFIDF, by_words), {best: rated_rows(truth, calibrated_NK[best], scale)}, truth, scale, groups, config
+        )
+        rule = f"{rule}; TF-IDF is {_comparison(gain)}"
+        rater, rated = (TFIDF, tuple(by_words)) if proven(gain) else (rater, rated)
     return RaterSelection(
-        Rule(kind="single", members=(rater,), reason=reason),
+        Rule(kind="single", members=(rater,), reason=rule),
         agreements,
         {name: _calibration(own_NK, true_N, config.seed) for name, own_NK in share_NK.items()},
-        tuple(rated_rows(truth, share_NK[rater], scale)),
+        rated,
         best,
     )
+
+
+def _shares_and_labels(rated: Sequence[Rated], scale: RatingScale) -> tuple[Floats, list[int]]:
+    """The probabilities, and the indices of the labels."""
+    share_NK = np.asarray([each.probabilities for each in rated], dtype=np.float64)
+    return share_NK, [scale.values.index(each.value) for each in rated]
 
 
 def proven(difference: Difference) -> bool:
@@ -84,9 +92,13 @@ def _comparison(difference: Difference) -> str:
     return f"{'better' if proven(difference) else 'not proven better'} than {difference.second} ({shown})"
 
 
-def agreement(true_N: Sequence[int] | Indices, share_NK: Floats) -> ValidationAgreement:
-    """Figures of some rows' probabilities against the indices of their true labels; at least one row."""
-    true, predicted = [int(each) for each in true_N], [int(each) for each in share_NK.argmax(axis=1)]
+def agreement(
+    true_N: Sequence[int] | Indices, share_NK: Floats, predicted_N: Sequence[int] | None = None
+) -> ValidationAgreement:
+    """Figures of some rows' probabilities, and of the labels chosen by them (None: the likeliest), against the true
+    labels, all by index; at least one row."""
+    true = [int(each) for each in true_N]
+    predicted = predicted_N or [int(each) for each in share_NK.argmax(axis=1)]
     confusion_TP = metrics.confusion(true, predicted, share_NK.shape[1])
     own_N = share_NK[np.arange(len(true)), true]
     return ValidationAgreement(

@@ -1,4 +1,4 @@
-"""TF-IDF with a logistic regression, small enough for model_set_config.json: rates without a language model.
+"""TF-IDF with a logistic regression, as tables for a JSON file: rates without a language model.
 
 Stored as vocabulary, weights and intercepts, never as a pickle: nothing in the file is run when it is read.
 """
@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..predict.score import Prediction, Scorer
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
 from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.folds import FOLDS, group_folds
 from ..stats.logistic import fit_lines
-from .records import TFIDF, TermTable, TfidfTables
+from .records import TermTable, TfidfTables
 
 MOST_TERMS = 2000  # words and pairs, and as many letter groups: about 100 kB for three labels
 FEWEST_ROWS = 10
@@ -105,10 +104,8 @@ def predict_tfidf(tables: TfidfTables, prompts: Sequence[str], labels: Sequence[
     return TfidfClassifier(tables, labels).predict(prompts) if prompts else []
 
 
-class TfidfClassifier(Scorer):
+class TfidfClassifier:
     """A fitted classifier, ready for many prompts; safe for several threads."""
-
-    name, slots = TFIDF, 1
 
     def __init__(self, tables: TfidfTables, labels: Sequence[str]) -> None:
         restored = zip(VECTORIZERS, (tables.words, tables.letters), strict=True)
@@ -117,15 +114,6 @@ class TfidfClassifier(Scorer):
         self._intercept_K = np.asarray(tables.intercepts)
         at = {label: place for place, label in enumerate(tables.labels)}
         self._places = [at.get(label) for label in labels]
-
-    def render(self, record: str) -> str:
-        return record
-
-    def score(self, record: str) -> Prediction:
-        return Prediction(self.predict([record])[0])
-
-    def describe(self) -> Mapping[str, object]:
-        return {"engine": self.name}
 
     def predict(self, prompts: Sequence[str]) -> list[tuple[float, ...]]:
         """As `predict_tfidf`; at least one prompt."""

@@ -118,7 +118,7 @@ class VotingScorer:
 
     def score(self, record: str) -> Prediction:
         found = {name: member.score(record) for name, member in self._members.items()}
-        votes = {name: self._labels[likeliest(each.probabilities)] for name, each in found.items()}
+        votes = {name: self._labels[each.label] for name, each in found.items()}
         return replace(found[self._rater], votes=votes)
 
     def explain(self, record: str, label: str, *, max_tokens: int) -> str:

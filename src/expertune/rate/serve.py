@@ -23,7 +23,7 @@ from ..errors import EngineError, ExpertuneError, FineTuningNotSupportedError, U
 from ..files import sha256
 from ..modelset.config import ModelSetConfig
 from ..modelset.records import TFIDF
-from ..modelset.tfidf_classifier import TfidfClassifier
+from ..modelset.word_pool import WordScorer
 from ..optional import require_torch
 from ..predict.decision import DecisionScorer
 from ..predict.score import LanguageModelScorer, Scorer, VotingScorer
@@ -160,7 +160,7 @@ def _voting(config: ModelSetConfig, models: Mapping[str, Scorer], labels: Sequen
     """The set's members; TF-IDF costs nothing, so it always votes."""
     members = dict(models)
     if config.tfidf is not None:
-        members[TFIDF] = TfidfClassifier(config.tfidf, labels)
+        members[TFIDF] = WordScorer(config.tfidf, labels)
     return VotingScorer(config.rater, members, labels, f"rated by {config.rater}: {config.rule.reason}")
 
 

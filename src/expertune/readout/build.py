@@ -12,6 +12,7 @@ import numpy as np
 from .. import outputs
 from ..errors import FineTuningNotSupportedError
 from ..estimate.job import RunStage
+from ..modelset.word_pool import FittedWords
 from ..predict.score import Pass, Rated
 from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
@@ -32,7 +33,8 @@ class Readout:
     """The fitted readout and its passes over validation and test records.
 
     `soft_labels`: the fused probabilities of each training record, by a fit that saw no record of its group, and of
-    each record without a rating, by id. `curve`: the learning curve of its classifier on the states.
+    each record without a rating, by id. `curve`: the learning curve of its classifier on the states. `words`: the
+    raters by word counts, fitted to the training records; None where words have no part in it.
     """
 
     record: ReadoutRecord
@@ -40,6 +42,7 @@ class Readout:
     test: Pass
     soft_labels: Mapping[str, tuple[float, ...]]
     curve: LearningCurve | None = None
+    words: FittedWords | None = None
 
     @property
     def info(self) -> ReadoutInfo:
@@ -124,7 +127,7 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
         soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
     curve = states_curve(train, found, made.states, dataset.scale, dataset.split.groups, config)
     dev = rate(dataset.examples.dev, rows.dev, dev_NLPD)
-    return Readout(record, dev, rate(dataset.examples.test, rows.test, test_NLPD), soft, curve)
+    return Readout(record, dev, rate(dataset.examples.test, rows.test, test_NLPD), soft, curve, made.fitted_words)
 
 
 def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str) -> ReadoutRecord:

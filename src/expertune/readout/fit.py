@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..modelset.records import TfidfTables
-from ..modelset.tfidf_classifier import TfidfSettings, fit_tfidf, out_of_fold, packed
+from ..modelset.tfidf_classifier import packed
+from ..modelset.word_pool import FittedWords, fit_words
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats import metrics
@@ -29,14 +30,6 @@ INVERSE_REGULARISATION = (1e-3, 3e-3, 1e-2)  # C of scikit-learn, on standardise
 # Records weigh as so great a power of scikit-learn's "balanced": rare labels are learnt, and the log-loss hardly
 # differs from that of no weights (docs/decisions/0013)
 BALANCE = 0.5
-MOST_TERMS = 20_000  # words and pairs, and as many letter groups
-_NAIVE_BAYES = TfidfSettings(most_terms=MOST_TERMS, letters=False, naive_bayes="sums")
-# Raters by word counts; the three weigh terms differently, and err on other records (docs/decisions/0023)
-WORDS = {
-    "TF-IDF": TfidfSettings(most_terms=MOST_TERMS, inverse_regularisation=3.0),
-    "naive Bayes": _NAIVE_BAYES,
-    "naive Bayes by presence": replace(_NAIVE_BAYES, naive_bayes="presence"),
-}
 MAX_ITERATIONS = 500
 
 
@@ -45,7 +38,8 @@ class Fit:
     """The raters, how they are pooled and a label is chosen, figures by name, and each training record's out-of-fold
     probabilities.
 
-    `words` and `weights` are by name; `label_bias` and `label_weights` are in the order of the scale.
+    `words` and `weights` are by name; `label_bias` and `label_weights` are in the order of the scale. `fitted_words`
+    are all raters by word counts, of which some may have no weight here.
     """
 
     states: StatesClassifier
@@ -55,6 +49,7 @@ class Fit:
     label_weights: tuple[float, ...]
     figures: Mapping[str, OutOfFold]
     out_of_fold_NK: Floats
+    fitted_words: FittedWords | None
 
 
 @dataclass(frozen=True)
@@ -102,27 +97,26 @@ def fit(
     problem = _Problem(label_N, fold_N, len(scale.labels))
     if any(len(set(label_N[fold_N != fold])) < 2 for fold in range(FOLDS)):
         return None
-    settings = WORDS if words else {}
-    by_words = {name: out_of_fold(train, scale, groups, seed=seed, how=how) for name, how in settings.items()}
-    if not all(map(len, by_words.values())):
+    fitted = fit_words(train, scale, groups, seed=seed) if words else None
+    if words and fitted is None:
         return None
     best = _best_trial(found, problem)
-    shares = {STATES: best.share_NK} | {name: np.asarray(each) for name, each in by_words.items()}
+    shares = {STATES: best.share_NK} | dict(fitted.out_of_fold if fitted else {})
     share_MNK = list(shares.values())
     pool = fit_pool(share_MNK, label_N)
     fused_NK = pool.combine(share_MNK)
     label_weights = fit_label_weights(fused_NK)
     weights = dict(zip(shares, pool.weights, strict=True))
-    tables = {name: fit_tfidf(train, scale, seed=seed, how=how) for name, how in settings.items() if weights[name]}
     figures = {name: problem.figures(each) for name, each in shares.items()}
     return Fit(
         _classifier(best, found, problem, scale),
-        {name: each for name, each in tables.items() if each is not None},
+        {name: each for name, each in (fitted.tables if fitted else {}).items() if weights[name]},
         {name: weight for name, weight in weights.items() if weight or name == STATES},
         pool.bias,
         label_weights,
         figures | {"fused": problem.figures(fused_NK, label_weights)},
         fused_NK,
+        fitted,
     )
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from ..errors import UsageError
 from ..faults import faults
 from ..files import write_json
-from ..modelset.records import Number, Share, StrictRecord, Text, TfidfTables
+from ..modelset.records import LabelWeight, Number, PoolWeight, Share, StrictRecord, Text, TfidfTables
 from ..modelset.tfidf_classifier import predict_tfidf, unpacked
 from ..stats.label_choice import choose
 from ..stats.pooling import LogPool
@@ -30,8 +30,6 @@ STATES = "states"  # the name of the rater by hidden states
 FEATURES = ("mean", "mean and deviation")
 
 Floats = NDArray[np.float64]
-Weight = Annotated[float, Field(ge=0, le=100)]
-LabelWeight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StatesClassifier(StrictRecord):
@@ -97,7 +95,7 @@ class ReadoutRecord(StrictRecord):
     target_topics: str
     states: StatesClassifier
     words: dict[str, TfidfTables]
-    weights: dict[str, Weight]
+    weights: dict[str, PoolWeight]
     label_bias: tuple[Number, ...]
     label_weights: tuple[LabelWeight, ...]
     out_of_fold: dict[str, OutOfFold]

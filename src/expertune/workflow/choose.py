@@ -19,8 +19,12 @@ from .state import Basis, NotTuned, Tuned
 log = logging.getLogger("expertune")
 
 
-def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> ModelSet | None:
+def fit_model_set(
+    tuned: Tuned | NotTuned, basis: Basis, ws: Workspace, readout: Readout | None = None
+) -> ModelSet | None:
     """Fit the model set; None if only a tuned model was requested, or if none could be made in addition to one.
+
+    The raters by word counts are those of the readout where there is one.
 
     Raises ModelSetConfigError if there is no tuned model either, and OutputError.
     """
@@ -36,7 +40,8 @@ def fit_model_set(tuned: Tuned | NotTuned, basis: Basis, ws: Workspace) -> Model
                     config = with_changes(config, model_set_budget_seconds=budget)
                 config = within_time(config, basis.job, ws.elapsed)
             members = basis.models.compared if isinstance(tuned, Tuned) else basis.models.candidates
-            return fit(ws.folder, basis.dataset, config, ws.progress, members)
+            words = readout.words if readout else None
+            return fit(ws.folder, basis.dataset, config, ws.progress, members, words=words)
     except ModelSetConfigError as error:
         if isinstance(tuned, NotTuned):
             raise

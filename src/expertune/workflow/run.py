@@ -33,7 +33,7 @@ def run(request: RunRequest, dataset: Dataset, ws: Workspace, announce: Announce
     tuned = tune(encoded, readout, ws)  # Tuned | NotTuned: adapter and merged file
     require_tuned_or_fallback(tuned, request, ws)
     basis = basis_of(dataset, request, models, plan, encoded)
-    model_set = fit_model_set(tuned, basis, ws)  # ModelSet | None
+    model_set = fit_model_set(tuned, basis, ws, readout)  # ModelSet | None
     choice = choose(tuned, model_set, basis, readout)  # on validation records only
     evaluated = evaluate(choice, tuned, model_set, basis, ws, readout)  # test records, once
     record = write_results(request, choice, tuned, model_set, evaluated, basis, ws, readout)
