@@ -154,14 +154,14 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
         rows += [row(name, model, own) for name, own in by_set.items()]
         if len(by_set) > 1:
             means.append(mean_row(model, list(by_set.values())))
-    head = ("set", "model", "seeds", "macro-F1", WORDS, "TF-IDF", "readout less TF-IDF", "ahead")
-    head += ("log-loss", WORDS, "TF-IDF")
+    head = ("set", "model", "seeds", "macro-F1, readout", WORDS, "TF-IDF", "readout less TF-IDF", "ahead")
+    head += ("log-loss, readout", WORDS, "TF-IDF")
     yield from runs.table(head, [*rows, *means])
     if found:
         yield ""
-        days, commits = ({each[key] for each in found} for key in ("date", "commit"))
+        days, commits, machines = ({each[key] for each in found} for key in ("date", "commit", "machine"))
         span = " to ".join(dict.fromkeys((min(days)[:10], max(days)[:10])))
-        yield f"{len(found)} splits, {span}, commit {', '.join(sorted(commits))}, {found[-1]['machine']}."
+        yield f"{len(found)} splits, {span}, commit {', '.join(sorted(commits))}, {', '.join(sorted(machines))}."
 
 
 def row(name: str, model: str, own: Sequence[Entry]) -> list[str]:
