@@ -69,7 +69,7 @@ def test_a_run_that_fails_leaves_the_earlier_one_whole(tmp_path: Path, monkeypat
     make(tmp_path)
     before = {name: found for name, found in hashes(tmp_path).items() if name not in LOGS}
 
-    def fails(*given: object) -> None:
+    def fails(*given: object, **named: object) -> None:
         raise ModelSetConfigError("as the test wants")
 
     monkeypatch.setattr(choose, "fit", fails)
