@@ -66,7 +66,7 @@ class RayWorkers:
 
         self._ray, self._opener, self._share = ray, opener, share
         reserved = {"num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": "SPREAD"}
-        self._actor = ray.remote(Worker).options(**reserved)
+        self._actor: Any = ray.remote(Worker).options(**reserved)
         self._opening: dict[Any, Any] = {}  # actors by the reference of their facts
         self._workers: list[RunningWorker] = []
         self._waiting: deque[Block] = deque()
