@@ -109,6 +109,7 @@ class Train(Stage):
         torch.set_num_threads(1)
         tunable = test_loop.open_tunable(place / "base.gguf")
         remove_leftovers(place / "run", "*")  # as expertune.outputs.open_folder does before the training
+        remove_leftovers(place, "*")  # of the files that this stage writes itself
         trainer = test_loop.trainer_of(tunable, place / "run", resume=True)
         for _ in trainer.run():
             pass

@@ -179,7 +179,11 @@ def test_stopped_at_any_step_nothing_is_half_registered(
     assert names(contract.host) == before
     stopped_at(contract, folder, name, path, getattr(signal, "SIGKILL", signal.SIGTERM))
     assert f"{name}:latest" not in names(contract.host)
+    left = [folder / f".{each}.1.tmp" for each in ("registration_sample.json", "fine_tuning_metadata.json")]
+    for each in left:
+        each.write_text("what a killed process had begun to write", encoding="utf-8")
     assert FineTuner(quiet=True).register_model(folder, name, force=True)["registered"]
+    assert not any(each.exists() for each in left)
     assert names(contract.host) == before | {f"{name}:latest"}
     with OllamaServer(contract.host) as server:
         server.delete(name)

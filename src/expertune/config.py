@@ -129,7 +129,7 @@ class Config(BaseModel):
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="Weight of the cross-validated predictions of readout and TF-IDF in the labels to learn.",
+        description="Weight of the cross-validated predictions of readout or word counts in the labels to learn.",
     )
     rationale_weight: float = Field(default=1.0, ge=0.0, le=1.0, description="Loss weight of the rationale's tokens.")
     evals_per_epoch: int = Field(default=1, ge=1, le=20, description="Validation-set evaluations per epoch.")

@@ -103,9 +103,9 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
     plain = make_pipeline(
         make_union(
             TfidfVectorizer(
-                ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=2000, min_df=2
+                ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, max_features=20_000, min_df=2
             ),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=2000, min_df=2),
+            TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, max_features=20_000, min_df=2),
         ),
         LogisticRegression(class_weight="balanced", max_iter=1000, random_state=3),
     )

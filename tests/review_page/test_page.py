@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import stat
+from collections import Counter
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -179,6 +181,33 @@ def test_experts_who_never_differ_get_no_interval(tmp_path: Path) -> None:
         (agreement,) = session.status(exact=True).agreements
         assert (agreement.records, agreement.kappa, agreement.kappa_interval) == (12, 1.0, None)
         assert "κ <b>1.00</b></li>" in client.get(f"{START}rater/1/rate/results").text
+
+
+def test_of_many_raters_the_page_shows_the_pairs_with_most_records(tmp_path: Path) -> None:
+    with page_of(rate_source(raw_file(tmp_path, 200)), tmp_path, overlap=1.0) as (session, _):
+        ids = [session.join(f"r{at}") for at in range(9)]
+        for at in range(120):
+            rater = ids[at % 7 if at < 60 else at % 9]
+            item = session.shown(rater, "rate")
+            assert item is not None and session.rate(rater, "rate", item.key, "independent", at % 2)
+        assert session.undo(ids[0], "rate") is not None
+        counted = Counter(session.names[entry.rater] for entry in session.entries)
+        every, shown = session.status(exact=True), session.status()
+        assert len(every.agreements) > 6 and shown.agreements == every.agreements[:6]
+        assert [each.records for each in every.agreements] == sorted(each.records for each in every.agreements)[::-1]
+        assert every.raters == shown.raters == counted and sum(counted.values()) == 119
+
+
+def test_the_more_is_rated_the_more_must_be_new_to_learn_again(tmp_path: Path) -> None:
+    with page_of(rate_source(raw_file(tmp_path, 1200)), tmp_path, overlap=0.0) as (session, _):
+        asked, ask = list[int](), session._ask_to_learn
+        session._ask_to_learn = lambda: (asked.append(session.changes), ask())  # type: ignore[method-assign]
+        rater = session.join("Ana")
+        for at in range(1100):
+            item = session.shown(rater, "rate")
+            assert item is not None and session.rate(rater, "rate", item.key, "independent", at % 2)
+    steps = [new - old for old, new in pairwise(asked)]
+    assert asked[0] == 10 and set(steps[:40]) == {10} and steps == sorted(steps) and 20 <= steps[-1] <= 23
 
 
 def test_what_two_raters_differ_on_is_adjudicated(tmp_path: Path) -> None:

@@ -13,16 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config
 from ..predict.tfidf_features import letter_tfidf, word_tfidf
-from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.folds import FOLDS, group_folds
 from ..stats.logistic import fit_lines
 from .records import TermTable, TfidfTables
 
-MOST_TERMS = 2000  # words and pairs, and as many letter groups: about 100 kB for three labels
+MOST_TERMS = 20_000  # words and pairs, and as many letter groups
 FEWEST_ROWS = 10
 NO_TERM = " "  # in no text as a term
 ROWS_FOR_SHARED = 50  # from here on a term must occur in two rows: a term of one row may identify a patient
@@ -144,19 +142,6 @@ def out_of_fold(
         for at, shares in zip(places, own, strict=True):
             found[at] = shares
     return found
-
-
-def soft_labels(dataset: Dataset, config: Config) -> dict[str, tuple[float, ...]]:
-    """Probabilities for a training, by id: of the training records, out of fold, and of those without a rating."""
-    train, scale, seed, soft = dataset.split.train, dataset.scale, config.seed, dict[str, tuple[float, ...]]()
-    if config.soft_label_weight:
-        found = out_of_fold(train, scale, dataset.split.groups, seed=seed)
-        soft |= {row.id: shares for row, shares in zip(train, found, strict=False)}
-    others = dataset.unlabelled.records if dataset.unlabelled else ()
-    if others and (tables := fit_tfidf(train, scale, seed=seed)):
-        found = predict_tfidf(tables, [each.prompt for each in others], scale.labels)
-        soft |= {each.id: shares for each, shares in zip(others, found, strict=True)}
-    return soft
 
 
 def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> Any:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from ..config import Config
 from ..predict.score import Prediction, Rated, Scorer
+from ..ratings.dataset import Dataset
 from ..ratings.scale import RatingScale
 from ..ratings.schema import Rating
 from ..stats.label_choice import choose, fit_label_weights
@@ -20,12 +22,10 @@ from ..stats.pooling import LogPool, fit_pool
 from .records import TFIDF, TfidfTables, WordPool
 from .tfidf_classifier import TfidfClassifier, TfidfSettings, fit_tfidf, out_of_fold
 
-MOST_TERMS = 20_000  # words and pairs, and as many letter groups
-_NAIVE_BAYES = TfidfSettings(most_terms=MOST_TERMS, letters=False, naive_bayes="sums")
 WORDS = {
-    TFIDF: TfidfSettings(most_terms=MOST_TERMS, inverse_regularisation=3.0),
-    "naive Bayes": _NAIVE_BAYES,
-    "naive Bayes by presence": replace(_NAIVE_BAYES, naive_bayes="presence"),
+    TFIDF: TfidfSettings(inverse_regularisation=3.0),
+    "naive Bayes": TfidfSettings(letters=False, naive_bayes="sums"),
+    "naive Bayes by presence": TfidfSettings(letters=False, naive_bayes="presence"),
 }
 
 
@@ -111,3 +111,19 @@ def rate_by_words(pool: WordPool, rows: Sequence[Rating], scale: RatingScale) ->
         Rated(row.id, scale.labels[each.label], scale.values[each.label], each.probabilities)
         for row, each in zip(rows, found, strict=True)
     )
+
+
+def soft_labels(dataset: Dataset, config: Config) -> dict[str, tuple[float, ...]]:
+    """The pool's probabilities for a training, by id: of the training records, out of fold, and of those without a
+    rating. Empty where it cannot be fitted."""
+    split, scale = dataset.split, dataset.scale
+    others = dataset.unlabelled.records if dataset.unlabelled else ()
+    if not (config.soft_label_weight or others):
+        return {}
+    words = fit_words(split.train, scale, split.groups, seed=config.seed)
+    if words is None:
+        return {}
+    pool, shares = pool_words(words, scale)
+    by_pool = WordScorer(pool, scale.labels).predict([each.prompt for each in others])
+    found = {each.id: own.probabilities for each, own in zip(others, by_pool, strict=True)}
+    return {**(shares if config.soft_label_weight else {}), **found}

@@ -161,11 +161,11 @@ def _refuse_model_set(target: RegistrationTarget, record: RunRecord, folder: Pat
 
 def _write(record: RunRecord, registration: Registration, folder: Path) -> RunRecord:
     """Update the record, also on disk. A refusal does not replace an earlier success, whose model still exists."""
+    remove_leftovers(folder, outputs.METADATA, outputs.REGISTRATION_SAMPLE)
     before = record.registration
     if not registration.registered and before is not None and before.registered:
         return record
     changed = record.model_copy(update={"registration": registration})
-    remove_leftovers(folder, outputs.METADATA)
     try:
         changed.write(folder)
     except OutputError as error:  # full disk: the returned record still has the outcome

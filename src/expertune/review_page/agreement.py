@@ -34,8 +34,10 @@ class Agreement(NamedTuple):
         return self.agreed / self.records
 
 
-def agreements(rated: Iterable[tuple[Hashable, ByExpert]], values: Sequence[int]) -> list[Agreement]:
-    """Each pair of experts with a record in common, the pair with most of them first.
+def agreements(
+    rated: Iterable[tuple[Hashable, ByExpert]], values: Sequence[int], most: int | None = None
+) -> list[Agreement]:
+    """Each pair of experts with a record in common, the pair with most of them first; at most `most` of them.
 
     Of each record its group (the patient, where the file names one) and its ratings.
     """
@@ -45,12 +47,12 @@ def agreements(rated: Iterable[tuple[Hashable, ByExpert]], values: Sequence[int]
         for first, second in combinations(sorted(own), 2):
             pairs.setdefault((first, second), []).append((at[own[first]], at[own[second]], group))
     found = []
-    for names, both in pairs.items():
+    for names, both in sorted(pairs.items(), key=lambda each: (-len(each[1]), each[0]))[:most]:
         one, other, groups = zip(*both, strict=True)
         counts = clusters(one, other, len(values), groups)
         agreed = sum(a == b for a, b, _ in both)
         found.append(Agreement(*names, len(both), agreed, *_kappa(counts)))
-    return sorted(found, key=lambda each: (-each.records, each.first, each.second))
+    return found
 
 
 def _kappa(counts: Clusters) -> tuple[float | None, Interval | None]:

@@ -15,10 +15,11 @@ def next_to_rate(order: Iterable[str], votes: Votes, rater: int, held: Set[str],
     oldest that one other rater alone has rated; else the first in `order` that nobody has rated. `held` are the records
     that other raters see at the moment.
     """
-    alone = [key for key, own in votes.items() if len(own) == 1 and rater not in own and key not in held]
-    rated = [own for own in votes.values() if own]
-    if alone and sum(len(own) > 1 for own in rated) < math.ceil(overlap * len(rated)):
-        return alone[0]
+    raters = [len(own) for own in votes.values() if own]
+    if len(raters) - raters.count(1) < math.ceil(overlap * len(raters)):
+        alone = (key for key, own in votes.items() if len(own) == 1 and rater not in own and key not in held)
+        if (first := next(alone, None)) is not None:
+            return first
     return next((key for key in order if not votes.get(key) and key not in held), None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,8 +21,11 @@ from .journal import Entry, PageJournal, Step
 from .queue import differing, next_to_rate, to_revise
 from .source import Final, Item, Source
 
-LEARN_EVERY = 10  # ratings after which TF-IDF is fitted anew
-SLOW_SECONDS = 0.01  # an agreement that takes longer is computed at most every two seconds
+LEARN_EVERY = 10  # ratings after which TF-IDF is fitted anew, or later:
+LEARN_SHARE = 0.02  # of all ratings, since fewer change little, and a fit takes longer with each
+SLOW_SECONDS = 0.01  # an agreement that takes longer is computed at most every two seconds,
+IDLE_SHARE = 20  # and not before so many times the seconds that it took
+SHOWN_PAIRS = 6  # of experts, on the page: those with most records in common
 View = str  # "rate" (or review) and "adjudicate": the two pages of a rater
 
 
@@ -71,10 +74,11 @@ class Session:
         self.names = self.journal.raters()
         self.comments = self.journal.comments()
         self.entries: list[Entry] = []
+        self._said: Counter[tuple[Step, int]] = Counter()  # ratings of each step and rater
         for entry in self.journal.ratings():
             if entry.record in self.items:
                 self._add(entry)
-        self.changes = 0
+        self.changes = self._learnt = 0
         self._agreed = (0.0, 0.0, -1, Status())
         self.learn = threading.Event()
         column = find_column(self.source.columns, PATIENT)
@@ -129,7 +133,8 @@ class Session:
         if self.step(rater, view, key) != "revised" or step == "revised":
             del self.held[rater, view]
         self.changes += 1
-        if self.changes % LEARN_EVERY == 0 and self.source.work == "rate":
+        news = self.changes - self._learnt
+        if self.source.work == "rate" and news >= max(LEARN_EVERY, LEARN_SHARE * len(self.entries)):
             self._ask_to_learn()
         return True
 
@@ -141,6 +146,7 @@ class Session:
             return None
         self.journal.undo(last)
         self.entries.remove(last)
+        self._said[last.step, last.rater] -= 1
         del self.votes.at(last.step)[last.record][rater]
         self.held[rater, view] = last.record
         self.changes += 1
@@ -153,6 +159,7 @@ class Session:
 
     def _add(self, entry: Entry) -> None:
         self.entries.append(entry)
+        self._said[entry.step, entry.rater] += 1
         self.votes.at(entry.step).setdefault(entry.record, {})[entry.rater] = entry.value
 
     # what the experts said
@@ -186,18 +193,26 @@ class Session:
         return found
 
     def status(self, *, exact: bool = False) -> Status:
-        """Progress and agreement now; of very many records the agreement of up to two seconds ago, unless `exact`."""
+        """Progress and agreement as they are shown: of very many records the agreement is a few seconds old.
+
+        `exact`: as they are now, with the agreement of every pair of experts.
+        """
         now = time.monotonic()
-        at, took, changes, agreed = self._agreed
-        if changes != self.changes and (exact or now - at > (2.0 if took > SLOW_SECONDS else 0.0)):
+        since, took, changes, agreed = self._agreed
+        wait = max(2.0, IDLE_SHARE * took) if took > SLOW_SECONDS else 0.0
+        if exact:
             agreed = self._agreement()
+        elif changes != self.changes and now - since > wait:
+            agreed = self._agreement(SHOWN_PAIRS)
             self._agreed = now, time.monotonic() - now, self.changes, agreed
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
         decided = sum(bool(own) for own in (self.votes.adjudicated if given else self.votes.independent).values())
         total = decided + conflicts if given else len(self.items)
-        return agreed._replace(done=decided, total=total, raters=Counter(self._counted()))
+        step: Step = "adjudicated" if given else "independent"
+        raters = {self.names[rater]: count for (at, rater), count in self._said.items() if count and at == step}
+        return agreed._replace(done=decided, total=total, raters=raters)
 
-    def _agreement(self) -> Status:
+    def _agreement(self, pairs: int | None = None) -> Status:
         independent = self.votes.independent
         named = [(self._group(key), self._named(own)) for key, own in independent.items() if len(own) > 1]
         if self.source.work == "adjudicate":
@@ -208,7 +223,7 @@ class Session:
             for item in sampled
         ]
         return Status(
-            agreements=tuple(agreements(named, self.source.scale.values)),
+            agreements=tuple(agreements(named, self.source.scale.values, pairs)),
             sample=sample_error(said),
             sample_total=len(sampled),
             open_conflicts=len(self.conflicts()),
@@ -217,10 +232,6 @@ class Session:
     def _group(self, key: str) -> tuple[str, str]:
         """Records of one patient are alike, which the interval of an agreement takes into account."""
         return ("patient", self._patients[key]) if key in self._patients else ("record", key)
-
-    def _counted(self) -> Iterator[str]:
-        step = "adjudicated" if self.source.work == "adjudicate" else "independent"
-        return (self.names[entry.rater] for entry in self.entries if entry.step == step)
 
     def _named(self, own: Mapping[int, int]) -> dict[str, int]:
         return {self.names[rater]: value for rater, value in own.items()}
@@ -252,6 +263,7 @@ class Session:
 
     def _ask_to_learn(self) -> None:
         """Hand what was decided to the thread that learns: it must not read what this one changes."""
+        self._learnt = self.changes
         self._rated = {self._place[key]: final.value for key, final in self.finals().items()}
         self.learn.set()
 

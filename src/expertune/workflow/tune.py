@@ -15,7 +15,7 @@ from ..export.merged import MergeTarget, merge
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..modelset.code_branch import decision_of, scored
-from ..modelset.tfidf_classifier import soft_labels
+from ..modelset.word_pool import soft_labels
 from ..predict.score import Pass
 from ..readout.build import Readout, build_readout
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
