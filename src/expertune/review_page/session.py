@@ -23,6 +23,7 @@ from .source import Final, Item, Source
 
 LEARN_EVERY = 10  # ratings after which TF-IDF is fitted anew, or later:
 LEARN_SHARE = 0.02  # of all ratings, since fewer change little, and a fit takes longer with each
+LEARN_REST = 4  # times the seconds of a fit, before the next one: it takes a fifth of a core at most from the page
 SLOW_SECONDS = 0.01  # an agreement that takes longer is computed at most every two seconds,
 IDLE_SHARE = 20  # and not before so many times the seconds that it took
 SHOWN_PAIRS = 6  # of experts, on the page: those with most records in common
@@ -251,15 +252,18 @@ class Session:
         keys = [item.key for item in self.source.items]
         if self.source.work == "rate":
             self.order = [keys[place] for place in marks.first_order(features, self.seed)]
+        rest = 0.0
         while True:
+            time.sleep(rest)
             self.learn.wait()
             self.learn.clear()
+            start = time.monotonic()
             model = marks.fit(features, self._rated)
-            if model is None:
-                continue
-            self.model = model
-            if self.source.work == "rate":
-                self.order = [keys[at] for at in marks.informative_order(model, self.seed)]
+            if model is not None:
+                self.model = model
+                if self.source.work == "rate":
+                    self.order = [keys[at] for at in marks.informative_order(model, self.seed)]
+            rest = LEARN_REST * (time.monotonic() - start)
 
     def _ask_to_learn(self) -> None:
         """Hand what was decided to the thread that learns: it must not read what this one changes."""
