@@ -37,6 +37,7 @@ from runs import PAGE, RESULTS, ROOT, Entry, append_result, latest, put_between,
 
 FILE = RESULTS / "load.jsonl"
 VISITS = ROOT / "examples" / "formatted_dataset.csv"
+RECORDS = 60_000  # of the page: more than are rated
 PATIENCE = 120.0  # seconds for an answer
 UNENDED = 50_000  # bytes of a body that a slow or broken client announces
 
