@@ -125,23 +125,22 @@ def _assemble(
     """The whole configuration: the base's own, with every member's figures in it."""
     base, tfidf = searched[0].config, context.inputs.signals.tfidf
     rule = selection.rule if selection else base.rule
+    calibrations = selection.calibrations if selection else {}
     faults = [f"a judgement of {each.member.name}: {each.fault}" for each in searched if each.fault]
 
     def figures(name: str) -> dict[str, object]:
         agreement = selection.agreements.get(name) if selection else None
         return {"weight": float(name in rule.members), "dev_agreement": agreement}
 
-    def calibration(name: str) -> dict[str, object]:
-        return {"calibration": selection.calibrations.get(name) if selection else None}
-
     return base.changed(
         missing=(*base.missing, *faults),
         rule=rule,
         models=tuple(
             Member.model_validate(
-                {**_prompt_facts(each, base=at == 0), **figures(each.member.name), **calibration(each.member.name)}
+                {**_prompt_facts(each, base=at == 0), **figures(name), "calibration": calibrations.get(name)}
             )
             for at, each in enumerate(searched)
+            for name in (each.member.name,)
         ),
         screening=Screening(
             budget_seconds=context.config.model_set_budget_seconds,

@@ -57,17 +57,17 @@ def select_rater(
     calibrated_NK = {name: _cross_calibrated(own_NK, true_N, fold_N, config.seed) for name, own_NK in share_NK.items()}
     agreements = {name: agreement(true_N, own_NK) for name, own_NK in calibrated_NK.items()}
     best = max(shares, key=lambda name: (agreements[name].macro_f1 or 0.0, -agreements[name].log_loss))
-    rule = f"{best} is the language model that agrees best with {len(truth)} validation records"
+    reason = f"{best} is the language model that agrees best with {len(truth)} validation records"
     rater, rated = best, tuple(rated_rows(truth, share_NK[best], scale))
     if by_words:
         agreements[TFIDF] = agreement(true_N, *_shares_and_labels(by_words, scale))
         (gain,) = compare(
             (TFIDF, by_words), {best: rated_rows(truth, calibrated_NK[best], scale)}, truth, scale, groups, config
         )
-        rule = f"{rule}; TF-IDF is {_comparison(gain)}"
+        reason = f"{reason}; TF-IDF is {_comparison(gain)}"
         rater, rated = (TFIDF, tuple(by_words)) if proven(gain) else (rater, rated)
     return RaterSelection(
-        Rule(kind="single", members=(rater,), reason=rule),
+        Rule(kind="single", members=(rater,), reason=reason),
         agreements,
         {name: _calibration(own_NK, true_N, config.seed) for name, own_NK in share_NK.items()},
         rated,

@@ -10,7 +10,7 @@ from ..errors import OutputError, UsageError
 from ..files import remove_leftovers, write_json
 from ..stats.intervals import Estimate, Interval
 from .journal import PageJournal
-from .session import Session
+from .session import Session, Status
 from .source import write_results
 
 
@@ -45,7 +45,7 @@ class Results:
         try:
             session.journal.fact(self._fact, "written")  # first: a page that is killed now must start again
             count = write_results(session.source, finals, self.output)
-            write_json(self.summary, summary(session))
+            write_json(self.summary, summary(session.source.work, status))
         except OutputError as error:
             return str(error)
         left = status.open_conflicts
@@ -53,11 +53,10 @@ class Results:
         return f"{self.output.name}: {count:,} records with a rating{waiting}"
 
 
-def summary(session: Session) -> dict[str, object]:
+def summary(work: str, status: Status) -> dict[str, object]:
     """Counts, agreement and the random sample's error rate, without any text of a record."""
-    status = session.status(exact=True)
     return {
-        "work": session.source.work,
+        "work": work,
         "records": status.total,
         "rated": status.done,
         "raters": dict(status.raters),

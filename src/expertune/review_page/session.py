@@ -207,9 +207,9 @@ class Session:
             agreed = self._agreement(SHOWN_PAIRS)
             self._agreed = now, time.monotonic() - now, self.changes, agreed
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
-        decided = sum(bool(own) for own in (self.votes.adjudicated if given else self.votes.independent).values())
-        total = decided + conflicts if given else len(self.items)
         step: Step = "adjudicated" if given else "independent"
+        decided = sum(map(bool, self.votes.at(step).values()))
+        total = decided + conflicts if given else len(self.items)
         raters = {self.names[rater]: count for (at, rater), count in self._said.items() if count and at == step}
         return agreed._replace(done=decided, total=total, raters=raters)
 
