@@ -14,14 +14,19 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import NamedTuple
 
+import jinja2.sandbox
+
 import expertune.review_page.journal as page
 from expertune.config import make_config
+from expertune.engine import chat_template
+from expertune.engine.base import Message
 from expertune.errors import ExpertuneError, RenamedSettingWarning
+from expertune.export.decision import PromptFrame
 from expertune.gguf.quants import can_dequantize
 from expertune.gguf.read import GGUFFile, read_metadata
 from expertune.modelset import config as modelset
@@ -35,6 +40,7 @@ from expertune.record import read_record
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
 SECONDS = 1.0
 MEMORY = 1 << 30  # bytes
+JINJA = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as llama.cpp has it
 
 
 class TooSlow(BaseException):
@@ -77,6 +83,24 @@ def read_settings(path: Path) -> None:
         make_config(read_config(path).settings)
 
 
+def read_prompt(path: Path) -> None:
+    """Three parts of a prompt: before, around and after its messages, by a chat template that does what it likes."""
+    before, between, after, *_ = (*path.read_bytes().decode("utf-8", "replace").split("\0"), "", "", "")
+    for trims in (False, True):
+        frame = PromptFrame(before, after, trims=trims)
+        rendered = JINJA.from_string(frame.template()).render(state=between)
+        assert rendered == frame.of(between), "the served decision model would not get the prompt that was trained"
+
+    def render(messages: Sequence[Message]) -> str:
+        return before + between.join(message["content"] for message in messages) + after
+
+    lead = chat_template.answer_lead(render)
+    folds = not chat_template.shows_system(render)
+    assert all("\n" not in line for line in chat_template.remarks(render, lead, folds_system=folds))
+    chat_template.checked(render([chat_template.say("user", between)]), [chat_template.say("user", between)])
+    chat_template.after_turn(render, "model")
+
+
 TARGETS = {
     "gguf": Target("model.gguf", read_gguf),
     "csv": Target("rows.csv", lambda path: read_ratings(path, SCALE)),
@@ -88,6 +112,7 @@ TARGETS = {
     "model_set": Target("model_set_config.json", modelset.read),
     "readout": Target("readout.json", readout.read),
     "settings": Target("training_config.yaml", read_settings),
+    "prompt": Target("prompt.txt", read_prompt),
 }
 
 

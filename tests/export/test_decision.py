@@ -35,6 +35,8 @@ TEXTS = (
 )
 TEMPLATES = sorted(path.stem for path in (talkers.DATA / "templates").glob("*.jinja"))
 EDGES = "  blanks around  "
+# the record begins after a brace, and a line ends as in DOS
+BRACES = tiny.CHAT_TEMPLATE.replace("message['content']", "'{' + message['content'] + '}\\r\\n{#'")
 TEMPERATURE = 1.75
 
 
@@ -66,11 +68,11 @@ def tempered(shares: tuple[float, ...]) -> np.ndarray:
     return np.exp(scores_K) / np.exp(scores_K).sum()
 
 
-@pytest.mark.parametrize("model", ["plain", "gemma3", "llama-3.2", "qwen3", "gpt-oss"])
+@pytest.mark.parametrize("model", ["plain", "braces", "gemma3", "llama-3.2", "qwen3", "gpt-oss"])
 def test_the_server_decides_as_the_codes_are_scored(tmp_path: Path, model: str) -> None:
     base = tmp_path / "base.gguf"
-    if model == "plain":
-        tiny.make(base)
+    if model in ("plain", "braces"):
+        tiny.make(base, chat_template=BRACES if model == "braces" else tiny.CHAT_TEMPLATE)
     else:
         talkers.make(base, talkers.template(model))
     with LlamaCppEngine(base, context=768, threads=1) as engine:

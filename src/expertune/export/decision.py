@@ -7,7 +7,6 @@ xllamacpp 2026.10). Options must come in the order of the labels: the template n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -87,6 +86,6 @@ def is_decision_key(key: str) -> bool:
 
 
 def _literal(text: str) -> str:
-    """Text as a Jinja template that renders it: a brace that begins a tag, and a last line end, are expressions."""
-    escaped = re.sub(r"\{(?=[{%#])", '{{ "{" }}', text)
+    """Text as a Jinja template that renders it: braces, carriage returns and a last line end are expressions."""
+    escaped = text.replace("{", '{{ "{" }}').replace("\r", '{{ "\\r" }}')
     return f'{escaped[:-1]}{{{{ "\\n" }}}}' if escaped.endswith("\n") else escaped
