@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "expertune"
 # An import may only point to an entry before its own, or stay inside its package.
 ROWS = (
     ("__init__", "errors", "faults", "renamed_settings", "setting", "config", "files", "log", "machine", "optional"),
-    ("stats",),
+    ("stats", "text"),
     ("gguf",),
     ("engine",),
     ("ratings",),

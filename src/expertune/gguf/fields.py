@@ -94,15 +94,15 @@ class Cursor:
         return layout.unpack_from(self.map, self.skip(layout.size, what))[0]
 
     def name(self, what: str, longest: int) -> str:
-        """A key or a tensor's name: not empty, at most `longest` bytes, UTF-8."""
+        """A key or a tensor's name: not empty, at most `longest` bytes, UTF-8 without control characters."""
         length = self.number(UINT64, what)
         if not 0 < length <= longest:
             raise self.damaged(f"{what} is {length} bytes long (1 to {longest} are possible)")
         start = self.skip(length, what)
-        try:
-            return self.map[start : self.position].decode("utf-8")
-        except UnicodeDecodeError:
-            raise self.damaged(f"{what} is not text") from None
+        name = self.map[start : self.position].decode("utf-8", errors="replace")
+        if not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name:
+            raise self.damaged(f"{what} is not text")
+        return name
 
     def value_type(self, what: str) -> GGUFValueType:
         number = self.number(UINT32, what)

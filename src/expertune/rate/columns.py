@@ -11,6 +11,7 @@ from ..outputs import plain_name
 from ..predict.uncertainty import Uncertainty
 from ..ratings.scale import RatingScale
 from ..ratings.tables import CellsByColumn
+from ..text import one_line
 from .journal import JournalEntry
 
 LOW_CONFIDENCE = 0.6
@@ -154,11 +155,6 @@ def rationale_of(answer: str) -> str:
             whole = json.loads(f'"{text[: len(text) - shorter]}"', strict=False)
         except json.JSONDecodeError:
             continue
-        line = _one_line(whole)
+        line = one_line(whole)
         return f"{line}…" if cut and line else line
-    return _one_line(text)
-
-
-def _one_line(text: str) -> str:
-    """Without the control characters that a model may write and a spreadsheet may not read."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return one_line(text)

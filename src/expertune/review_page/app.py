@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from ..errors import OutputError
 from ..stats.intervals import Estimate
+from ..text import one_line
 from .results import Results
 from .security import Access, Guard
 from .session import Session, View
@@ -197,7 +198,7 @@ async def form(request: Request) -> dict[str, str]:
 
 def clean(text: str) -> str:
     """A comment in one line, without control characters."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST_COMMENT]
+    return one_line(text)[:LONGEST_COMMENT]
 
 
 def interval(estimate: Estimate) -> str:

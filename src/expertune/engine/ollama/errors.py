@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ...errors import EngineError, ExpertuneError, OutputError, UsageError
+from ...text import one_line
 from ..base import without_record
 
 READ = 2000  # characters of an error text that are read
@@ -91,4 +92,4 @@ def _inner(text: str) -> str:
             break
         error = value.get("error", value) if isinstance(value, dict) else value
         text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    return " ".join("".join(each if each.isprintable() else " " for each in text[:READ]).split())
+    return one_line(text[:READ])
