@@ -28,6 +28,7 @@ from expertune.rate.runner import rate_file
 from expertune.rate.serve import serve
 from expertune.ratings.dataset import Dataset, load_dataset
 from expertune.readout import record as readout_file
+from expertune.readout.classifier import ReadoutClassifier
 from expertune.readout.curve import states_curve
 from expertune.readout.fit import Fit, fit
 from expertune.readout.record import ReadoutRecord
@@ -149,7 +150,7 @@ def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
     assert again == record
     prompts = [row.prompt for row in dataset.split.train]
     layer = found.depths.index(record.states.depth)
-    shares = again.predict(found.states_NLPD[:, layer], prompts)
+    shares = ReadoutClassifier(again).predict(found.states_NLPD[:, layer], prompts)
     assert [sum(each) for each in shares] == pytest.approx([1.0] * len(prompts))
     truth = [list(record.rating_mapping.values()).index(row.value) for row in dataset.split.train]
     loss = -np.mean([math.log(each[label]) for each, label in zip(shares, truth, strict=True)])

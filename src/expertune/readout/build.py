@@ -20,6 +20,7 @@ from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
 from ..train.encode import Row, Tokenized
 from ..workspace import Workspace
+from .classifier import ReadoutClassifier
 from .curve import states_curve
 from .fit import Fit, fit
 from .record import VERSION, ReadoutRecord
@@ -123,7 +124,7 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
     if dataset.unlabelled and (others := dataset.unlabelled.records):
-        shares = record.predict(unlabelled_NLPD[:, layer], [each.prompt for each in others])
+        shares = ReadoutClassifier(record).predict(unlabelled_NLPD[:, layer], [each.prompt for each in others])
         soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
     curve = states_curve(train, found, made.states, dataset.scale, dataset.split.groups, config)
     dev = rate(dataset.examples.dev, rows.dev, dev_NLPD)
@@ -151,7 +152,8 @@ def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str
 def rate_by(record: ReadoutRecord, examples: Sequence[Example], states_NPD: States) -> tuple[Rated, ...]:
     """The readout's ratings of records, by their states at its depth."""
     pairs = list(record.rating_mapping.items())
-    shares = record.predict(states_NPD, [each.record for each in examples])
+    readout = ReadoutClassifier(record)
+    shares = readout.predict(states_NPD, [each.record for each in examples])
     return tuple(
-        Rated(example.id, *pairs[record.choose(own)], own) for example, own in zip(examples, shares, strict=True)
+        Rated(example.id, *pairs[readout.choose(own)], own) for example, own in zip(examples, shares, strict=True)
     )

@@ -1,4 +1,4 @@
-"""readout.json, version 2: its record, how it is read and written, and the probabilities that it gives.
+"""readout.json, version 2: its record, and how it is read and written.
 
 Without `--redact` it holds words of the training records in its TF-IDF tables, as model_set_config.json does, so it
 contains patient text (mode 0600). It holds numbers and words, never a pickle: nothing in the file is run.
@@ -21,9 +21,7 @@ from ..errors import UsageError
 from ..faults import faults
 from ..files import write_json
 from ..modelset.records import LabelWeight, Number, PoolWeight, Share, StrictRecord, Text, TfidfTables
-from ..modelset.tfidf_classifier import predict_tfidf, unpacked
-from ..stats.label_choice import choose
-from ..stats.pooling import LogPool
+from ..modelset.tfidf_classifier import unpacked
 
 VERSION = 2
 STATES = "states"  # the name of the rater by hidden states
@@ -110,18 +108,6 @@ class ReadoutRecord(StrictRecord):
         if not len(self.label_bias) == len(self.label_weights) == len(self.rating_mapping):
             raise ValueError("there is not one bias and one weight for each label")
         return self
-
-    def predict(self, state_NPD: NDArray[np.float32], prompts: Sequence[str]) -> list[tuple[float, ...]]:
-        """Probabilities of the labels of rating_mapping for records: their pooled states and their texts."""
-        labels = list(self.rating_mapping)
-        by_words = {name: np.asarray(predict_tfidf(tables, prompts, labels)) for name, tables in self.words.items()}
-        shares = {STATES: self.states.predict(state_NPD, labels)} | by_words
-        pool = LogPool(tuple(self.weights[name] for name in shares), self.label_bias)
-        return [tuple(map(float, own_K)) for own_K in pool.combine(list(shares.values()))]
-
-    def choose(self, probabilities: Sequence[float]) -> int:
-        """Index of the label that is written for a record's probabilities."""
-        return int(choose(np.asarray([probabilities]), self.label_weights)[0])
 
 
 def features_of(state_NPD: NDArray[np.float32], features: str) -> Floats:

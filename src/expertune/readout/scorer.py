@@ -9,6 +9,7 @@ from ..errors import EngineError
 from ..predict.score import LanguageModelScorer, Messages, Prediction
 from ..predict.together import Together
 from ..ratings.scale import RatingScale
+from .classifier import ReadoutClassifier
 from .record import ReadoutRecord
 from .states import BaseStates
 
@@ -27,7 +28,7 @@ class ReadoutScorer(LanguageModelScorer):
         super().__init__(engine, messages, scale)
         self._shared = SharedTokens(readout.states.shared_beginning, readout.states.shared_end)
         self.name, self.slots = NAME, AT_ONCE
-        self._readout, self._base = readout, base
+        self._readout, self._base = ReadoutClassifier(readout), base
         self._rate = Together(self._rate_records, AT_ONCE)
 
     def score(self, record: str) -> Prediction:
