@@ -1,4 +1,4 @@
-"""README is run as it stands: every command and every block of Python, on the example base and example visits.
+"""README is run as it stands: every command and every block of Python, on a tiny model and example visits.
 
 What cannot run here is named with the reason; a command that is in neither list fails, so that none is forgotten.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +15,12 @@ import pandas as pd
 import pytest
 
 import hospital
+import tiny
 from expertune.cli.main import main
 from expertune.fine_tuner import FineTuner
 from pages import GUIDES, README, ROOT, blocks, command_lines
 
-ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+ROWS = ROOT / "examples/formatted_dataset.csv"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 NOT_RUN = {
     ("make", "demo"): "a quarter of an hour; tests/examples/test_demo.py and .ci/run run it on the example base",
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     rows = pd.read_csv(ROWS)
     rows.head(90).to_csv(tmp_path / "formatted_dataset.csv", index=False)
     rows.iloc[90:110].drop(columns=["Standardized_Rating"]).to_csv(tmp_path / "new_records.csv", index=False)
-    shutil.copy(BASE, tmp_path / "my-model.gguf")
+    tiny.make(tmp_path / "my-model.gguf", context=2048)
     return tmp_path
 
 

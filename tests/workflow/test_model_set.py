@@ -432,7 +432,7 @@ def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
         "--approach",
         "model-set",
         "--model-set-budget-seconds",
-        "4",
+        "10",
         "--bootstrap-resamples",
         "100",
         "--models",
