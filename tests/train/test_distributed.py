@@ -259,7 +259,7 @@ def test_the_others_end_with_a_first_process_that_is_killed() -> None:
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expertune")
 QUICK = (
     *("--topics", "respiratory infections", "--epochs", "3", "--learning-rate", "3e-3", "--rank", "8"),
-    *("--compute-dtype", "fp32", "--device", "cpu", "--threads", "2", "--checkpoint-seconds", "0"),
+    *("--compute-dtype", "fp32", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0"),
     *("--class-weight", "none", "--approach", "tune", "--no-readout", "--no-fallback", "--bootstrap-resamples", "200"),
 )
 
