@@ -6,6 +6,7 @@
 
 The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
 row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot.
+With `--codes` ours scores the codes of a file that was tuned with `--code-branch`: one place, one request.
 With `--answer-tokens` the peer writes exactly so many tokens, without a grammar, once for each of the numbers.
 `--engine torch` compares our runner over the embedded engine with our runner over our own decoder: rows per second of
 wall time and of processor time, and how far their probabilities differ.
@@ -44,10 +45,12 @@ from expertune.rate.columns import Wanted, share_columns  # noqa: E402
 from expertune.rate.journal import Journal  # noqa: E402
 from expertune.rate.runner import RateRequest, rate_records  # noqa: E402
 from expertune.rate.writer import CsvWriter  # noqa: E402
+from expertune.ratings.codes import WORDS, LabelScoring  # noqa: E402
 from expertune.ratings.examples import chat_messages  # noqa: E402
 from expertune.ratings.records import open_records  # noqa: E402
 from expertune.ratings.scale import DEFAULT_MAPPING, RatingScale, answer_opening, make_scale, parse_answer  # noqa: E402
 from expertune.torch_engine import open_engine  # noqa: E402
+from expertune.train.code_branch import choose_branch  # noqa: E402
 
 SCALE, TOPIC = make_scale(DEFAULT_MAPPING), "respiratory infections"
 CONTEXT, MOST_TOKENS = 2240, 160
@@ -69,9 +72,18 @@ def messages(prompt: str) -> tuple[dict[str, str], ...]:
     return chat_messages(prompt, SCALE, TOPIC)
 
 
-def ours(engine: Any, source: Path, folder: Path, scale: RatingScale = SCALE, topic: str = TOPIC) -> float:
+def ours(
+    engine: Any,
+    source: Path,
+    folder: Path,
+    scale: RatingScale = SCALE,
+    topic: str = TOPIC,
+    scoring: LabelScoring = WORDS,
+) -> float:
     """Seconds from the input file to the output file, journal included."""
-    scorer = LanguageModelScorer(engine, lambda prompt: chat_messages(prompt, scale, topic), scale)
+    scorer = LanguageModelScorer(
+        engine, lambda prompt: chat_messages(prompt, scale, topic, scoring.branch), scale, scoring
+    )
     wanted = Wanted(scale, Uncertainty())
     asked = RateRequest(scorer, "bench", 1, "bench", wanted, workers=engine.slots + 1)
     start = time.perf_counter()
@@ -104,14 +116,23 @@ def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[floa
     return time.perf_counter() - start, tokens / rows, unparsed
 
 
-def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[int]) -> None:
+def code_scoring(engine: LlamaCppEngine) -> LabelScoring:
+    """The codes that a training with this model chooses."""
+    branch = choose_branch(engine, engine.render(messages("warm up")), len(SCALE.labels))
+    if branch is None:
+        raise SystemExit("this model's vocabulary has no codes of one token")
+    return LabelScoring("code", branch)
+
+
+def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[int], codes: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = shortened(csv, folder / "rows.csv", rows)
         with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
             engine.generate(engine.render(messages("warm up")), max_tokens=4)
+            scoring = code_scoring(engine) if codes else WORDS
             cpu = time.process_time()
-            our_seconds = ours(engine, source, folder)
+            our_seconds = ours(engine, source, folder, scoring=scoring)
             our_cpu = time.process_time() - cpu
         count = open_records(source).rows
         for length in lengths or [None]:
@@ -124,6 +145,7 @@ def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[i
                 "model": model.name,
                 "rows": count,
                 "threads": threads or "all",
+                "scored by": scoring.by,
                 "ours_rows_per_second": round(count / our_seconds, 2),
                 "peer_rows_per_second": round(count / peer_seconds, 2),
                 "peer_answer_tokens": round(tokens, 1),
@@ -238,6 +260,7 @@ def main() -> None:
         default=[],
         help=f"exact lengths of the peer's answer; by default until it ends, at most {MOST_TOKENS}",
     )
+    parser.add_argument("--codes", action="store_true", help="ours by the codes of a file tuned with --code-branch")
     parser.add_argument(
         "--million", action="store_true", help="memory at 10,000, 100,000 and 1,000,000 rows, stub engine"
     )
@@ -251,7 +274,7 @@ def main() -> None:
     elif options.engine:
         compare_engines(options.model, options.csv, options.mapping, options.rows, options.threads)
     else:
-        compare(options.model, options.csv, options.rows, options.threads, options.answer_tokens)
+        compare(options.model, options.csv, options.rows, options.threads, options.answer_tokens, options.codes)
 
 
 if __name__ == "__main__":
