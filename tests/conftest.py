@@ -22,8 +22,10 @@ ON_REQUEST = "on real models, which are fetched (331 MB): ask for it with -m rea
 IN_OLLAMA = "makes models in the Ollama server at OLLAMA_HOST and removes them: ask for it with -m ollama"
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 LONGEST = (
-    "test_readme.py", "parity/test_families.py", "test_fine_tuner.py", "test_ollama_end_to_end.py",
-    "workflow/test_model_set.py", "test_registration_refused.py", "report/test_report.py",
+    "train/test_distributed.py", "proofs/test_full_disk.py", "test_registration_refused.py", "test_fine_tuner.py",
+    "parity/test_families.py", "test_ollama_end_to_end.py", "test_readme.py", "workflow/test_model_set.py",
+    "workflow/test_checkpoints.py", "workflow/test_plan_time.py", "workflow/test_unlabelled.py",
+    "report/test_report.py", "workflow/test_families.py",
 )  # fmt: skip
 
 
