@@ -24,8 +24,7 @@ from .source import Final, Item, Source
 LEARN_EVERY = 10  # ratings after which TF-IDF is fitted anew, or later:
 LEARN_SHARE = 0.02  # of all ratings, since fewer change little, and a fit takes longer with each
 LEARN_REST = 4  # times the seconds of a fit, before the next one: it takes a fifth of a core at most from the page
-SLOW_SECONDS = 0.01  # an agreement that takes longer is computed at most every two seconds,
-IDLE_SHARE = 20  # and not before so many times the seconds that it took
+IDLE_SHARE = 20  # times the seconds that an agreement took, before it is computed anew
 SHOWN_PAIRS = 6  # of experts, on the page: those with most records in common
 View = str  # "rate" (or review) and "adjudicate": the two pages of a rater
 
@@ -194,16 +193,15 @@ class Session:
         return found
 
     def status(self, *, exact: bool = False) -> Status:
-        """Progress and agreement as they are shown: of very many records the agreement is a few seconds old.
+        """Progress and agreement as they are shown: of many records the agreement is some seconds old.
 
         `exact`: as they are now, with the agreement of every pair of experts.
         """
         now = time.monotonic()
         since, took, changes, agreed = self._agreed
-        wait = max(2.0, IDLE_SHARE * took) if took > SLOW_SECONDS else 0.0
         if exact:
             agreed = self._agreement()
-        elif changes != self.changes and now - since > wait:
+        elif changes != self.changes and now - since > IDLE_SHARE * took:
             agreed = self._agreement(SHOWN_PAIRS)
             self._agreed = now, time.monotonic() - now, self.changes, agreed
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
