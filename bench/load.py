@@ -136,9 +136,7 @@ def serve_page(folder: Path, source: Path | None) -> Iterator[Served]:
         with open(records, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("Row_ID", "Prompt"))
-            rows.writerows(
-                (at + 1, f"{visits[at % len(visits)]['Prompt']}\nVisit: {at}") for at in range(60_000)
-            )  # more than are rated
+            rows.writerows((at + 1, f"{visits[at % len(visits)]['Prompt']}\nVisit: {at}") for at in range(RECORDS))
     with _started(folder, "review", records.name, "--page", until="open ") as (process, said):
         address = urllib.parse.urlparse(said.split("open ")[1].split()[0])
         headers = f"Origin: http://127.0.0.1:{address.port}\r\nHX-Request: true\r\n"

@@ -19,6 +19,7 @@ from fuzz import MEMORY, SECONDS, TARGETS
 CORPUS = ROOT / "tests" / "data" / "corpus"
 RUN = 250_000  # inputs of one process
 LONGEST = 4096  # bytes of an input
+WALL_SECONDS = 3600  # of an input: a process that is paused for another bench does not hang
 
 
 def fuzz_targets(names: Sequence[str], inputs: int, until: float, folder: Path, kept: Path | None, file: Path) -> None:
@@ -45,7 +46,12 @@ def fuzz_run(name: str, inputs: int, seconds: float, place: Path, folder: Path) 
     path = os.pathsep.join(
         [str(ROOT / "src"), str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     )
-    limits = [f"-runs={inputs}", f"-max_total_time={max(1, int(seconds))}", f"-max_len={LONGEST}", "-timeout=3600"]
+    limits = [
+        f"-runs={inputs}",
+        f"-max_total_time={max(1, int(seconds))}",
+        f"-max_len={LONGEST}",
+        f"-timeout={WALL_SECONDS}",
+    ]
     memory = [f"-rss_limit_mb={4 * MEMORY >> 20}", "-print_final_stats=1", f"-artifact_prefix={place}-"]
     command = [sys.executable, str(ROOT / "tests" / "fuzz.py"), name, str(place), str(CORPUS / name), *limits, *memory]
     start = time.perf_counter()

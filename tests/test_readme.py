@@ -23,7 +23,7 @@ from pages import GUIDES, README, ROOT, blocks, command_lines
 ROWS = ROOT / "examples/formatted_dataset.csv"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 NOT_RUN = {
-    ("make", "demo"): "a quarter of an hour; tests/examples/test_demo.py and .ci/run run it on the example base",
+    ("make", "demo"): "a download and five minutes; tests/examples/test_demo.py and .ci/run run it on the example base",
     ("make", "test"): "these tests",
     (".", ".venv/bin/activate"): "changes the shell only",
 }
