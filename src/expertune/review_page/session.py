@@ -192,16 +192,16 @@ class Session:
                 found[key] = Final(decided, " | ".join(comments.get(key, ())))
         return found
 
-    def status(self, *, exact: bool = False) -> Status:
+    def status(self, *, fresh: bool = False, exact: bool = False) -> Status:
         """Progress and agreement as they are shown: of many records the agreement is some seconds old.
 
-        `exact`: as they are now, with the agreement of every pair of experts.
+        `fresh`: as they are now. `exact`: so, and with the agreement of every pair of experts.
         """
         now = time.monotonic()
         since, took, changes, agreed = self._agreed
         if exact:
             agreed = self._agreement()
-        elif changes != self.changes and now - since > IDLE_SHARE * took:
+        elif changes != self.changes and (fresh or now - since > IDLE_SHARE * took):
             agreed = self._agreement(SHOWN_PAIRS)
             self._agreed = now, time.monotonic() - now, self.changes, agreed
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
