@@ -62,7 +62,7 @@ class Model:
     def __init__(self, way: Sequence[int], free: set[int]) -> None:
         self.way, self.free = list(way), free
         self.looks: list[tuple[int, ...]] = []
-        self.forced: list[tuple[tuple[int, ...], int]] = []
+        self.forced: list[tuple[tuple[int, ...], list[int]]] = []
 
     def look(self, path: Sequence[int], room: int) -> list[tuple[int, dict[int, float]]]:
         self.looks.append(tuple(path))
@@ -73,9 +73,9 @@ class Model:
             path = [*path, token]
         return said
 
-    def force(self, path: Sequence[int], wanted: int) -> dict[int, float]:
-        self.forced.append((tuple(path), wanted))
-        return {wanted: _log_prob(path, wanted)}
+    def force(self, path: Sequence[int], wanted: Sequence[int]) -> dict[int, float]:
+        self.forced.append((tuple(path), [*wanted]))
+        return {token: _log_prob(path, token) for token in wanted}
 
 
 @given(st.lists(WORDS, min_size=1, max_size=6), st.sets(st.integers(0, 3)), WORDS)
@@ -85,7 +85,8 @@ def test_every_token_of_a_tail_is_counted_once(tails: list[list[int]], free: set
     found = sum_log_probs(tails, model.look, model.force)
     assert found.log_probs == pytest.approx(expected)
     assert len(model.looks) == len(set(model.looks))
-    assert len(model.forced) == len(set(model.forced))
+    places = [path for path, _ in model.forced]
+    assert len(places) == len(set(places)), "all the tokens of a place in one question"
     assert found.questions == len(model.looks) + len(model.forced)
     assert sum_log_probs(tails, None, model.force).log_probs == pytest.approx(expected)
 
@@ -100,7 +101,7 @@ def test_answers_that_part_at_a_token_share_one_look():
     """A second look at the same tokens may differ in the last digits; the first one is kept."""
     model = Model([1], {1})
     assert sum_log_probs([[2], [1], [3]], model.look, model.force).log_probs == pytest.approx([-0.2, -0.1, -0.3])
-    assert model.looks == [()] and model.forced == [((), 2), ((), 3)]
+    assert model.looks == [()] and model.forced == [((), [2, 3])]
 
 
 def test_a_model_that_would_rather_end_is_made_to_say_it():

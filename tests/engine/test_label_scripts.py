@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 import tiny
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
-from expertune.engine.next_tokens import NextTokens
+from expertune.engine.next_tokens import FREE_LOGPROBS, NextTokens
 from expertune.errors import EngineError
+from expertune.predict.score import softmax
 from expertune.ratings.scale import answer_opening
+from expertune.train.code_branch import choose_branch, code_tokens
 from label_sets import ASK, LABEL_SETS, Decoder, split, summed
 
 BASE = Path(__file__).parents[2] / "examples/base.gguf"
@@ -68,6 +71,43 @@ def test_scores_are_those_of_the_whole_vocabulary(engine: LlamaCppEngine, name: 
     scores, expected = engine.score(prompt, answers).log_probs, summed(start, tails, log_probs)
     for score, right, tail in zip(scores, expected, tails, strict=True):
         assert score == pytest.approx(right, abs=1e-4 * len(tail))
+
+
+def test_codes_take_one_question(engine: LlamaCppEngine, decoder: Decoder) -> None:
+    prompt, asked = engine.render(ASK), []
+    branch = choose_branch(engine, prompt, 3)
+    assert branch is not None
+    ask = engine._server.ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._server, "ask", lambda path, body=None: asked.append(path) or ask(path, body))
+        scores = engine.score(prompt, branch.answers()).log_probs
+    assert asked.count("/completion") == 1
+    found = code_tokens(engine, prompt, branch)
+    log_V = decoder.log_probs([*engine.tokenize(prompt), *found.lead])
+    shares = softmax([log_V[code] for code in found.codes])
+    assert softmax(scores) == pytest.approx(shares, abs=CACHE_ROUNDING)
+
+
+def test_unlikely_tokens_are_compared_in_one_question(engine: LlamaCppEngine, decoder: Decoder) -> None:
+    """More of them than llama.cpp lists of its own."""
+    letters = engine._tokens("\n".join(string.printable), begin=False, special=False)
+    start, wanted = engine.tokenize(engine.render(ASK)), sorted({token for token, _ in letters})
+    assert len(wanted) > FREE_LOGPROBS
+    log_V, asked = decoder.log_probs(start), []
+
+    def complete(body: Mapping[str, Any], kind: type[Any]) -> Any:
+        asked.append(body)
+        return engine._complete(body, kind)
+
+    after = NextTokens(complete, start, 0, stand_in=engine._newline, unlisted=set())
+    found = after.forced([], wanted)
+    assert [found[token] for token in wanted] == pytest.approx([log_V[t] for t in wanted], abs=2 * CACHE_ROUNDING)
+    assert len(asked) == 2, "the first one, and all others"
+    found = after.alike(wanted)
+    shift = sum(log_V[token] - found[token] for token in wanted) / len(wanted)
+    expected = [log_V[token] - shift for token in wanted]
+    assert [found[token] for token in wanted] == pytest.approx(expected, abs=2 * CACHE_ROUNDING)
+    assert len(asked) == 3
 
 
 def test_the_labels_are_cut_inside_their_characters(engine: LlamaCppEngine) -> None:
@@ -182,7 +222,7 @@ def test_a_walk_through_nothing_but_parts_of_characters() -> None:
 
 def test_another_token_than_the_wanted_one_is_an_error() -> None:
     with pytest.raises(EngineError, match="did not take token 6"):
-        answering(tokens=[5], completion_probabilities=[entry(5)]).forced([], 6)
+        answering(tokens=[5], completion_probabilities=[entry(5)]).forced([], [6])
 
 
 @pytest.mark.parametrize("share", [1e-20, 0.0, None])
@@ -195,4 +235,4 @@ def test_a_token_of_hardly_any_probability_has_a_finite_score(share: float | Non
 
     after = NextTokens(complete, [1], 0, stand_in=10, unlisted={7})
     # the stand-in has -1 and is raised by 20 nats over the likeliest token's -0.5
-    assert after.forced([], 7)[7] == pytest.approx(-1 + math.log(share or 1e-45) + 20.5)
+    assert after.forced([], [7])[7] == pytest.approx(-1 + math.log(share or 1e-45) + 20.5)

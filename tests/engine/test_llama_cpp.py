@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import tiny
 from expertune.engine.base import Scores
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.engine.llama_cpp.tokens import Tokenizer
 from expertune.errors import EngineError
 
 ASK = [{"role": "system", "content": "Rate this record."}, {"role": "user", "content": "cough and fever"}]
@@ -130,6 +131,37 @@ def test_a_continuation_leaves_the_prompts_tokens_alone(engine: LlamaCppEngine):
         assert _text(engine, tokens) == b"ing"
         alone = engine.tokenize(prompt)
         assert alone + tokens == joint or joint[: len(alone)] != alone
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+
+
+@settings(max_examples=60, deadline=None)
+@given(record=TEXTS | st.sampled_from(["<|im_end|>", "<s>", "a\n"]), answers=st.lists(TEXTS, min_size=1, max_size=4))
+def test_an_answer_after_the_same_turn_is_tokenised_once(engine: LlamaCppEngine, record: str, answers: list[str]):
+    """What is remembered of other records is what a tokenizer finds that has seen none."""
+    prompt, paths = engine.render([{"role": "user", "content": record}]), []
+
+    def counted(path: str, body: Any) -> Any:
+        paths.append(path)
+        return engine._server.ask(path, body)
+
+    fresh = Tokenizer(counted)
+    assert engine.spelled(prompt, answers) == fresh.spelled(prompt, answers)
+    paths.clear()
+    fresh.spelled(prompt, answers)
+    assert paths == ["/tokenize"], "the prompt alone"
+
+
+def test_records_at_the_end_of_a_prompt_are_not_looked_at_token_by_token(tmp_path: Path):
+    asked: list[str] = []
+    with serve(tmp_path, chat_template=ENDLESS) as engine:
+        tokenizer = Tokenizer(lambda path, body: asked.append(body["content"]) or engine._server.ask(path, body))
+        for record in ("a cough, ", "a fever and pain, "):
+            prompt = engine.render([{"role": "user", "content": record * 9}])
+            asked.clear()
+            assert tokenizer.spelled(prompt, ANSWERS)[0] == engine.tokenize(prompt)
+    assert asked == [prompt, *(prompt + answer for answer in ANSWERS)]
 
 
 def _text(engine: LlamaCppEngine, tokens: list[int]) -> bytes:

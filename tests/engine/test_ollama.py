@@ -118,7 +118,7 @@ def _path_score(file: Path, prompt: str, pieces: list[bytes]) -> float:
             found = vocabulary.get(piece)
             token = found if found is not None else engine._tokens(piece.decode(), begin=False, special=False)[0][0]
             following = NextTokens(engine._complete, ids, 0, stand_in=engine._newline, unlisted=set())
-            total += following.forced([], token)[token]
+            total += following.forced([], [token])[token]
             ids.append(token)
     return total
 

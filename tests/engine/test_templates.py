@@ -308,7 +308,7 @@ def test_long_factors_are_never_served(tmp_path: Path):
         with LlamaCppEngine(path, context=context, slots=slots, threads=1) as engine:
             assert engine.context == 512
             following = NextTokens(engine._complete, tokens, 0, stand_in=90, unlisted=set())
-            found = following.forced((), 90)
+            found = following.forced((), [90])
             # the engine's cache is half precise
             assert [found[token] for token in found] == pytest.approx([short_V[token] for token in found], abs=1e-2)
     with LlamaCppEngine(path, context=300, threads=1) as engine:

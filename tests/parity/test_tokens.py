@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
+from expertune.engine.llama_cpp.tokens import Tokenizer
+from expertune.ratings.scale import answer_opening
 from expertune.train.code_branch import choose_branch, code_tokens, is_decision
 
 OURS = Path(__file__).parents[1] / "data/vocab"
@@ -133,6 +135,15 @@ def test_continuations_of_real_vocabularies(served: tuple[Path, LlamaCppEngine])
     apart = engine.tokenize("Rate this record") + engine.continuation("Rate this record", "ing")
     text = engine._server.ask("/detokenize", {"tokens": apart})["content"]
     assert text.endswith("Rate this recording")
+
+
+def test_what_is_remembered_of_answers_is_what_a_new_tokenizer_finds(served: tuple[Path, LlamaCppEngine]):
+    _, engine = served
+    answers = [*map(answer_opening, ("Match", "Does Not Match", "不符合", "")), " A", "</s>"]
+    for record in ("cough", "cough ", "🩺\n", "<|im_start|>user\nfever", ""):
+        prompt = engine.render([{"role": "user", "content": record}])
+        for text in (prompt, prompt + record):
+            assert engine.spelled(text, answers) == Tokenizer(engine._server.ask).spelled(text, answers)
 
 
 def test_the_codes_are_one_token_each_after_their_lead(served: tuple[Path, LlamaCppEngine]) -> None:

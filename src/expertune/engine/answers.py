@@ -54,7 +54,7 @@ class SampledToken(Answer):
 
 
 class SampledTokens(Answer):  # with `post_sampling_probs`
-    completion_probabilities: tuple[SampledToken, ...]
+    completion_probabilities: tuple[SampledToken, ...] | None = None
 
 
 # --- Ollama ---

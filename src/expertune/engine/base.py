@@ -23,7 +23,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Scores:
-    """Natural-log probabilities of some answers; `exact` if they are those of the model's own tokens."""
+    """Natural-log probabilities of some answers, up to what all share; `exact` if of the model's own tokens."""
 
     log_probs: tuple[float, ...]
     exact: bool
@@ -87,7 +87,7 @@ class Engine(Protocol):
         ...
 
     def score(self, prompt: str, answers: Sequence[str]) -> Scores:
-        """Natural-log probability of each answer after `prompt`.
+        """Natural-log probability of each answer after `prompt`, up to what all share.
 
         Counted from the first token in which the answers differ to the first token after which all are alike:
         what they share carries no information about which one is meant.

@@ -10,7 +10,7 @@ from ..errors import EngineError
 Path = tuple[int, ...]  # tokens after the beginning that all answers share
 LogProbs = Mapping[int, float]  # token → natural-log probability
 Walk = Callable[[Path, int], Sequence[tuple[int, LogProbs]]]
-Force = Callable[[Path, int], LogProbs]
+Force = Callable[[Path, Sequence[int]], LogProbs]
 
 ROWS_WITHOUT_WALKING = 64  # rows after which a model that left the answers' tokens may walk again
 
@@ -73,8 +73,8 @@ def sum_log_probs(tails: Sequence[Sequence[int]], walk: Walk | None, force: Forc
     """Sum each tail's log-probabilities with few questions: a model trained on the answers walks along them itself.
 
     `walk(path, room)` lets the model continue after `path` by at most `room` tokens, and gives for each place the
-    token that it took and the likeliest ones' log-probabilities; None asks for each token by itself. `force(path,
-    token)` gives the log-probabilities after `path` of `token` at least. Answers that differ from a place on are
+    token that it took and the likeliest ones' log-probabilities; None asks for each place by itself. `force(path,
+    tokens)` gives the log-probabilities after `path` of `tokens` at least. Answers that differ from a place on are
     compared on one and the same forward pass.
     """
     known: dict[Path, LogProbs] = {}
@@ -86,7 +86,7 @@ def sum_log_probs(tails: Sequence[Sequence[int]], walk: Walk | None, force: Forc
                 known = {**_places_along(path, walk(path, _room(tails, path))), **known}
                 questions += 1
             if token not in known.get(path, {}):  # also where the model would rather end its turn here
-                known[path] = {**force(path, token), **known.get(path, {})}
+                known[path] = {**force(path, _wanted(tails, path, known.get(path, {}))), **known.get(path, {})}
                 questions += 1
     return TailScores(tuple(sum_along(known, tail) for tail in tails), questions)
 
@@ -99,6 +99,12 @@ def _places_along(path: Path, continuation: Sequence[tuple[int, LogProbs]]) -> d
 
 def sum_along(known: Mapping[Path, LogProbs], tail: Sequence[int]) -> float:
     return sum(known[tuple(tail[:i])][token] for i, token in enumerate(tail))
+
+
+def _wanted(tails: Sequence[Sequence[int]], path: Path, known: LogProbs) -> list[int]:
+    """The tokens with which tails go on after `path`, but for those that are known."""
+    through = [tail[len(path)] for tail in tails if len(tail) > len(path) and tuple(tail[: len(path)]) == path]
+    return [token for token in dict.fromkeys(through) if token not in known]
 
 
 def _room(tails: Sequence[Sequence[int]], path: Path) -> int:

@@ -2,8 +2,8 @@
 
 llama.cpp lists no log-probability for a token that ends inside a UTF-8 character (b"\\xe7" of "符"): it holds the token
 back until the character is whole (`process_token`, tools/server/server-context.cpp; llama.cpp as of xllamacpp 2026.10).
-Such a token is never sampled here. A plain token, the stand-in, is sampled in its place, and the two are compared in
-one distribution.
+Such a token is never sampled here. A token that is listed, the anchor, is sampled in its place, and the two are
+compared in one distribution; so are all tokens that are too unlikely to be listed, in one question.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .answers import ListedToken, NextTokensAnswer, SampledTokens
 FREE_LOGPROBS = 40  # likeliest tokens that are listed in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; log-probabilities are listed as before it
 LIFT = 100.0  # nats by which a token and its stand-in are raised above all others
-LEAD = 20.0  # nats from the token up to its stand-in, at least: the chance of sampling the token is below 1e-8
+LEAD = 20.0  # nats from a token up to its anchor, at least: the chance of sampling the token is below 1e-8
 SMALLEST = 1e-45  # probability; float32 holds none below
 
 LogProbs = dict[int, float]  # token → natural-log probability
@@ -37,7 +37,7 @@ class NextTokens:
     ) -> None:
         self._complete, self._start, self._slot = complete, list(start), slot
         self._stand_in, self._unlisted = stand_in, unlisted
-        self._with_stand_in: dict[tuple[int, ...], LogProbs] = {}  # by place
+        self._anchors: dict[tuple[int, ...], tuple[int, LogProbs]] = {}  # by place: a listed token, and all listed
 
     def walk(self, path: Sequence[int], room: int) -> list[tuple[int, LogProbs]]:
         """The model's own next tokens after `path`, at most `room`, each with the log-probabilities in its place.
@@ -51,19 +51,33 @@ class NextTokens:
             if at >= len(listed) or listed[at].id != token:
                 return [*places, (token, {})]
             places.append((token, _log_probs(listed[at])))
+            self._anchors.setdefault((*path, *said[:at]), places[-1])
         return places
 
-    def forced(self, path: Sequence[int], wanted: int) -> LogProbs:
-        """Log-probabilities after `path`: of `wanted` and of the likeliest tokens. Raises EngineError."""
+    def forced(self, path: Sequence[int], wanted: Sequence[int]) -> LogProbs:
+        """Log-probabilities after `path`: of each of `wanted` and of the likeliest tokens. Raises EngineError."""
+        here = tuple(path)
+        if here not in self._anchors:
+            self._anchors[here] = self._anchor(here, wanted[0])
+        anchor, known = self._anchors[here]
+        missing = [token for token in wanted if token not in known]
+        return {**known, **self._compared(here, missing, anchor, known)} if missing else known
+
+    def alike(self, wanted: Sequence[int]) -> LogProbs:
+        """Log-probabilities of `wanted` at the start, up to what all share, by one question whatever they are.
+
+        Exact to 1e-5 nats, the rounding of a raised logit. Empty where llama.cpp holds the sampled one back.
+        """
+        shares = self._raised((), dict.fromkeys(wanted, LIFT))
+        return {token: math.log(max(shares.get(token, 0.0), SMALLEST)) for token in wanted} if shares else {}
+
+    def _anchor(self, path: tuple[int, ...], wanted: int) -> tuple[int, LogProbs]:
+        """A token that llama.cpp lists, and the log-probabilities in its place: `wanted`, or else the stand-in."""
         if wanted not in self._unlisted:
             if found := self._sampled(path, wanted):
-                return found
+                return wanted, found
             self._unlisted.add(wanted)
-        here = tuple(path)
-        if here not in self._with_stand_in:
-            self._with_stand_in[here] = self._sampled(path, self._stand_in)
-        found = self._with_stand_in[here]
-        return found if wanted in found else {**found, wanted: self._compared(path, wanted, found)}
+        return self._stand_in, self._sampled(path, self._stand_in)
 
     def _sampled(self, path: Sequence[int], token: int) -> LogProbs:
         """Log-probabilities where `token` is sampled; empty where llama.cpp holds it back."""
@@ -72,26 +86,30 @@ class NextTokens:
             raise EngineError(f"llama.cpp did not take token {token}; this model cannot generate it")
         return _log_probs(listed[0]) if listed else {}
 
-    def _compared(self, path: Sequence[int], wanted: int, known: LogProbs) -> float:
-        """Log-probability of `wanted`: that of the stand-in, and the ratio of the two after both were raised.
+    def _compared(self, path: tuple[int, ...], wanted: Sequence[int], anchor: int, known: LogProbs) -> LogProbs:
+        """Log-probabilities of `wanted`: that of the anchor, and their ratios to it after all were raised.
 
-        Exact to 1e-5 nats, the rounding of a raised logit; `SMALLEST` bounds it 80 nats below the likeliest token.
+        Exact to 1e-5 nats, the rounding of a raised logit; `SMALLEST` bounds them 80 nats below the likeliest token.
         """
-        lead = LEAD + max(known.values()) - known[self._stand_in]
+        lead = LEAD + max(known.values()) - known[anchor]
+        shares = self._raised(path, {**dict.fromkeys(wanted, LIFT), anchor: LIFT + lead})
+        offset = known[anchor] + lead - math.log(shares[anchor])
+        return {token: offset + math.log(max(shares.get(token, 0.0), SMALLEST)) for token in wanted}
+
+    def _raised(self, path: tuple[int, ...], lifts: Mapping[int, float]) -> dict[int, float]:
+        """Shares of the next tokens once these logits are raised; empty where llama.cpp holds the sampled one back."""
         answer: SampledTokens = self._ask(
             path,
             SampledTokens,
             n_predict=1,
-            logit_bias=[[self._stand_in, LIFT + lead], [wanted, LIFT]],
+            n_probs=max(FREE_LOGPROBS, len(lifts)),
+            logit_bias=[[token, lift] for token, lift in lifts.items()],
             post_sampling_probs=True,
             samplers=[],
             temperature=1,
             seed=1,
         )
-        (first,) = answer.completion_probabilities
-        shares = {each.id: each.prob for each in first.top_probs}
-        ratio = max(shares.get(wanted, 0.0), SMALLEST) / shares[self._stand_in]
-        return known[self._stand_in] + math.log(ratio) + lead
+        return {each.id: each.prob for place in answer.completion_probabilities or () for each in place.top_probs}
 
     def _generated(self, path: Sequence[int], **settings: Any) -> tuple[list[int], Sequence[ListedToken]]:
         """The tokens said, and the entries of those that were not held back."""

@@ -21,9 +21,8 @@ from ..label_scoring import Walking, distinguishing, sum_log_probs
 from ..next_tokens import FORCE, NextTokens
 from .context import largest_context
 from .server import EmbeddedServer, Launch
+from .tokens import Tokenizer
 from .trial import check_runs
-
-REMEMBERED = 256  # answers whose tokens are kept
 
 Kind = TypeVar("Kind", bound=Answer)
 
@@ -70,7 +69,7 @@ class LlamaCppEngine:
         self._free: queue.LifoQueue[int] = queue.LifoQueue()  # last in, first out: its prefix is the likeliest to fit
         for slot in range(self.slots):
             self._free.put(slot)
-        self._alone: dict[str, tuple[list[tuple[int, bytes]], bool]] = {}
+        self._tokens = Tokenizer(self._server.ask)
         template = str(metadata.get("tokenizer.chat_template", ""))
         self._switches = switches(template)
         self._renderer = renderer
@@ -107,8 +106,7 @@ class LlamaCppEngine:
 
     def spelled(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[list[tuple[int, bytes]]]]:
         """Token ids of the prompt, and each answer's `continuation` with the bytes that each token stands for."""
-        prompt_ids = self.tokenize(prompt)
-        return prompt_ids, [self._continuation(prompt, prompt_ids, answer) for answer in answers]
+        return self._tokens.spelled(prompt, answers)
 
     def turn_end(self) -> list[int]:
         return [self._turn_end]
@@ -134,41 +132,6 @@ class LlamaCppEngine:
         missing = () if has_template or self._renderer is not None else (bare,)
         return (*missing, *remarks(self.render, self._lead, folds_system=self.folds_system))
 
-    def _tokens(self, text: str, *, begin: bool, special: bool) -> list[tuple[int, bytes]]:
-        """Ids and the bytes that each stands for. `begin` adds BOS as the model wants it."""
-        body = {"content": text, "add_special": begin, "parse_special": special, "with_pieces": True}
-        return [(token["id"], _bytes(token["piece"])) for token in self._server.ask("/tokenize", body)["tokens"]]
-
-    def _continuation(self, prompt: str, prompt_ids: list[int], answer: str) -> list[tuple[int, bytes]]:
-        """Jointly with the prompt where that leaves the prompt's tokens alone; else as text after a newline."""
-        alone, looks_special = self._remembered_alone(answer)
-        if not looks_special:
-            joint = self._tokens(prompt + answer, begin=True, special=True)
-            rest = joint[len(prompt_ids) :]
-            if [token for token, _ in joint[: len(prompt_ids)]] == prompt_ids and _text_is(rest, answer):
-                return rest
-        if not _text_is(alone, answer):
-            raise EngineError("an answer cannot be written in this model's tokens; use plain words for the labels")
-        return alone
-
-    def _remembered_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
-        """`_tokenize_alone`, kept: the few label texts come with every row."""
-        if answer not in self._alone:
-            if len(self._alone) >= REMEMBERED:
-                self._alone.clear()
-            self._alone[answer] = self._tokenize_alone(answer)
-        return self._alone[answer]
-
-    def _tokenize_alone(self, answer: str) -> tuple[list[tuple[int, bytes]], bool]:
-        """Its tokens after a newline (a SentencePiece text begins with a blank), never special ones.
-
-        The second value is True if the answer holds the text of a special token: tokenised jointly it would become one.
-        """
-        newline = self._tokens("\n", begin=False, special=False)
-        whole = self._tokens("\n" + answer, begin=False, special=False)
-        alone = whole[len(newline) :] if whole[: len(newline)] == newline else []
-        return alone, whole != self._tokens("\n" + answer, begin=False, special=True)
-
     def _ends_generation(self, token: int) -> bool:
         body = {"prompt": [token], "n_predict": 1, "temperature": 0, "logit_bias": [[token, FORCE]]}
         return self._complete(body, Completion).stop_type == "eos"
@@ -185,13 +148,16 @@ class LlamaCppEngine:
         prompt_ids, spelled = self.spelled(prompt, answers)
         begin, tails = distinguishing([[token for token, _ in answer] for answer in spelled])
         start = prompt_ids + begin
+        codes = [tail[0] for tail in tails] if all(len(tail) == 1 for tail in tails) else []
         check_room(len(start) + max((len(tail) for tail in tails), default=0), self.context)
         with self._slot() as slot:  # all on one slot: the prompt is computed once and then comes from its cache
             following = NextTokens(self._complete, start, slot, stand_in=self._newline, unlisted=self._unlisted)
+            if codes and (found := following.alike(codes)):
+                return Scores(tuple(found[code] for code in codes), exact=True)
             walk = following.walk if self._walking.allowed else None
-            found = sum_log_probs(tails, walk, following.forced)
-        self._walking = self._walking.after_row(tails, found.questions)
-        return Scores(found.log_probs, exact=True)
+            summed = sum_log_probs(tails, walk, following.forced)
+        self._walking = self._walking.after_row(tails, summed.questions)
+        return Scores(summed.log_probs, exact=True)
 
     @cached_property
     def _newline(self) -> int:
@@ -255,12 +221,3 @@ class LlamaCppEngine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _bytes(piece: str | list[int]) -> bytes:
-    """A token's bytes: llama.cpp gives numbers where they are not whole characters."""
-    return piece.encode() if isinstance(piece, str) else bytes(piece)
-
-
-def _text_is(tokens: Sequence[tuple[int, bytes]], text: str) -> bool:
-    return b"".join(piece for _, piece in tokens) == text.encode()
