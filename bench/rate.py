@@ -1,11 +1,12 @@
 """Rating speed: our runner beside the plain loop that a user would write over the same engine; and memory by rows.
 
-    python bench/rate.py [--model FILE.gguf] [--csv formatted_dataset.csv] [--rows 200] [--answer-tokens 24 128]
+    python bench/rate.py [--model FILE.gguf] [--csv RATINGS.csv] [--rows 200] [--rounds 3] [--answer-tokens 24 128]
     python bench/rate.py --engine torch [--model FILE.gguf] [--csv RATINGS.csv --mapping RATINGS.json] [--rows 200]
     python bench/rate.py --million
 
 The peer renders each prompt, has the engine write the whole JSON answer under the labels' grammar, and parses it, one
-row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot.
+row after the other. Ours scores the labels. Both use the embedded engine with the same threads and one slot, and take
+turns, so that a busier minute of the machine meets both.
 With `--codes` ours scores the codes of a file that was tuned with `--code-branch`: one place, one request.
 With `--answer-tokens` the peer writes exactly so many tokens, without a grammar, once for each of the numbers.
 `--engine torch` compares our runner over the embedded engine with our runner over our own decoder: rows per second of
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,12 +101,11 @@ def labels_grammar(scale: RatingScale) -> str:
     return f'root ::= ({openings}) ({character})* "\\"}}"'
 
 
-def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[float, float, int]:
-    """Seconds, tokens in an answer, and rows whose answer could not be parsed; `length`: exact tokens of an answer."""
+def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[float, int]:
+    """Tokens in an answer, and rows whose answer could not be parsed; `length`: exact tokens of an answer."""
     exact = {"n_predict": length, "ignore_eos": True}
     how = exact if length else {"n_predict": MOST_TOKENS, "grammar": labels_grammar(SCALE)}
     tokens, unparsed, rows = 0, 0, 0
-    start = time.perf_counter()
     for batch in open_records(source).batches(256):
         for record in batch:
             prompt = engine.render(messages(record.prompt))
@@ -113,7 +114,7 @@ def peer(engine: LlamaCppEngine, source: Path, length: int | None) -> tuple[floa
             unparsed += parse_answer(answer.content, SCALE).state != "rated"
             tokens += answer.tokens_predicted
             rows += 1
-    return time.perf_counter() - start, tokens / rows, unparsed
+    return tokens / rows, unparsed
 
 
 def code_scoring(engine: LlamaCppEngine) -> LabelScoring:
@@ -124,36 +125,60 @@ def code_scoring(engine: LlamaCppEngine) -> LabelScoring:
     return LabelScoring("code", branch)
 
 
-def compare(model: Path, csv: Path, rows: int, threads: int, lengths: Sequence[int], codes: bool) -> None:
-    with tempfile.TemporaryDirectory() as name:
+@dataclass
+class Clock:
+    """Seconds of wall time and of processor time that one side has taken, over all rounds."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall += time.perf_counter() - wall
+        self.cpu += time.process_time() - cpu
+
+
+def compare(options: argparse.Namespace) -> None:
+    """All sides in turn, `rounds` times, so that a busier minute of the machine meets them all."""
+    rounds, codes, threads = options.rounds, options.codes, options.threads
+    sides: list[int | None] = [*options.answer_tokens] or [None]
+    own, clocks = Clock(), {length: Clock() for length in sides}
+    answers: dict[int | None, tuple[float, int]] = {}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        source = shortened(csv, folder / "rows.csv", rows)
-        with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
-            engine.generate(engine.render(messages("warm up")), max_tokens=4)
-            scoring = code_scoring(engine) if codes else WORDS
-            cpu = time.process_time()
-            our_seconds = ours(engine, source, folder, scoring=scoring)
-            our_cpu = time.process_time() - cpu
-        count = open_records(source).rows
-        for length in lengths or [None]:
-            with LlamaCppEngine(model, context=CONTEXT, threads=threads) as engine:
-                engine.generate(engine.render(messages("warm up")), max_tokens=4)
-                cpu = time.process_time()
-                peer_seconds, tokens, unparsed = peer(engine, source, length)
-                peer_cpu = time.process_time() - cpu
-            found = {
-                "model": model.name,
-                "rows": count,
-                "threads": threads or "all",
-                "scored by": scoring.by,
-                "ours_rows_per_second": round(count / our_seconds, 2),
-                "peer_rows_per_second": round(count / peer_seconds, 2),
-                "peer_answer_tokens": round(tokens, 1),
-                "peer_unparsed": unparsed,
-                "ratio": round(peer_seconds / our_seconds, 2),
-                "ratio of processor time": round(peer_cpu / our_cpu, 2),
-            }
-            print(json.dumps(found), flush=True)
+        source = shortened(options.csv, folder / "rows.csv", options.rows)
+        served = (LlamaCppEngine(options.model, context=CONTEXT, threads=threads) for _ in range(2))
+        engine, other = map(stack.enter_context, served)
+        scoring = code_scoring(engine) if codes else WORDS
+        for each in (engine, other):
+            each.generate(each.render(messages("warm up")), max_tokens=4)
+        for at in range(rounds):
+            made = folder / str(at)
+            made.mkdir()
+            with own.running():
+                ours(engine, source, made, scoring=scoring)
+            for length, clock in clocks.items():
+                with clock.running():
+                    answers[length] = peer(other, source, length)
+        count = open_records(source).rows * rounds
+    for length, clock in clocks.items():
+        tokens, unparsed = answers[length]
+        found = {
+            "model": options.model.name,
+            "rows": count // rounds,
+            "rounds": rounds,
+            "threads": threads or "all",
+            "scored by": scoring.by,
+            "ours_rows_per_second": round(count / own.wall, 2),
+            "peer_rows_per_second": round(count / clock.wall, 2),
+            "peer_answer_tokens": round(tokens, 1),
+            "peer_unparsed": unparsed,
+            "ratio": round(clock.wall / own.wall, 2),
+            "ratio of processor time": round(clock.cpu / own.cpu, 2),
+        }
+        print(json.dumps(found), flush=True)
 
 
 def compare_engines(model: Path, csv: Path, mapping: Path | None, rows: int, threads: int) -> None:
@@ -252,6 +277,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("torch",), help="compare this engine with the embedded one, and no peer")
     parser.add_argument("--mapping", type=Path, help="with --engine: JSON of labels and topic (default: the visits')")
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3, help="times that all sides take their turn")
     parser.add_argument("--threads", type=int, default=0, help="0 is every core; 1 where other work shares the machine")
     parser.add_argument(
         "--answer-tokens",
@@ -274,7 +300,7 @@ def main() -> None:
     elif options.engine:
         compare_engines(options.model, options.csv, options.mapping, options.rows, options.threads)
     else:
-        compare(options.model, options.csv, options.rows, options.threads, options.answer_tokens, options.codes)
+        compare(options)
 
 
 if __name__ == "__main__":
