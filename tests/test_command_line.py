@@ -47,6 +47,7 @@ def test_version(run: Run) -> None:
     assert run("--version") == (0, f"expertune {__version__}\n", "")
 
 
+@pytest.mark.slow
 def test_check_as_json(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("check", "--input", ROWS, "--json")
     found = json.loads(out)
@@ -60,6 +61,7 @@ def test_check_as_json(run: Run, tmp_path: Path) -> None:
     assert by_kind["exact_duplicates"]["count"] == 2 and len(by_kind["exact_duplicates"]["row_ids"]) == 2
 
 
+@pytest.mark.slow
 def test_check_says_what_more_ratings_would_bring(run: Run, tmp_path: Path) -> None:
     rows = pd.read_csv(ROWS)
     rows.head(120).to_csv(tmp_path / "some.csv", index=False)
@@ -163,6 +165,7 @@ def test_a_dry_run_with_a_limit_shows_the_settings_that_it_would_choose(run: Run
     assert code == 0 and "(limit: 60 minutes)" in out and "adapted layers" in out and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_without_a_tuned_model_says_why(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     job = ("tune", "--input", ROWS, "--topics", "t", "--output-dir", folder, "--dry-run", "--model")
@@ -184,6 +187,7 @@ def test_a_dry_run_is_refused_where_the_run_would_be(run: Run, tmp_path: Path) -
     assert code == 2 and "rank (16, there 4)" in err
 
 
+@pytest.mark.slow
 def test_check_tells_leaks_with_ids_and_what_to_do(run: Run, tmp_path: Path) -> None:
     rows = pd.read_csv(ROWS)
     rows["Prompt"] += [f"\nExpert: {value}" if at % 2 else "" for at, value in enumerate(rows["Standardized_Rating"])]

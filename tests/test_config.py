@@ -78,6 +78,7 @@ def options() -> dict[str, Any]:
     return {option: parameter for parameter in command.params for option in parameter.opts}
 
 
+@pytest.mark.slow
 def test_every_setting_is_a_flag_with_its_default_in_the_help() -> None:
     for setting in settings():
         option = options()[f"--{setting.name.replace('_', '-')}"]

@@ -154,6 +154,7 @@ def clauses(text: str) -> list[str]:
     return [clause.strip() for clause in re.split(r"[;,()\n]|: ", text) if len(clause.strip()) >= 8]
 
 
+@pytest.mark.slow
 def test_quoted_messages_are_made_of_the_programs_own_strings() -> None:
     """Half of each quoted line, or more, is made of clauses of our messages; the rest are names, numbers and paths."""
     ours = {clause for text in literals() for clause in clauses(text)}

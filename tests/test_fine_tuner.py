@@ -215,6 +215,7 @@ def test_our_own_decoder_refuses_what_it_does_not_read_before_any_work(tmp_path:
         FineTuner(quiet=True).process_dataset(frame(90), str(model), MAPPING, TOPIC, tmp_path / "out", engine="torch")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_here_falls_back_unjudged(tmp_path: Path) -> None:
     success, metadata = FineTuner(quiet=True).process_dataset(frame(90), "llama2", MAPPING, TOPIC, tmp_path)
     assert not success
@@ -234,6 +235,7 @@ def test_few_rows_warn_and_fall_back(tmp_path: Path) -> None:
     assert "too few" in metadata["fallback_reason"]
 
 
+@pytest.mark.slow
 def test_a_model_set_can_be_made_alone(tmp_path: Path) -> None:
     content = FineTuner().create_model_set_config("llama2", frame(60), MAPPING, TOPIC, output_dir=tmp_path)
     assert json.loads((tmp_path / "model_set_config.json").read_text()) == content
@@ -273,6 +275,7 @@ BAD_ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BAD_ROWS)
 def test_bad_rows_are_one_line_and_leave_nothing_behind(
     fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -191,6 +191,7 @@ def test_doctor_without_ollama(capsys: pytest.CaptureFixture[str]):
     assert any(line.startswith("models folder") and "OLLAMA_MODELS" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("command", ["doctor", "models"])
 def test_a_folder_that_may_not_be_read(tmp_path: Path, command: str):
@@ -216,6 +217,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, command: str):
     assert child.returncode == 0
 
 
+@pytest.mark.slow
 def test_models_loads_no_torch(server: ContractServer):
     code = (
         "import sys\nfrom expertune.cli.main import main\n"

@@ -26,12 +26,14 @@ def shown(encoding: str, *arguments: object) -> str:
     return done.stdout.decode(encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 def test_labels_of_another_script(encoding: str) -> None:
     said = shown(encoding, "check", "--input", f"{CHINESE}.csv", "--rating-mapping", f"{CHINESE}.json")
     assert "\n60 rows: ?? " in said
 
 
+@pytest.mark.slow
 def test_a_dash_and_a_file_name(tmp_path: Path) -> None:
     """The names of files may hold bytes that are not UTF-8; "models" writes a dash where nothing is known."""
     model = tmp_path / "modèle-模型.gguf"

@@ -130,6 +130,7 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
         assert done.stdout.strip()  # the verdict
 
 
+@pytest.mark.slow
 def test_the_python_of_the_guides_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder with a model set; `prompt` is a record. A block with "…" in it shows a form and is not run.
 

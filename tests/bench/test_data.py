@@ -25,6 +25,7 @@ def test_the_records_are_always_the_same_and_differ_as_the_variant_says(variant:
     assert {row["Standardized_Rating"] for row in rows} == {"1", "0", "-1"}
 
 
+@pytest.mark.slow
 def test_a_child_measures_every_stage_and_the_table_shows_it(tmp_path: Path) -> None:
     results = tmp_path / "data.jsonl"
     command = [sys.executable, data.__file__, "--records", "400", "--variants", "plain", "near", "--results", results]

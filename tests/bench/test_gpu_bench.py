@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gpu
+import pytest
 
 BENCH = Path(gpu.__file__).parent
 STAMP = {"date": "2026-01-02T03:04:05+00:00", "commit": "abc", "card": "CARD · torch 2", "quick": False}
@@ -36,6 +37,7 @@ def test_the_table_compares_the_sides_of_one_call_and_names_what_did_not_run() -
     assert "Unsloth did not run: ImportError: x" in text and "CARD" in text and "| llama | 1e-05 |" in text
 
 
+@pytest.mark.slow
 def test_parity_is_exact_against_itself(tmp_path: Path) -> None:
     command = [sys.executable, BENCH / "gpu_ours.py", "parity", "--work", tmp_path, "--device", "cpu"]
     done = subprocess.run(

@@ -49,6 +49,7 @@ def test_figures(found: dict | None, sign: bool, said: str) -> None:
     assert runs.figure(found, sign=sign) == said
 
 
+@pytest.mark.slow
 def test_a_childs_memory_is_that_of_all_below_it(tmp_path: Path) -> None:
     big = "import time; held = bytearray(120_000_000); time.sleep(1.5)"
     code = (
@@ -61,6 +62,7 @@ def test_a_childs_memory_is_that_of_all_below_it(tmp_path: Path) -> None:
     assert 120 < child.peak_mb < 400
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts what children have used")
 def test_a_childs_processor_time_is_counted_not_that_of_waiting(tmp_path: Path) -> None:
     code = "import time\ntime.sleep(0.6)\nwhile time.process_time() < 0.4: pass"

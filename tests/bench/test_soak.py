@@ -60,6 +60,7 @@ def found(folder: Path, how: str) -> list[dict[str, Any]]:
     return [soak.trial(stage, whole, folder / f"trial-{seed}", seed) for seed in range(12)]
 
 
+@pytest.mark.slow
 def test_a_job_that_goes_on_has_no_fault(tmp_path: Path) -> None:
     trials = found(tmp_path, "")
     assert sum(sum(each["kills"].values()) for each in trials) >= 12
@@ -67,6 +68,7 @@ def test_a_job_that_goes_on_has_no_fault(tmp_path: Path) -> None:
     assert [each["faults"] for each in trials] == [[]] * 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "fault"), [("half", "half: "), ("doubles", "doubled")])
 def test_a_fault_is_seen(tmp_path: Path, how: str, fault: str) -> None:
     assert any(line.startswith(fault) for each in found(tmp_path, how) for line in each["faults"])
@@ -113,6 +115,7 @@ def test_percentiles_by_hand() -> None:
     assert load.percentile([], 50) is None
 
 
+@pytest.mark.slow
 def test_a_load_counts_answers_errors_and_what_slow_and_broken_clients_did(tmp_path: Path) -> None:
     pytest.importorskip("uvicorn", reason="the page's packages are not installed (expertune[page])")
 

@@ -53,6 +53,7 @@ def test_scores_are_our_decoders(engine: LlamaCppEngine, decoder: Decoder, name:
         assert score == pytest.approx(right, abs=CACHE_ROUNDING * len(tail))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["chinese", "symbol", "hebrew", "emoji"])
 def test_scores_are_those_of_the_whole_vocabulary(engine: LlamaCppEngine, name: str) -> None:
     """Against llama.cpp itself, which lists every token of the vocabulary where a newline is sampled."""
@@ -73,6 +74,7 @@ def test_scores_are_those_of_the_whole_vocabulary(engine: LlamaCppEngine, name: 
         assert score == pytest.approx(right, abs=1e-4 * len(tail))
 
 
+@pytest.mark.slow
 def test_codes_take_one_question(engine: LlamaCppEngine, decoder: Decoder) -> None:
     prompt, asked = engine.render(ASK), []
     branch = choose_branch(engine, prompt, 3)

@@ -237,6 +237,7 @@ def test_one_answer_or_none(engine: LlamaCppEngine):
     assert engine.score("x", ["Match", "Match"]) == Scores((0.0, 0.0), exact=True)
 
 
+@pytest.mark.slow
 def test_threads_get_the_same_scores(tmp_path: Path):
     with serve(tmp_path, slots=2) as engine:
         prompts = [engine.render([{"role": "user", "content": f"record {i % 7}"}]) for i in range(21)]

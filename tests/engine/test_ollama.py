@@ -290,6 +290,7 @@ def test_a_fault_that_stays_is_one_line(served: ContractServer, files: dict[str,
         assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_a_time_out_is_tried_again(served: ContractServer, files: dict[str, Path]) -> None:
     served.heal()
     with OllamaServer(served.url, patience=20, timeout=1.0) as server, OllamaEngine(server, "knowing") as engine:

@@ -104,6 +104,7 @@ def said(value: dict[str, Any]) -> dict[str, Any]:
     return out | ({"done_reason": "unload"} if value.get("done_reason") == "unload" else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_as_recorded(session: dict[str, httpx.Response], name: str) -> None:
     ours, theirs = session[name], recorded(name)["response"]
@@ -179,6 +180,7 @@ def test_faults_as_recorded(server: ContractServer) -> None:
 # --- our client on the recorded bytes ---
 
 
+@pytest.mark.slow
 def test_our_client_reads_what_was_recorded() -> None:
     now: dict[str, Any] = {"json": {"version": "0.33.0"}}
 

@@ -45,6 +45,7 @@ def answer(request: Request) -> Reply:
     return json_reply({"models": []} if request.path == "/api/tags" else {"version": "0.33.0"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variable", "value"), SEEN_TO_FAIL)
 def test_a_local_server_is_asked_whatever_the_variables_of_proxies_and_certificates(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +58,7 @@ def test_a_local_server_is_asked_whatever_the_variables_of_proxies_and_certifica
     assert {each.path for each in server.asked} == {"/api/version", "/api/tags"}
 
 
+@pytest.mark.slow
 def test_every_command_starts_with_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And those that ask no server on the way to their first refusal."""
     for variable, value in ALL.items():
@@ -115,6 +117,7 @@ def test_the_host_as_ollama_reads_it(host: str, url: str) -> None:
     assert host_url(host) == url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["::1", "::", "[::]", ":66000", ":-1"])
 def test_a_command_with_the_forms_that_once_failed(host: str) -> None:
     """No server is expected there, and one that a developer runs may answer."""
@@ -125,6 +128,7 @@ def test_a_command_with_the_forms_that_once_failed(host: str) -> None:
     assert len(ignored) == (host in (":66000", ":-1"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 def test_a_server_on_the_ipv6_loopback_is_asked() -> None:
     try:

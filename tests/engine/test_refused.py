@@ -30,6 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/expertune/models_that_run.json"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABORTS)
 def test_what_llama_cpp_would_abort_on(tmp_path: Path, name: str) -> None:
     family, extra, assertion = ABORTS[name]

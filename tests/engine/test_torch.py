@@ -118,6 +118,7 @@ def test_threads_get_the_scores_of_their_own_record(engine: TorchEngine) -> None
         assert ours == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["code", "both"])
 def test_codes_are_scored_as_by_llama_cpp(engine: TorchEngine, served: LlamaCppEngine, by: ScoredBy) -> None:
     labels = LABEL_SETS["english"]

@@ -89,6 +89,7 @@ def true_error(error: Error, threshold: float) -> float:
     return float(error(threshold + (1 - threshold) * (np.arange(2000) + 0.5) / 2000).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "records"), [(flat, 300), (flat, 1000), (step, 300), (slope, 300)])
 def test_the_error_rate_holds_at_its_confidence(error: Error, records: int) -> None:
     random = np.random.default_rng(17)
@@ -100,6 +101,7 @@ def test_the_error_rate_holds_at_its_confidence(error: Error, records: int) -> N
         assert wrong > 0  # the limit is exceeded at every threshold, so the test can fail
 
 
+@pytest.mark.slow
 def test_the_share_is_found_and_its_interval_holds() -> None:
     random = np.random.default_rng(5)
     largest = 1 - 0.328  # 0.02 above EASY and 0.3 below have a mean of 0.05 from 0.328 on

@@ -93,6 +93,7 @@ def test_each_part_has_its_share_of_the_list() -> None:
     assert [each.rows for each in found.parts] == [400, 200]
 
 
+@pytest.mark.slow
 def test_planted_errors_are_found_far_above_chance() -> None:
     """5 % of the example visits' labels are changed. Measured, with TF-IDF alone: 12 of 25 listed; by chance 1.25."""
     data = load_dataset(VISITS, None, "respiratory infections", Config())

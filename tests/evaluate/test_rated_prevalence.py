@@ -51,6 +51,7 @@ def test_a_rater_that_guesses_says_nothing() -> None:
             assert found.interval.high - found.interval.low > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prevalence", [0.03, 0.15, 0.6, 0.85])
 def test_the_interval_of_two_labels_covers_and_the_uncorrected_one_does_not(prevalence: float) -> None:
     covered, uncorrected = coverage(BINARY, np.array([1 - prevalence, prevalence]), np.array([0.6, 0.4]), 200)
@@ -58,6 +59,7 @@ def test_the_interval_of_two_labels_covers_and_the_uncorrected_one_does_not(prev
     assert uncorrected.max() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prevalence", [(0.05, 0.15, 0.8), (0.7, 0.25, 0.05)])
 def test_the_interval_of_three_labels_covers(prevalence: tuple[float, ...]) -> None:
     covered, uncorrected = coverage(THREE, np.array(prevalence), np.array([0.4, 0.35, 0.25]), 300)

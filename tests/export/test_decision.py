@@ -68,6 +68,7 @@ def tempered(shares: tuple[float, ...]) -> np.ndarray:
     return np.exp(scores_K) / np.exp(scores_K).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["plain", "braces", "gemma3", "llama-3.2", "qwen3", "gpt-oss"])
 def test_the_server_decides_as_the_codes_are_scored(tmp_path: Path, model: str) -> None:
     base = tmp_path / "base.gguf"
@@ -93,6 +94,7 @@ def test_the_server_decides_as_the_codes_are_scored(tmp_path: Path, model: str) 
         assert served.post("/v1/chat/completions", chat)["choices"]
 
 
+@pytest.mark.slow
 def test_codes_that_the_server_would_read_as_other_tokens_are_no_decision(tmp_path: Path) -> None:
     """A SentencePiece text begins with a blank, and this vocabulary has no token of a blank and a letter."""
     with LlamaCppEngine(tiny.make(tmp_path / "base.gguf", vocab="spm"), context=768, threads=1) as engine:
@@ -128,6 +130,7 @@ def test_a_tuned_decision_model_does_not_keep_the_keys_of_its_base(tmp_path: Pat
                 assert set(base.fields) - set(tuned.fields) <= {*keys, "llama.decision.temperature.choice.3_5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_frame_is_the_prompt_of_every_template(tmp_path: Path, name: str) -> None:
     with LlamaCppEngine(talkers.make(tmp_path / "m.gguf", talkers.template(name)), context=768, threads=1) as engine:
@@ -141,6 +144,7 @@ def test_the_frame_is_the_prompt_of_every_template(tmp_path: Path, name: str) ->
         assert frame.trims == (EDGES not in frame.of(EDGES))
 
 
+@pytest.mark.slow
 def test_a_template_that_rewrites_the_record_has_no_frame(tmp_path: Path) -> None:
     one_line = tiny.CHAT_TEMPLATE.replace("message['content']", "message['content'] | replace('\\n', ' ')")
     base = tiny.make(tmp_path / "base.gguf", chat_template=one_line)

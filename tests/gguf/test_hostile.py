@@ -274,6 +274,7 @@ def test_cut_anywhere(model: Path, path: Path, data: st.DataObject):
     fault(path, content[: data.draw(st.integers(0, last - 1))])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a flipped bit in a scale makes infinities
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

@@ -116,6 +116,7 @@ def test_replacements_are_made_one_at_a_time_in_the_files_order(base_path: Path,
     assert made == names  # each once
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(tmp_path: Path):
     source = tiny.make(tmp_path / "wide.gguf", width=512, ffn=2048, layers=12, qtype="F32")
     with GGUFFile(source) as base:

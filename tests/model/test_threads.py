@@ -31,6 +31,7 @@ def settings(**given: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP library")
 def test_the_shared_library_spins_briefly_and_does_not_stop_with_many_threads() -> None:
     mapped, shown = settings()

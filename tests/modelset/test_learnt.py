@@ -171,6 +171,7 @@ def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:
     assert sum(right) < 80 < 100 < sum(seen)
 
 
+@pytest.mark.slow
 def test_a_boundary_case_stands_between_the_two_labels_that_are_confused() -> None:
     made = rows(150)
     blurred = [
@@ -197,6 +198,7 @@ def split_of(train: list[Rating]) -> Split:
     return Split(tuple(train), (), (), groups(train), 0)
 
 
+@pytest.mark.slow
 def test_boundary_cases_and_summary_come_into_the_prompt() -> None:
     blurred = [
         row(500 + at, (1, 0)[at % 2], f"Notes: cough sprain {' '.join(random.Random(at).sample(FILLER, 6))}")
@@ -212,6 +214,7 @@ def test_boundary_cases_and_summary_come_into_the_prompt() -> None:
     assert config.system_prompt.endswith(summary_text(config.context_summary))
 
 
+@pytest.mark.slow
 def test_redaction_leaves_no_word_of_a_row() -> None:
     made = [row(at, each.value, f"{each.prompt} zebrafinch") for at, each in enumerate(rows(150))]
     split = split_of(made)
@@ -230,6 +233,7 @@ def test_redaction_leaves_no_word_of_a_row() -> None:
             build(inputs(split, redact=True, signals=signals), recipe)
 
 
+@pytest.mark.slow
 def test_tables_of_another_size_are_refused() -> None:
     split = split_of(rows(60))
     material = gather(split, SCALE, seed=0)
@@ -250,6 +254,7 @@ def test_tables_of_another_size_are_refused() -> None:
         parse(content)
 
 
+@pytest.mark.slow
 def test_the_pool_is_the_weighted_product_of_its_raters() -> None:
     """Written out, and after a way through JSON; the label is that of the largest weighed probability."""
     train = [each for at, each in enumerate(rows(180)) if each.value != -1 or at % 9 == 2]  # one label is rare
@@ -277,6 +282,7 @@ def test_the_pool_is_the_weighted_product_of_its_raters() -> None:
     assert rate_by_words(read, [], SCALE) == () and WordScorer(read, SCALE.labels).score(records[0]) == found[0]
 
 
+@pytest.mark.slow
 def test_a_large_set_is_cross_validated_by_a_sample() -> None:
     train = rows(120)
     words = fit_words(train, SCALE, groups(train), seed=0, most=60)

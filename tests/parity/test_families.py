@@ -70,6 +70,7 @@ def test_gelu_differs_by_llama_cpps_table_only(tmp_path: Path, name: str) -> Non
     assert min(proof.difference(exact, served, (length,)) for length in lengths) > 4 * noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients_equal_finite_differences(tmp_path: Path, name: str) -> None:
     path, rows = families.make(tmp_path / "base.gguf", families.FAMILIES[name]), proof.rows()

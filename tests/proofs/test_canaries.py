@@ -361,6 +361,7 @@ def test_ctrl_c_while_rating(session: Session) -> None:
 # --- the page ---
 
 
+@pytest.mark.slow
 def test_a_page_on_which_two_experts_rate_and_comment(
     session: Session, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_read_or_refused_in_one_line(tmp_path: Path, warm: None, path: Path) -> 
     assert line is None or (line and "\n" not in line)
 
 
+@pytest.mark.slow
 @no_timers
 def test_hostile_chat_templates(tmp_path: Path) -> None:
     models = [

@@ -56,6 +56,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "xlsx", "parquet"])
 def test_rate(disk: Disk, inputs: Path, command: Callable[..., Run], suffix: str) -> None:
     model_set(inputs / "set", inputs / "absent.gguf", "TF-IDF")
@@ -67,6 +68,7 @@ def test_rate(disk: Disk, inputs: Path, command: Callable[..., Run], suffix: str
     assert sweep(disk, inputs, made, run) > 2
 
 
+@pytest.mark.slow
 def test_what_was_rated_on_a_full_disk_is_not_rated_again(
     disk: Disk, inputs: Path, command: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +85,7 @@ def test_what_was_rated_on_a_full_disk_is_not_rated_again(
     assert [row["Row_ID"] for row in read_csv(disk.folder / "rated.csv")] == [f"r{at}" for at in range(900)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "xlsx"])
 def test_format(disk: Disk, inputs: Path, command: Callable[..., Run], suffix: str) -> None:
     write_csv(inputs / "raw.csv", [{"id": at, "complaint": "cough " * 9, "rating": at % 2} for at in range(300)])
@@ -93,6 +96,7 @@ def test_format(disk: Disk, inputs: Path, command: Callable[..., Run], suffix: s
     assert sweep(disk, inputs, (f"out.{suffix}",), run) > 1
 
 
+@pytest.mark.slow
 def test_review_and_merge(disk: Disk, inputs: Path, command: Callable[..., Run]) -> None:
     rated = rated_file(inputs, 120)
     (inputs / "review.csv").write_bytes(b"old")
@@ -109,6 +113,7 @@ def test_review_and_merge(disk: Disk, inputs: Path, command: Callable[..., Run])
     assert sweep(disk, inputs, ("merged.csv",), command("merge-review", "{}/review.csv", *where)) > 1
 
 
+@pytest.mark.slow
 def test_the_page_keeps_what_it_has_saved_and_says_what_it_has_not(disk: Disk) -> None:
     pytest.importorskip("starlette", reason="the page's packages are not installed (expertune[page])")
     source = rate_source(raw_file(disk.folder, 200))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,7 @@ def planted(places: dict[str, list[int]], leak: str, change) -> tuple[list[Ratin
     return rows, pairs
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(plants(), st.sampled_from(LEAKS), st.sampled_from((shouted, spaced)))
 def test_everything_planted_is_found(places: dict[str, list[int]], leak: str, change) -> None:

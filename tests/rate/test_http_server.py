@@ -75,6 +75,7 @@ def running(source: Path, *flags: str) -> Iterator[Running]:
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_tuned_decision_model_answers_who_has_the_key(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", decision_models.make(tmp_path / "m.gguf"))
@@ -149,6 +150,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
     )
 
 
+@pytest.mark.slow
 def test_unended_requests_are_cut_off_and_keep_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "PAUSE_SECONDS", 1)
     served = served_file(decision_models.make(tmp_path / "m.gguf"))

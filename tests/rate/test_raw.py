@@ -53,6 +53,7 @@ def rated(source: Path, output: Path, template: PromptTemplate | None) -> list[d
     return [dict(cells) for _, cells in read_table(output).records]
 
 
+@pytest.mark.slow
 def test_the_record_says_how_the_prompts_were_made(folder: Path) -> None:
     content = json.loads((folder / "fine_tuning_metadata.json").read_text())
     assert content["prompt_template"] == {
@@ -200,6 +201,7 @@ def test_the_review_of_a_file_with_names_of_its_own(folder: Path, tmp_path: Path
         merge_review(reviewed, into, tmp_path / "next.csv", SCALE, choices=("id=Besuh",))
 
 
+@pytest.mark.slow
 def test_a_raw_file_with_codes_is_read_again_for_registration(tmp_path: Path) -> None:
     codes = {"Match": 1, "Does Not Match": 2, "Unknown": 0}
     raw = write(tmp_path / "raw.csv", [{**row, "Reviewer1": codes[row["Reviewer1"]]} for row in visits()])
@@ -212,6 +214,7 @@ def test_a_raw_file_with_codes_is_read_again_for_registration(tmp_path: Path) ->
     assert again.audit.by_label == {"Match": 48, "Does Not Match": 48, "Unknown": 24}
 
 
+@pytest.mark.slow
 def test_the_sheet_of_a_run_is_read_again_for_registration(tmp_path: Path) -> None:
     rows = visits()
     raw, book = write(tmp_path / "raw.csv", rows), Workbook()

@@ -107,6 +107,7 @@ def test_types_stay(tmp_path: Path) -> None:
     assert found[0]["Tags"] == ["x"] and "Sure" not in found[0] and found[1]["Sure"] is True
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=8), st.sampled_from([".csv", ".xlsx", ".jsonl"]))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str], suffix: str) -> None:

@@ -57,6 +57,7 @@ def rewrite(product: Artifact, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_the_same_answers_are_not_worth_a_word(product: Artifact) -> None:
     path = product.folder / "registration_sample.json"
     assert len(json.loads(path.read_text())["records"]) == RECORDS
@@ -64,6 +65,7 @@ def test_the_same_answers_are_not_worth_a_word(product: Artifact) -> None:
     assert change(product) is None
 
 
+@pytest.mark.slow
 def test_other_answers_are_said_in_one_line_and_rating_goes_on(product: Artifact, server: ContractServer) -> None:
     then = {"prompt": PROMPTS[0], "probabilities": [0.9, 0.05, 0.05]}
     now = {"prompt": PROMPTS[0], "probabilities": [0.05, 0.05, 0.9]}

@@ -77,6 +77,7 @@ def model(tmp_path: Path) -> Path:
     return tiny.make(tmp_path / "tiny.gguf", layers=1, context=1024)
 
 
+@pytest.mark.slow
 def test_words_alone_need_no_model(tmp_path: Path) -> None:
     """The base's file is not even there."""
     folder = model_set(tmp_path / "set", tmp_path / "absent.gguf", "TF-IDF")
@@ -131,6 +132,7 @@ def test_a_sheet_is_rated_into_a_workbook_and_its_codebook(tmp_path: Path, capsy
     assert run("--sheet", "Visits", "--output", str(tmp_path / "a.jsonl"), "--excel") == 2
 
 
+@pytest.mark.slow
 def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Path) -> None:
     folder = model_set(tmp_path / "set", model, str(model))
     config, rows = read(folder / "model_set_config.json"), visits(8)
@@ -148,6 +150,7 @@ def test_the_model_rates_and_tfidf_is_a_second_opinion(tmp_path: Path, model: Pa
     assert len(read_csv(folder / "review.csv")) == sum(bool(row["Review_Reasons"]) for row in rated)
 
 
+@pytest.mark.slow
 def test_words_alone_ask_the_model_only_for_its_vote(tmp_path: Path, model: Path) -> None:
     folder = model_set(tmp_path / "set", model, "TF-IDF")
     rows = visits(6)

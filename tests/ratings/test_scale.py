@@ -175,6 +175,7 @@ def test_a_label_of_another_scale_is_refused() -> None:
         SCALE.label_of(7)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(SCALE.labels), st.text())
 def test_answers_are_read_back_as_written(label: str, rationale: str) -> None:
     text = answer_text(label, rationale)

@@ -145,6 +145,7 @@ def many_ratings(draw: st.DrawFn) -> list[Rating]:
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(many_ratings(), st.integers(0, 1000), st.randoms(use_true_random=False))
 def test_what_holds_for_every_split(rows: list[Rating], seed: int, chance: random.Random) -> None:

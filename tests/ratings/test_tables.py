@@ -40,6 +40,7 @@ def test_rows_come_with_their_position_as_often_as_asked(tmp_path: Path, suffix:
     assert table.columns == (() if suffix == ".jsonl" else ("Prompt", "Age"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, suffix: str) -> None:
     def peak(rows: int) -> int:

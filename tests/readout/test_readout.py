@@ -84,6 +84,7 @@ def as_record(made: Fit) -> ReadoutRecord:
 # --- fitting ---
 
 
+@pytest.mark.slow
 def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=6.0))
     assert made.states.depth == 5 and made.states.features == "mean and deviation"
@@ -95,12 +96,14 @@ def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> N
     assert made.out_of_fold_NK.sum(axis=1) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_states_that_know_nothing_get_no_weight_by_out_of_fold_figures(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=0.0))
     assert made.figures["states"].log_loss > made.figures["TF-IDF"].log_loss  # no record judged by a fit that saw it
     assert made.weights["states"] < sum(made.weights[name] for name in made.words)
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_of_the_chosen_states(dataset: Dataset) -> None:
     split, scale = dataset.split, dataset.scale
 
@@ -115,6 +118,7 @@ def test_the_learning_curve_is_of_the_chosen_states(dataset: Dataset) -> None:
     assert max(values(0.0)) < 0.6
 
 
+@pytest.mark.slow
 def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:
     """Each group has a state of its own and one label: whoever sees a group's record knows the others' label."""
     found, draw = states_of(dataset, known=0.0), np.random.default_rng(1)
@@ -141,6 +145,7 @@ def test_the_depths_of_any_number_of_blocks() -> None:
 # --- the file ---
 
 
+@pytest.mark.slow
 def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
     found = states_of(dataset, known=1.0)
     record, path = as_record(fitted(dataset, found)), tmp_path / "readout.json"
@@ -164,6 +169,7 @@ def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> No
     assert "cough" not in (tmp_path / "readout.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -65,6 +65,7 @@ def registered(contract: ContractServer, files: dict[str, Path]) -> Registration
         return register(server, "mine", made, Progress(quiet=True), force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", ["0.35.0", "0.41.2"], indirect=True)
 def test_decisions_are_those_of_the_file(contract: ContractServer, files: dict[str, Path]) -> None:
     line = registered(contract, files).decisions
@@ -85,6 +86,7 @@ def test_a_server_before_decisions_registers_and_says_so(contract: ContractServe
     assert "/v1/systemone" not in {each.path for each in contract.requests}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", ["0.35.0"], indirect=True)
 @pytest.mark.parametrize("answer", [None, {}, {"answers": {"rating": {"probabilities": {"Match": 1}}}}, []])
 def test_a_server_that_does_not_decide_registers_and_says_so(
@@ -99,6 +101,7 @@ def test_a_server_that_does_not_decide_registers_and_says_so(
     assert "gave no decision (capabilities: completion; " in made.decisions and "not compared" in made.decisions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", ["0.35.0"], indirect=True)
 def test_other_decisions_than_the_files_are_refused(
     contract: ContractServer, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -127,6 +127,7 @@ def shown(contract: ContractServer, name: str) -> dict[str, Any]:
 # --- what passes ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [TEMPLATE, None, FOLDING], ids=["layer", "the file's own", "no system role"])
 def test_a_file_that_passed_is_served_byte_for_byte(
     contract: Callable[..., ContractServer], files: dict[str, Path], template: str | None
@@ -144,6 +145,7 @@ def test_a_file_that_passed_is_served_byte_for_byte(
     assert ours.get("system", "") == (base["system"] and "" if template == FOLDING else SYSTEM)
 
 
+@pytest.mark.slow
 def test_template_is_sent_only_where_the_base_has_a_layer(
     contract: Callable[..., ContractServer], files: dict[str, Path]
 ) -> None:
@@ -156,6 +158,7 @@ def test_template_is_sent_only_where_the_base_has_a_layer(
         assert body["parameters"] == {"temperature": 0.2, "stop": ["</s>", "<|user|>"], "num_ctx": 1024}
 
 
+@pytest.mark.slow
 def test_a_blob_that_is_there_is_not_sent_again(
     contract: Callable[..., ContractServer], files: dict[str, Path]
 ) -> None:
@@ -182,6 +185,7 @@ def rewritten(file: Path, path: Path, factor: float = 1.0) -> Callable[[Layers],
     return lambda layers: {**layers, "model": path.read_bytes()}
 
 
+@pytest.mark.slow
 def test_another_order_with_the_same_tensors_is_accepted_and_said(
     contract: Callable[..., ContractServer], files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -234,6 +238,7 @@ def test_the_base_is_never_replaced(contract: Callable[..., ContractServer], fil
         run(contract(), files, "base:latest", replace=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "value", "reason"),
     [
@@ -357,6 +362,7 @@ def test_a_blob_that_cannot_be_compared(
 # --- faults on the way ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "fault", "error", "line"),
     [
@@ -386,6 +392,7 @@ def test_whatever_breaks_nothing_is_half_registered_and_a_second_run_goes_on(
     assert run(server, files).agreement.labels == 1.0
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_goes(contract: Callable[..., ContractServer], files: dict[str, Path]) -> None:
     server = contract()
     server.add("my-rater:unproven", files["base"], template=OTHER)
@@ -393,6 +400,7 @@ def test_what_a_killed_run_left_goes(contract: Callable[..., ContractServer], fi
     assert names(server) == {"base:latest", "my-rater:latest"}
 
 
+@pytest.mark.slow
 def test_no_host_but_ollamas_is_asked(
     contract: Callable[..., ContractServer], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +421,7 @@ def test_no_host_but_ollamas_is_asked(
     assert asked and {address[0] for address in asked} == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_the_folder_that_a_test_server_used_is_whole(
     contract: Callable[..., ContractServer], files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ HEADINGS = (
 )
 
 
+@pytest.mark.slow
 def test_everything_is_there(html: str) -> None:
     assert re.findall("<h2>(.*?)</h2>", html) == list(HEADINGS)
     assert html.index("The tuned model is") < html.index("Overall performance")
@@ -242,6 +243,7 @@ def test_ids_are_unique_and_references_are_met(html: str) -> None:
     assert len(references) > 100 and set(references) <= set(page.ids)
 
 
+@pytest.mark.slow
 def test_no_text_of_a_record_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> None:
     write_report(tmp_path, whole)
     for path in (each for each in tmp_path.rglob("*") if each.is_file()):
@@ -298,6 +300,7 @@ def test_the_figures_of_the_parts_are_those_of_the_record(html: str, whole: Repo
     )
 
 
+@pytest.mark.slow
 def test_the_amount_of_data_is_in_the_page(html: str, whole: ReportRecord) -> None:
     share = whole.automatable
     assert share is not None and share.threshold is None  # one rating in eight is wrong, all with one confidence
@@ -346,6 +349,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(5))
 def test_sections_that_are_empty(first: int, whole: ReportRecord, html: str) -> None:
     """Three at a time; test_the_least_report has all of them empty."""
@@ -379,6 +383,7 @@ def test_the_least_report() -> None:
     assert "No model was made." in text and re.findall("<h2>(.*?)</h2>", text) == ["Data audit"]
 
 
+@pytest.mark.slow
 def test_empty_parts(whole: ReportRecord) -> None:
     empty = {"curves": Curves(steps=(), dev=()), "audit": AuditRecord(rows=3, by_label={}, findings=())}
     text = render_html(whole.model_copy(update=empty))
@@ -386,6 +391,7 @@ def test_empty_parts(whole: ReportRecord) -> None:
     assert "<h2>Training</h2>" not in text and "No finding." in text
 
 
+@pytest.mark.slow
 def test_the_record_of_version_0_1_0_is_read(whole: ReportRecord, tmp_path: Path) -> None:
     content = whole.to_dict()
     del content["version"]
@@ -397,6 +403,7 @@ def test_the_record_of_version_0_1_0_is_read(whole: ReportRecord, tmp_path: Path
     assert again == whole.to_dict() | {"version": 1}
 
 
+@pytest.mark.slow
 def test_the_files(tmp_path: Path, whole: ReportRecord) -> None:
     folder = tmp_path / "new"
     write_report(folder, whole)
@@ -415,6 +422,7 @@ def test_the_files(tmp_path: Path, whole: ReportRecord) -> None:
     assert render_html(parse(ReportRecord, again, folder)) == (folder / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_plots_are_pictures_and_old_ones_go(tmp_path: Path, whole: ReportRecord) -> None:
     from matplotlib.image import imread
 
@@ -427,6 +435,7 @@ def test_the_plots_are_pictures_and_old_ones_go(tmp_path: Path, whole: ReportRec
     assert list((tmp_path / "plots").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_report_is_written_again(tmp_path: Path, whole: ReportRecord) -> None:
     write_report(tmp_path, whole)
     before = (tmp_path / "report.html").read_text("utf-8")
@@ -472,6 +481,7 @@ def test_a_prevalence_that_is_not_a_share(tmp_path: Path, whole: ReportRecord, p
         rewrite_report(tmp_path, prevalence)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_a_file(tmp_path: Path, whole: ReportRecord) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
@@ -548,6 +558,7 @@ def test_the_plots_draw_the_figures_of_the_record(whole: ReportRecord) -> None:
     assert list(map(drawn_points, curves)) == [[[at.prevalence, at.ppv] for at in each] for each in expected]
 
 
+@pytest.mark.slow
 def test_the_same_report_gives_the_same_files(tmp_path: Path, whole: ReportRecord) -> None:
     for name in ("one", "two"):
         write_report(tmp_path / name, whole)
@@ -566,6 +577,7 @@ LONG = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from")
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_no_word_of_a_plot_is_cut(count: int) -> None:
@@ -624,6 +636,7 @@ def test_the_experts_stand_next_to_the_model() -> None:
     assert "Agreement of the experts" not in render_html(least_report())
 
 
+@pytest.mark.slow
 def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> None:
     training = TrainingSummary(
         approach="lora_on_gguf",
@@ -676,6 +689,7 @@ def test_the_methods_text_has_the_figures_of_the_record(whole: ReportRecord) -> 
     assert "Methods text" not in render_html(whole.model_copy(update={"evaluations": ()}))
 
 
+@pytest.mark.slow
 def test_the_methods_text_says_how_a_readout_chooses_its_label(whole: ReportRecord) -> None:
     main = replace(whole.evaluations[0], name="readout")
     info = ReadoutInfo(
@@ -697,6 +711,7 @@ def test_the_methods_text_says_how_a_readout_chooses_its_label(whole: ReportReco
     assert "label with the highest probability" not in said
 
 
+@pytest.mark.slow
 def test_no_absolute_path_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> None:
     lines = {
         "/home/ward/My models/base.gguf": "base.gguf",
@@ -721,6 +736,7 @@ def test_no_absolute_path_is_in_a_file(tmp_path: Path, whole: ReportRecord) -> N
         assert not re.search(r"ward|llama/", (tmp_path / name).read_text("utf-8")), name
 
 
+@pytest.mark.slow
 def test_the_random_sample_of_a_review_is_shown_and_kept(tmp_path: Path, whole: ReportRecord) -> None:
     write_report(tmp_path / "run", whole)
     found = asdict(wilson(3, 40, 0.95))
@@ -734,6 +750,7 @@ def test_the_random_sample_of_a_review_is_shown_and_kept(tmp_path: Path, whole: 
     assert ["random sample", "50", "40", shown(wilson(3, 40, 0.95), 3)] in Page(html).rows
 
 
+@pytest.mark.slow
 def test_the_agreement_of_a_review_is_shown_without_names(tmp_path: Path, whole: ReportRecord) -> None:
     write_report(tmp_path / "run", whole)
     pair = {"first": "Dr Who", "second": "Ana", "records": 40, "agreed": 34, "share": 0.85}

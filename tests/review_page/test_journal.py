@@ -38,6 +38,7 @@ def rate_one(address: str, page: str, value: int) -> str:
     return send(address, "rater/1/rate/rate", {**fields, "value": str(value), "comment": "seen"})
 
 
+@pytest.mark.slow
 def test_a_killed_page_has_lost_nothing(tmp_path: Path) -> None:
     raw_file(tmp_path, 30)
     arguments = ("raw.csv", "--output", "results.csv", "--topics", "visits")

@@ -198,6 +198,7 @@ def test_of_many_raters_the_page_shows_the_pairs_with_most_records(tmp_path: Pat
         assert every.raters == shown.raters == counted and sum(counted.values()) == 119
 
 
+@pytest.mark.slow
 def test_the_more_is_rated_the_more_must_be_new_to_learn_again(tmp_path: Path) -> None:
     with page_of(rate_source(raw_file(tmp_path, 1200)), tmp_path, overlap=0.0) as (session, _):
         asked, ask = list[int](), session._ask_to_learn

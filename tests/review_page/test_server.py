@@ -110,6 +110,7 @@ def test_a_rated_file_of_other_labels_names_the_mapping(tmp_path: Path, capsys: 
     assert "--rating-mapping" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path) -> None:
     raw_file(tmp_path)
     code = (
@@ -165,6 +166,7 @@ def test_a_page_over_tls_with_a_password(tmp_path: Path, pair: tuple[Path, Path]
             running.join(30)
 
 
+@pytest.mark.slow
 def test_nothing_but_its_own_lines_is_printed(tmp_path: Path) -> None:
     raw_file(tmp_path)
     with serving("raw.csv", cwd=tmp_path) as (process, address):
@@ -176,6 +178,7 @@ def test_nothing_but_its_own_lines_is_printed(tmp_path: Path) -> None:
     assert not (tmp_path / "formatted_dataset.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_page_and_writes_the_results(tmp_path: Path, name: str) -> None:
     """Ctrl-C, and what systemd and `docker stop` send; a browser that keeps its connection open delays neither."""

@@ -116,6 +116,7 @@ def test_an_evaluation_scores_the_codes_and_leaves_the_words_alone(tmp_path: Pat
     torch.testing.assert_close(found.code_log_RK, torch.log_softmax(scores_RK, -1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_learns_both_answers(tmp_path: Path) -> None:
     tunable, rows = tunable_of(tmp_path), rows_of(6)
     config = Config(rank=4, alpha=8.0, epochs=30, batch_size=3, learning_rate=1e-2, code_weight=0.5)
@@ -136,6 +137,7 @@ def examples(branch: CodeBranch | None) -> list[Example]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", ["bpe", "spm"])
 def test_our_decoder_and_llama_cpp_score_the_codes_alike(tmp_path: Path, vocab: str) -> None:
     path = tiny.make(tmp_path / "tiny.gguf", vocab=vocab, qtype="F32")

@@ -75,6 +75,7 @@ def trainer_of(
     return Trainer(tunable, data, config, checkpoints=place, should_stop=should_stop)
 
 
+@pytest.mark.slow
 def test_training_learns_what_decides_the_label(base: Path) -> None:
     tunable = open_tunable(base)
     config = Config(**{**vars(CONFIG), "epochs": 12.0, "learning_rate": 1e-2})
@@ -106,6 +107,7 @@ def test_a_limit_on_the_time_is_applied_once(base: Path, tmp_path: Path) -> None
     assert torch.equal(second.lora.values_P, whole.lora.values_P)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: Path) -> None:
     whole = open_tunable(base)
     unbroken = trainer_of(whole)
@@ -131,6 +133,7 @@ def test_a_resumed_run_gives_the_same_adapter_bit_for_bit(base: Path, tmp_path: 
             assert torch.equal(getattr(resumed.result, state), getattr(unbroken.result, state))
 
 
+@pytest.mark.slow
 def test_the_result_has_the_predictions_of_the_base_and_of_the_best_state(base: Path) -> None:
     tunable = open_tunable(base)
     trainer = trainer_of(tunable, config=Config(**{**vars(CONFIG), "epochs": 8.0}))

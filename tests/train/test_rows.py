@@ -97,6 +97,7 @@ def test_an_evaluation_of_rows_equals_that_of_segments(tmp_path: Path, family: s
     assert found.loss == pytest.approx(expected.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_of_rows_learns_as_one_of_segments(tmp_path: Path) -> None:
     losses = []
     for fills in (False, True):

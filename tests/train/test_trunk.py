@@ -73,6 +73,7 @@ def gradients(tunable: Tunable, rows: list[Row], start_TD: torch.Tensor | None =
             for layer in lora.layers}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_the_upper_blocks_get_the_gradient_that_they_get_in_a_whole_training(tmp_path: Path, name: str) -> None:
     path = families.make(tmp_path / "a.gguf", families.FAMILIES[name])
@@ -141,6 +142,7 @@ def losses(trainer: Trainer) -> list[float]:
     return [event.loss for event in trainer.run()]
 
 
+@pytest.mark.slow
 def test_a_training_with_the_cache_equals_one_without_it(base: Path, tmp_path: Path) -> None:
     with_cache, without = open_tunable(base, 2), open_tunable(base, 2)
     trainer = trainer_of(with_cache, tmp_path)
@@ -207,6 +209,7 @@ def test_the_file_of_another_run_is_not_used(base: Path, tmp_path: Path) -> None
     assert (tmp_path / NAME).stat().st_ino != made
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_time_and_not_the_run(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +249,7 @@ def test_the_states_that_a_readout_reads_on_the_way_are_those_of_the_prompts_alo
     assert (tmp_path / NAME).exists() == (layers != "all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [None, CODE])
 def test_the_training_takes_the_trunk_that_the_readout_wrote(
     base: Path, tmp_path: Path, code: CodeTokens | None

@@ -59,6 +59,7 @@ def test_a_file_that_loses_to_its_base_leaves_nothing(
     assert not (tmp_path / "checkpoints").exists() and not models(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_set_in_the_folder_of_an_earlier_run(tmp_path: Path) -> None:
     """A tool of another version, or a killed run, has left a model there."""
     (tmp_path / "checkpoints").mkdir()

@@ -33,6 +33,7 @@ def make(folder: Path, topics: str = "first", **how: bool) -> str:
     return FineTuner(quiet=True).process_dataset(rows, "llama2", None, topics, folder, **how)[1]["verdict"]
 
 
+@pytest.mark.slow
 def test_tune_into_a_finished_folder_is_refused_and_touches_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +50,7 @@ def test_tune_into_a_finished_folder_is_refused_and_touches_nothing(
         make(tmp_path, overwrite=False)
 
 
+@pytest.mark.slow
 def test_the_python_interface_replaces_a_run_and_keeps_the_earlier_one_whole(tmp_path: Path) -> None:
     (tmp_path / "formatted_dataset.csv").write_text("the user's own")
     for topics in ("first", "second", "third"):
@@ -65,6 +67,7 @@ def test_the_python_interface_replaces_a_run_and_keeps_the_earlier_one_whole(tmp
         assert (tmp_path / "previous").stat().st_mode & 0o077 == 0 == earlier.stat().st_mode & 0o077
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
     before = {name: found for name, found in hashes(tmp_path).items() if name not in LOGS}
@@ -79,6 +82,7 @@ def test_a_run_that_fails_leaves_the_earlier_one_whole(tmp_path: Path, monkeypat
     assert hashes(tmp_path / outputs.EARLIER) == before
 
 
+@pytest.mark.slow
 def test_a_move_that_was_stopped_goes_on(tmp_path: Path) -> None:
     make(tmp_path)
     names = {path.name for path in tmp_path.iterdir() if path.is_file()} - LOGS
@@ -116,6 +120,7 @@ def test_settings_that_a_limit_chose_are_not_held_against_the_command(tmp_path: 
         check_resumed(tmp_path, make_config({"minutes": 9}), "t")
 
 
+@pytest.mark.slow
 def test_a_bad_record_leaves_a_finished_run_where_it_is(tmp_path: Path) -> None:
     make(tmp_path)
     before = {name: found for name, found in hashes(tmp_path).items() if name not in LOGS}
@@ -126,6 +131,7 @@ def test_a_bad_record_leaves_a_finished_run_where_it_is(tmp_path: Path) -> None:
     assert {name: found for name, found in hashes(tmp_path).items() if name not in LOGS} == before
 
 
+@pytest.mark.slow
 def test_a_model_in_the_folder_that_would_be_replaced_is_refused(tmp_path: Path) -> None:
     make(tmp_path)
     model = tmp_path / "fine_tuned_model.gguf"

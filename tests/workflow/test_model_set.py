@@ -177,6 +177,7 @@ def length_rule(prompt: str) -> list[float]:
     return [0.5, 0.3, 0.2] if len(prompt) % 2 else [0.2, 0.3, 0.5]
 
 
+@pytest.mark.slow
 def test_no_test_row_reaches_an_engine_or_the_file_before_the_judgement(tmp_path: Path, prepared: Dataset) -> None:
     rows, engine = marked(prepared), RuleEngine(length_rule)
     made = make(tmp_path, rows, served("m", engine))
@@ -188,6 +189,7 @@ def test_no_test_row_reaches_an_engine_or_the_file_before_the_judgement(tmp_path
     assert "TESTCANARY" in "".join(engine.texts)  # the canary would have been seen
 
 
+@pytest.mark.slow
 def test_dev_rows_are_no_examples_and_what_was_tried_is_told(tmp_path: Path, prepared: Dataset) -> None:
     made = make(tmp_path, prepared, served("m", RuleEngine(teacher(prepared, lambda _: True))))
     content = json.loads((tmp_path / "model_set_config.json").read_text())
@@ -215,6 +217,7 @@ class Ticking:
         return float(sum(text.startswith("<system>") for text in self.engine.texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 5, 20, 60])
 def test_whenever_the_time_is_over_a_valid_file_lies_there(seconds: int, tmp_path: Path, prepared: Dataset) -> None:
     engine = RuleEngine(teacher(prepared, lambda name: int(name) % 3 > 0))
@@ -229,6 +232,7 @@ def test_whenever_the_time_is_over_a_valid_file_lies_there(seconds: int, tmp_pat
         assert made.unjudged == "there was no time to rate a dev row"
 
 
+@pytest.mark.slow
 def test_what_is_stopped_half_way_leaves_the_best_so_far(tmp_path: Path, prepared: Dataset) -> None:
     engine = RuleEngine(teacher(prepared, lambda _: True))
     rule = engine.rule
@@ -245,6 +249,7 @@ def test_what_is_stopped_half_way_leaves_the_best_so_far(tmp_path: Path, prepare
     assert [path.name for path in tmp_path.iterdir()] == ["model_set_config.json"]
 
 
+@pytest.mark.slow
 def test_several_models_each_with_its_own_way_and_the_best_rates(tmp_path: Path, prepared: Dataset) -> None:
     weak = RuleEngine(length_rule)
     strong = RuleEngine(teacher(prepared, lambda _: True))
@@ -268,6 +273,7 @@ def test_several_models_each_with_its_own_way_and_the_best_rates(tmp_path: Path,
     assert raters["few-shot"].macro_f1.value == 1.0 > (raters["base"].macro_f1.value or 0)
 
 
+@pytest.mark.slow
 def test_where_words_know_more_than_the_model_they_rate(tmp_path: Path, prepared: Dataset) -> None:
     members = [served("weak", RuleEngine(lambda _: [0.8, 0.1, 0.1]))]
     made = make(tmp_path, prepared, *members)
@@ -292,6 +298,7 @@ def test_a_redacted_set_is_searched_and_written_without_a_word_of_a_row(tmp_path
     assert "TRAINCANARY" not in "".join(text for text in engine.texts if text.startswith("<system>"))
 
 
+@pytest.mark.slow
 def test_a_row_that_no_way_can_hold_leaves_the_set_unjudged(tmp_path: Path, prepared: Dataset) -> None:
     made = make(tmp_path, prepared, served("m", RuleEngine(length_rule, context=60)))
     assert made.dev is None and made.unjudged == "rule: the prompt is longer than the context"
@@ -312,6 +319,7 @@ def many(prepared: Dataset) -> Dataset:
     return replace(prepared, split=replace(prepared.split, dev=rows))
 
 
+@pytest.mark.slow
 def test_the_best_language_model_rates_and_tfidf_only_where_it_is_proven_better(many: Dataset) -> None:
     half, nearly, all_ = (
         shares_of(many, teacher(many, rule)) for rule in (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool)
@@ -370,6 +378,7 @@ def set_with(prepared: Dataset, folder: Path, right: Callable[[str], bool]) -> M
     return replace(made, dev=tuple(rated), unjudged=None)
 
 
+@pytest.mark.slow
 def test_the_set_is_taken_only_where_it_is_proven_better(many: Dataset, tmp_path: Path) -> None:
     rules = (lambda n: int(n) % 2 == 0, lambda n: int(n) % 40 > 0, bool)
     sets = half, _, all_ = [set_with(many, tmp_path, rule) for rule in rules]
@@ -536,6 +545,7 @@ def test_with_engine_torch_llama_cpp_asks_the_decision_model(tmp_path: Path, pre
         assert found == pytest.approx(engine.decide(record, made.config.question()).probabilities, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_decision_model_is_judged_next_to_the_others(tmp_path: Path, prepared: Dataset) -> None:
     members = [served("strong", RuleEngine(teacher(prepared, lambda _: True))), decision_member(tmp_path)]
     made = make(tmp_path, prepared, *members)

@@ -54,6 +54,7 @@ def test_a_model_in_a_container_leads_to_a_model_set_that_ollama_itself_judges(
         assert test_rows["few-shot"] == test_rows["base"] == metadata["split"]["test"]
 
 
+@pytest.mark.slow
 def test_a_server_that_reads_other_tokens_is_not_tuned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file at hand has another tokenizer than the model that the server asks."""
     ours = tiny.make(tmp_path / "spm.gguf", layers=1, vocab="spm", context=2048)
