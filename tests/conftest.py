@@ -1,6 +1,7 @@
 """For every test: no host but this machine can be reached, and a server of the user's is not asked by accident.
 
-A bare `pytest` is the fast tier, on all cores. With a path, -m or -k everything that was selected runs, so `pytest tests` runs all.
+A bare `pytest` is the fast tier, on all cores. With a path, -m or -k everything that was selected runs, so
+`pytest tests` runs all.
 Tests on real models run only when they are asked for: they download 331 MB and take minutes. So do those on a real
 Ollama, since they make models in it.
 
