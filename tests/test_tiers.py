@@ -54,7 +54,7 @@ def test_what_runs(project: Path, arguments: tuple[str, ...], passed: set[str]) 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", *arguments],
         cwd=project,
-        env=kept,
+        env=kept | {"PYTEST_DEBUG_TEMPROOT": str(project)},  # else it first clears what earlier runs left in /tmp
         capture_output=True,
         text=True,
         check=False,
