@@ -18,7 +18,7 @@ from fuzz import MEMORY, SECONDS, TARGETS
 
 CORPUS = ROOT / "tests" / "data" / "corpus"
 RUN = 250_000  # inputs of one process
-LONGEST = 4096  # bytes of an input
+LONGEST = 8192  # bytes of an input: the journals of the corpus have up to 7,680
 WALL_SECONDS = 3600  # of an input: a process that is paused for another bench does not hang
 
 

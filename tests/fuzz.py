@@ -9,6 +9,7 @@ MEMORY more than it has at the start. PYTHONPATH=src:tests where Expertune is no
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import sys
@@ -154,6 +155,19 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
 
 
+def functions_of(packages: Sequence[str]) -> list[FunctionType]:
+    """Functions and methods of all modules of these packages that are loaded, each once."""
+    found: dict[int, FunctionType] = {}
+    for name in [each for each in list(sys.modules) if each.split(".")[0] in packages]:
+        own = [each for each in list(vars(sys.modules[name]).values()) if getattr(each, "__module__", "") == name]
+        methods = [value for each in own if isinstance(each, type) for value in vars(each).values()]
+        for value in (*own, *methods):
+            inner = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "__func__", None) or value)
+            if isinstance(inner, FunctionType):
+                found[id(inner.__code__)] = inner
+    return list(found.values())
+
+
 def fuzz(name: str, arguments: list[str]) -> None:
     import atheris  # pyright: ignore[reportMissingImports]
 
@@ -170,10 +184,8 @@ def fuzz(name: str, arguments: list[str]) -> None:
         assert line is None or "\n" not in line
 
     refused(TARGETS[name], folder, b"{}")  # what the first input imports does not count
-    for module in [each for each in list(sys.modules) if each.split(".")[0] in ("expertune", "json", "csv", "yaml")]:
-        for value in list(vars(sys.modules[module]).values()):
-            if isinstance(value, FunctionType) and value.__module__ == module:
-                atheris.instrument_func(value)
+    for function in functions_of(("expertune", "json", "csv", "yaml")):
+        atheris.instrument_func(function)
     limit()
     atheris.Setup([sys.argv[0], *arguments], once)
     atheris.Fuzz()

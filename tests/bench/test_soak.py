@@ -13,6 +13,7 @@ from typing import Any
 import load
 import pytest
 import soak
+import soak_fuzz
 from soak_fork import Killed, Point, Used, fork
 
 from review_page.pages import raw_file
@@ -142,3 +143,10 @@ async def refused(served: load.Served, seen: load.Seen) -> str | None:
             raise ValueError(f"status {(await client.ask('GET', '/wrong'))[0]}")
 
         return await load.timed(seen, once)
+
+
+def test_the_corpus_is_not_cut() -> None:
+    """The start of an SQLite file is no SQLite file: inputs made of it would all be refused at the first byte."""
+    corpus = soak.ROOT / "tests" / "data" / "corpus"
+    sizes = {path: path.stat().st_size for name in soak_fuzz.TARGETS for path in (corpus / name).iterdir()}
+    assert sizes and max(sizes.values()) <= soak_fuzz.LONGEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -15,7 +16,11 @@ from typing import Any
 import pytest
 
 import tiny
-from fuzz import TARGETS, refused
+from expertune.gguf.read import GGUFFile
+from expertune.rate.journal import Journal
+from expertune.record import read_record
+from expertune.review_page.journal import PageJournal
+from fuzz import TARGETS, functions_of, refused
 
 CORPUS = Path(__file__).parents[1] / "data" / "corpus"
 TEMPLATES = sorted((CORPUS / "template").iterdir())
@@ -108,3 +113,10 @@ def test_the_corpus_is_small_and_every_reader_has_inputs() -> None:
     assert sum(path.stat().st_size for path in files) < 200_000
     assert {path.parent.name for path in files if path.parent != CORPUS} == {*TARGETS, "template"}
     assert min(sum(path.parent.name == name for path in files) for name in (*TARGETS, "template")) >= 5
+
+
+def test_fuzzing_follows_methods_too() -> None:
+    """The readers of journals and of GGUF files are methods: inputs are guided by what these do."""
+    followed = functions_of(("expertune",))
+    for each in (Journal.begin, Journal.find, GGUFFile.tensor, PageJournal.join, read_record):
+        assert inspect.unwrap(each) in followed

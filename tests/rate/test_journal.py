@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 import subprocess
@@ -141,3 +142,17 @@ def test_overrides_are_kept_for_every_configuration(tmp_path: Path) -> None:
         assert journal.find([RATED.record])[RATED.record].override == 0
         journal.override([(RATED.record, -1, "again")])
         assert journal.find([RATED.record])[RATED.record].override == -1
+
+
+def test_a_damaged_file_that_keeps_nothing_is_one_line(tmp_path: Path) -> None:
+    """As where an index of SQLite's is damaged: what was just written is not found."""
+    path = tmp_path / "journal.sqlite"
+    Journal(path).close()
+    ignore_inserts(path, "keys")
+    with Journal(path) as journal, pytest.raises(UsageError, match="no journal, or damaged; name another"):
+        journal.begin(config="c", model="m", engine="e", options={}, seed=1, versions={})
+
+
+def ignore_inserts(path: Path, table: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        found.executescript(f"CREATE TRIGGER t BEFORE INSERT ON {table} BEGIN SELECT RAISE(IGNORE); END")

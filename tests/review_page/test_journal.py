@@ -18,6 +18,7 @@ import pytest
 from expertune.errors import UsageError
 from expertune.ratings.read import read_ratings
 from expertune.review_page.journal import PageJournal
+from rate.test_journal import ignore_inserts
 from review_page.pages import ROOT, SCALE, page_of, rate_source, raw_file, serving, tab
 
 pytest.importorskip("uvicorn", reason="the page's packages are not installed (expertune[page])")
@@ -106,3 +107,14 @@ def test_each_rating_is_on_the_disk_when_it_is_answered(tmp_path: Path) -> None:
         db = sqlite3.connect(copy)
         assert db.execute("SELECT value, undone FROM ratings").fetchall() == [(1, None)]
         db.close()
+
+
+def test_a_damaged_file_that_keeps_no_rater_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "page.sqlite"
+    PageJournal(path, work="rate", mapping="{}").close()
+    ignore_inserts(path, "raters")
+    with (
+        PageJournal(path, work="rate", mapping="{}") as journal,
+        pytest.raises(UsageError, match="no journal, or damaged; name another"),
+    ):
+        journal.join("Ana")

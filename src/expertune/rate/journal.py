@@ -106,8 +106,7 @@ class Journal(SqliteJournal):
         """Open a session: `find` and `put` then are about ratings by this configuration and model."""
         with self._lock, self._sqlite_errors():
             self._db.execute("INSERT OR IGNORE INTO keys (config, model) VALUES (?, ?)", (config, model))
-            found = self._db.execute("SELECT id FROM keys WHERE config = ? AND model = ?", (config, model))
-            (self._key,) = found.fetchone()
+            self._key = self._written("SELECT id FROM keys WHERE config = ? AND model = ?", config, model)
             facts = (self._key, engine, _json(options), seed, _json(versions), now())
             made = self._db.execute(
                 "INSERT INTO sessions (key, engine, options, seed, versions, started) VALUES (?, ?, ?, ?, ?, ?)", facts

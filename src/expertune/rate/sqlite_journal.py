@@ -62,6 +62,13 @@ class SqliteJournal(ABC):
                 f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
             ) from None
 
+    def _written(self, sought: str, *key: object) -> int:
+        """The id of a row that is there by now. Raises sqlite3.DatabaseError where a damaged file does not have it."""
+        found = self._db.execute(sought, key).fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("a row is missing")
+        return found[0]
+
     def close(self) -> None:
         self._db.close()
 

@@ -71,7 +71,7 @@ class PageJournal(SqliteJournal):
         """The id of a rater, who is added if new."""
         with self._sqlite_errors():
             self._db.execute("INSERT OR IGNORE INTO raters (name, time) VALUES (?, ?)", (name, _now()))
-            return self._db.execute("SELECT id FROM raters WHERE name = ?", (name,)).fetchone()[0]
+            return self._written("SELECT id FROM raters WHERE name = ?", name)
 
     def raters(self) -> dict[int, str]:
         with self._sqlite_errors():
