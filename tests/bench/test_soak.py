@@ -147,6 +147,5 @@ async def refused(served: load.Served, seen: load.Seen) -> str | None:
 
 def test_the_corpus_is_not_cut() -> None:
     """The start of an SQLite file is no SQLite file: inputs made of it would all be refused at the first byte."""
-    corpus = soak.ROOT / "tests" / "data" / "corpus"
-    sizes = {path: path.stat().st_size for name in soak_fuzz.TARGETS for path in (corpus / name).iterdir()}
+    sizes = {path: path.stat().st_size for name in soak_fuzz.TARGETS for path in (soak_fuzz.CORPUS / name).iterdir()}
     assert sizes and max(sizes.values()) <= soak_fuzz.LONGEST
