@@ -82,12 +82,15 @@ class Tokenizer:
 
 
 def _remembered(kept: dict[Any, Found], key: object, make: Callable[[], Found]) -> Found:
-    """The few label texts come with every row."""
-    if key not in kept:
-        if len(kept) >= REMEMBERED:
-            kept.clear()
-        kept[key] = make()
-    return kept[key]
+    """The few label texts come with every row. Safe for several threads, of which one may clear what is kept."""
+    try:
+        return kept[key]
+    except KeyError:
+        found = make()
+    if len(kept) >= REMEMBERED:
+        kept.clear()
+    kept[key] = found
+    return found
 
 
 def _bytes(piece: str | list[int]) -> bytes:
