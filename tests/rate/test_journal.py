@@ -153,6 +153,19 @@ def test_a_damaged_file_that_keeps_nothing_is_one_line(tmp_path: Path) -> None:
         journal.begin(config="c", model="m", engine="e", options={}, seed=1, versions={})
 
 
+def test_bytes_that_are_no_text_are_one_line_without_them(tmp_path: Path) -> None:
+    """SQLite's own message quotes the column, which may be what a model said of a record."""
+    path = tmp_path / "journal.sqlite"
+    with begun(path) as journal:
+        journal.put(RATED)
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        found.execute("UPDATE ratings SET answer = CAST(? AS TEXT)", (b"cough\n\xff",))
+        found.commit()
+    with begun(path) as journal, pytest.raises(UsageError, match="no journal, or damaged; name another") as caught:
+        journal.find([RATED.record])
+    assert "cough" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def ignore_inserts(path: Path, table: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as found:
         found.executescript(f"CREATE TRIGGER t BEFORE INSERT ON {table} BEGIN SELECT RAISE(IGNORE); END")

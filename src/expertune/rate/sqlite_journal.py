@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import OutputError, UsageError
+from ..text import one_line
 
 Own = TypeVar("Own", bound="SqliteJournal")
 
@@ -51,16 +52,22 @@ class SqliteJournal(ABC):
         try:
             yield
         except sqlite3.OperationalError as error:
-            if "locked" in str(error):
+            reason = one_line(str(error))  # of a damaged file it may quote names with line ends
+            if "locked" in reason:
                 raise UsageError(f"{self.path}: {self.in_use}") from None
-            raise OutputError(f"{self.path}: cannot be written ({error}); {self.remedy}") from None
+            if reason.startswith("Could not decode"):  # and then quotes the text of the column
+                raise self._damaged() from None
+            raise OutputError(f"{self.path}: cannot be written ({reason}); {self.remedy}") from None
         # of a damaged file SQLite's message may quote what is no text, or a value may have a size of gigabytes
         except (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError):
-            raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
+            raise self._damaged() from None
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another place with --journal"
             ) from None
+
+    def _damaged(self) -> UsageError:
+        return UsageError(f"{self.path}: no journal, or damaged; name another file with --journal")
 
     def _written(self, sought: str, *key: object) -> int:
         """The id of a row that is there by now. Raises sqlite3.DatabaseError where a damaged file does not have it."""
