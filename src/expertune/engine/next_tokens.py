@@ -17,7 +17,7 @@ from .answers import ListedToken, NextTokensAnswer, SampledTokens
 
 FREE_LOGPROBS = 40  # likeliest tokens that are listed in the same answer
 FORCE = 1e6  # logit bias that makes the sampler take a token; log-probabilities are listed as before it
-LIFT = 100.0  # nats by which a token and its stand-in are raised above all others
+LIFT = 100.0  # nats by which tokens and their anchor are raised above all others
 LEAD = 20.0  # nats from a token up to its anchor, at least: the chance of sampling the token is below 1e-8
 SMALLEST = 1e-45  # probability; float32 holds none below
 
@@ -68,8 +68,8 @@ class NextTokens:
 
         Exact to 1e-5 nats, the rounding of a raised logit. Empty where llama.cpp holds the sampled one back.
         """
-        shares = self._raised((), dict.fromkeys(wanted, LIFT))
-        return {token: math.log(max(shares.get(token, 0.0), SMALLEST)) for token in wanted} if shares else {}
+        log_shares = self._raised((), dict.fromkeys(wanted, LIFT))
+        return {token: log_shares[token] for token in wanted} if log_shares else {}
 
     def _anchor(self, path: tuple[int, ...], wanted: int) -> tuple[int, LogProbs]:
         """A token that llama.cpp lists, and the log-probabilities in its place: `wanted`, or else the stand-in."""
@@ -92,12 +92,13 @@ class NextTokens:
         Exact to 1e-5 nats, the rounding of a raised logit; `SMALLEST` bounds them 80 nats below the likeliest token.
         """
         lead = LEAD + max(known.values()) - known[anchor]
-        shares = self._raised(path, {**dict.fromkeys(wanted, LIFT), anchor: LIFT + lead})
-        offset = known[anchor] + lead - math.log(shares[anchor])
-        return {token: offset + math.log(max(shares.get(token, 0.0), SMALLEST)) for token in wanted}
+        log_shares = self._raised(path, {**dict.fromkeys(wanted, LIFT), anchor: LIFT + lead})
+        offset = known[anchor] + lead - log_shares[anchor]
+        return {token: offset + log_shares[token] for token in wanted}
 
-    def _raised(self, path: tuple[int, ...], lifts: Mapping[int, float]) -> dict[int, float]:
-        """Shares of the next tokens once these logits are raised; empty where llama.cpp holds the sampled one back."""
+    def _raised(self, path: tuple[int, ...], lifts: Mapping[int, float]) -> LogProbs:
+        """Logarithms of these tokens' shares once their logits are raised; empty where llama.cpp holds the sampled one
+        back."""
         answer: SampledTokens = self._ask(
             path,
             SampledTokens,
@@ -109,7 +110,11 @@ class NextTokens:
             temperature=1,
             seed=1,
         )
-        return {each.id: each.prob for place in answer.completion_probabilities or () for each in place.top_probs}
+        if not answer.completion_probabilities:
+            return {}
+        (first,) = answer.completion_probabilities
+        shares = {each.id: each.prob for each in first.top_probs}
+        return {token: math.log(max(shares.get(token, 0.0), SMALLEST)) for token in lifts}
 
     def _generated(self, path: Sequence[int], **settings: Any) -> tuple[list[int], Sequence[ListedToken]]:
         """The tokens said, and the entries of those that were not held back."""

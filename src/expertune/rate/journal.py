@@ -125,7 +125,7 @@ class Journal(SqliteJournal):
             try:
                 found |= {row[0]: _entry(row) for row in rows}
             except (ValueError, TypeError, RecursionError):
-                raise UsageError(f"{self.path}: no journal, or damaged; name another file with --journal") from None
+                raise self._damaged() from None
         return found
 
     def put(self, *entries: JournalEntry) -> None:

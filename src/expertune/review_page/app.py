@@ -76,7 +76,8 @@ class Page:
 
     async def work(self, request: Request) -> Response:
         rater, view = self._who(request)
-        return self._html("work.html.j2", **self._shown(rater, view, fresh=True))
+        self.session.renew_agreement()
+        return self._html("work.html.j2", **self._shown(rater, view))
 
     async def rate(self, request: Request) -> Response:
         rater, view = self._who(request)
@@ -120,8 +121,9 @@ class Page:
         return self._results(request, self.keep.write(self.session))
 
     def _results(self, request: Request, said: str) -> Response:
+        self.session.renew_agreement()
         return self._html(
-            "results.html.j2", said=said, output=self.keep.output.name, **self._frame(*self._who(request), fresh=True)
+            "results.html.j2", said=said, output=self.keep.output.name, **self._frame(*self._who(request))
         )
 
     def _answer(self, request: Request, rater: int, view: View, said: str) -> Response:
@@ -130,7 +132,7 @@ class Page:
             return self._html("record.html.j2", **self._shown(rater, view, said))
         return self._to(rater, view)
 
-    def _shown(self, rater: int, view: View, said: str = "", *, fresh: bool = False) -> Mapping[str, Any]:
+    def _shown(self, rater: int, view: View, said: str = "") -> Mapping[str, Any]:
         session = self.session
         item = session.shown(rater, view)
         step = session.step(rater, view, item.key) if item else ""
@@ -146,7 +148,7 @@ class Page:
             session.names[who]: text for (who, key), text in session.comments.items() if item and key == item.key
         }
         return {
-            **self._frame(rater, view, fresh=fresh),
+            **self._frame(rater, view),
             "item": item,
             "pieces": pieces,
             "step": step,
@@ -157,9 +159,8 @@ class Page:
             "comment": session.comments.get((rater, item.key), "") if item else "",
         }
 
-    def _frame(self, rater: int, view: View, *, fresh: bool = False) -> Mapping[str, Any]:
-        """Who rates, and how far it is: a page that is opened shows it `fresh`, an answer to a key must not wait."""
-        name, status = self.session.names[rater], self.session.status(fresh=fresh)
+    def _frame(self, rater: int, view: View) -> Mapping[str, Any]:
+        name, status = self.session.names[rater], self.session.status()
         return {"rater": rater, "name": name, "view": view, "status": status, "own_count": status.raters.get(name, 0),
                 "here": f"{self.base}/rater/{rater}/{view}"}  # fmt: skip
 

@@ -192,18 +192,22 @@ class Session:
                 found[key] = Final(decided, " | ".join(comments.get(key, ())))
         return found
 
-    def status(self, *, fresh: bool = False, exact: bool = False) -> Status:
+    def renew_agreement(self) -> None:
+        """Compute the agreement that is shown, if it has changed: for a page that is opened. A key must not wait."""
+        if self._agreed[2] != self.changes:
+            start = time.monotonic()
+            agreed = self._agreement(SHOWN_PAIRS)
+            self._agreed = start, time.monotonic() - start, self.changes, agreed
+
+    def status(self, *, exact: bool = False) -> Status:
         """Progress and agreement as they are shown: of many records the agreement is some seconds old.
 
-        `fresh`: as they are now. `exact`: so, and with the agreement of every pair of experts.
+        `exact`: as they are now, with the agreement of every pair of experts.
         """
-        now = time.monotonic()
-        since, took, changes, agreed = self._agreed
-        if exact:
-            agreed = self._agreement()
-        elif changes != self.changes and (fresh or now - since > IDLE_SHARE * took):
-            agreed = self._agreement(SHOWN_PAIRS)
-            self._agreed = now, time.monotonic() - now, self.changes, agreed
+        since, took, *_ = self._agreed
+        if not exact and time.monotonic() - since > IDLE_SHARE * took:
+            self.renew_agreement()
+        agreed = self._agreement() if exact else self._agreed[-1]
         given, conflicts = self.source.work == "adjudicate", agreed.open_conflicts
         step: Step = "adjudicated" if given else "independent"
         decided = sum(map(bool, self.votes.at(step).values()))
