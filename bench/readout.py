@@ -122,10 +122,9 @@ def split(
 
     made = fit(train, of(train), scale, groups, seed=config.seed)
     assert made is not None and made.fitted_words is not None, "too few records"
-    record = readout_record(made, dataset, *base)
-    layer = found.depths.index(record.states.depth)
+    record = readout_record(made, dataset, *base, found.shared)
     rated = {
-        "readout": rate_by(record, dataset.examples.test, of(test).states_NLPD[:, layer]),
+        "readout": rate_by(record, dataset.examples.test, of(test)),
         WORDS: rate_by_words(pool_words(made.fitted_words, scale)[0], test, scale),
         "TF-IDF": tfidf(train, test, scale, config.seed),
     }

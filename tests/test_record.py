@@ -59,7 +59,7 @@ def test_the_summary_names_the_engine_of_each_speed(
 def test_a_run_with_the_readout_of_before_loads() -> None:
     info = {"output_file": "readout.json", "depth": 20, "features": "both", "out_of_fold": {}, "tfidf_weight": 1.0}
     found = run_record(readout_info=info).readout_info
-    assert found is not None and (found.features, found.weights, found.label_weights) == ("both", {}, {})
+    assert found is not None and (found.depths, found.weights, found.label_weights) == ((), {}, {})
 
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:

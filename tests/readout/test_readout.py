@@ -31,7 +31,7 @@ from expertune.readout import record as readout_file
 from expertune.readout.classifier import ReadoutClassifier
 from expertune.readout.curve import states_curve
 from expertune.readout.fit import Fit, fit
-from expertune.readout.record import ReadoutRecord
+from expertune.readout.record import ReadoutRecord, rater_at
 from expertune.readout.states import PooledStates, depths_of
 from expertune.record import ApproachChoice
 from expertune.register.preflight import gate_failures
@@ -66,13 +66,15 @@ def fitted(dataset: Dataset, found: PooledStates, **how: Any) -> Fit:
 
 def as_record(made: Fit) -> ReadoutRecord:
     return ReadoutRecord(
-        version=2,
+        version=3,
         base_model="base.gguf",
         base="b" * 64,
         created_at="2026-01-01T00:00:00Z",
         rating_mapping={"Match": 1, "Does Not Match": 0, "Unknown": -1},
         target_topics=TOPIC,
-        states=made.states,
+        shared_beginning=20,
+        shared_end=4,
+        states=dict(made.states),
         words=dict(made.words),
         weights=dict(made.weights),
         label_bias=made.label_bias,
@@ -87,10 +89,12 @@ def as_record(made: Fit) -> ReadoutRecord:
 @pytest.mark.slow
 def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=6.0))
-    assert made.states.depth == 5 and made.states.features == "mean and deviation"
-    assert made.figures["states"].macro_f1 > 0.9 > made.figures["TF-IDF"].macro_f1
-    assert made.figures["fused"].log_loss <= made.figures["states"].log_loss < made.figures["TF-IDF"].log_loss
-    assert made.figures["naive Bayes"].log_loss > made.figures["states"].log_loss
+    knowing, noise = (made.figures[rater_at(depth)] for depth in (5, 3))
+    assert (made.best_states.depth, made.best_states.features) == (5, "mean and deviation")
+    assert made.weights[rater_at(5)] > 2 * made.weights.get(rater_at(3), 0.0)
+    assert knowing.macro_f1 > 0.9 > made.figures["TF-IDF"].macro_f1 and noise.macro_f1 < 0.6
+    assert made.figures["fused"].log_loss <= knowing.log_loss < made.figures["TF-IDF"].log_loss
+    assert made.figures["naive Bayes"].log_loss > knowing.log_loss
     right = [dataset.scale.values[at] for at in made.out_of_fold_NK.argmax(axis=1)]
     assert np.mean([row.value == each for row, each in zip(dataset.split.train, right, strict=True)]) > 0.9
     assert made.out_of_fold_NK.sum(axis=1) == pytest.approx(1)
@@ -99,8 +103,27 @@ def test_depth_and_features_that_know_the_label_are_found(dataset: Dataset) -> N
 @pytest.mark.slow
 def test_states_that_know_nothing_get_no_weight_by_out_of_fold_figures(dataset: Dataset) -> None:
     made = fitted(dataset, states_of(dataset, known=0.0))
-    assert made.figures["states"].log_loss > made.figures["TF-IDF"].log_loss  # no record judged by a fit that saw it
-    assert made.weights["states"] < sum(made.weights[name] for name in made.words)
+    for depth in (3, 5):  # no record judged by a fit that saw it
+        assert made.figures[rater_at(depth)].log_loss > made.figures["TF-IDF"].log_loss
+    assert sum(made.weights[name] for name in made.states) < sum(made.weights[name] for name in made.words)
+
+
+@pytest.mark.slow
+def test_each_depth_that_knows_something_of_its_own_has_a_part(dataset: Dataset) -> None:
+    """One tells Match from the others, the other one Unknown: no depth alone knows the label."""
+    found = states_of(dataset, known=0.0)
+    for at, row in enumerate(dataset.split.train):
+        found.states_NLPD[at, 0, 0, 0] += 6.0 * (row.value == 1)
+        found.states_NLPD[at, 1, 0, 0] += 6.0 * (row.value == -1)
+    made = fitted(dataset, found, words=False)
+    alone = [made.figures[rater_at(depth)].log_loss for depth in (3, 5)]
+    assert made.figures["fused"].log_loss < 0.6 * min(alone)
+    assert made.figures["fused"].macro_f1 > 0.8 > max(made.figures[rater_at(depth)].macro_f1 for depth in (3, 5))
+    record = as_record(made)
+    assert record.depths == (3, 5)
+    shares = ReadoutClassifier(record).predict(found.after(record.depths), [row.prompt for row in dataset.split.train])
+    labels = [dataset.scale.values[each.index(max(each))] for each in shares]
+    assert np.mean([row.value == own for row, own in zip(dataset.split.train, labels, strict=True)]) > 0.9
 
 
 @pytest.mark.slow
@@ -109,7 +132,7 @@ def test_the_learning_curve_is_of_the_chosen_states(dataset: Dataset) -> None:
 
     def values(known: float) -> list[float]:
         found = states_of(dataset, known=known)
-        curve = states_curve(split.train, found, fitted(dataset, found).states, scale, split.groups, CONFIG)
+        curve = states_curve(split.train, found, fitted(dataset, found).best_states, scale, split.groups, CONFIG)
         assert curve is not None and curve.rater == "readout without word counts"
         return [each.macro_f1.value or 0.0 for each in curve.points]
 
@@ -128,8 +151,9 @@ def test_records_of_one_group_are_in_one_fold(dataset: Dataset) -> None:
         found.states_NLPD[at] += own[groups[row.id]].astype(np.float32)
     by_group = fit(dataset.split.train, found, dataset.scale, groups, seed=1)
     leaking = fit(dataset.split.train, found, dataset.scale, {}, seed=1)
-    assert by_group is None or (leaking and by_group.figures["states"].macro_f1 < leaking.figures["states"].macro_f1)
-    assert leaking and leaking.figures["states"].macro_f1 > 0.9
+    name = rater_at(3)
+    assert by_group is None or (leaking and by_group.figures[name].macro_f1 < leaking.figures[name].macro_f1)
+    assert leaking and leaking.figures[name].macro_f1 > 0.9
 
 
 def test_too_few_records_give_no_readout(dataset: Dataset) -> None:
@@ -154,8 +178,7 @@ def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
     again = readout_file.read(path)
     assert again == record
     prompts = [row.prompt for row in dataset.split.train]
-    layer = found.depths.index(record.states.depth)
-    shares = ReadoutClassifier(again).predict(found.states_NLPD[:, layer], prompts)
+    shares = ReadoutClassifier(again).predict(found.after(again.depths), prompts)
     assert [sum(each) for each in shares] == pytest.approx([1.0] * len(prompts))
     truth = [list(record.rating_mapping.values()).index(row.value) for row in dataset.split.train]
     loss = -np.mean([math.log(each[label]) for each, label in zip(shares, truth, strict=True)])
@@ -164,7 +187,7 @@ def test_the_file_rates_as_the_fit(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> None:
     record = as_record(fitted(dataset, states_of(dataset, known=0.5), words=False))
-    assert not record.words and record.weights.keys() == {"states"}
+    assert not record.words and record.weights.keys() == record.states.keys()
     readout_file.write(tmp_path / "readout.json", record)
     assert "cough" not in (tmp_path / "readout.json").read_text()
 
@@ -173,10 +196,12 @@ def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 1}, "version 2 is needed"),
+        ({"version": 1}, "version 3 is needed"),
         ({"words": {}}, "damaged"),
         ({"label_weights": [1.0]}, "damaged"),
-        ({"states": {"depth": 0}}, r"damaged \(at states"),
+        ({"states": {"states": {"depth": 0}}}, r"damaged \(at states"),
+        ({"version": 2, "states": {"depth": 0}}, "damaged"),
+        ({"version": 2, "states": []}, "damaged"),
         ({"rating_mapping": {"Other": 1, "No": 0}}, "damaged"),
     ],
 )
@@ -192,6 +217,23 @@ def test_a_damaged_file_is_refused_in_one_line(
     path.write_text("{")
     with pytest.raises(UsageError, match="cannot be read as JSON"):
         readout_file.read(path)
+
+
+def test_a_file_of_version_2_rates_as_before(dataset: Dataset, tmp_path: Path) -> None:
+    """It has one rater by states, which holds the shared ends of the prompts and has no name."""
+    found = states_of(dataset, known=1.0)
+    kept = as_record(fitted(dataset, found, words=False)).model_dump(mode="json")
+    name = rater_at(5)
+    own = kept["states"][name] | {"shared_beginning": 20, "shared_end": 4}
+    old = {key: each for key, each in kept.items() if not key.startswith("shared")}
+    old |= {"version": 2, "states": own, "weights": {"states": kept["weights"][name]}}
+    (tmp_path / "readout.json").write_text(json.dumps(old))
+    record = readout_file.read(tmp_path / "readout.json")
+    assert (record.version, record.depths, record.shared_beginning, record.shared_end) == (3, (5,), 20, 4)
+    alone = record.states["states"].predict(found.after((5,))[:, 0], list(record.rating_mapping))
+    powered = alone ** record.weights["states"] * np.exp(record.label_bias)
+    shares = ReadoutClassifier(record).predict(found.after(record.depths), [row.prompt for row in dataset.split.train])
+    assert np.asarray(shares) == pytest.approx(powered / powered.sum(axis=1, keepdims=True))
 
 
 # --- the choice ---

@@ -694,16 +694,15 @@ def test_the_methods_text_says_how_a_readout_chooses_its_label(whole: ReportReco
     main = replace(whole.evaluations[0], name="readout")
     info = ReadoutInfo(
         output_file="readout.json",
-        depth=20,
-        features="mean",
-        weights={"states": 0.4, "TF-IDF": 1.25},
+        depths=(10, 20),
+        weights={"states after block 20": 0.4, "TF-IDF": 1.25},
         label_weights={"Match": 2.1685, "Unknown": 1.0},
         out_of_fold={},
     )
     page = render_html(whole.model_copy(update={"evaluations": (main, *whole.evaluations[1:]), "readout": info}))
     said = " ".join(re.sub("<[^>]+>", " ", page.split('<div class="methods">')[1].split("</div>")[0]).split())
     for words in (
-        "It is the log-linear pool of 2 classifiers (weights: states 0.40, TF-IDF 1.25), fitted on the training",
+        "It is the log-linear pool of 2 classifiers (weights: states after block 20 0.40, TF-IDF 1.25), fitted on the",
         "product of probability and a weight (Match 2.17, Unknown 1.00), set there for the highest expected macro-F1; "
         "nothing was sampled",
     ):

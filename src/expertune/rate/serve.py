@@ -125,7 +125,7 @@ def _readout_scorer(
     """The readout on the base's file, which the engine tokenizes for. Raises EngineError."""
     assert isinstance(served.engine, LlamaCppEngine)
     try:
-        base = BaseStates(served.engine.model, make_config({"threads": threads}), readout.states.depth)
+        base = BaseStates(served.engine.model, make_config({"threads": threads}), readout.depths)
     except FineTuningNotSupportedError as error:
         raise EngineError(str(error)) from None
     return ReadoutScorer(served.engine, product.messages, product.scale, readout, base)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +25,10 @@ from .classifier import ReadoutClassifier
 from .curve import states_curve
 from .fit import Fit, fit
 from .record import VERSION, ReadoutRecord
-from .states import BaseStates, PooledStates, States, TrainingPass
+from .states import BaseStates, PooledStates, TrainingPass
+
+if TYPE_CHECKING:
+    from ..model.states import SharedTokens
 
 log = logging.getLogger("expertune")
 
@@ -50,8 +54,7 @@ class Readout:
         record = self.record
         return ReadoutInfo(
             output_file=outputs.READOUT,
-            depth=record.states.depth,
-            features=record.states.features,
+            depths=record.depths,
             weights=record.weights,
             label_weights=dict(zip(record.rating_mapping, record.label_weights, strict=True)),
             out_of_fold={
@@ -105,33 +108,34 @@ def _states(tokens: Tokenized, ws: Workspace) -> PooledStates:
 
 def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout | None:
     dataset, config = tokens.dataset, tokens.plan.config
-    rows, all_NLPD = tokens.rows, states.states_NLPD
-    ends = np.cumsum([len(part) for part in rows.in_order])
-    train_NLPD, unlabelled_NLPD, dev_NLPD, test_NLPD = np.split(all_NLPD, ends[:-1])
-    train = dataset.split.train
-    found = replace(states, states_NLPD=train_NLPD)
+    rows, train = tokens.rows, dataset.split.train
+    ends = np.cumsum([len(part) for part in rows.in_order])[:-1]
+    parts = [replace(states, states_NLPD=part) for part in np.split(states.states_NLPD, ends)]
+    found, unlabelled, dev, test = parts
     with ws.progress.stage(f"{RunStage.READOUT.shown}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:
         return None
     base = tokens.plan.base
-    record = readout_record(made, dataset, base.name, base.sha256)
-    layer, each = states.depths.index(record.states.depth), states.seconds / len(all_NLPD)
+    record = readout_record(made, dataset, base.name, base.sha256, found.shared)
+    each = states.seconds / len(states.states_NLPD)
 
-    def rate(examples: Sequence[Example], rows: Sequence[Row], states_NLPD: States) -> Pass:
-        rated = rate_by(record, examples, states_NLPD[:, layer])
+    def rate(examples: Sequence[Example], rows: Sequence[Row], part: PooledStates) -> Pass:
+        rated = rate_by(record, examples, part)
         return Pass(rated, each * len(rows), 1 / each, sum(len(row.prompt) for row in rows))
 
     soft = {row.id: tuple(map(float, own)) for row, own in zip(train, made.out_of_fold_NK, strict=True)}
     if dataset.unlabelled and (others := dataset.unlabelled.records):
-        shares = ReadoutClassifier(record).predict(unlabelled_NLPD[:, layer], [each.prompt for each in others])
+        shares = ReadoutClassifier(record).predict(unlabelled.after(record.depths), [each.prompt for each in others])
         soft |= {each.id: own for each, own in zip(others, shares, strict=True)}
-    curve = states_curve(train, found, made.states, dataset.scale, dataset.split.groups, config)
-    dev = rate(dataset.examples.dev, rows.dev, dev_NLPD)
-    return Readout(record, dev, rate(dataset.examples.test, rows.test, test_NLPD), soft, curve, made.fitted_words)
+    curve = states_curve(train, found, made.best_states, dataset.scale, dataset.split.groups, config)
+    by_dev, by_test = rate(dataset.examples.dev, rows.dev, dev), rate(dataset.examples.test, rows.test, test)
+    return Readout(record, by_dev, by_test, soft, curve, made.fitted_words)
 
 
-def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str) -> ReadoutRecord:
+def readout_record(
+    made: Fit, dataset: Dataset, base_name: str, base_sha256: str, shared: SharedTokens
+) -> ReadoutRecord:
     """The fit as the record of readout.json."""
     return ReadoutRecord(
         version=VERSION,
@@ -140,7 +144,9 @@ def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str
         created_at=outputs.now(),
         rating_mapping=dict(zip(dataset.scale.labels, dataset.scale.values, strict=True)),
         target_topics=dataset.topics,
-        states=made.states,
+        shared_beginning=shared.beginning,
+        shared_end=shared.end,
+        states=dict(made.states),
         words=dict(made.words),
         weights=dict(made.weights),
         label_bias=made.label_bias,
@@ -149,11 +155,11 @@ def readout_record(made: Fit, dataset: Dataset, base_name: str, base_sha256: str
     )
 
 
-def rate_by(record: ReadoutRecord, examples: Sequence[Example], states_NPD: States) -> tuple[Rated, ...]:
-    """The readout's ratings of records, by their states at its depth."""
+def rate_by(record: ReadoutRecord, examples: Sequence[Example], states: PooledStates) -> tuple[Rated, ...]:
+    """The readout's ratings of records, by their states."""
     pairs = list(record.rating_mapping.items())
     readout = ReadoutClassifier(record)
-    shares = readout.predict(states_NPD, [each.record for each in examples])
+    shares = readout.predict(states.after(record.depths), [each.record for each in examples])
     return tuple(
         Rated(example.id, *pairs[readout.choose(own)], own) for example, own in zip(examples, shares, strict=True)
     )

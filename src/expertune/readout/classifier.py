@@ -1,6 +1,6 @@
 """A readout, ready for many records: the pool of its classifiers on states and on words.
 
-Axes: N record · P pooling (mean, standard deviation) · D model width · K label.
+Axes: N record · L depth · P pooling (mean, standard deviation) · D model width · K label.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..modelset.tfidf_classifier import TfidfClassifier
 from ..stats.label_choice import choose
 from ..stats.pooling import LogPool
-from .record import STATES, ReadoutRecord
+from .record import ReadoutRecord
 
 
 class ReadoutClassifier:
@@ -21,16 +21,18 @@ class ReadoutClassifier:
 
     def __init__(self, record: ReadoutRecord) -> None:
         self._labels = list(record.rating_mapping)
-        self._states = record.states
+        self._states = list(record.states.values())
         self._words = [TfidfClassifier(tables, self._labels) for tables in record.words.values()]
-        weights = [record.weights[name] for name in (STATES, *record.words)]
+        weights = [record.weights[name] for name in (*record.states, *record.words)]
         self._pool = LogPool(tuple(weights), record.label_bias)
         self._label_weights = record.label_weights
 
-    def predict(self, state_NPD: NDArray[np.float32], prompts: Sequence[str]) -> list[tuple[float, ...]]:
-        """Probabilities of the labels of rating_mapping for records, at least one: their pooled states and texts."""
+    def predict(self, states_NLPD: NDArray[np.float32], prompts: Sequence[str]) -> list[tuple[float, ...]]:
+        """Probabilities of the labels of rating_mapping for records, at least one: their pooled states after the
+        record's `depths`, and their texts."""
+        by_states = [each.predict(states_NLPD[:, at], self._labels) for at, each in enumerate(self._states)]
         by_words = [np.asarray(each.predict(prompts)) for each in self._words]
-        share_NK = self._pool.combine([self._states.predict(state_NPD, self._labels), *by_words])
+        share_NK = self._pool.combine([*by_states, *by_words])
         return [tuple(map(float, own_K)) for own_K in share_NK]
 
     def choose(self, probabilities: Sequence[float]) -> int:

@@ -23,7 +23,7 @@ from ..stats.folds import FOLDS, group_folds
 from ..stats.label_choice import choose, fit_label_weights
 from ..stats.logistic import fit_lines
 from ..stats.pooling import LEAST, fit_pool
-from .record import FEATURES, STATES, Floats, OutOfFold, StatesClassifier, features_of
+from .record import FEATURES, Floats, OutOfFold, StatesClassifier, features_of, rater_at
 from .states import PooledStates
 
 INVERSE_REGULARISATION = (1e-3, 3e-3, 1e-2)  # C of scikit-learn, on standardised features
@@ -38,11 +38,11 @@ class Fit:
     """The raters, how they are pooled and a label is chosen, figures by name, and each training record's out-of-fold
     probabilities.
 
-    `words` and `weights` are by name; `label_bias` and `label_weights` are in the order of the scale. `fitted_words`
-    are all raters by word counts, of which some may have no weight here.
+    `states`, `words` and `weights` are by name; `label_bias` and `label_weights` are in the order of the scale.
+    `fitted_words` are all raters by word counts, of which some may have no weight here.
     """
 
-    states: StatesClassifier
+    states: Mapping[str, StatesClassifier]
     words: Mapping[str, TfidfTables]
     weights: Mapping[str, float]
     label_bias: tuple[float, ...]
@@ -50,6 +50,11 @@ class Fit:
     figures: Mapping[str, OutOfFold]
     out_of_fold_NK: Floats
     fitted_words: FittedWords | None
+
+    @property
+    def best_states(self) -> StatesClassifier:
+        """The rater by states that has the lowest out-of-fold log-loss."""
+        return self.states[min(self.states, key=lambda name: self.figures[name].log_loss)]
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,13 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Trial:
-    """One setting of the classifier on states, with its out-of-fold probabilities."""
+    """One setting of a classifier on states, with its out-of-fold probabilities and their log-loss."""
 
     layer: int
     features: str
     c: float
     share_NK: Floats
+    log_loss: float
 
 
 def fit(
@@ -100,18 +106,20 @@ def fit(
     fitted = fit_words(train, scale, groups, seed=seed) if words else None
     if words and fitted is None:
         return None
-    best = _best_trial(found, problem)
-    shares = {STATES: best.share_NK} | dict(fitted.out_of_fold if fitted else {})
+    trials = {rater_at(depth): _best_trial(found, layer, problem) for layer, depth in enumerate(found.depths)}
+    shares = {name: each.share_NK for name, each in trials.items()} | dict(fitted.out_of_fold if fitted else {})
     share_MNK = list(shares.values())
     pool = fit_pool(share_MNK, label_N)
     fused_NK = pool.combine(share_MNK)
     label_weights = fit_label_weights(fused_NK)
     weights = dict(zip(shares, pool.weights, strict=True))
     figures = {name: problem.figures(each) for name, each in shares.items()}
+    best = min(trials, key=lambda name: trials[name].log_loss)
+    kept = {name: each for name, each in trials.items() if weights[name]} or {best: trials[best]}
     return Fit(
-        _classifier(best, found, problem, scale),
+        {name: _classifier(each, found, problem, scale) for name, each in kept.items()},
         {name: each for name, each in (fitted.tables if fitted else {}).items() if weights[name]},
-        {name: weight for name, weight in weights.items() if weight or name == STATES},
+        {name: weight for name, weight in weights.items() if weight or name in kept},
         pool.bias,
         label_weights,
         figures | {"fused": problem.figures(fused_NK, label_weights)},
@@ -120,15 +128,15 @@ def fit(
     )
 
 
-def _best_trial(found: PooledStates, problem: _Problem) -> _Trial:
-    """The depth, features and regularisation with the lowest out-of-fold log-loss."""
+def _best_trial(found: PooledStates, layer: int, problem: _Problem) -> _Trial:
+    """The features and regularisation with the lowest out-of-fold log-loss at a depth."""
 
-    def trial(layer: int, features: str, c: float) -> _Trial:
-        x_NF = features_of(found.states_NLPD[:, layer], features)
-        return _Trial(layer, features, c, _cross_validated(x_NF, problem, c))
+    def trial(features: str, c: float) -> _Trial:
+        share_NK = _cross_validated(features_of(found.states_NLPD[:, layer], features), problem, c)
+        return _Trial(layer, features, c, share_NK, problem.log_loss(share_NK))
 
-    settings = itertools.product(range(len(found.depths)), FEATURES, INVERSE_REGULARISATION)
-    return min((trial(*each) for each in settings), key=lambda each: problem.log_loss(each.share_NK))
+    settings = itertools.product(FEATURES, INVERSE_REGULARISATION)
+    return min((trial(*each) for each in settings), key=lambda each: each.log_loss)
 
 
 def _cross_validated(x_NF: Floats, problem: _Problem, c: float) -> Floats:
@@ -157,16 +165,14 @@ def regression(x_NF: Floats, label_N: NDArray[np.intp], c: float) -> tuple[NDArr
     return model.classes_, weight_KF, intercept_K - weight_KF @ mean_F
 
 
-def _classifier(best: _Trial, found: PooledStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
-    x_NF = features_of(found.states_NLPD[:, best.layer], best.features)
-    labels, weight_KF, intercept_K = regression(x_NF, problem.label_N, best.c)
+def _classifier(trial: _Trial, found: PooledStates, problem: _Problem, scale: RatingScale) -> StatesClassifier:
+    x_NF = features_of(found.states_NLPD[:, trial.layer], trial.features)
+    labels, weight_KF, intercept_K = regression(x_NF, problem.label_N, trial.c)
     return StatesClassifier.model_validate(
         {
-            "depth": found.depths[best.layer],
-            "features": best.features,
-            "shared_beginning": found.shared.beginning,
-            "shared_end": found.shared.end,
-            "inverse_regularisation": best.c,
+            "depth": found.depths[trial.layer],
+            "features": trial.features,
+            "inverse_regularisation": trial.c,
             "labels": tuple(scale.labels[at] for at in labels),
             "intercepts": tuple(map(float, intercept_K)),
             "weights": packed(weight_KF),

@@ -1,4 +1,4 @@
-"""readout.json, version 2: its record, and how it is read and written.
+"""readout.json, version 3: its record, and how it is read and written.
 
 Without `--redact` it holds words of the training records in its TF-IDF tables, as model_set_config.json does, so it
 contains patient text (mode 0600). It holds numbers and words, never a pickle: nothing in the file is run.
@@ -9,9 +9,9 @@ Axes: N record · F feature · K label.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ from ..files import write_json
 from ..modelset.records import LabelWeight, Number, PoolWeight, Share, StrictRecord, Text, TfidfTables
 from ..modelset.tfidf_classifier import unpacked
 
-VERSION = 2
-STATES = "states"  # the name of the rater by hidden states
+VERSION = 3
 FEATURES = ("mean", "mean and deviation")
 
 Floats = NDArray[np.float64]
@@ -33,16 +32,13 @@ Floats = NDArray[np.float64]
 class StatesClassifier(StrictRecord):
     """Logistic regression on pooled hidden states after `depth` blocks.
 
-    `features`: the mean of the states of the prompt's own tokens, or mean and standard deviation. Its own are those
-    between the first `shared_beginning` and the last `shared_end`, which all training prompts had in common. `weights`
-    are (labels, features), base64 of little-endian 32-bit floats; `labels` are those of the training records. The
-    features are standardised: that is part of weights and intercepts.
+    `features`: the mean of the states of the prompt's own tokens, or mean and standard deviation. `weights` are
+    (labels, features), base64 of little-endian 32-bit floats; `labels` are those of the training records. The features
+    are standardised: that is part of weights and intercepts.
     """
 
     depth: Annotated[int, Field(ge=1)]
     features: Literal["mean", "mean and deviation"]
-    shared_beginning: Annotated[int, Field(ge=0)]
-    shared_end: Annotated[int, Field(ge=0)]
     inverse_regularisation: Annotated[float, Field(gt=0)]
     labels: Annotated[tuple[Text, ...], Field(min_length=2)]
     intercepts: tuple[Number, ...]
@@ -79,19 +75,22 @@ class OutOfFold(StrictRecord):
 class ReadoutRecord(StrictRecord):
     """Everything but the base model that is needed to rate new records.
 
-    `words` are raters by word counts, by name. `weights` has the weight of the log-probabilities of "states" and of
-    each of them, `label_bias` what is added for each label, in the order of `rating_mapping`; the label that is written
-    has the largest product of probability and `label_weights`. `out_of_fold` has the figures of each rater and of
-    "fused". `base` is the sha256 of the base's file.
+    `states` are raters by hidden states, by name, from the lowest depth up; a prompt's own tokens are those between the
+    first `shared_beginning` and the last `shared_end`, which all training prompts had in common. `words` are raters by
+    word counts, by name. `weights` has the weight of each rater's log-probabilities, `label_bias` what is added for
+    each label, in the order of `rating_mapping`; the label that is written has the largest product of probability and
+    `label_weights`. `out_of_fold` has the figures of each rater and of "fused". `base` is the base's sha256.
     """
 
-    version: Literal[2]
+    version: Literal[3]
     base_model: Text
     base: Text
     created_at: Text
     rating_mapping: dict[str, int]
     target_topics: str
-    states: StatesClassifier
+    shared_beginning: Annotated[int, Field(ge=0)]
+    shared_end: Annotated[int, Field(ge=0)]
+    states: Annotated[dict[str, StatesClassifier], Field(min_length=1)]
     words: dict[str, TfidfTables]
     weights: dict[str, PoolWeight]
     label_bias: tuple[Number, ...]
@@ -100,14 +99,26 @@ class ReadoutRecord(StrictRecord):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> ReadoutRecord:
-        known = {*self.states.labels, *(label for tables in self.words.values() for label in tables.labels)}
-        if not known <= set(self.rating_mapping):
+        labels = {label for rater in (*self.states.values(), *self.words.values()) for label in rater.labels}
+        if not labels <= set(self.rating_mapping):
             raise ValueError("a label is not in rating_mapping")
-        if self.weights.keys() != {STATES, *self.words}:
+        if list(self.depths) != sorted(set(self.depths)):
+            raise ValueError("the depths are not in order")
+        if self.weights.keys() != {*self.states, *self.words}:
             raise ValueError("there is not one weight for each rater")
         if not len(self.label_bias) == len(self.label_weights) == len(self.rating_mapping):
             raise ValueError("there is not one bias and one weight for each label")
         return self
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of blocks after which the states are needed, ascending."""
+        return tuple(each.depth for each in self.states.values())
+
+
+def rater_at(depth: int) -> str:
+    """Name of the rater by hidden states after `depth` blocks."""
+    return f"states after block {depth}"
 
 
 def features_of(state_NPD: NDArray[np.float32], features: str) -> Floats:
@@ -128,10 +139,20 @@ def read(path: Path) -> ReadoutRecord:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({type(error).__name__}); copy the run's folder") from None
     version = content.get("version") if isinstance(content, dict) else None
-    if version != VERSION:
+    if version not in (2, VERSION):
         raise UsageError(f"{path}: version {VERSION} is needed; run expertune tune again")
     try:
-        return ReadoutRecord.model_validate_json(json.dumps(content))
+        return ReadoutRecord.model_validate_json(json.dumps(_of_version_2(content) if version == 2 else content))
     except ValidationError as error:
         place = faults(error)[0].where or "its beginning"
         raise UsageError(f"{path}: damaged (at {place}); copy it again, or run expertune tune again") from None
+
+
+def _of_version_2(content: Mapping[str, Any]) -> Mapping[str, object]:
+    """The content of a file of version 2, which had states of one depth, as that of version 3."""
+    states = content.get("states")
+    if not isinstance(states, Mapping):
+        return {**content, "version": VERSION}
+    shared = {name: states.get(name) for name in ("shared_beginning", "shared_end")}
+    own = {name: each for name, each in states.items() if name not in shared}
+    return {**content, "version": VERSION, **shared, "states": {"states": own}}

@@ -26,7 +26,7 @@ class ReadoutScorer(LanguageModelScorer):
         from ..model.states import SharedTokens  # imports torch
 
         super().__init__(engine, messages, scale)
-        self._shared = SharedTokens(readout.states.shared_beginning, readout.states.shared_end)
+        self._shared = SharedTokens(readout.shared_beginning, readout.shared_end)
         self.name, self.slots = NAME, AT_ONCE
         self._readout, self._base = ReadoutClassifier(readout), base
         self._rate = Together(self._rate_records, AT_ONCE)
@@ -44,7 +44,7 @@ class ReadoutScorer(LanguageModelScorer):
     def _rate_records(self, some: Sequence[tuple[str, list[int]]]) -> Sequence[tuple[float, ...]]:
         try:
             states_NLPD = self._base.of([tokens for _, tokens in some], self._shared)
-            return self._readout.predict(states_NLPD[:, 0], [record for record, _ in some])
+            return self._readout.predict(states_NLPD, [record for record, _ in some])
         except Exception as error:
             raise EngineError(f"the hidden states could not be computed ({type(error).__name__})") from None
 

@@ -52,6 +52,10 @@ class PooledStates:
     shared: SharedTokens
     seconds: float = 0.0
 
+    def after(self, depths: Sequence[int]) -> States:
+        """The states after some of the depths only, in their order."""
+        return self.states_NLPD[:, [self.depths.index(depth) for depth in depths]]
+
     def write(self, path: Path, run_id: str) -> None:
         """Keep the states of a run. Raises OutputError."""
         with atomic(path) as file:
@@ -76,13 +80,13 @@ class PooledStates:
 
 
 class BaseStates:
-    """The lower part of a base, loaded: it gives the states after up to `depth` blocks (None: the deepest of DEPTHS,
-    or the whole trunk of a training with `config` if that is deeper).
+    """The lower part of a base, loaded: it gives the states after each of `depths` blocks, ascending (none given: those
+    of DEPTHS, and it has the whole trunk of a training with `config`).
 
     Raises FineTuningNotSupportedError for an architecture that our decoder does not read.
     """
 
-    def __init__(self, path: Path, config: Config, depth: int | None = None) -> None:
+    def __init__(self, path: Path, config: Config, depths: Sequence[int] = ()) -> None:
         from ..gguf.read import GGUFFile
         from ..model.arch import read_config
         from ..model.load import load, place
@@ -91,8 +95,8 @@ class BaseStates:
         self._config = with_changes(config, rank=1)  # the adapter is there but empty
         with GGUFFile(path) as file:
             model = read_config(file)
-            self.depths = (depth,) if depth else depths_of(len(model.layers))
-            self._trunk = 0 if depth else trunk_blocks(model, first_adapted(model, config.layers))
+            self.depths = tuple(depths) or depths_of(len(model.layers))
+            self._trunk = 0 if depths else trunk_blocks(model, first_adapted(model, config.layers))
             blocks = max(self.depths[-1], self._trunk)
             self._tunable = load(file, self._config, place(file, self._config), blocks=blocks)
         self.placement = self._tunable.placement.describe()

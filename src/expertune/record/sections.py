@@ -60,16 +60,15 @@ class ModelSetInfo(Section):
 
 
 class ReadoutInfo(Section):
-    """Present if a readout was fitted: the pool of raters by words and by states after `depth` blocks.
+    """Present if a readout was fitted: the pool of raters by words and by states after `depths` blocks.
 
     `weights` are by rater; the label that is written has the largest product of probability and `label_weights`. Runs
-    before readout.json had version 2 have neither. `out_of_fold` has macro-F1 and log-loss of each rater and of "fused"
-    on the training records, by cross-validation.
+    before readout.json had version 2 have neither, those before version 3 no `depths`. `out_of_fold` has macro-F1 and
+    log-loss of each rater and of "fused" on the training records, by cross-validation.
     """
 
     output_file: str
-    depth: int
-    features: str
+    depths: tuple[int, ...] = ()
     weights: dict[str, float] = Field(default_factory=dict)
     label_weights: dict[str, float] = Field(default_factory=dict)
     out_of_fold: dict[str, dict[str, float]]
