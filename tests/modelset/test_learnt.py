@@ -14,9 +14,9 @@ import pytest
 from expertune.errors import ModelSetConfigError
 from expertune.modelset.build import BuildInputs, Recipe, build, recipes
 from expertune.modelset.config import parse
-from expertune.modelset.records import TFIDF, ContextSummary, TfidfMember, WordPool
+from expertune.modelset.records import TFIDF, ContextSummary, TfidfMember, TfidfTables, WordPool
 from expertune.modelset.terms import FEWEST_ROWS, summarise, summary_text
-from expertune.modelset.tfidf_classifier import TfidfSettings, fit_tfidf, out_of_fold, predict_tfidf
+from expertune.modelset.tfidf_classifier import TfidfClassifier, TfidfSettings, fit_tfidf, out_of_fold
 from expertune.modelset.training_signals import NOTHING, gather
 from expertune.modelset.word_pool import WORDS as RATERS
 from expertune.modelset.word_pool import WordScorer, fit_words, pool_words, rate_by_words
@@ -24,6 +24,8 @@ from expertune.ratings.scale import make_scale
 from expertune.ratings.schema import Rating, Split
 
 SCALE = make_scale({"Match": 1, "Does Not Match": 0, "Unknown": -1})
+DEFAULT = TfidfSettings()
+ONE = {"one": DEFAULT}
 WORDS = {1: "cough wheeze sputum croup", 0: "sprain bite burn rash", -1: "unwell referred waiting vague"}
 FILLER = ["since", "yesterday", "morning", "with", "family", "at", "home", "today", "seen", "before", "night"]
 
@@ -42,6 +44,11 @@ def rows(count: int, seed: int = 0) -> list[Rating]:
         draw.shuffle(text)
         made.append(row(number, value, f"Task: rate it.\nNotes: {' '.join(text)}"))
     return made
+
+
+def fitted(train: list[Rating], how: TfidfSettings = DEFAULT) -> TfidfTables | None:
+    made = fit_tfidf(train, SCALE, {"one": how}, seed=3)
+    return made and made["one"]
 
 
 def groups(of: list[Rating]) -> dict[str, str]:
@@ -99,7 +106,7 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
 
     train = [each for each in rows(90) if each.value in values]
     new = [each.prompt for each in rows(30, seed=5)] + ["", "été – unseen wörds 12.5"]
-    record = fit_tfidf(train, SCALE, seed=3)
+    record = fitted(train)
     assert record is not None and "pickle" not in str(record)
     plain = make_pipeline(
         make_union(
@@ -113,7 +120,7 @@ def test_the_stored_classifier_is_scikit_learns(values: tuple[int, ...]) -> None
     plain.fit([each.prompt for each in train], [each.value for each in train])
     at = {int(value): place for place, value in enumerate(plain.classes_)}
     wanted = [[shares[at[v]] if v in at else 0.0 for v in SCALE.values] for shares in plain.predict_proba(new)]
-    assert np.asarray(predict_tfidf(record, new, SCALE.labels)) == pytest.approx(np.asarray(wanted), abs=1e-5)
+    assert np.asarray(TfidfClassifier(record, SCALE.labels).predict(new)) == pytest.approx(np.asarray(wanted), abs=1e-5)
 
 
 @pytest.mark.parametrize("values", [(1, 0, -1), (1, 0)])
@@ -126,7 +133,7 @@ def test_naive_bayes_is_the_papers(values: tuple[int, ...], counted: Literal["su
 
     train = [each for each in rows(90) if each.value in values]
     new = [each.prompt for each in rows(30, seed=5)]
-    record = fit_tfidf(train, SCALE, seed=3, how=TfidfSettings(letters=False, naive_bayes=counted))
+    record = fitted(train, TfidfSettings(letters=False, naive_bayes=counted))
     assert record is not None
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True, min_df=2)
     x, y = words.fit_transform([each.prompt for each in train]).toarray(), np.array([each.value for each in train])
@@ -140,17 +147,25 @@ def test_naive_bayes_is_the_papers(values: tuple[int, ...], counted: Literal["su
     shares = softmax(np.stack([lines[value] for value in given], axis=1), axis=1)
     wanted = np.zeros((len(new), 3))
     wanted[:, [SCALE.values.index(value) for value in given]] = shares
-    assert np.asarray(predict_tfidf(record, new, SCALE.labels)) == pytest.approx(
+    assert np.asarray(TfidfClassifier(record, SCALE.labels).predict(new)) == pytest.approx(
         wanted, abs=1e-3
     )  # both solvers stop at 1e-4
 
 
 def test_too_few_rows_or_labels_give_no_classifier() -> None:
-    assert fit_tfidf(rows(9), SCALE, seed=0) is None
-    assert fit_tfidf([each for each in rows(60) if each.value == 1], SCALE, seed=0) is None
-    assert out_of_fold(rows(9), SCALE, {}, seed=0) == []
-    found = fit_tfidf(rows(60), SCALE, seed=0)
-    assert found is not None and predict_tfidf(found, [], SCALE.labels) == []
+    assert fitted(rows(9)) is None
+    assert fitted([each for each in rows(60) if each.value == 1]) is None
+    assert out_of_fold(rows(9), SCALE, {}, ONE, seed=0) is None
+
+
+def test_classifiers_that_are_fitted_together_are_those_fitted_alone() -> None:
+    made = rows(90)
+    together, shares = fit_tfidf(made, SCALE, RATERS, seed=3), out_of_fold(made, SCALE, groups(made), RATERS, seed=3)
+    assert together is not None and shares is not None and list(together) == list(shares) == list(RATERS)
+    for name, how in RATERS.items():
+        assert together[name] == fitted(made, how), name
+        alone = out_of_fold(made, SCALE, groups(made), {name: how}, seed=3)
+        assert alone is not None and np.array_equal(alone[name], shares[name]), name
 
 
 def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:
@@ -162,13 +177,13 @@ def test_out_of_fold_no_row_is_rated_by_its_own_group() -> None:
     ]
     labels = {f"p{at}": made[at * 4].value for at in range(30)}
     made = [row(at, labels[each.group or ""], each.prompt, each.group) for at, each in enumerate(made)]
-    right = [
-        SCALE.values[max(range(3), key=lambda k: shares[k])] == each.value
-        for each, shares in zip(made, out_of_fold(made, SCALE, groups(made), seed=0), strict=True)
-    ]
-    leaky = out_of_fold(made, SCALE, {}, seed=0)
-    seen = [SCALE.values[max(range(3), key=lambda k: s[k])] == each.value for each, s in zip(made, leaky, strict=True)]
-    assert sum(right) < 80 < 100 < sum(seen)
+
+    def right(by_group: dict[str, str]) -> int:
+        found = out_of_fold(made, SCALE, by_group, ONE, seed=0)
+        assert found is not None
+        return sum(SCALE.values[at] == each.value for each, at in zip(made, found["one"].argmax(axis=1), strict=True))
+
+    assert right(groups(made)) < 80 < 100 < right({})
 
 
 @pytest.mark.slow
@@ -269,7 +284,7 @@ def test_the_pool_is_the_weighted_product_of_its_raters() -> None:
     records = [each.prompt for each in new]
     product = np.ones((len(new), 3))
     for name, weight in pool.weights.items():
-        own_NK = np.asarray(predict_tfidf(words.tables[name], records, SCALE.labels))
+        own_NK = np.asarray(TfidfClassifier(words.tables[name], SCALE.labels).predict(records))
         product *= np.maximum(own_NK, 1e-6) ** weight
     product *= np.exp(pool.label_bias)
     wanted_NK = product / product.sum(axis=1, keepdims=True)
@@ -296,13 +311,13 @@ def test_a_large_set_is_cross_validated_by_a_sample() -> None:
 def test_a_file_of_version_1_rates_as_before() -> None:
     """Its classifier was one, with the likeliest label."""
     train, new = rows(90), rows(30, seed=5)
-    tables = fit_tfidf(train, SCALE, seed=3)
+    tables = fitted(train)
     assert tables is not None
     content = build(inputs(split_of(train)), Recipe("examples")).model_dump(mode="json")
     old = {**tables.model_dump(mode="json"), "weight": 0.0, "calibration": None, "dev_agreement": None}
     read = parse({**content, "version": 1, "tfidf": old})
     assert read.version == 2 and read.tfidf is not None and list(read.tfidf.raters) == [TFIDF]
-    before = predict_tfidf(tables, [each.prompt for each in new], SCALE.labels)
+    before = TfidfClassifier(tables, SCALE.labels).predict([each.prompt for each in new])
     after = rate_by_words(read.tfidf, new, SCALE)
     assert np.asarray([each.probabilities for each in after]) == pytest.approx(np.asarray(before), abs=1e-5)
     assert [each.value for each in after] == [SCALE.values[int(np.argmax(shares))] for shares in before]

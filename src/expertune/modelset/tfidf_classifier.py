@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -33,30 +34,53 @@ VECTORIZERS: tuple[Vectorizer, Vectorizer] = (word_tfidf, letter_tfidf)
 
 @dataclass(frozen=True)
 class TfidfSettings:
-    """Terms of each kind at most, C of scikit-learn's logistic regression, and whether groups of letters count too.
+    """C of scikit-learn's logistic regression, and whether groups of letters count too.
 
     With `naive_bayes` each label has a regression of its own against the rest, in which a term counts as much as naive
     Bayes would have it (NB-SVM; Wang and Manning 2012, https://aclanthology.org/P12-2018): by the sums of its TF-IDF
     values in the records of the label and of the rest, or by its "presence" in so many of them.
     """
 
-    most_terms: int = MOST_TERMS
     inverse_regularisation: float = 1.0
     letters: bool = True
     naive_bayes: Literal["", "sums", "presence"] = ""
 
 
+class _Terms:
+    """The terms of training texts, counted once however many classifiers learn from them: the fitted vectorizer of each
+    kind, and its TF-IDF values (texts, terms)."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    @cached_property
+    def words(self) -> tuple[Any, Any]:
+        return _counted(word_tfidf, self._texts)
+
+    @cached_property
+    def letters(self) -> tuple[Any, Any]:
+        return _counted(letter_tfidf, self._texts)
+
+    @cached_property
+    def no_letters(self) -> tuple[Any, Any]:
+        return _without_terms(letter_tfidf, self._texts)
+
+
 def fit_tfidf(
-    train: Sequence[Rating], scale: RatingScale, *, seed: int, how: TfidfSettings = TfidfSettings()
-) -> TfidfTables | None:
-    """The classifier's record; None for fewer than ten rows or two labels."""
+    train: Sequence[Rating], scale: RatingScale, raters: Mapping[str, TfidfSettings], *, seed: int
+) -> dict[str, TfidfTables] | None:
+    """The record of each classifier by name; None for fewer than ten rows or two labels."""
     if len(train) < FEWEST_ROWS or len({row.value for row in train}) < 2:
         return None
-    texts = [row.prompt for row in train]
-    letters = _fitted(letter_tfidf, texts, how.most_terms) if how.letters else _without_terms(letter_tfidf, texts[:1])
-    fitted = [_fitted(word_tfidf, texts, how.most_terms), letters]
-    values = [row.value for row in train]
-    features, model = _features(texts, fitted), _regression(how, seed)
+    terms, values = _Terms([row.prompt for row in train]), [row.value for row in train]
+    return {name: _tables(terms, values, scale, how, seed) for name, how in raters.items()}
+
+
+def _tables(terms: _Terms, values: Sequence[int], scale: RatingScale, how: TfidfSettings, seed: int) -> TfidfTables:
+    from scipy.sparse import hstack
+
+    (words, by_word), (letters, by_letters) = terms.words, terms.letters if how.letters else terms.no_letters
+    features, model = hstack([by_word, by_letters]).tocsr(), _regression(how, seed)
     counted = {"": None, "sums": features, "presence": features > 0}[how.naive_bayes]
     lines = _lines(features, values, model) if counted is None else _naive_bayes_lines(features, values, model, counted)
     labels, weight_KV, intercept_K = lines
@@ -64,8 +88,8 @@ def fit_tfidf(
         labels=tuple(map(scale.label_of, labels)),
         intercepts=tuple(round(float(each), 6) for each in intercept_K),
         weights=packed(weight_KV),
-        words=_table(fitted[0]),
-        letters=_table(fitted[1]),
+        words=_table(words),
+        letters=_table(letters),
     )
 
 
@@ -97,11 +121,6 @@ def _naive_bayes_lines(features: Any, values: Sequence[int], model: Any, counted
     return labels, np.stack(weights), np.asarray(intercepts)
 
 
-def predict_tfidf(tables: TfidfTables, prompts: Sequence[str], labels: Sequence[str]) -> list[tuple[float, ...]]:
-    """Probabilities of `labels` for each prompt; 0 for a label that the train rows did not hold."""
-    return TfidfClassifier(tables, labels).predict(prompts) if prompts else []
-
-
 class TfidfClassifier:
     """A fitted classifier, ready for many prompts; safe for several threads."""
 
@@ -114,10 +133,12 @@ class TfidfClassifier:
         self._places = [at.get(label) for label in labels]
 
     def predict(self, prompts: Sequence[str]) -> list[tuple[float, ...]]:
-        """As `predict_tfidf`; at least one prompt."""
+        """Probabilities of the labels for each prompt, at least one; 0 for a label that no training row had."""
+        from scipy.sparse import hstack
         from scipy.special import softmax
 
-        share_NK = softmax(_features(prompts, self._fitted) @ self._weight_KV.T + self._intercept_K, axis=1)
+        features = hstack([each.transform(prompts) for each in self._fitted]).tocsr()
+        share_NK = softmax(features @ self._weight_KV.T + self._intercept_K, axis=1)
         return [tuple(0.0 if at is None else float(shares[at]) for at in self._places) for shares in share_NK]
 
 
@@ -125,43 +146,38 @@ def out_of_fold(
     train: Sequence[Rating],
     scale: RatingScale,
     groups: Mapping[str, str],
+    raters: Mapping[str, TfidfSettings],
     *,
     seed: int,
-    how: TfidfSettings = TfidfSettings(),
-) -> list[tuple[float, ...]]:
-    """Each row's probabilities by a classifier that saw no row of its group; [] where that cannot be learnt."""
+) -> dict[str, Floats] | None:
+    """Each row's probabilities (N, K) by classifiers that saw no row of its group; None where that cannot be learnt."""
     fold_N = group_folds([groups.get(row.id, row.id) for row in train], seed)
-    found: list[tuple[float, ...]] = [()] * len(train)
+    found = {name: np.zeros((len(train), len(scale.labels))) for name in raters}
     for fold in range(FOLDS):
         rest = [row for row, own in zip(train, fold_N, strict=True) if own != fold]
-        tables = fit_tfidf(rest, scale, seed=seed, how=how)
+        tables = fit_tfidf(rest, scale, raters, seed=seed)
         if tables is None:
-            return []
-        places = [int(at) for at in np.flatnonzero(fold_N == fold)]
-        own = predict_tfidf(tables, [train[at].prompt for at in places], scale.labels)
-        for at, shares in zip(places, own, strict=True):
-            found[at] = shares
+            return None
+        prompts = [row.prompt for row, own in zip(train, fold_N, strict=True) if own == fold]
+        for name, each in tables.items() if prompts else ():
+            found[name][fold_N == fold] = TfidfClassifier(each, scale.labels).predict(prompts)
     return found
 
 
-def _fitted(vectorizer: Vectorizer, texts: Sequence[str], most_terms: int) -> Any:
+def _counted(vectorizer: Vectorizer, texts: Sequence[str]) -> tuple[Any, Any]:
     for rows in (2, 1) if len(texts) >= ROWS_FOR_SHARED else (1,):
-        made = vectorizer(max_features=most_terms, min_df=rows)
+        made = vectorizer(max_features=MOST_TERMS, min_df=rows)
         try:
-            return made.fit(texts)
+            return made, made.fit_transform(texts)
         except ValueError:  # no term is in two rows, or no text has one
             continue
     return _without_terms(vectorizer, texts)
 
 
-def _without_terms(vectorizer: Vectorizer, texts: Sequence[str]) -> Any:
-    return vectorizer(vocabulary=[NO_TERM]).fit(texts)
+def _without_terms(vectorizer: Vectorizer, texts: Sequence[str]) -> tuple[Any, Any]:
+    from scipy.sparse import csr_matrix
 
-
-def _features(texts: Sequence[str], fitted: Sequence[Any]) -> Any:
-    from scipy.sparse import hstack
-
-    return hstack([each.transform(texts) for each in fitted]).tocsr()
+    return vectorizer(vocabulary=[NO_TERM]).fit(texts[:1]), csr_matrix((len(texts), 1))
 
 
 def _table(fitted: Any) -> TermTable:

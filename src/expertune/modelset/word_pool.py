@@ -49,13 +49,9 @@ def fit_words(
     rows = train
     if most is not None and len(train) > most:
         rows = [train[at] for at in sorted(random.Random(seed).sample(range(len(train)), most))]
-    shares = {name: out_of_fold(rows, scale, groups, seed=seed, how=how) for name, how in WORDS.items()}
-    if not all(map(len, shares.values())):
-        return None
-    tables = {name: fit_tfidf(train, scale, seed=seed, how=how) for name, how in WORDS.items()}
-    found = {name: each for name, each in tables.items() if each is not None}
-    share_MNK = {name: np.asarray(each) for name, each in shares.items()}
-    return FittedWords(found, rows, share_MNK) if len(found) == len(WORDS) else None
+    share_MNK = out_of_fold(rows, scale, groups, WORDS, seed=seed)
+    tables = fit_tfidf(train, scale, WORDS, seed=seed) if share_MNK else None
+    return FittedWords(tables, rows, share_MNK) if share_MNK and tables else None
 
 
 def pool_words(words: FittedWords, scale: RatingScale) -> tuple[WordPool, dict[str, tuple[float, ...]]]:
