@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,11 @@ def test_ten_thousand_records(browser: Any, tmp_path: Path) -> None:
     with serving("raw.csv", cwd=tmp_path) as (_, address):
         ana = Expert(browser, address, "Ana")
         seen = {ana.rate() for _ in range(60)}
-        ana.window.wait_for_selector("mark", timeout=120_000, state="attached")
         assert len(seen) == 60 and "60 of 10,000 records" in ana.says()
+        deadline = time.monotonic() + 120
+        while not ana.window.query_selector("mark"):  # sixty keys may take less time than the first fit
+            assert time.monotonic() < deadline, "no record has marks"
+            ana.rate()
         ana.close()
 
 
