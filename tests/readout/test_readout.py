@@ -200,7 +200,7 @@ def test_a_redacted_readout_has_no_words(dataset: Dataset, tmp_path: Path) -> No
         ({"words": {}}, "damaged"),
         ({"label_weights": [1.0]}, "damaged"),
         ({"states": {"states": {"depth": 0}}}, r"damaged \(at states"),
-        ({"version": 2, "states": {"depth": 0}}, "damaged"),
+        ({"version": 2, "states": {"depth": 0, "shared_beginning": 1, "shared_end": 1}}, r"damaged \(at states"),
         ({"version": 2, "states": []}, "damaged"),
         ({"rating_mapping": {"Other": 1, "No": 0}}, "damaged"),
     ],

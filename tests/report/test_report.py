@@ -702,7 +702,8 @@ def test_the_methods_text_says_how_a_readout_chooses_its_label(whole: ReportReco
     page = render_html(whole.model_copy(update={"evaluations": (main, *whole.evaluations[1:]), "readout": info}))
     said = " ".join(re.sub("<[^>]+>", " ", page.split('<div class="methods">')[1].split("</div>")[0]).split())
     for words in (
-        "It is the log-linear pool of 2 classifiers (weights: states after block 20 0.40, TF-IDF 1.25), fitted on the",
+        "It is the log-linear pool of 2 classifiers (weights: states after block 20 0.40, TF-IDF 1.25), "
+        "fitted on the training",
         "product of probability and a weight (Match 2.17, Unknown 1.00), set there for the highest expected macro-F1; "
         "nothing was sampled",
     ):

@@ -110,8 +110,8 @@ def _fitted(tokens: Tokenized, states: PooledStates, ws: Workspace) -> Readout |
     dataset, config = tokens.dataset, tokens.plan.config
     rows, train = tokens.rows, dataset.split.train
     ends = np.cumsum([len(part) for part in rows.in_order])[:-1]
-    parts = [replace(states, states_NLPD=part) for part in np.split(states.states_NLPD, ends)]
-    found, unlabelled, dev, test = parts
+    of_parts = np.split(states.states_NLPD, ends)
+    found, unlabelled, dev, test = (replace(states, states_NLPD=each) for each in of_parts)
     with ws.progress.stage(f"{RunStage.READOUT.shown}: fitting"):
         made = fit(train, found, dataset.scale, dataset.split.groups, seed=config.seed, words=not config.redact)
     if made is None:

@@ -53,7 +53,7 @@ class Fit:
 
     @property
     def best_states(self) -> StatesClassifier:
-        """The rater by states that has the lowest out-of-fold log-loss."""
+        """Of the raters by states, the one with the lowest out-of-fold log-loss."""
         return self.states[min(self.states, key=lambda name: self.figures[name].log_loss)]
 
 
