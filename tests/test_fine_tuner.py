@@ -33,13 +33,13 @@ ROWS = ROOT / "examples" / "formatted_dataset.csv"
 BASE = ROOT / "examples" / "base.gguf"
 TOPIC = "respiratory infections"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
-COUNT = 160
+COUNT = 110
 # float32: which is faster depends on what else the machine does, and some tests compare two runs bit for bit
 QUICK: dict[str, Any] = {
-    "epochs": 3,
+    "epochs": 2,
     "learning_rate": 3e-3,
     "rank": 8,
-    "batch_size": 8,
+    "batch_size": 4,
     "class_weight": "none",
     "bootstrap_resamples": 200,
     "compute_dtype": "fp32",

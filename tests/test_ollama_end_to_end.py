@@ -33,7 +33,7 @@ ROWS = ROOT / "examples/formatted_dataset.csv"
 BASE = ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 LABELS = ["Match", "Does Not Match", "Unknown"]
-QUICK = {"epochs": 3, "learning-rate": 3e-3, "rank": 8, "batch-size": 8, "class-weight": "none",
+QUICK = {"epochs": 2, "learning-rate": 3e-3, "rank": 8, "batch-size": 4, "class-weight": "none",
          "bootstrap-resamples": 100, "approach": "tune"}  # fmt: skip
 FLAGS = [part for name, value in QUICK.items() for part in (f"--{name}", value)]
 
@@ -70,7 +70,7 @@ def run(contract: ContractServer, tmp_path_factory: pytest.TempPathFactory) -> t
     """`tune --register` once: the folder, what it printed, and the models folder from before."""
     folder, before = tmp_path_factory.mktemp("run"), listing(contract.folder)
     rows = tmp_path_factory.mktemp("rows") / "rows.csv"
-    pd.read_csv(ROWS).head(160).to_csv(rows, index=False)
+    pd.read_csv(ROWS).head(110).to_csv(rows, index=False)
     ended = expertune(
         "tune", "--input", rows, "--no-readout", "--model", "small", "--topics", TOPIC, "--output-dir", folder, *FLAGS,
         "--register", "my-rater", "--force", host=contract.host,

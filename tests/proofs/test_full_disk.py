@@ -154,7 +154,7 @@ def test_the_log_of_a_training_holds_whole_lines(disk: Disk) -> None:
 
 FLAGS = ("--topics", "respiratory infections", "--bootstrap-resamples", 100, "--model-set-budget-seconds", 2,
          "--threads", 1)  # fmt: skip
-TUNING = ("--approach", "tune", "--epochs", 3, "--learning-rate", 3e-3, "--rank", 8, "--batch-size", 8,
+TUNING = ("--approach", "tune", "--epochs", 2, "--learning-rate", 3e-3, "--rank", 8, "--batch-size", 4,
           "--class-weight", "none", "--compute-dtype", "fp32", "--checkpoint-seconds", 0, "--no-readout")  # fmt: skip
 
 

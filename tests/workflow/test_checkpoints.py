@@ -19,13 +19,13 @@ from expertune.tuned import check
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
-QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 3, "rank": 8, "batch_size": 8, "class_weight": "none",
+QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "batch_size": 4, "class_weight": "none",
                          "bootstrap_resamples": 100, "model_set_budget_seconds": 2, "compute_dtype": "fp32",
                          "threads": 1, "approach": "tune"}  # fmt: skip
 
 
 def tune(folder: Path, model: str = str(BASE), *, fallback: bool = True, resume: bool = False, **more: Any) -> Any:
-    rows = pd.read_csv(ROWS).head(140)
+    rows = pd.read_csv(ROWS).head(100)
     tuner = FineTuner(fallback_mode=fallback, quiet=True)
     _, metadata = tuner.process_dataset(rows, model, None, TOPIC, folder, resume=resume, **{**QUICK, **more})
     return metadata

@@ -14,7 +14,7 @@ from expertune.cli.main import main
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
 LABELS = {1: "Match", 0: "Does Not Match", -1: "Unknown"}
-QUICK = ("--learning-rate", "3e-3", "--epochs", "3", "--rank", "8", "--class-weight", "none", "--approach", "tune",
+QUICK = ("--learning-rate", "3e-3", "--epochs", "2", "--rank", "8", "--class-weight", "none", "--approach", "tune",
          "--bootstrap-resamples", "100", "--compute-dtype", "fp32", "--threads", "1", "--no-readout")  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_from_an_export_of_three_experts_to_a_tuned_model(tmp_path: Path, capsys
         table.writerows(rows)
     settings = (*experts, "--column", f"adjudicated={path}")
     run = ("--input", formatted, "--model", BASE, *topics, "--output-dir", tmp_path / "out", *QUICK, *settings)
-    assert command("tune", *run) in (0, 1)  # a model of 3 epochs may fail a check
+    assert command("tune", *run) in (0, 1)  # a model of 2 epochs may fail a check
     shown = capsys.readouterr()
     metadata = json.loads((tmp_path / "out/fine_tuning_metadata.json").read_text())
     found = metadata["experts"]

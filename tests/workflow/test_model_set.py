@@ -405,9 +405,9 @@ def test_a_further_model_that_is_not_here_is_bad_input(tmp_path: Path) -> None:
 
 QUICK = {
     "bootstrap_resamples": 100,
-    "model_set_budget_seconds": 8,
-    "epochs": 3,
-    "batch_size": 8,
+    "model_set_budget_seconds": 4,
+    "epochs": 2,
+    "batch_size": 4,
     "learning_rate": 3e-3,
     "rank": 8,
     "class_weight": "none",
@@ -467,7 +467,7 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
     forced = {"approach": taken, "reason": "as the test wants"}
     monkeypatch.setattr(pipeline_run, "choose", lambda *given: choose(*given).model_copy(update=forced))
     _, metadata = FineTuner(quiet=True).process_dataset(
-        pd.read_csv(ROWS).head(120), str(BASE), None, TOPIC, tmp_path, **QUICK
+        pd.read_csv(ROWS).head(100), str(BASE), None, TOPIC, tmp_path, **QUICK
     )
     there = {path.name for path in tmp_path.iterdir() if path.is_file()}
     tuned = {"fine_tuned_model.gguf", "fine_tuned_adapter.gguf", "Modelfile", "training_data.jsonl"}

@@ -23,13 +23,13 @@ from expertune.train.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
-QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 3, "rank": 8, "batch_size": 8, "class_weight": "none",
+QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "batch_size": 4, "class_weight": "none",
                          "bootstrap_resamples": 100, "compute_dtype": "fp32", "threads": 1,
                          "approach": "tune"}  # fmt: skip
 
 
 def tune(folder: Path, *, quiet: bool = True, resume: bool = False, **more: Any) -> dict[str, Any]:
-    rows = pd.read_csv(ROWS).head(140)
+    rows = pd.read_csv(ROWS).head(100)
     settings = {**QUICK, **more}
     return FineTuner(quiet=quiet).process_dataset(rows, str(BASE), None, "topic", folder, resume=resume, **settings)[1]
 
@@ -83,12 +83,12 @@ def test_settings_chosen_by_a_limit_are_those_of_a_resumed_run(
     monkeypatch.setattr("expertune.estimate.throughput.probe", slow)
     monkeypatch.setattr(Trainer, "one_step", stopped_at_the_third)
     with pytest.raises(Interrupted):
-        tune(tmp_path, minutes=10)
+        tune(tmp_path, minutes=7)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(Trainer, "one_step", one_step)
     found = tune(tmp_path, resume=True)
-    assert found["settings"]["minutes"] == 10
-    assert found["settings"]["epochs"] == 3  # as given
+    assert found["settings"]["minutes"] == 7
+    assert found["settings"]["epochs"] == 2  # as given
     assert found["settings"]["layers"] == found["plan"]["settings"]["layers"] < 6  # auto takes all of these 6
 
 

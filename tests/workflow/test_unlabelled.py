@@ -15,7 +15,7 @@ from expertune.train.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
-QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 3, "rank": 8, "class_weight": "none", "approach": "tune",
+QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "class_weight": "none", "approach": "tune",
                          "bootstrap_resamples": 100, "compute_dtype": "fp32", "threads": 1}  # fmt: skip
 
 

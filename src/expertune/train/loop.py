@@ -21,6 +21,7 @@ from ..errors import Interrupted, RankLostError, TrainingFailedError
 from ..model.load import Tunable
 from ..model.memory import tokens_at_once
 from . import checkpoint
+from .adamw import AdamW
 from .batches import (
     Batch,
     epoch_order,
@@ -65,8 +66,7 @@ class Trainer:
         self._trunk: Trunk | None = None
         self.schedule = Schedule.of(config, len(data.train))
         values_P = tunable.lora.values_P
-        values_P.grad = tunable.lora.gradients_P
-        self._optimizer = torch.optim.AdamW([values_P], lr=self.schedule.peak, weight_decay=config.weight_decay)
+        self._optimizer = AdamW(values_P, weight_decay=config.weight_decay)
         self._graphed = GraphedStep(tunable) if tunable.decoder.fills_rows else None
         self._step, self._best_step, self._without_gain, self._done = 0, 0, 0, False
         self._best_P = values_P.clone()
@@ -179,8 +179,7 @@ class Trainer:
         if norm > self._config.max_grad_norm:
             lora.gradients_P.mul_(self._config.max_grad_norm / norm)
         rate = self.schedule.learning_rate(self._step)
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
+        self._optimizer.step(lora.gradients_P, rate)
         lora.refresh()
         self._step += 1
         event = StepEvent(
@@ -271,15 +270,13 @@ class Trainer:
     def _save(self) -> None:
         if self._checkpoints is None or self._ranks.rank:
             return
-        state = self._optimizer.state.get(self._tunable.lora.values_P, {})
-        empty_P = torch.zeros_like(self._best_P)
         checkpoint.save(
             self._checkpoints.folder,
             Checkpoint(
                 self._step,
                 self._tunable.lora.values_P.cpu(),
-                state.get("exp_avg", empty_P).cpu(),
-                state.get("exp_avg_sq", empty_P).cpu(),
+                self._optimizer.first_moment_P.cpu(),
+                self._optimizer.second_moment_P.cpu(),
                 self._best_P.cpu(),
                 self._best_score,
                 self._best_step,
@@ -300,11 +297,7 @@ class Trainer:
         lora = self._tunable.lora
         lora.load(saved.values_P)
         self._best_P.copy_(saved.best_P)
-        self._optimizer.state[lora.values_P] = {
-            "step": torch.tensor(float(saved.step)),
-            "exp_avg": saved.first_moment_P.to(lora.values_P.device),
-            "exp_avg_sq": saved.second_moment_P.to(lora.values_P.device),
-        }
+        self._optimizer.resume(saved.step, saved.first_moment_P, saved.second_moment_P)
         self._step, self._best_step, self._without_gain = saved.step, saved.best_step, saved.evaluations_without_gain
         self._best_score, self._done = saved.best_score, saved.done
         self._base_log_RK, self._best_log_RK = saved.base_log_RK, saved.best_log_RK
