@@ -52,9 +52,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_runs(project: Path, arguments: tuple[str, ...], passed: set[str]) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "EXPERTUNE_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-rp", "-p", "no:cacheprovider", "-p", "xdist", *arguments],
         cwd=project,
-        env=kept | {"PYTEST_DEBUG_TEMPROOT": str(project)},  # else it first clears what earlier runs left in /tmp
+        # a folder of its own: else pytest first clears what earlier runs left in /tmp
+        env=kept | {"PYTEST_DEBUG_TEMPROOT": str(project), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,
