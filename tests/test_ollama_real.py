@@ -37,7 +37,7 @@ COMMON = {
     **({"threads": THREADS} if THREADS else {}),
     "compute-dtype": "fp32",
 }
-TINY = {"epochs": 3, "learning-rate": 3e-3, "batch-size": 8}
+TINY = {"epochs": 3, "learning-rate": 3e-3, "batch-size": 4}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).
 # Only tensors with an adapter are in F16, so all blocks get one.
 SMOLLM2 = {
@@ -109,7 +109,7 @@ def rated(server: OllamaServer, folder: Path, count: int) -> pd.DataFrame:
 
 def test_the_whole_way_with_the_example_base(server: OllamaServer, tmp_path: Path) -> None:
     put(server, ROOT / "examples/base.gguf", template=TEMPLATE)
-    made = registered(server, some_rows(tmp_path, 160), tmp_path / "run", TINY)
+    made = registered(server, some_rows(tmp_path, 110), tmp_path / "run", TINY)
     assert made["agreement"]["labels"] >= 0.9
     found = rated(server, tmp_path / "run", 20)
     assert len(found) == 20 and set(found["Predicted_Label"]) <= LABELS

@@ -21,7 +21,7 @@ from expertune.ratings.examples import chat_messages
 from expertune.ratings.scale import answer_text, make_scale
 from expertune.ratings.schema import Example
 from expertune.train.batches import Batch, training_batch
-from expertune.train.class_balance import balance
+from expertune.train.class_balance import Teacher, balance
 from expertune.train.code_branch import CodeTokens, choose_branch, code_tokens
 from expertune.train.cuda_graph import GraphedStep
 from expertune.train.encode import Candidates, Row, candidates, encode
@@ -70,10 +70,10 @@ def gradient(tunable: Tunable, batch: Batch) -> tuple[float, torch.Tensor]:
 def test_loss_and_gradient_are_those_of_two_sequences(tmp_path: Path, family: str) -> None:
     """The words alone, and each prompt again with the lead: what the packs share must not matter."""
     tunable, rows = tunable_of(tmp_path, family), rows_of()
-    both = balance(CONFIG, WITH_CODES, rows, SOFT).decisions
+    both = balance(CONFIG, WITH_CODES, rows, Teacher(SOFT)).decisions
     found = training_batch(rows, WEIGHTS, both, code=CODE, code_weight=0.25)
     loss, slope_P = gradient(tunable, found)
-    words = training_batch(rows, WEIGHTS, balance(CONFIG, WORDS_ALONE, rows, SOFT).decisions)
+    words = training_batch(rows, WEIGHTS, balance(CONFIG, WORDS_ALONE, rows, Teacher(SOFT)).decisions)
     expected, expected_P = gradient(tunable, words)
     for row in rows:
         alone = Row(row.id, row.label, (*row.prompt, *CODE.lead), (CODE.codes[row.label],), (0.25,))
@@ -89,7 +89,7 @@ def test_loss_and_gradient_are_those_of_two_sequences(tmp_path: Path, family: st
 
 def test_rows_of_one_length_have_the_same_loss_and_gradient(tmp_path: Path) -> None:
     tunable, rows = tunable_of(tmp_path), rows_of()
-    decisions = balance(CONFIG, WITH_CODES, rows, SOFT).decisions
+    decisions = balance(CONFIG, WITH_CODES, rows, Teacher(SOFT)).decisions
     expected, expected_P = gradient(tunable, training_batch(rows, WEIGHTS, decisions, code=CODE, code_weight=0.25))
     tunable.lora.gradients_P.zero_()
     found = GraphedStep(tunable).backward(training_rows(rows, WEIGHTS, decisions, code=CODE, code_weight=0.25), 1.0)

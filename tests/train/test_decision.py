@@ -19,7 +19,7 @@ from expertune.ratings.scale import answer_text, load_scale
 from expertune.ratings.schema import Example
 from expertune.ratings.unlabelled import MOST_PER_RATED
 from expertune.train.batches import epoch_order, training_batch
-from expertune.train.class_balance import balance
+from expertune.train.class_balance import Teacher, balance
 from expertune.train.encode import Candidates, Row, candidates, encode, unrated_row
 from expertune.train.evaluate import evaluate
 from expertune.train.loop import Trainer, TrainingData
@@ -87,22 +87,39 @@ def test_offsets_are_the_log_shares_of_the_labels_at_each_fork() -> None:
     assert all(set(each.offsets) == {0.0} for each in plain)
 
 
+def test_offsets_take_off_the_weights_by_which_the_teacher_chooses() -> None:
+    """With them the likeliest label is the one that the teacher would choose for the same probabilities."""
+    rows = [row(f"r{i}", 0) for i in range(6)] + [row("a", 1)] * 2 + [row("b", 2)] * 2
+    teacher = Teacher({}, (1.0, 1.5, 3.0))
+    first, second = balance(Config(logit_adjustment=0.5), THREE, rows, teacher).decisions["r0"]
+    both = (6 * 1.0 + 2 * 3.0) / 8  # the labels of the first token weigh by their rows
+    expected = {41: 0.0, 43: 0.5 * math.log(2 / 8) - math.log(1.5 / both)}
+    assert dict(zip(first.tokens, first.offsets, strict=True)) == pytest.approx(expected)
+    expected = {42: 0.0, 45: 0.5 * math.log(2 / 6) - math.log(3.0)}
+    assert dict(zip(second.tokens, second.offsets, strict=True)) == pytest.approx(expected)
+    for settings in ({"class_weight": "none"}, {"class_weight": "balanced"}, {"logit_adjustment": 0.0}):
+        plain = balance(Config(**settings), THREE, rows, teacher).decisions["r0"]
+        assert all(set(each.offsets) == {0.0} for each in plain), settings
+    alone = balance(Config(soft_label_weight=0.0), THREE, rows, teacher).decisions["r0"]
+    assert alone == balance(Config(soft_label_weight=0.0), THREE, rows).decisions["r0"]
+
+
 def test_soft_labels_are_shared_out_over_the_forks() -> None:
     soft = {"a": (0.2, 0.5, 0.3)}
     config = Config(decision_weight=10, soft_label_weight=0.5)
-    first, second = balance(config, THREE, [row("a", 0), row("b", 1)], soft).decisions["a"]
+    first, second = balance(config, THREE, [row("a", 0), row("b", 1)], Teacher(soft)).decisions["a"]
     assert dict(zip(first.tokens, first.shares, strict=True)) == pytest.approx({41: 0.75, 43: 0.25})
     assert dict(zip(second.tokens, second.shares, strict=True)) == pytest.approx({42: 0.6 / 0.75, 45: 0.15 / 0.75})
     assert (first.weight, second.weight) == pytest.approx((10, 7.5))  # a quarter of the shares parted before
-    (only,) = balance(config, THREE, [row("a", 0), row("b", 1)], soft).decisions["b"]
+    (only,) = balance(config, THREE, [row("a", 0), row("b", 1)], Teacher(soft)).decisions["b"]
     assert dict(zip(only.tokens, only.shares, strict=True)) == {41: 0.0, 43: 1.0}
 
 
 def test_a_row_without_a_rating_learns_its_soft_label_alone_with_less_weight() -> None:
     rated, soft = [row("a", 0), row("b", 1), row("c", 1)], {"a": (0.2, 0.5, 0.3), "u": (0.2, 0.5, 0.3)}
     config = Config(decision_weight=10, soft_label_weight=0.5)
-    plain = balance(config, THREE, rated, soft)
-    found = balance(config, THREE, [*rated, unrated_row("u", (5, 6), THREE, 0)], soft)
+    plain = balance(config, THREE, rated, Teacher(soft))
+    found = balance(config, THREE, [*rated, unrated_row("u", (5, 6), THREE, 0)], Teacher(soft))
     assert found.weights == plain.weights and all(
         found.decisions[each.id] == plain.decisions[each.id] for each in rated
     )
@@ -119,7 +136,7 @@ def test_a_row_without_a_rating_has_no_weight_but_its_decisions() -> None:
     answers = [unrated_row("u", (5, 6), THREE, label).answer for label in range(3)]
     assert answers == [(30, 31, 41, 42), (30, 31, 43), (30, 31, 41, 45)]  # up to the last token at which labels part
     own = unrated_row("u", (5, 6), THREE, 1)
-    found = balance(Config(decision_weight=10), THREE, [row("a", 0), own], {"u": (0.0, 1.0, 0.0)})
+    found = balance(Config(decision_weight=10), THREE, [row("a", 0), own], Teacher({"u": (0.0, 1.0, 0.0)}))
     batch = training_batch([own], found.weights, found.decisions)
     assert batch.decisions is not None and float(batch.weights_N.sum()) == 0.0
     assert batch.targets_N[batch.decisions.rows_M].tolist() == [43] and batch.weight == 10 / MOST_PER_RATED
@@ -144,7 +161,7 @@ def test_loss_and_gradient_are_those_of_autograd(
     monkeypatch.setattr("expertune.train.loss.LOGITS_AT_ONCE", at_once)  # the second: a few places at a time
     rows = [row("a", 0), row("b", 1, prompt=(5, 8, 9, 10)), row("c", 2)]
     soft = {"a": (0.6, 0.3, 0.1), "c": (0.2, 0.2, 0.6)}
-    found = balance(Config(class_weight="balanced"), THREE, [*rows, rows[0], rows[0]], soft)
+    found = balance(Config(class_weight="balanced"), THREE, [*rows, rows[0], rows[0]], Teacher(soft))
     batch = training_batch(rows, found.weights, found.decisions)
     hidden_ND = tunable.decoder.hidden(batch.pack, batch.places_N).detach()
 

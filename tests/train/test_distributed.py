@@ -31,6 +31,7 @@ from expertune.gguf.read import GGUFFile
 from expertune.model.load import load, place
 from expertune.train import checkpoint
 from expertune.train.checkpoint import CheckpointPlace
+from expertune.train.class_balance import Teacher
 from expertune.train.code_branch import CodeTokens
 from expertune.train.data import TrainingData, TrainingResult
 from expertune.train.distributed import Job, begin, training_ranks
@@ -79,7 +80,7 @@ def data() -> TrainingData:
     """22 rated rows and 4 others in steps of 5: the last step of an epoch has one row, so that a process has none."""
     unrated = [unrated_row(f"u{at}", (*range(50, 58), 100 + at % 3, 300 + at), CANDIDATES, at % 3) for at in range(4)]
     soft = {row.id: (0.2, 0.3, 0.5) for row in unrated}
-    return TrainingData([*rows(22, 0), *unrated], rows(19, 1), CANDIDATES, soft)
+    return TrainingData([*rows(22, 0), *unrated], rows(19, 1), CANDIDATES, Teacher(soft, (1.0, 1.2, 1.5)))
 
 
 def train(

@@ -16,7 +16,7 @@ from expertune.model.load import Placement, Tunable, load
 from expertune.model.sdpa import suits_rows
 from expertune.train import loss
 from expertune.train.batches import training_batch
-from expertune.train.class_balance import balance
+from expertune.train.class_balance import Teacher, balance
 from expertune.train.cuda_graph import GraphedStep
 from expertune.train.encode import Candidates, Row
 from expertune.train.evaluate import evaluate
@@ -61,7 +61,7 @@ def test_loss_and_gradient_of_rows_equal_those_of_segments(tmp_path: Path, famil
     assert suits_rows(tunable.model_config) == (family not in UNSUITED)
     if family in UNSUITED:
         return
-    decisions = balance(Config(), LABELS, rows, {rows[0].id: (0.2, 0.3, 0.5)}).decisions
+    decisions = balance(Config(), LABELS, rows, Teacher({rows[0].id: (0.2, 0.3, 0.5)})).decisions
     packed = training_batch(rows, (1.0, 2.0, 0.5), decisions)
     hidden_ND = tunable.decoder.hidden(packed.pack, packed.places_N)
     total = packed.weight

@@ -24,6 +24,7 @@ from expertune.model.states import SharedTokens
 from expertune.readout.states import BaseStates, TrainingPass
 from expertune.train.batches import micro_batches, training_batch
 from expertune.train.checkpoint import CheckpointPlace
+from expertune.train.class_balance import Teacher
 from expertune.train.code_branch import CodeTokens
 from expertune.train.encode import Candidates, Row, unrated_row
 from expertune.train.loop import Trainer, TrainingData
@@ -283,7 +284,7 @@ def test_rows_without_a_rating_are_in_the_same_pass_whatever_they_are_rated(base
     learned = [*rated, *(unrated_row(row.id, row.prompt, CANDIDATES, 2) for row in unrated)]
     tunable = open_tunable(base, 2)
     trainer = Trainer(
-        tunable, TrainingData(learned, dev, CANDIDATES, soft), Config(layers=2, **SETTINGS), checkpoints=place
+        tunable, TrainingData(learned, dev, CANDIDATES, Teacher(soft)), Config(layers=2, **SETTINGS), checkpoints=place
     )
     trainer.read_trunk()
     assert (tmp_path / NAME).stat().st_ino == made and trainer.schedule.steps_in_epoch == 8

@@ -57,6 +57,6 @@ def test_records_without_a_rating_are_trained_on_and_counted(
     unrated = [row for row in training.train if not row.rated]
     assert len(unrated) == used and training.rated == metadata["split"]["train"]
     for row in unrated:
-        shares = training.soft_labels[row.id]
+        shares = training.teacher.soft_labels[row.id]
         assert sum(shares) == pytest.approx(1) and row.label == max(range(3), key=shares.__getitem__)
     assert not {row.id for row in unrated} & {row.id for row in training.dev}

@@ -19,6 +19,7 @@ from ..ratings.schema import Rating
 from ..stats.label_choice import choose, fit_label_weights
 from ..stats.metrics import Floats
 from ..stats.pooling import LogPool, fit_pool
+from ..train.class_balance import Teacher
 from .records import TFIDF, TfidfTables, WordPool
 from .tfidf_classifier import TfidfClassifier, TfidfSettings, fit_tfidf, out_of_fold
 
@@ -109,17 +110,17 @@ def rate_by_words(pool: WordPool, rows: Sequence[Rating], scale: RatingScale) ->
     )
 
 
-def soft_labels(dataset: Dataset, config: Config) -> dict[str, tuple[float, ...]]:
-    """The pool's probabilities for a training, by id: of the training records, out of fold, and of those without a
-    rating. Empty where it cannot be fitted."""
+def teacher(dataset: Dataset, config: Config) -> Teacher:
+    """The pool as a teacher: its probabilities of the training records, out of fold, and of those without a rating.
+    Without any where it cannot be fitted."""
     split, scale = dataset.split, dataset.scale
     others = dataset.unlabelled.records if dataset.unlabelled else ()
     if not (config.soft_label_weight or others):
-        return {}
+        return Teacher()
     words = fit_words(split.train, scale, split.groups, seed=config.seed)
     if words is None:
-        return {}
+        return Teacher()
     pool, shares = pool_words(words, scale)
     by_pool = WordScorer(pool, scale.labels).predict([each.prompt for each in others])
     found = {each.id: own.probabilities for each, own in zip(others, by_pool, strict=True)}
-    return {**(shares if config.soft_label_weight else {}), **found}
+    return Teacher({**(shares if config.soft_label_weight else {}), **found}, pool.label_weights)

@@ -19,6 +19,7 @@ from ..ratings.dataset import Dataset
 from ..ratings.schema import Example
 from ..record import ReadoutInfo
 from ..stats.learning_curve import LearningCurve
+from ..train.class_balance import Teacher
 from ..train.encode import Row, Tokenized
 from ..workspace import Workspace
 from .classifier import ReadoutClassifier
@@ -48,6 +49,10 @@ class Readout:
     soft_labels: Mapping[str, tuple[float, ...]]
     curve: LearningCurve | None = None
     words: FittedWords | None = None
+
+    @property
+    def teacher(self) -> Teacher:
+        return Teacher(self.soft_labels, self.record.label_weights)
 
     @property
     def info(self) -> ReadoutInfo:

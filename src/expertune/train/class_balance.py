@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..config import Config
 from ..ratings.unlabelled import MOST_PER_RATED
@@ -19,6 +19,15 @@ from .encode import Candidates, Row
 UNRATED_WEIGHT = 1 / MOST_PER_RATED
 
 SoftLabels = Mapping[str, Sequence[float]]  # row id → a probability for each label, in the scale's order
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Another rater of the records to train on: its probabilities, by fits that did not see the record, and the weights
+    by which it chooses a label, in the scale's order (`choose` of stats/label_choice.py); none: the likeliest."""
+
+    soft_labels: SoftLabels = field(default_factory=dict)
+    label_weights: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -37,19 +46,28 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Prior:
-    """Rows of each label (at least 1), and the strength of the logit adjustment (Menon et al. 2021, arXiv 2007.07314).
+    """Rows of each label (at least 1), the strength of the logit adjustment (Menon et al. 2021, arXiv 2007.07314), and
+    the weight of each label in the teacher's choice.
 
     Trained with strength · log of a label's share added to its logit, a model predicts without it as if all labels were
-    equally frequent (strength 1). The most frequent token of a place gets offset 0.
+    equally frequent (strength 1); with log of a weight taken off, its likeliest label is that of the largest weighed
+    probability. The most frequent token of a place gets offset 0.
     """
 
     rows: Sequence[int]
     strength: float
+    label_weights: Sequence[float]
 
     def offsets(self, rivals: Iterable[Sequence[int]]) -> tuple[float, ...]:
-        """Offset of each rival token, from the labels that take it."""
-        rows = [sum(self.rows[label] for label in labels) for labels in rivals]
-        return tuple(self.strength * math.log(count / max(rows)) for count in rows)
+        """Offset of each rival token, from the labels that take it; their weights count by their rows."""
+        groups = list(rivals)
+        rows = [sum(self.rows[label] for label in labels) for labels in groups]
+        weighed = [sum(self.rows[label] * self.label_weights[label] for label in labels) for labels in groups]
+        found = [
+            self.strength * math.log(count) - math.log(own / count) for count, own in zip(rows, weighed, strict=True)
+        ]
+        frequent = found[rows.index(max(rows))]
+        return tuple(each - frequent for each in found)
 
 
 @dataclass(frozen=True)
@@ -60,17 +78,17 @@ class Balance:
     decisions: Mapping[str, tuple[Decision, ...]]
 
 
-def balance(
-    config: Config, candidates: Candidates, rows: Sequence[Row], soft_labels: SoftLabels | None = None
-) -> Balance:
+def balance(config: Config, candidates: Candidates, rows: Sequence[Row], teacher: Teacher | None = None) -> Balance:
     """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight`, `code_weight`
     and `soft_label_weight`. Frequencies are those of the rated rows; the target of the others is their soft label.
     """
-    rated, soft = [row for row in rows if row.rated], soft_labels or {}
+    rated, soft = [row for row in rows if row.rated], teacher.soft_labels if teacher else {}
     counts = Counter(row.label for row in rated)
     weights = class_weights(config.class_weight, rated, len(candidates.own))
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
-    prior = _Prior([max(1, counts[label]) for label in range(len(candidates.own))], strength)
+    taught = teacher is not None and config.soft_label_weight and strength
+    label_weights = (teacher.label_weights if teacher and taught else ()) or [1.0] * len(candidates.own)
+    prior = _Prior([max(1, counts[label]) for label in range(len(candidates.own))], strength, label_weights)
     decisions = {}
     for row in rows:
         if row.rated:

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import TrainingFailedError
 from ..predict.score import likeliest
-from .class_balance import SoftLabels
+from .class_balance import Teacher
 from .encode import Candidates, Row, Tokenized, unrated_row
 from .events import Event
 
@@ -39,30 +39,29 @@ class TrainingResult:
 class TrainingData:
     """Rows to train on, rows to evaluate on, and the candidate answers of the labels.
 
-    `soft_labels` are another rater's probabilities for training rows that it did not see, by row id. Rows without a
-    rating, which all have one, come last in `train`.
+    Rows without a rating, which all have a soft label of the `teacher`, come last in `train`.
     Raises TrainingFailedError if a part is empty.
     """
 
     train: Sequence[Row]
     dev: Sequence[Row]
     candidates: Candidates
-    soft_labels: SoftLabels = field(default_factory=dict)
+    teacher: Teacher = field(default_factory=Teacher)
 
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
             raise TrainingFailedError("no rows are left to train on or to evaluate on; add rows")
 
     @classmethod
-    def of(cls, tokens: Tokenized, soft_labels: SoftLabels) -> TrainingData:
+    def of(cls, tokens: Tokenized, teacher: Teacher) -> TrainingData:
         """Of a dataset; each record without a rating gets its most probable label, or is left out without one."""
         rows = tokens.rows
         unrated = [
             unrated_row(row.id, row.prompt, tokens.candidates, likeliest(shares))
             for row in rows.unlabelled
-            if (shares := soft_labels.get(row.id))
+            if (shares := teacher.soft_labels.get(row.id))
         ]
-        return cls((*rows.train, *unrated), rows.dev, tokens.candidates, soft_labels)
+        return cls((*rows.train, *unrated), rows.dev, tokens.candidates, teacher)
 
     @property
     def rated(self) -> int:

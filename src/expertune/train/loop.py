@@ -61,7 +61,7 @@ class Trainer:
         self._ranks = ranks
         self._tunable, self._data, self._config = tunable, data, config
         self._checkpoints, self._should_stop = checkpoints, should_stop
-        self._balance = balance(config, data.candidates, data.train, data.soft_labels)
+        self._balance = balance(config, data.candidates, data.train, data.teacher)
         self._shared = shared_beginning(data.train)
         self._trunk: Trunk | None = None
         self.schedule = Schedule.of(config, len(data.train))

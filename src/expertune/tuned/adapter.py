@@ -14,7 +14,7 @@ from ..gguf.write import write_adapter
 from ..predict.score import Rated
 from ..torch_engine import rated_rows
 from ..train.advice import failed
-from ..train.class_balance import SoftLabels
+from ..train.class_balance import Teacher
 from ..train.encode import Tokenized
 from ..train.events import Event
 from ..train.summary import TrainingSummary, summarize_training
@@ -43,7 +43,7 @@ class TrainedAdapter:
 def train_adapter(
     file: GGUFFile,
     tokens: Tokenized,
-    soft: SoftLabels,
+    teacher: Teacher,
     job: JobPlan | None,
     ws: Workspace,
     should_stop: Callable[[], bool],
@@ -58,7 +58,7 @@ def train_adapter(
     from ..train.distributed import Job, begin
     from ..train.loop import Trainer, TrainingData
 
-    config, data, base = tokens.plan.config, TrainingData.of(tokens, soft), tokens.plan.base
+    config, data, base = tokens.plan.config, TrainingData.of(tokens, teacher), tokens.plan.base
     longest = max(row.length for part in tokens.rows.in_order for row in part)
     checkpoints = CheckpointPlace(ws.checkpoints, tokens.plan.run_id, ws.resume)
     placement = place(file, config)

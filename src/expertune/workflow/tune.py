@@ -15,7 +15,7 @@ from ..export.merged import MergeTarget, merge
 from ..export.summary import summarize_export
 from ..gguf.read import GGUFFile
 from ..modelset.code_branch import decision_of, scored
-from ..modelset.word_pool import soft_labels
+from ..modelset.word_pool import teacher
 from ..predict.score import Pass
 from ..readout.build import Readout, build_readout
 from ..torch_engine import LLAMA_CPP, open_base, rating_in_a_run
@@ -67,8 +67,8 @@ def _tune(encoded: EncodedDataset, readout: Readout | None, ws: Workspace) -> Tu
     config = encoded.plan.config
     with GGUFFile(encoded.plan.base.path) as file:
         with ws.stage("train"), training_ranks(ws.nproc) as ranks, stop_after_step() as should_stop:
-            soft = readout.soft_labels if readout else soft_labels(encoded.dataset, config)
-            trained = train_adapter(file, encoded, soft, encoded.job, ws, should_stop, ranks)
+            taught_by = readout.teacher if readout else teacher(encoded.dataset, config)
+            trained = train_adapter(file, encoded, taught_by, encoded.job, ws, should_stop, ranks)
         with ws.stage("export"), ws.progress.whole.part("write"), served_or_diverged(trained):
             summary, path = trained.summary, ws.checkpoints / outputs.MODEL
             keys = decision_of(encoded, encoded.frame, summary.family, trained.adapter_dev, trained.code_dev)
