@@ -115,7 +115,10 @@ class Config(BaseModel):
         description="Class imbalance: auto adjusts the label logits by class frequency, balanced weights the loss.",
     )
     logit_adjustment: float = Field(
-        default=0.5, ge=0.0, le=2.0, description="Strength of the logit adjustment; 1 removes the class prior."
+        default=0.5,
+        ge=0.0,
+        le=2.0,
+        description="Strength of the logit adjustment; 1 removes the class prior, 0 also the readout's label weights.",
     )
     decision_weight: float = Field(
         default=20.0,

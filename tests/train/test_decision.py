@@ -196,11 +196,14 @@ def test_loss_and_gradient_are_those_of_autograd(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strength", "expected"), [(0.0, 0.8), (1.0, 0.5)])
+@pytest.mark.parametrize(
+    ("strength", "weights", "expected"), [(0.0, (), 0.8), (1.0, (), 0.5), (0.5, (1.0, 4.0), 1 / 3)]
+)
 def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
-    tunable: Tunable, strength: float, expected: float
+    tunable: Tunable, strength: float, weights: tuple[float, ...], expected: float
 ) -> None:
-    """The prompt says nothing: without adjustment the model learns the labels' shares, with it evenly."""
+    """The prompt says nothing: without adjustment the model learns the labels' shares, with it evenly, and with the
+    teacher's weights the odds 4 : 1 to the power of a half, over 4."""
     tunable.lora.restart()
     two = Candidates((30,), ((41, 7), (43, 7)))
     rows = [row(f"r{i}", int(i % 5 == 0), ask=two) for i in range(40)]
@@ -213,7 +216,7 @@ def test_what_cannot_be_known_is_rated_by_frequency_or_evenly(
         logit_adjustment=strength,
         early_stopping_patience=1000,
     )
-    trainer = Trainer(tunable, TrainingData(rows, rows, two), config)
+    trainer = Trainer(tunable, TrainingData(rows, rows, two, Teacher({}, weights)), config)
     list(trainer.run())
     assert trainer.last_evaluation is not None
     assert float(trainer.last_evaluation.log_probabilities_RK[0, 0].exp()) == pytest.approx(expected, abs=0.1)

@@ -60,3 +60,6 @@ def test_records_without_a_rating_are_trained_on_and_counted(
         shares = training.teacher.soft_labels[row.id]
         assert sum(shares) == pytest.approx(1) and row.label == max(range(3), key=shares.__getitem__)
     assert not {row.id for row in unrated} & {row.id for row in training.dev}
+    weights = training.teacher.label_weights  # those by which the teacher itself chooses a label
+    assert len(weights) == 3 and min(weights) == 1.0
+    assert not readout or list(weights) == list(metadata["readout_info"]["label_weights"].values())
