@@ -186,10 +186,7 @@ def main() -> int:
             continue
         runs.append_result(options.results, entry)
         print(f"{variant}: {said(entry)}", flush=True)
-    lines = list(table(runs.read_results(options.results)))
-    print("\n".join(lines))
-    if options.table:
-        runs.put_between(runs.PAGE, MARK, lines)
+    runs.show_table(list(table(runs.read_results(options.results))), MARK if options.table else "")
     return 1 if failed else 0
 
 

@@ -37,9 +37,7 @@ SHARES = {"folders": 0.15, "Expertune": 0.3, "parity": 0.3, "Unsloth": 0.65, "TR
 def main() -> int:
     options = parse()
     if options.table:
-        lines = list(table(runs.read_results(options.results)))
-        print("\n".join(lines))
-        runs.put_between(runs.PAGE, MARK, lines)
+        runs.show_table(list(table(runs.read_results(options.results))), MARK)
         return 0
     ends = time.monotonic() + options.seconds
     stamp = {

@@ -61,10 +61,9 @@ def main() -> int:
     options, flags = parse(sys.argv[1:])
     if not options.table:
         measure_all(open_job(options, flags))
-    lines = list(job_table.tables(runs.read_results(options.results), SIDES))
-    print("\n".join(lines))
-    if options.table:
-        runs.put_between(runs.PAGE, job_table.MARK, lines)
+    runs.show_table(
+        list(job_table.tables(runs.read_results(options.results), SIDES)), job_table.MARK if options.table else ""
+    )
     return 0
 
 

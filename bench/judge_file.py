@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from expertune.config import Config, make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.evaluate.compare import compare, evaluate
 from expertune.files import write_json
-from expertune.predict.score import Rated, rate_pass
+from expertune.predict.score import Pass, Rated, rate_pass
 from expertune.rate.artifact import ANSWER_ROOM
 from expertune.ratings.dataset import Dataset, load_dataset
+from expertune.ratings.scale import RatingScale
+from expertune.ratings.schema import Example
 
 
 def main() -> None:
@@ -38,8 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     config = make_config({"seed": options.seed, "threads": options.threads or None})
     prepared = load_dataset(options.csv, options.mapping, options.topic, config)
-    with LlamaCppEngine(options.model, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
-        found = rate_pass(engine, prepared.examples.test, prepared.scale)
+    found = rate_with(options.model, prepared.examples.test, prepared.scale, config)
     split, scale = prepared.split, prepared.scale
     judged = asdict(evaluate("file", split.test, found.rated, scale, split.groups, config))
     if options.out:
@@ -54,6 +56,12 @@ def main() -> None:
             }
         )
     )
+
+
+def rate_with(file: Path, examples: Sequence[Example], scale: RatingScale, config: Config) -> Pass:
+    """Rate records with a file, by llama.cpp."""
+    with LlamaCppEngine(file, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
+        return rate_pass(engine, examples, scale)
 
 
 def less(path: Path, rated: tuple[Rated, ...], prepared: Dataset, config: Config) -> dict[str, float | None]:

@@ -48,9 +48,7 @@ def main() -> None:
     rows = [row for name in options.models for row in compared(sets.find_model(name, options.model_dir), options)]
     stamp = runs.stamp()
     lines = [*runs.table(HEAD, rows), "", f"{stamp['date'][:10]}, commit {stamp['commit']}, {stamp['machine']}."]
-    print("\n".join(lines))
-    if options.table:
-        runs.put_between(runs.PAGE, MARK, lines)
+    runs.show_table(lines, MARK if options.table else "")
 
 
 def compared(model: Path, options: argparse.Namespace) -> Iterator[list[str]]:

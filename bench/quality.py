@@ -36,9 +36,7 @@ WITHOUT_MODEL = ("TF-IDF", "majority")
 def main() -> int:
     options, flags = parse(sys.argv[1:])
     if options.table:
-        lines = list(table(read(options.results)))
-        print("\n".join(lines))
-        runs.put_between(runs.PAGE, MARK, lines)
+        runs.show_table(list(table(read(options.results))), MARK)
         return 0
     started, failed = time.monotonic(), 0
     waiting = missing(cells(options, flags), read(options.results), again=options.again)
@@ -124,9 +122,8 @@ def measure(cell: Entry, options: argparse.Namespace) -> Entry:
     same_code = not found["commit"].endswith("+")
     if not same_code:
         shutil.rmtree(work, ignore_errors=True)
-    threads = ["--threads", str(options.threads)] if options.threads else []
     engine = [] if cell["engine"] == ENGINE else ["--engine", cell["engine"]]
-    flags = ["--seed", str(cell["seed"]), *threads, *engine, *cell["flags"].split()]
+    flags = ["--seed", str(cell["seed"]), *runs.thread_flags(options.threads), *engine, *cell["flags"].split()]
     child = runs.tune(
         records.csv, records.mapping, records.topic, model, work, [*flags, *(["--resume"] if same_code else [])]
     )
@@ -210,16 +207,9 @@ def less_tfidf(entry: Entry, rater: str) -> Entry:
 
 
 def notes(found: Sequence[Entry]) -> Iterator[str]:
-    def all_of(key: str) -> str:
-        return ", ".join(sorted({str(each[key]) for each in found}))
-
     if found:
-        days = sorted(each["date"][:10] for each in found)
         hours = sum(each["seconds"] for each in found) / 3600
-        yield (
-            f"{len(found)} runs, {hours:.1f} hours, {' to '.join(dict.fromkeys((days[0], days[-1])))}, "
-            f"commit {all_of('commit')}, {all_of('machine')}."
-        )
+        yield f"{len(found)} runs, {hours:.1f} hours, {runs.measured_on(found)}"
 
 
 if __name__ == "__main__":

@@ -52,10 +52,7 @@ def main() -> int:
         for name in options.sets:
             for model in options.models:
                 measure(name, model, options)
-    lines = list(table(runs.read_results(options.results)))
-    print("\n".join(lines))
-    if options.table:
-        runs.put_between(runs.PAGE, MARK, lines)
+    runs.show_table(list(table(runs.read_results(options.results))), MARK if options.table else "")
     return 0
 
 
@@ -158,9 +155,7 @@ def table(entries: Sequence[Entry]) -> Iterator[str]:
     yield from runs.table(head, [*rows, *means])
     if found:
         yield ""
-        days, commits, machines = ({each[key] for each in found} for key in ("date", "commit", "machine"))
-        span = " to ".join(dict.fromkeys((min(days)[:10], max(days)[:10])))
-        yield f"{len(found)} splits, {span}, commit {', '.join(sorted(commits))}, {', '.join(sorted(machines))}."
+        yield f"{len(found)} splits, {runs.measured_on(found)}"
 
 
 def row(name: str, model: str, own: Sequence[Entry]) -> list[str]:

@@ -127,6 +127,11 @@ def tune(csv: Path, mapping: Path | None, topic: str, model: Path, folder: Path,
     return child
 
 
+def thread_flags(threads: int) -> list[str]:
+    """The flag of so many threads; none for 0, every core."""
+    return ["--threads", str(threads)] if threads else []
+
+
 def read_run(folder: Path) -> Entry:
     """What a result keeps of a run's metadata: the raters' figures, how the file came about, seconds by stage."""
     found = json.loads((folder / "fine_tuning_metadata.json").read_text(encoding="utf-8"))
@@ -235,6 +240,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield f"|{'---|' * len(head)}"
     for row in rows:
         yield f"| {' | '.join(row)} |"
+
+
+def measured_on(entries: Sequence[Entry]) -> str:
+    """Days, commits and machines of several results: the line below their table."""
+
+    def all_of(key: str) -> str:
+        return ", ".join(sorted({str(each[key]) for each in entries}))
+
+    days = sorted(each["date"][:10] for each in entries)
+    span = " to ".join(dict.fromkeys((days[0], days[-1])))
+    return f"{span}, commit {all_of('commit')}, {all_of('machine')}."
+
+
+def show_table(lines: Sequence[str], mark: str = "") -> None:
+    """Print a table; with a mark also write it into bench/README.md."""
+    print("\n".join(lines))
+    if mark:
+        put_between(PAGE, mark, lines)
 
 
 def put_between(page: Path, name: str, lines: Sequence[str]) -> None:

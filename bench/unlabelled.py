@@ -33,9 +33,7 @@ WITHOUT, WITH = "rated records alone", "with --unlabelled"
 def main() -> int:
     options = parse()
     if options.table:
-        lines = list(table(runs.read_results(options.results)))
-        print("\n".join(lines))
-        runs.put_between(runs.PAGE, MARK, lines)
+        runs.show_table(list(table(runs.read_results(options.results))), MARK)
         return 0
     started = time.monotonic()
     done = runs.latest(runs.read_results(options.results), *KEY)
@@ -77,7 +75,7 @@ def measure(options: argparse.Namespace, seed: int) -> Entry:
     shutil.rmtree(folder, ignore_errors=True)
     rated, unrated, kept = parts(folder, options.rated, options.unrated, seed)
     model, records = sets.find_model(options.model, options.model_dir), sets.visits()
-    flags = ["--approach", "tune", "--seed", str(seed), *threads(options)]
+    flags = ["--approach", "tune", "--seed", str(seed), *runs.thread_flags(options.threads)]
     files, more = {}, {WITHOUT: [], WITH: ["--unlabelled", str(unrated)]}
     for at, (way, own) in enumerate(more.items()):
         run = folder / f"run-{at}"
@@ -88,10 +86,6 @@ def measure(options: argparse.Namespace, seed: int) -> Entry:
     judged = judge(files, kept, seed, options.threads)
     shutil.rmtree(folder)
     return {**found, "threads": options.threads, **judged}
-
-
-def threads(options: argparse.Namespace) -> list[str]:
-    return ["--threads", str(options.threads)] if options.threads else []
 
 
 def parts(folder: Path, rated: int, unrated: int, seed: int) -> list[Path]:
@@ -114,19 +108,16 @@ def parts(folder: Path, rated: int, unrated: int, seed: int) -> list[Path]:
 
 def judge(files: dict[str, Path], kept: Path, seed: int, threads: int) -> Entry:
     """Both files' figures on all records of `kept`, and macro-F1 with --unlabelled less that without."""
+    from judge_file import rate_with
+
     from expertune.config import make_config
-    from expertune.engine.llama_cpp.engine import LlamaCppEngine
     from expertune.evaluate.compare import compare, evaluate
-    from expertune.predict.score import rate_pass
-    from expertune.rate.artifact import ANSWER_ROOM
     from expertune.ratings.dataset import load_dataset
 
     config = make_config({"seed": seed, "threads": threads or None})
     data = load_dataset(kept, sets.visits().mapping, sets.VISITS_TOPIC, config)
-    rated, examples = {}, [each for part in data.examples.parts().values() for each in part]
-    for way, file in files.items():
-        with LlamaCppEngine(file, context=config.max_tokens + ANSWER_ROOM, threads=config.threads) as engine:
-            rated[way] = rate_pass(engine, examples, data.scale).rated
+    examples = [each for part in data.examples.parts().values() for each in part]
+    rated = {way: rate_with(file, examples, data.scale, config).rated for way, file in files.items()}
     common: tuple[Any, ...] = (data.scale, data.split.groups, config)
     (less,) = compare((WITH, rated[WITH]), {WITHOUT: rated[WITHOUT]}, data.ratings, *common)
     figures = {way: runs.figures(asdict(evaluate(way, data.ratings, own, *common))) for way, own in rated.items()}
@@ -139,14 +130,13 @@ def judge(files: dict[str, Path], kept: Path, seed: int, threads: int) -> Entry:
 def table(entries: Sequence[Entry]) -> Iterator[str]:
     """A line for each way, means over the seeds."""
     head = ("model", "rated / unrated", "trained on", "seeds", "macro-F1", "less without", "accuracy", "log-loss")
-    groups = dict.fromkeys((each["model"], each["rated"], each["unrated"]) for each in entries)
-    own = {key: [each for each in entries if (each["model"], each["rated"], each["unrated"]) == key] for key in groups}
-    yield from runs.table(head, [row for key, found in own.items() for row in rows_of(key, found)])
+    by_cell: dict[tuple[str, int, int], list[Entry]] = {}
+    for each in entries:
+        by_cell.setdefault((each["model"], each["rated"], each["unrated"]), []).append(each)
+    yield from runs.table(head, [row for key, found in by_cell.items() for row in rows_of(key, found)])
     yield ""
-    days = sorted({each["date"][:10] for each in entries})
-    told = (sorted({str(each[name]) for each in entries}) for name in ("rows", "commit", "machine"))
-    rows, commits, machines = (", ".join(each) for each in told)
-    yield f"{rows} records kept apart; {' to '.join(days)}, commit {commits}, {machines}."
+    rows = ", ".join(sorted({str(each["rows"]) for each in entries}))
+    yield f"{rows} records kept apart; {runs.measured_on(entries)}"
 
 
 def rows_of(key: tuple[str, int, int], found: Sequence[Entry]) -> Iterator[list[str]]:

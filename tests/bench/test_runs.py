@@ -81,3 +81,11 @@ def test_a_child_that_fails_says_why_in_one_line(tmp_path: Path) -> None:
 def test_flags_behind_two_dashes_are_the_products() -> None:
     assert runs.split_flags(["--rows", "5", "--", "--epochs", "1"]) == (["--rows", "5"], ["--epochs", "1"])
     assert runs.split_flags(["--rows", "5"]) == (["--rows", "5"], [])
+
+
+def test_the_line_below_a_table_names_days_commits_and_machines_once() -> None:
+    stamps = [{"date": f"2026-11-{day}T01:02:03", "commit": commit, "machine": "2 cores"} for day, commit in
+              ((28, "b"), (26, "a"), (27, "b"))]  # fmt: skip
+    assert runs.measured_on(stamps) == "2026-11-26 to 2026-11-28, commit a, b, 2 cores."
+    assert runs.measured_on(stamps[:1]) == "2026-11-28, commit b, 2 cores."
+    assert runs.thread_flags(0) == [] and runs.thread_flags(2) == ["--threads", "2"]
