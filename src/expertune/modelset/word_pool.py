@@ -19,7 +19,7 @@ from ..ratings.schema import Rating
 from ..stats.label_choice import choose, fit_label_weights
 from ..stats.metrics import Floats
 from ..stats.pooling import LogPool, fit_pool
-from ..train.class_balance import Teacher
+from ..train.class_balance import NO_TEACHER, Teacher
 from .records import TFIDF, TfidfTables, WordPool
 from .tfidf_classifier import TfidfClassifier, TfidfSettings, fit_tfidf, out_of_fold
 
@@ -116,10 +116,10 @@ def teacher(dataset: Dataset, config: Config) -> Teacher:
     split, scale = dataset.split, dataset.scale
     others = dataset.unlabelled.records if dataset.unlabelled else ()
     if not (config.soft_label_weight or others):
-        return Teacher()
+        return NO_TEACHER
     words = fit_words(split.train, scale, split.groups, seed=config.seed)
     if words is None:
-        return Teacher()
+        return NO_TEACHER
     pool, shares = pool_words(words, scale)
     by_pool = WordScorer(pool, scale.labels).predict([each.prompt for each in others])
     found = {each.id: own.probabilities for each, own in zip(others, by_pool, strict=True)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..config import Config
@@ -28,6 +28,9 @@ class Teacher:
 
     soft_labels: SoftLabels = field(default_factory=dict)
     label_weights: Sequence[float] = ()
+
+
+NO_TEACHER = Teacher()
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,10 @@ class _Prior:
     strength: float
     label_weights: Sequence[float]
 
-    def offsets(self, rivals: Iterable[Sequence[int]]) -> tuple[float, ...]:
+    def offsets(self, rivals: Collection[Sequence[int]]) -> tuple[float, ...]:
         """Offset of each rival token, from the labels that take it; their weights count by their rows."""
-        groups = list(rivals)
-        rows = [sum(self.rows[label] for label in labels) for labels in groups]
-        weighed = [sum(self.rows[label] * self.label_weights[label] for label in labels) for labels in groups]
+        rows = [sum(self.rows[label] for label in labels) for labels in rivals]
+        weighed = [sum(self.rows[label] * self.label_weights[label] for label in labels) for labels in rivals]
         found = [
             self.strength * math.log(count) - math.log(own / count) for count, own in zip(rows, weighed, strict=True)
         ]
@@ -78,16 +80,16 @@ class Balance:
     decisions: Mapping[str, tuple[Decision, ...]]
 
 
-def balance(config: Config, candidates: Candidates, rows: Sequence[Row], teacher: Teacher | None = None) -> Balance:
+def balance(config: Config, candidates: Candidates, rows: Sequence[Row], teacher: Teacher = NO_TEACHER) -> Balance:
     """Class weights and decisions according to `class_weight`, `logit_adjustment`, `decision_weight`, `code_weight`
     and `soft_label_weight`. Frequencies are those of the rated rows; the target of the others is their soft label.
     """
-    rated, soft = [row for row in rows if row.rated], teacher.soft_labels if teacher else {}
+    rated, soft = [row for row in rows if row.rated], teacher.soft_labels
     counts = Counter(row.label for row in rated)
     weights = class_weights(config.class_weight, rated, len(candidates.own))
     strength = config.logit_adjustment if config.class_weight == "auto" else 0.0
-    taught = teacher is not None and config.soft_label_weight and strength
-    label_weights = (teacher.label_weights if teacher and taught else ()) or [1.0] * len(candidates.own)
+    by_teacher = teacher.label_weights if strength and config.soft_label_weight else ()
+    label_weights = by_teacher or [1.0] * len(candidates.own)
     prior = _Prior([max(1, counts[label]) for label in range(len(candidates.own))], strength, label_weights)
     decisions = {}
     for row in rows:

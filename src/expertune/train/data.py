@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from ..errors import TrainingFailedError
 from ..predict.score import likeliest
-from .class_balance import Teacher
+from .class_balance import NO_TEACHER, Teacher
 from .encode import Candidates, Row, Tokenized, unrated_row
 from .events import Event
 
@@ -46,7 +46,7 @@ class TrainingData:
     train: Sequence[Row]
     dev: Sequence[Row]
     candidates: Candidates
-    teacher: Teacher = field(default_factory=Teacher)
+    teacher: Teacher = NO_TEACHER
 
     def __post_init__(self) -> None:
         if not self.train or not self.dev:
