@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 import tiny
+from easy_records import easy_records
 from expertune.config import make_config
 from expertune.engine.ollama.server import OllamaServer
 from expertune.errors import RegistrationError, UsageError
@@ -30,7 +31,7 @@ from ollama_contract.server import ContractServer
 from ollama_contract.templates import TEMPLATE
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+BASE = ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 QUICK: dict[str, Any] = {"epochs": 2, "learning_rate": 3e-3, "rank": 8, "batch_size": 4, "class_weight": "none",
                          "bootstrap_resamples": 100, "approach": "tune", "threads": 1,
@@ -111,7 +112,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "some rows.csv"
-    pd.read_csv(ROWS).head(100).to_csv(path, index=False)
+    easy_records().to_csv(path, index=False)
     return path
 
 

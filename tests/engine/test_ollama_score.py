@@ -34,8 +34,8 @@ SPELLING = Spelling([0], [[(token, PIECES[token]) for token in answer] for answe
 class Server:
     """Says the likeliest label; lists all alternatives but those of `hidden`; obeys an `enum`."""
 
-    def __init__(self, *hidden: str) -> None:
-        self.hidden = hidden
+    def __init__(self, *hidden: str, model: Mapping[str, Mapping[str, float]] = LOG_PROBS) -> None:
+        self.hidden, self.model = hidden, model
         self.asked: list[tuple[str, int, bool]] = []
 
     def __call__(self, prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[GeneratedToken]:
@@ -44,12 +44,11 @@ class Server:
         if schema is not None and "enum" in str(schema):
             return self._obeyed(prompt, schema)
         found = []
-        while path in LOG_PROBS and len(found) < room:
-            best = max(LOG_PROBS[path], key=lambda each: LOG_PROBS[path][each])
-            listed = {
-                each.encode(): x for each, x in LOG_PROBS[path].items() if each not in self.hidden or each == best
-            }
-            found.append(GeneratedToken(best.encode(), LOG_PROBS[path][best], listed))
+        while path in self.model and len(found) < room:
+            place = self.model[path]
+            best = max(place, key=lambda each: place[each])
+            listed = {each.encode(): x for each, x in place.items() if each not in self.hidden or each == best}
+            found.append(GeneratedToken(best.encode(), place[best], listed))
             path += best
         return found
 
@@ -77,9 +76,41 @@ def test_without_the_tokens_each_place_is_asked_once() -> None:
     assert len(server.asked) == len({prompt for prompt, _, _ in server.asked}) == 4
 
 
-@pytest.mark.parametrize("spelling", [SPELLING, None], ids=["spelled", "bare"])
-def test_a_hidden_token_makes_all_labels_be_compared_by_grammar(spelling: Spelling | None) -> None:
-    found = score(Server("t"), "<p>", ANSWERS, spelling)
+BOTH = pytest.mark.parametrize("spelling", [SPELLING, None], ids=["spelled", "bare"])
+
+
+def with_rest(**first: float) -> dict[str, dict[str, float]]:
+    """LOG_PROBS with another first place, and with a token of no label among the alternatives of each."""
+    return {path: {**place, "?": -9.0} for path, place in {**LOG_PROBS, "": first}.items()}
+
+
+@BOTH
+def test_a_hidden_token_is_no_likelier_than_those_that_are_shown(spelling: Spelling | None) -> None:
+    found = score(Server("t", model=with_rest(yes=-0.2, no=-2.0)), "<p>", ANSWERS, spelling)
+    assert found.exact  # e^-11 of 1: less than a thousandth
+    assert found.log_probs == pytest.approx((EXPECTED[0], EXPECTED[1], -2.0 - 9.0))
+
+
+@BOTH
+def test_a_model_that_is_sure_is_asked_nothing_by_grammar(spelling: Spelling | None) -> None:
+    server = Server("no", model=with_rest(yes=-0.001, no=-12.0))
+    found = score(server, "<p>", ANSWERS, spelling)
+    assert found.exact and found.log_probs == pytest.approx((-0.001 - 0.1, -9.0, -9.0))
+    assert not any(by_grammar for *_, by_grammar in server.asked)
+
+
+@BOTH
+def test_a_hidden_label_that_may_have_a_share_makes_the_scores_inexact(spelling: Spelling | None) -> None:
+    found = score(
+        Server("no", model={**with_rest(yes=-0.2, no=-4.0), "": {"yes": -0.2, "?": -3.0}}), "<p>", ANSWERS, spelling
+    )
+    assert not found.exact and found.log_probs == pytest.approx((EXPECTED[0], -3.0, -3.0))
+
+
+@BOTH
+def test_where_no_label_is_known_to_be_likelier_all_are_compared_by_grammar(spelling: Spelling | None) -> None:
+    model = {"": {"?": -0.1, "yes": -3.0, "no": -2.5}, **{path: place for path, place in LOG_PROBS.items() if path}}
+    found = score(Server("yes", "no", model=model), "<p>", ANSWERS, spelling)
     assert not found.exact and found.log_probs == (-3.0, -2.0, -3.0)
 
 

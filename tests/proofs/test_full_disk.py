@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from easy_records import easy_records
 from expertune import outputs
 from expertune.cli.main import main
 from expertune.errors import OutputError
@@ -178,7 +179,7 @@ ROOMS_OF_A_TRAINING = (0, 8, 12, 16, 128, 1024, 1536, 2048, 4096)
 @pytest.mark.slow
 @pytest.mark.parametrize("product", ["model set", "tuned model"])
 def test_tune_goes_on_where_there_is_room_again(disk: Disk, command: Callable[..., Run], product: str) -> None:
-    pd.read_csv(ROWS).head(90).to_csv(disk.folder / "rows.csv", index=False)
+    easy_records().to_csv(disk.folder / "rows.csv", index=False)
     model, flags, rooms = (BASE, TUNING, ROOMS_OF_A_TRAINING) if product == "tuned model" else ("llama2", (), ROOMS)
     where = ("--input", "{}/rows.csv", "--output-dir", "{}/out", "--model", model)
     assert continued(disk, command("tune", *where, *FLAGS, *flags, "--resume"), rooms) > 3

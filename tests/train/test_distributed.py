@@ -18,12 +18,12 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 import torch
 
 import tiny
+from easy_records import easy_records
 from expertune.config import Config
 from expertune.errors import Interrupted, RankLostError, UsageError
 from expertune.fine_tuner import FineTuner
@@ -259,17 +259,17 @@ def test_the_others_end_with_a_first_process_that_is_killed() -> None:
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expertune")
 QUICK = (
-    *("--topics", "respiratory infections", "--epochs", "3", "--learning-rate", "3e-3", "--rank", "8"),
+    *("--topics", "respiratory infections", "--epochs", "2", "--learning-rate", "3e-3", "--rank", "8"),
     *("--batch-size", "4", "--compute-dtype", "fp32", "--device", "cpu", "--threads", "1", "--checkpoint-seconds", "0"),
     *("--class-weight", "none", "--approach", "tune", "--no-readout", "--no-fallback", "--bootstrap-resamples", "200"),
 )
 
 
 def start(folder: Path, *more: str, launcher: tuple[str, ...] = ("-m", "expertune")) -> subprocess.Popen[str]:
-    """Start `expertune tune` on 100 of the example visits."""
+    """Start `expertune tune` on easy records."""
     records = folder.parent / "rows.csv"
     if not records.exists():
-        pd.read_csv(ROWS).head(100).to_csv(records, index=False)
+        easy_records().to_csv(records, index=False)
     given = ("--input", str(records), "--model", str(BASE), "--output-dir", str(folder))
     return subprocess.Popen(
         [sys.executable, *launcher, "tune", *given, *QUICK, *more],

@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
+from easy_records import easy_records
 from expertune.errors import FineTuningNotSupportedError, Interrupted, TrainingFailedError, UsageError
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
@@ -17,7 +17,7 @@ from expertune.train.loop import Trainer
 from expertune.tuned import check
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+BASE = ROOT / "examples/base.gguf"
 TOPIC = "respiratory infections"
 QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "batch_size": 4, "class_weight": "none",
                          "bootstrap_resamples": 100, "model_set_budget_seconds": 2, "compute_dtype": "fp32",
@@ -25,9 +25,8 @@ QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "batch_s
 
 
 def tune(folder: Path, model: str = str(BASE), *, fallback: bool = True, resume: bool = False, **more: Any) -> Any:
-    rows = pd.read_csv(ROWS).head(100)
     tuner = FineTuner(fallback_mode=fallback, quiet=True)
-    _, metadata = tuner.process_dataset(rows, model, None, TOPIC, folder, resume=resume, **{**QUICK, **more})
+    _, metadata = tuner.process_dataset(easy_records(), model, None, TOPIC, folder, resume=resume, **{**QUICK, **more})
     return metadata
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from easy_records import easy_records
 from expertune.config import make_config
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.fine_tuner import FineTuner
@@ -45,7 +46,7 @@ INFO = CodeBranchInfo(
 
 
 def frame() -> pd.DataFrame:
-    return pd.read_csv(ROOT / "examples" / "formatted_dataset.csv").head(110)
+    return easy_records()
 
 
 def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:

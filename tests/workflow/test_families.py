@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 import convert_architecture
+from easy_records import easy_records
 from expertune.fine_tuner import FineTuner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,17 +16,16 @@ MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 
 @pytest.mark.slow
 def test_a_model_of_another_family_is_tuned_and_proven(tmp_path: Path) -> None:
-    frame = pd.read_csv(ROOT / "examples" / "formatted_dataset.csv").head(160)
     success, metadata = FineTuner(quiet=True).process_dataset(
-        frame,
+        easy_records(),
         str(convert_architecture.make(tmp_path / "base.gguf", "phi3")),
         MAPPING,
         "respiratory infections",
         tmp_path / "out",
-        epochs=4,
+        epochs=2,
         learning_rate=3e-3,
         rank=16,
-        batch_size=8,
+        batch_size=4,
         class_weight="none",
         bootstrap_resamples=100,
         compute_dtype="fp32",

@@ -17,6 +17,7 @@ import pytest
 
 import decision_models
 import tiny
+from easy_records import easy_records
 from expertune.cli.main import main
 from expertune.config import Config, make_config, with_changes
 from expertune.engine.base import Engine, Generation, Scores
@@ -435,7 +436,7 @@ def test_with_a_served_model_no_test_row_is_sent(tmp_path: Path, prepared: Datas
 
 @pytest.mark.slow
 def test_a_model_set_that_was_asked_for_is_no_fallback(tmp_path: Path) -> None:
-    pd.read_csv(ROWS).head(120).to_csv(tmp_path / "rows.csv", index=False)
+    easy_records(90).to_csv(tmp_path / "rows.csv", index=False)
     other = tiny.make(tmp_path / "other.gguf", layers=1, context=2048)
     flags = [
         "--approach",
@@ -466,9 +467,7 @@ def test_auto_makes_both_and_keeps_one(taken: str, tmp_path: Path, monkeypatch: 
 
     forced = {"approach": taken, "reason": "as the test wants"}
     monkeypatch.setattr(pipeline_run, "choose", lambda *given: choose(*given).model_copy(update=forced))
-    _, metadata = FineTuner(quiet=True).process_dataset(
-        pd.read_csv(ROWS).head(100), str(BASE), None, TOPIC, tmp_path, **QUICK
-    )
+    _, metadata = FineTuner(quiet=True).process_dataset(easy_records(), str(BASE), None, TOPIC, tmp_path, **QUICK)
     there = {path.name for path in tmp_path.iterdir() if path.is_file()}
     tuned = {"fine_tuned_model.gguf", "fine_tuned_adapter.gguf", "Modelfile", "training_data.jsonl"}
     raters = [each["name"] for each in metadata["evaluation"]["evaluations"]]

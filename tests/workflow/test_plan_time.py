@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
+from easy_records import easy_records
 from expertune.config import Config
 from expertune.errors import Interrupted, UsageError
 from expertune.estimate.capability import TrainingThroughput
@@ -22,16 +22,17 @@ from expertune.record import read_record
 from expertune.train.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
+BASE = ROOT / "examples/base.gguf"
 QUICK: dict[str, Any] = {"learning_rate": 3e-3, "epochs": 2, "rank": 8, "batch_size": 4, "class_weight": "none",
                          "bootstrap_resamples": 100, "compute_dtype": "fp32", "threads": 1,
                          "approach": "tune"}  # fmt: skip
 
 
 def tune(folder: Path, *, quiet: bool = True, resume: bool = False, **more: Any) -> dict[str, Any]:
-    rows = pd.read_csv(ROWS).head(100)
     settings = {**QUICK, **more}
-    return FineTuner(quiet=quiet).process_dataset(rows, str(BASE), None, "topic", folder, resume=resume, **settings)[1]
+    return FineTuner(quiet=quiet).process_dataset(
+        easy_records(), str(BASE), None, "topic", folder, resume=resume, **settings
+    )[1]
 
 
 def test_the_search_for_a_model_set_gets_what_is_left() -> None:
@@ -83,11 +84,11 @@ def test_settings_chosen_by_a_limit_are_those_of_a_resumed_run(
     monkeypatch.setattr("expertune.estimate.throughput.probe", slow)
     monkeypatch.setattr(Trainer, "one_step", stopped_at_the_third)
     with pytest.raises(Interrupted):
-        tune(tmp_path, minutes=7)
+        tune(tmp_path, minutes=3)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(Trainer, "one_step", one_step)
     found = tune(tmp_path, resume=True)
-    assert found["settings"]["minutes"] == 7
+    assert found["settings"]["minutes"] == 3
     assert found["settings"]["epochs"] == 2  # as given
     assert found["settings"]["layers"] == found["plan"]["settings"]["layers"] < 6  # auto takes all of these 6
 

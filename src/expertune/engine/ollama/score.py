@@ -1,13 +1,14 @@
 """Score labels through a server that lists, for each token it generates, the likeliest tokens in its place.
 
 Ollama (since 0.12.11) lists at most 20 of them, with the model's own log-probabilities from before any grammar, and
-always that of the token it took. Two ways, the better one first:
-
+always that of the token it took. Four ways, the better one first:
 1. *Alternatives*: ask for the next tokens after the answers' common beginning. Where every token that tells the answers
    apart is among the alternatives, the score is what the embedded engine computes.
-2. *Forced*: where one is not, a grammar that allows one answer only makes the model generate it. If the model takes
-   the tokens that it was trained on, this is exact too; a grammar may also take another split of the same letters, and
-   then all answers are compared on such splits, and the scores are not exact.
+2. *Bound*: a token that is not listed is no likelier than those that are. Where that makes an answer a thousand times
+   less likely than another, as with a model that is sure, the bound is its score.
+3. *Forced*: else a grammar that allows one answer only makes the model generate it: exact where the model takes the
+   tokens that it was trained on. Where it splits the letters otherwise, the bound stands, and the scores are not exact.
+4. *Grammar*: where no answer is known to be the likeliest, all are compared on the splits that a grammar takes.
 
 A token that is a part of a character has no log-probability there: Ollama 0.33.0-rc2 lists the whole character with the
 log-probability of its last token, and every part among the alternatives as U+FFFD. Labels of such tokens are refused.
@@ -18,20 +19,21 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...errors import EngineError
 from ..base import Scores
-from ..label_scoring import LogProbs, distinguishing, sum_along
+from ..label_scoring import LogProbs, distinguishing
 from ..label_scoring import Path as TokenPath
 
 FORCED_ROOM = 64  # tokens; a grammar ends the answer long before
 
+NEGLIGIBLE = math.log(1e-3)  # of a score less the best one: the answer's share, then, is less than this
+
 Token = tuple[int, bytes]
-Places = Mapping[TokenPath, LogProbs]  # tokens after the shared beginning → log-probabilities of the next token
-PiecePlaces = Mapping[str, Mapping[bytes, float]]  # text after the shared beginning → the same, by the token's bytes
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,31 @@ class GeneratedToken:
     log_prob: float
     others: Mapping[bytes, float]
 
+    @property
+    def unlisted(self) -> float:
+        """The most that the log-probability of a token can be that is not listed. What a grammar took may be any."""
+        return min((value for piece, value in self.others.items() if piece != self.piece), default=0.0)
 
+
+@dataclass(frozen=True)
+class Place:
+    """After some tokens of the answers: log-probabilities of the next token, and the most that one not listed has."""
+
+    log_probs: LogProbs
+    unlisted: float
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The log-probability of an answer in nats, or the most that it can be where the alternatives do not show it."""
+
+    log_prob: float
+    shown: bool
+
+
+Places = Mapping[TokenPath, Place]  # by the tokens after the shared beginning
+PiecePlaces = Mapping[str, GeneratedToken | None]  # by the text after the shared beginning; None: nothing came
+UNKNOWN = Summed(0.0, shown=False)
 Ask = Callable[[str, int, Mapping[str, Any] | None], list[GeneratedToken]]  # prompt, most tokens, JSON schema or none
 
 
@@ -105,27 +131,45 @@ def score(ask: Ask, prompt: str, answers: Sequence[str], spelling: Spelling | No
         found = _by_own_tokens(ask, answers, SpelledAnswers.of(prompt, spelling))
     else:
         found = _by_likeliest_split(ask, prompt, answers)
-    if found is not None:
-        return Scores(tuple(found), exact=True)
-    return Scores(tuple(_by_grammar(ask, prompt, answers)), exact=False)
+    return found or Scores(tuple(_by_grammar(ask, prompt, answers)), exact=False)
+
+
+def _compared(summed: Sequence[Summed], exact: Callable[[int], float | None]) -> Scores | None:
+    """The scores; None where the likeliest is not known. `exact(i)` tries to find the i-th score otherwise."""
+    best = max((each.log_prob for each in summed if each.shown), default=-math.inf)
+    settled = list(summed)
+    for i, each in enumerate(summed):
+        if not each.shown and each.log_prob > best + NEGLIGIBLE and (found := exact(i)) is not None:
+            settled[i] = Summed(found, shown=True)
+    best = max((each.log_prob for each in settled if each.shown), default=-math.inf)
+    bound = max((each.log_prob for each in settled if not each.shown), default=-math.inf)
+    if bound >= best:
+        return None
+    return Scores(tuple(each.log_prob for each in settled), exact=bound <= best + NEGLIGIBLE)
 
 
 # --- the model's own tokens ---
 
 
-def _by_own_tokens(ask: Ask, answers: Sequence[str], spelled: SpelledAnswers) -> list[float] | None:
-    """By alternatives, and a tail that these do not show by a grammar; None where neither shows it."""
+def _by_own_tokens(ask: Ask, answers: Sequence[str], spelled: SpelledAnswers) -> Scores | None:
+    """By alternatives, and a tail that these do not show by its bound or a grammar; None where that does not do."""
     places: Places = {}
-    scores = []
-    for answer, tail in zip(answers, spelled.tails, strict=True):
+    for tail in spelled.tails:
         places = _with_places_along(ask, spelled, tail, places)
-        if all(token in places.get(tail[:i], {}) for i, token in enumerate(tail)):
-            scores.append(sum_along(places, tail))
-        elif (forced := _forced_whole(ask, spelled, answer, tail)) is not None:
-            scores.append(forced)
-        else:
-            return None
-    return scores
+    summed = [_summed(places, tail) for tail in spelled.tails]
+    return _compared(summed, lambda i: _forced_whole(ask, spelled, answers[i], spelled.tails[i]))
+
+
+def _summed(places: Places, tail: TokenPath) -> Summed:
+    total = 0.0
+    for at, token in enumerate(tail):
+        place = places.get(tail[:at])
+        if place is None:  # tokens that follow can only make it less likely
+            return Summed(total, shown=False)
+        if token not in place.log_probs:
+            return Summed(total + place.unlisted, shown=False)
+        total += place.log_probs[token]
+    return Summed(total, shown=True)
 
 
 def _with_places_along(ask: Ask, spelled: SpelledAnswers, tail: TokenPath, places: Places) -> Places:
@@ -134,7 +178,7 @@ def _with_places_along(ask: Ask, spelled: SpelledAnswers, tail: TokenPath, place
         path = tail[:at]
         if path not in places:
             places = {**_alternatives(ask, spelled, path, len(tail) - at), **places}
-        if token not in places.get(path, {}):
+        if path not in places or token not in places[path].log_probs:
             break
     return places
 
@@ -148,9 +192,10 @@ def _alternatives(ask: Ask, spelled: SpelledAnswers, path: TokenPath, room: int)
     if text is None:
         return {}
     tokens = {spelled.pieces[token]: token for tail in spelled.tails for token in tail}
-    places: dict[TokenPath, LogProbs] = {}
+    places: dict[TokenPath, Place] = {}
     for each in ask(text, room, None) or _before_end_of_turn(ask, text):
-        places[path] = {tokens[piece]: value for piece, value in each.others.items() if piece in tokens}
+        log_probs = {tokens[piece]: value for piece, value in each.others.items() if piece in tokens}
+        places[path] = Place(log_probs, each.unlisted)
         if each.piece not in tokens:
             break
         path = (*path, tokens[each.piece])
@@ -182,39 +227,40 @@ def _forced_whole(ask: Ask, spelled: SpelledAnswers, answer: str, tail: TokenPat
 # --- without the model's own tokens ---
 
 
-def _by_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float] | None:
-    """Each label along its likeliest split, up to its closing quote; None where the alternatives do not show it."""
+def _by_likeliest_split(ask: Ask, prompt: str, answers: Sequence[str]) -> Scores | None:
+    """Each label along its likeliest split, up to its closing quote; None where the alternatives do not tell."""
     lead, labels = _labels(answers)
     places: PiecePlaces = {}
-    scores = []
+    summed = []
     for label, answer in zip(labels, answers, strict=True):
         text, size = answer[len(lead) + 1 :].encode(), len(_quoted(label)) - 1
-        log_prob, places = _likeliest_split(ask, prompt + lead + '"', text, size, places)
-        if log_prob is None:
-            return None
-        scores.append(log_prob)
-    return scores
+        found, places = _likeliest_split(ask, prompt + lead + '"', text, size, places)
+        summed.append(found)
+    return _compared(summed, lambda i: None)
 
 
-def _likeliest_split(
-    ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces
-) -> tuple[float | None, PiecePlaces]:
+def _likeliest_split(ask: Ask, start: str, text: bytes, size: int, places: PiecePlaces) -> tuple[Summed, PiecePlaces]:
     """Token by token the likeliest alternative that continues `text`, for its first `size` bytes at least.
 
-    The sum of their log-probabilities, None where no alternative continues it, and all places seen so far.
+    The sum of their log-probabilities, or the most that it can be, and all places seen so far.
     """
     total, path, done = 0.0, "", 0
     while done < size:
         if path not in places:
             shown = ask(start + path, 1, None) or _before_end_of_turn(ask, start + path)
-            places = {**places, path: shown[0].others if shown else {}}
-        fitting = {piece: value for piece, value in places[path].items() if piece and text.startswith(piece, done)}
-        piece = max(fitting, key=lambda each: fitting[each], default=b"")
+            places = {**places, path: shown[0] if shown else None}
+        place = places[path]
+        if place is None:
+            return UNKNOWN, places
+        fitting = {piece: value for piece, value in place.others.items() if piece and text.startswith(piece, done)}
+        if not fitting:
+            return Summed(total + place.unlisted, shown=False), places
+        piece = max(fitting, key=lambda each: fitting[each])
         characters = _decoded([piece])
-        if not piece or characters is None:
-            return None, places
+        if characters is None:
+            return UNKNOWN, places
         total, path, done = total + fitting[piece], path + characters, done + len(piece)
-    return total, places
+    return Summed(total, shown=True), places
 
 
 def _by_grammar(ask: Ask, prompt: str, answers: Sequence[str]) -> list[float]:
