@@ -270,8 +270,11 @@ def test_the_readout_is_chosen_unless_it_is_worse_beyond_a_standard_error(datase
     assert (
         one_more.approach == "readout" and one_more.dev.log_loss["readout"].value > one_more.dev.log_loss["tuned"].value
     )
-    worse = choose(rated_with(dataset, all_, 0.35), rated_with(dataset, half, 0.5))
-    assert worse.approach == "tune" and "the readout's macro-F1 is proven worse" in worse.reason
+    worse = choose(rated_with(dataset, all_, 0.36), rated_with(dataset, half, 0.5))
+    assert worse.approach == "tune" and "the readout's macro-F1 is proven worse, its log-loss no better" in worse.reason
+    in_one_only = choose(rated_with(dataset, all_, 0.35), rated_with(dataset, half, 0.5))
+    assert in_one_only.approach == "readout" and not in_one_only.dev.difference.includes_zero
+    assert in_one_only.dev.log_loss["readout"].value < in_one_only.dev.log_loss["tuned"].value
     set_so_far = ApproachChoice(approach="model-set", reason="no tuned model")
     alone = choose(None, rated_with(dataset, half, 0.9), set_so_far)
     assert (alone.approach, alone.dev) == ("readout", None)

@@ -58,9 +58,10 @@ def with_readout(
 ) -> ApproachChoice:
     """Compare the readout with the product chosen so far, whose predictions of the validation records are `rival`.
 
-    The readout, unless the other's log-loss is lower by more than one standard error, or its macro-F1 proven better:
-    with few records of a rare label one validation part's macro-F1 is mostly chance, while log-loss orders raters alike
-    in all parts; and these records have chosen the tuned model's state, nothing of the readout (docs/decisions/0013).
+    The readout, unless the other's log-loss is lower by more than one standard error, or lower at all and its macro-F1
+    proven better: with few records of a rare label one validation part's macro-F1 is mostly chance, while log-loss
+    orders raters alike in all parts; and these records have chosen the tuned model's state, nothing of the readout
+    (docs/decisions/0013).
     """
     if rival is None:
         return ApproachChoice(approach=READOUT, reason="only the readout could be evaluated")
@@ -70,16 +71,20 @@ def with_readout(
         {each: getattr(figure, of) for each, figure in figures.items()} for of in ("log_loss", "macro_f1")
     )
     higher = _higher_log_loss(readout.rated, rival, dataset)
-    worse = difference.value < 0 and not difference.includes_zero
+    lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
+    worse = difference.value < 0 and not difference.includes_zero and not lower
     shown = ", ".join(
         f"{each} {loss[each].value or 0:.3f} (macro-F1 {macro_f1[each].value or 0:.3f})" for each in (READOUT, name)
     )
     line = f"log-loss on {rows} validation records: {shown}"
     if higher or worse:
-        why = "log-loss is higher by more than its standard error" if higher else "macro-F1 is proven worse"
+        why = (
+            "log-loss is higher by more than its standard error"
+            if higher
+            else "macro-F1 is proven worse, its log-loss no better"
+        )
         return choice.model_copy(update={"reason": f"{choice.reason}; the readout's {why}: {line}"})
     dev = ValidationComparison(rows=rows, macro_f1=macro_f1, difference=difference, log_loss=loss)
-    lower = (loss[READOUT].value or 0.0) < (loss[name].value or 0.0)
     found = "better" if lower else "not worse by more than a standard error"
     return ApproachChoice(approach=READOUT, reason=f"the readout is {found}: {line}", dev=dev)
 
