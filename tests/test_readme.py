@@ -16,11 +16,12 @@ import pytest
 
 import hospital
 import tiny
+from easy_records import easy_records
 from expertune.cli.main import main
 from expertune.fine_tuner import FineTuner
 from pages import GUIDES, README, ROOT, blocks, command_lines
 
-ROWS = ROOT / "examples/formatted_dataset.csv"
+RATED = 60
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 NOT_RUN = {
     ("make", "demo"): "a download and five minutes; tests/examples/test_demo.py and .ci/run run it on the example base",
@@ -34,9 +35,9 @@ TUTORIAL = ROOT / "docs/tutorial.md"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the files that README speaks of: rated records, new records and a model."""
-    rows = pd.read_csv(ROWS)
-    rows.head(90).to_csv(tmp_path / "formatted_dataset.csv", index=False)
-    rows.iloc[90:110].drop(columns=["Standardized_Rating"]).to_csv(tmp_path / "new_records.csv", index=False)
+    rows = easy_records(RATED + 20)
+    rows.head(RATED).to_csv(tmp_path / "formatted_dataset.csv", index=False)
+    rows.iloc[RATED:].drop(columns=["Standardized_Rating"]).to_csv(tmp_path / "new_records.csv", index=False)
     tiny.make(tmp_path / "my-model.gguf", context=2048)
     return tmp_path
 
@@ -80,7 +81,7 @@ def test_every_command_of_the_readme_and_the_tutorial_runs(folder: Path, page: P
     assert len(ran) >= 5
     merged = next(words for words in ran if words[1] == "merge-review")
     with (folder / merged[merged.index("--output") + 1]).open(newline="") as file:
-        assert sum(1 for _ in csv.DictReader(file)) > 90
+        assert sum(1 for _ in csv.DictReader(file)) > RATED
 
 
 def commands_on_an_export(folder: Path, count: int) -> list[list[str]]:

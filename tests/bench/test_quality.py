@@ -95,9 +95,9 @@ def test_raters_without_a_model_are_told_once_for_each_set() -> None:
 @pytest.mark.slow
 def test_a_cell_is_run_once_and_its_line_holds_no_text(tmp_path: Path) -> None:
     results = tmp_path / "quality.jsonl"
-    command = [sys.executable, str(BENCH / "quality.py"), "--models", "base", "--seeds", "42", "--records", "150"]
+    command = [sys.executable, str(BENCH / "quality.py"), "--models", "base", "--seeds", "42", "--records", "100"]
     command += ["--threads", "1", "--results", str(results), "--work", str(tmp_path / "work")]
-    command += ["--", "--epochs", "3", "--learning-rate", "0.003", "--batch-size", "8", "--approach", "tune"]
+    command += ["--", "--epochs", "2", "--learning-rate", "0.003", "--batch-size", "4", "--approach", "tune"]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ), check=False)
         assert done.returncode == 0, done.stdout + done.stderr
