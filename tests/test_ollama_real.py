@@ -18,6 +18,7 @@ from bench.ollama_agreement import compare
 from examples.real_models import Unavailable, fetch
 
 from commands import ROOT, expertune
+from easy_records import easy_records
 from expertune.engine.ollama.server import OllamaServer, running_server
 from expertune.files import sha256
 from ollama_contract.templates import TEMPLATE
@@ -41,7 +42,7 @@ TINY = {"epochs": 3, "learning-rate": 3e-3, "batch-size": 4}
 # In F16 no product rounds its activations to 8 bits, so two builds of llama.cpp agree on one file (docs/ollama.md).
 # Only tensors with an adapter are in F16, so all blocks get one.
 SMOLLM2 = {
-    "epochs": 2, "learning-rate": 1e-3, "batch-size": 4, "layers": "all", "test-share": 0.12, "export-type": "F16"
+    "epochs": 2, "learning-rate": 1e-3, "batch-size": 4, "layers": "all", "test-share": 0.2, "export-type": "F16"
 }  # fmt: skip
 
 
@@ -123,7 +124,8 @@ def test_the_whole_way_with_smollm2(server: OllamaServer, tmp_path: Path) -> Non
     except Unavailable as reason:
         pytest.skip(str(reason))
     folder = tmp_path / "run"
-    registered(server, some_rows(tmp_path, 130), folder, SMOLLM2)
+    easy_records(66).to_csv(rows := tmp_path / "rows.csv", index=False)
+    registered(server, rows, folder, SMOLLM2)
     found = compare(server, folder, RATER, threads=THREADS)
     assert found.same_file and found.exact == len(found.expert_N) >= 12
     assert found.gap_N.mean() < 0.01

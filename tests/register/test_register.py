@@ -454,3 +454,8 @@ def test_ratings_may_differ_by_the_noise_of_the_run_and_no_further() -> None:
         compared([near] * 10, [near] * 9 + [turned], Tolerance.of(None))
     with pytest.raises(RegistrationError, match=r"for 0 of 1 .*differ by 0\.067"):
         compared([of_file(0.8, 0.1, 0.1)], [of_file(0.7, 0.2, 0.1)], Tolerance.of(noise))
+    approximate = replace(of_file(0.7, 0.2, 0.1), exact=False)
+    assert compared([of_file(0.8, 0.1, 0.1)], [approximate], Tolerance.of(noise)) == (1.0, None)
+    assert compared([of_file(0.8, 0.1, 0.1)] * 2, [approximate, of_file(0.8, 0.1, 0.1)], Tolerance.of(noise)) == (1, 0)
+    with pytest.raises(RegistrationError, match="another label than the file for 1 of 1 test records; nothing"):
+        compared([of_file(0.8, 0.1, 0.1)], [replace(of_file(0.1, 0.8, 0.1), exact=False)], Tolerance.of(noise))

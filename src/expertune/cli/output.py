@@ -73,10 +73,12 @@ def print_registration(registration: Registration) -> None:
         scored = "get the file's label by a plain /api/chat (Ollama gives no probabilities for labels in this script)"
         rated = f"{agreement.chat_labels:.0%} {scored}."
     else:
+        gap = agreement.probability_gap
+        shown = "its probabilities are approximate" if gap is None else f"probabilities differ by {gap:.4f} on average"
         rated = (
-            f"{agreement.labels:.0%} get the file's label (probabilities differ by {agreement.probability_gap:.4f} on "
-            f"average) and {agreement.chat_labels:.0%} also by a plain /api/chat."
+            f"{agreement.labels:.0%} get the file's label ({shown}) and {agreement.chat_labels:.0%} also by a plain "
         )
+        rated += "/api/chat."
     print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
     if registration.decisions:
         print(registration.decisions)

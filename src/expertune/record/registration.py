@@ -8,9 +8,9 @@ from .section import Section
 class ServedAgreement(Section):
     """Agreement of the registered model with the evaluated file, on `rows` test records.
 
-    `exact` counts the records whose labels Ollama could score exactly; `labels` and `probability_gap` are None if
-    Ollama cannot score the labels. `chat_labels` is the share with the same label from a plain /api/chat; `ties` counts
-    records whose two most probable labels are nearly equal.
+    `exact` counts the records whose labels Ollama could score exactly; `probability_gap` is of those, None without any.
+    `labels` is None too if Ollama cannot score the labels. `chat_labels` is the share with the same label from a plain
+    /api/chat; `ties` counts records whose two most probable labels are nearly equal.
     """
 
     rows: int

@@ -59,6 +59,7 @@ def check_decisions(
         labels, gap = compared(expected, served, tolerance)
     except RegistrationError as error:
         raise RegistrationError(f"decisions ({ROUTE}): {error}") from None
+    assert gap is not None  # a decision comes with its probabilities
     return f"{labels:.0%} get the file's label as a decision ({ROUTE}; probabilities differ by {gap:.4f} on average)."
 
 

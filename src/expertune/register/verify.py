@@ -103,15 +103,22 @@ def check_ratings(
     )
 
 
-def compared(by_file: Sequence[Rated], by_server: Sequence[Rated], tolerance: Tolerance) -> tuple[float, float]:
-    """Share of equal labels, and mean difference of the probabilities. Raises RegistrationError."""
+def compared(by_file: Sequence[Rated], by_server: Sequence[Rated], tolerance: Tolerance) -> tuple[float, float | None]:
+    """Share of equal labels, and mean difference of the probabilities. Raises RegistrationError.
+
+    Approximate probabilities (`exact` is False) count by their label alone: they differ by how they were found. None
+    where all are.
+    """
     pairs = list(zip(by_file, by_server, strict=True))
+    exact = [(one, other) for one, other in pairs if other.exact]
     wrong = [one.id for one, other in pairs if one.label != other.label and not _tied(one, tolerance)]
-    gap = float(np.mean([np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in pairs]))
-    if wrong or gap > tolerance.gap:
+    gaps = [np.abs(np.subtract(one.probabilities, other.probabilities)).mean() for one, other in exact]
+    gap = float(np.mean(gaps)) if gaps else None
+    if wrong or (gap is not None and gap > tolerance.gap):
+        shown = f" (probabilities differ by {gap:.3f} on average)" if gap is not None else ""
         raise RegistrationError(
-            f"in Ollama the model gives another label than the file for {len(wrong)} of {len(pairs)} test records "
-            f"(probabilities differ by {gap:.3f} on average); nothing was registered"
+            f"in Ollama the model gives another label than the file for {len(wrong)} of {len(pairs)} test records"
+            f"{shown}; nothing was registered"
         )
     return float(np.mean([one.label == other.label for one, other in pairs])), gap
 
