@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tiny
-from commands import expertune
+from commands import ROOT, expertune
+from expertune.cli.main import main
 from expertune.engine.llama_cpp import trial
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, FineTuningNotSupportedError, ModelFileError
@@ -17,6 +19,7 @@ from expertune.model.arch import read_config
 
 ROWS = "tests/data/faults/signs_dropped/rows.csv"
 FAR = "127.0.0.1:9"  # no Ollama there
+Said = Callable[..., tuple[str, str]]  # what a command prints, and its errors
 ABORTS = {
     "a part of each head is rotated": ("qwen2", {"qwen2.rope.dimension_count": 8}, "GGML_ASSERT(n_embd_head == n_rot)"),
     "the same of qwen3": ("qwen3", {"qwen3.rope.dimension_count": 8}, "GGML_ASSERT(n_embd_head == n_rot)"),
@@ -28,6 +31,23 @@ ABORTS = {
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache/expertune/models_that_run.json"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Said:
+    """Runs a command in this process, without Ollama: what it prints, where it ends with `code`."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OLLAMA_HOST", FAR)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object, code: int = 0) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(each) for each in arguments])
+        found = capsys.readouterr()
+        assert int(ended.value.code or 0) == code, found.err
+        return found
+
+    return run
 
 
 @pytest.mark.slow
@@ -160,16 +180,15 @@ def test_a_template_may_change_the_blanks(tmp_path: Path) -> None:
         ("first", FIRST_ONLY, "leaves the record out"),
     ],
 )
-def test_the_commands_say_it(tmp_path: Path, name: str, template: str, reason: str) -> None:
+def test_the_commands_say_it(said: Said, tmp_path: Path, name: str, template: str, reason: str) -> None:
     """`models` and `doctor` try a model before they call it tunable; a run on it ends with one line."""
     model = tiny.make(tmp_path / f"{name}.gguf", chat_template=template, context=4096)
-    row = expertune("models", model, host=FAR).stdout.splitlines()[1]
+    row = said("models", model)[0].splitlines()[1]
     assert " no " in row and reason in row
-    assert reason in expertune("doctor", "--model", model, host=FAR).stdout
+    assert reason in said("doctor", "--model", model)[0]
     flags = ("--input", ROWS, "--model", model, "--topics", "t", "--output-dir", tmp_path / "out")
-    done = expertune("tune", *flags, "--approach", "tune", host=FAR)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ") and reason in done.stderr.splitlines()[-1]
+    last = said("tune", *flags, "--approach", "tune", code=1)[1].splitlines()[-1]
+    assert last.startswith("error: ") and reason in last
     if name != "user":  # user turns are all that a model set without examples needs
         verdict = expertune("tune", *flags, "--approach", "model-set", host=FAR).stdout.splitlines()[0]
         assert "has not been evaluated" in verdict and reason in verdict
