@@ -35,7 +35,7 @@ def main() -> int:
     if options.table:
         runs.show_table(list(table(runs.read_results(options.results))), MARK)
         return 0
-    started = time.monotonic()
+    started, failed = time.monotonic(), 0
     done = runs.latest(runs.read_results(options.results), *KEY)
     for seed in options.seeds:
         cell = {"model": options.model, "rated": options.rated, "unrated": options.unrated, "seed": seed}
@@ -45,10 +45,15 @@ def main() -> int:
             print("seeds are left; the same command goes on with them", flush=True)
             break
         print(f"seed {seed} …", flush=True)
-        entry = {**cell, **measure(options, seed)}
+        try:
+            entry = {**cell, **measure(options, seed)}
+        except (runs.ChildFailed, FileNotFoundError, sets.real_models.Unavailable) as error:
+            failed += 1
+            print(f"  not measured: {error}", flush=True)
+            continue
         runs.append_result(options.results, entry)
         print("\n".join(table([entry])), flush=True)
-    return 0
+    return 1 if failed else 0
 
 
 def parse() -> argparse.Namespace:

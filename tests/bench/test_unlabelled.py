@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import unlabelled
 
 
@@ -37,3 +39,16 @@ def test_the_table_has_the_means_over_the_seeds() -> None:
     assert "| rated records alone | 2 | 0.600 [" in lines[2] and "| with --unlabelled | 2 | 0.600 [" in lines[3]
     assert "| +0.000 [" in lines[3] and "| – |" in lines[2]
     assert lines[-1] == "200 records kept apart; 2026-11-28, commit abc, 2 cores."
+
+
+@pytest.mark.slow
+def test_a_seed_without_a_tuned_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rated records are too few to tune: that is said, and nothing is written."""
+    results = tmp_path / "results.jsonl"
+    flags = ["--model", "base", "--rated", "3", "--unrated", "2", "--seeds", "42", "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["unlabelled.py", *flags, "--threads", "1", "--results", str(results)])
+    assert unlabelled.main() == 1
+    asked, said = capsys.readouterr().out.splitlines()
+    assert asked == "seed 42 …" and said.startswith("  not measured: ") and not results.exists()
