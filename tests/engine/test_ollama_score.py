@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from expertune.engine.ollama.score import GeneratedToken, PartOfCharacterError, Spelling, score
 
@@ -112,6 +115,58 @@ def test_where_no_label_is_known_to_be_likelier_all_are_compared_by_grammar(spel
     model = {"": {"?": -0.1, "yes": -3.0, "no": -2.5}, **{path: place for path, place in LOG_PROBS.items() if path}}
     found = score(Server("yes", "no", model=model), "<p>", ANSWERS, spelling)
     assert not found.exact and found.log_probs == (-3.0, -2.0, -3.0)
+
+
+class GrammarAsked(Exception):
+    """All alternatives together tell no likeliest label."""
+
+
+TOKENS = {"": ["yes", "no", "?", "!", "."], "yes": ['"', "?", "!"], "no": ['"', "t", "?", "!"], "not": ['"', "?", "!"]}
+LOGIT = st.floats(-12, 0)
+MODEL = st.fixed_dictionaries(
+    {path: st.fixed_dictionaries(dict.fromkeys(tokens, LOGIT)) for path, tokens in TOKENS.items()}
+)
+
+
+@BOTH
+@given(model=MODEL, listed=st.integers(1, 4))
+def test_what_is_hidden_never_changes_the_likeliest_label(
+    spelling: Spelling | None, model: dict[str, dict[str, float]], listed: int
+) -> None:
+    """Against a model that is known whole, of which a server lists the likeliest tokens only."""
+    places = {path: normalised(logits) for path, logits in model.items()}
+
+    def ask(prompt: str, room: int, schema: Mapping[str, Any] | None) -> list[GeneratedToken]:
+        if schema is not None:
+            if schema["type"] == "string":  # a label alone
+                raise GrammarAsked
+            return []  # the whole answer, in tokens that are not the model's own
+        path, found = prompt.removeprefix('<p>{"r": "'), []
+        while path in places and len(found) < room:
+            ranked = sorted(places[path].items(), key=lambda each: -each[1])[:listed]
+            found.append(GeneratedToken(ranked[0][0].encode(), ranked[0][1], {t.encode(): x for t, x in ranked}))
+            path += ranked[0][0]
+        return found
+
+    true = [
+        places[""]["yes"] + places["yes"]['"'],
+        places[""]["no"] + places["no"]['"'],
+        places[""]["no"] + places["no"]["t"] + places["not"]['"'],
+    ]
+    try:
+        found = score(ask, "<p>", ANSWERS, spelling)
+    except GrammarAsked:
+        return
+    assert all(mine >= own - 1e-9 for mine, own in zip(found.log_probs, true, strict=True))
+    assert max(true) == pytest.approx(true[found.log_probs.index(max(found.log_probs))])
+    if found.exact:
+        shares, expected = (np.exp(each - np.logaddexp.reduce(each)) for each in (found.log_probs, true))
+        assert np.abs(shares - expected).max() < 2e-3
+
+
+def normalised(logits: Mapping[str, float]) -> dict[str, float]:
+    total = np.logaddexp.reduce(list(logits.values()))
+    return {token: float(logit - total) for token, logit in logits.items()}
 
 
 def test_a_part_of_a_character_is_refused_before_anything_is_asked() -> None:
