@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "respiratory infections"
 MAPPING = {"Match": 1, "Does Not Match": 0, "Unknown": -1}
 SETTINGS: dict[str, Any] = {
+    "epochs": 4,  # after two passes neither model had gained anything on the 12 dev rows
     "learning_rate": 1e-3,
     "rank": 8,
     "class_weight": "none",
@@ -40,7 +41,6 @@ SETTINGS: dict[str, Any] = {
     "bootstrap_resamples": 200,
     "threads": int(os.environ.get("EXPERTUNE_TEST_THREADS", "0")) or None,
 }
-EPOCHS = {"smollm2": 2, "gemma3": 4}  # after two passes Gemma had gained nothing on the 12 dev rows
 ROWS = 120
 
 
@@ -74,9 +74,7 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     except Unavailable as reason:
         pytest.skip(str(reason))
     folder = tmp_path_factory.mktemp(request.param)
-    success, metadata = FineTuner(quiet=True).process_dataset(
-        visits(), str(model), MAPPING, TOPIC, folder, epochs=EPOCHS[request.param], **SETTINGS
-    )
+    success, metadata = FineTuner(quiet=True).process_dataset(visits(), str(model), MAPPING, TOPIC, folder, **SETTINGS)
     assert success
     yield Ran(model, folder, metadata)
     for path in folder.glob("*.gguf"):  # some hundred MB that pytest would keep for three sessions
@@ -126,6 +124,6 @@ def test_the_served_file_rates_as_reported_and_answers_in_json(ran: Ran) -> None
         rated = rate_examples(engine, examples, scale)
         answers = [engine.generate(engine.render(each.messages), max_tokens=160).text for each in examples[:8]]
     right = sum(each.value == example.value for each, example in zip(rated, examples, strict=True))
-    claimed = ran.metadata["evaluation"]["evaluations"][0]["accuracy"]["value"]
+    claimed = {each["name"]: each["accuracy"]["value"] for each in ran.metadata["evaluation"]["evaluations"]}["tuned"]
     assert right / len(rated) == pytest.approx(claimed, abs=1.5 / len(rated))
     assert sum(valid_json(answer, scale) for answer in answers) >= 6
