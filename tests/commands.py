@@ -1,4 +1,4 @@
-"""`expertune …` in a process of its own, as a user starts it."""
+"""`expertune …` in a process of its own, as a user starts it, or in this one, which saves loading it again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from expertune.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,3 +26,10 @@ def expertune(*arguments: object, host: str, **how: Any) -> subprocess.Completed
         cwd=ROOT,
         **how,
     )
+
+
+def expertune_here(*arguments: object) -> int:
+    """Run it in this process, and give its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in arguments])
+    return int(ended.value.code or 0)

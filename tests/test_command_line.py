@@ -17,9 +17,10 @@ import typer
 import yaml
 
 import tiny
+from commands import expertune_here
 from expertune import __version__
 from expertune.cli import demo
-from expertune.cli.main import app, main
+from expertune.cli.main import app
 from expertune.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,9 +37,7 @@ def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setenv(name, str(tmp_path / name))
 
     def ran(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(each) for each in arguments])
-        return int(end.value.code or 0), *capsys.readouterr()
+        return expertune_here(*arguments), *capsys.readouterr()
 
     return ran
 

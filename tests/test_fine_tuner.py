@@ -23,8 +23,8 @@ from scripts.fine_tuner import (
 )
 
 import tiny
+from commands import expertune_here
 from evaluate.recomputed import assert_figures_are_those_of
-from expertune.cli.main import main
 from expertune.errors import EngineError
 from expertune.files import sha256
 
@@ -62,9 +62,7 @@ def frame(rows: int = COUNT) -> pd.DataFrame:
 
 
 def command(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["tune", *arguments])
-    return int(ended.value.code or 0)
+    return expertune_here("tune", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 
 import replies
 import tiny
+from commands import expertune_here
 from expertune.cli.main import main
 from expertune.cli.models import COLUMNS
 from expertune.config import Config
@@ -54,10 +55,9 @@ def _table(lines: list[str]) -> list[str]:
 
 
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
+    code = expertune_here(*arguments)
     out, err = capsys.readouterr()
-    return int(end.value.code or 0), out.splitlines(), err
+    return code, out.splitlines(), err
 
 
 def test_models_of_the_server(server: ContractServer, capsys: pytest.CaptureFixture[str]):

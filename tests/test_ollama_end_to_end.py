@@ -19,8 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from commands import expertune
-from expertune.cli.main import main
+from commands import expertune, expertune_here
 from expertune.engine.ollama.server import OllamaServer
 from expertune.files import sha256
 from expertune.fine_tuner import FineTuner
@@ -242,9 +241,7 @@ def test_refusals_are_one_line(
 
 def refused(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """The exit code of a command line, and what it says on stderr."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    return int(ended.value.code or 0), capfd.readouterr().err
+    return expertune_here(*arguments), capfd.readouterr().err
 
 
 @pytest.mark.slow

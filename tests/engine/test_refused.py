@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from commands import ROOT, expertune
-from expertune.cli.main import main
+from commands import ROOT, expertune, expertune_here
 from expertune.engine.llama_cpp import trial
 from expertune.engine.llama_cpp.engine import LlamaCppEngine
 from expertune.errors import EngineError, FineTuningNotSupportedError, ModelFileError
@@ -41,10 +40,8 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object, code: int = 0) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(each) for each in arguments])
-        found = capsys.readouterr()
-        assert int(ended.value.code or 0) == code, found.err
+        ended, found = expertune_here(*arguments), capsys.readouterr()
+        assert ended == code, found.err
         return found
 
     return run

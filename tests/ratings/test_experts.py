@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from expertune.cli.main import main
+from commands import expertune_here
 from expertune.config import Config, as_dict, make_config
 from expertune.errors import DatasetError, ExpertuneError, UsageError
 from expertune.ratings.columns import find_columns
@@ -46,12 +46,6 @@ def three_experts(count: int = 60) -> list[dict[str, Any]]:
 
 def load(data: Any, *choices: str) -> Dataset:
     return load_dataset(data, MAPPING, TOPIC, Config(column=choices))
-
-
-def command(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
 
 
 def flags(*choices: str) -> list[str]:
@@ -300,7 +294,7 @@ def fill(path: Path, label: str, **others: str) -> None:
 
 def test_the_list_has_who_differs_where_and_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, path = write(tmp_path / "raw.csv", three_experts()), tmp_path / "disagreements.csv"
-    assert command("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 0
+    assert expertune_here("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 0
     rows = listed(path)
     assert list(rows[0]) == ["id", "Reviewer1", "R2", "R3", "adjudicated", "comment"]
     assert [row["id"] for row in rows[:5]] == list(TIED)
@@ -314,23 +308,23 @@ def test_the_list_has_who_differs_where_and_no_text(tmp_path: Path, capsys: pyte
     assert f"{path}: {len(rows)} records on which the experts differ, 5 of them tied, first" in said
     assert "60 records of 3 experts: Reviewer1 rated 60, R2 rated 60, R3 rated 54; they differ on" in said
     assert "Krippendorff's alpha (nominal): 0." in said and "Reviewer1 and R2: 75.0% [" in said
-    assert command("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 2
+    assert expertune_here("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 2
     assert "exists and may be filled in" in capsys.readouterr().err
 
 
 def test_the_list_with_text_for_the_adjudicator(tmp_path: Path) -> None:
     raw, path = write(tmp_path / "raw.csv", three_experts()), tmp_path / "list.csv"
     given = ("--adjudicate", path, "--adjudicate-with-text", "--output", tmp_path / "f.csv")
-    assert command("format", raw, *given, *flags(*NAMED)) == 0
+    assert expertune_here("format", raw, *given, *flags(*NAMED)) == 0
     first = listed(path)[0]
     assert list(first)[6:] == ["Prompt", "rationale 1", "rationale 2", "rationale 3"]
     assert "cough, fever" in first["Prompt"] and first["rationale 2"] == "two's reason"
-    assert command("check", "--input", raw, *given[2:3], *flags(*NAMED)) == 2  # no list to add the text to
+    assert expertune_here("check", "--input", raw, *given[2:3], *flags(*NAMED)) == 2  # no list to add the text to
 
 
 def test_a_filled_list_is_merged_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, path = write(tmp_path / "raw.csv", three_experts()), tmp_path / "list.csv"
-    assert command("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 0
+    assert expertune_here("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 0
     fill(path, "", **{"V-00000": "Unknown", "V-00012": "1", "V-00004": "Unknown"})
     dataset = load(raw, *NAMED, f"adjudicated={path}")
     by_id = {row.id: row for row in dataset.ratings}
@@ -341,7 +335,7 @@ def test_a_filled_list_is_merged_by_id(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"adjudicated = the list {path}" in str(dataset.columns)
     capsys.readouterr()
     named = flags(*NAMED, f"adjudicated={path}")
-    assert command("check", "--input", raw, "--json", "--adjudicate", tmp_path / "more.csv", *named) == 0
+    assert expertune_here("check", "--input", raw, "--json", "--adjudicate", tmp_path / "more.csv", *named) == 0
     experts = json.loads(capsys.readouterr().out)["experts"]
     assert (experts["adjudicated"], experts["tied"], experts["rated_by_several"]) == (3, 3, 60)
     assert {row["id"]: row["adjudicated"] for row in listed(tmp_path / "more.csv")}["V-00012"] == "Match"  # kept
@@ -369,7 +363,7 @@ def test_a_column_of_adjudicated_labels(tmp_path: Path) -> None:
 )
 def test_a_list_of_other_records_is_refused(tmp_path: Path, change: Any, says: str) -> None:
     raw, path = write(tmp_path / "raw.csv", three_experts()), tmp_path / "list.csv"
-    command("check", "--input", raw, "--adjudicate", path, *flags(*NAMED))
+    expertune_here("check", "--input", raw, "--adjudicate", path, *flags(*NAMED))
     fill(path, "Match")
     row = next(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter=";"))
     write(path, [change(row)])
@@ -386,7 +380,7 @@ def test_a_spreadsheet_converts_neither_ids_nor_labels(tmp_path: Path) -> None:
     rows = [{"id": id, "Prompt": f"p {id}", "A": "minus", "B": "=plus" if at else "minus"} for at, id in enumerate(ids)]
     raw, path = write(tmp_path / "raw.csv", rows), tmp_path / "list.csv"
     given = ("--rating-mapping", json.dumps(mapping), *flags("rating=A,B"))
-    command("check", "--input", raw, "--adjudicate", path, *given)
+    expertune_here("check", "--input", raw, "--adjudicate", path, *given)
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     assert lines[1:] == ["'1-2,minus,'=plus,,", "'20240101123456789,minus,'=plus,,"]
     fill(path, "minus")
@@ -398,10 +392,10 @@ def test_a_list_needs_several_experts_and_ids_of_the_users_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw, path = write(tmp_path / "raw.csv", three_experts()), tmp_path / "list.csv"
-    assert command("check", "--input", raw, "--adjudicate", path, *flags("rating=R2", *TEXTS)) == 2
+    assert expertune_here("check", "--input", raw, "--adjudicate", path, *flags("rating=R2", *TEXTS)) == 2
     assert "there is one rating column" in capsys.readouterr().err
     write(raw, [{key: cell for key, cell in row.items() if key != "Visit ID"} for row in three_experts()])
-    assert command("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 2
+    assert expertune_here("check", "--input", raw, "--adjudicate", path, *flags(*NAMED)) == 2
     assert "name a column of unique ids with --column id=NAME" in capsys.readouterr().err and not path.exists()
     write(path, [{"id": "2", "adjudicated": "Match"}])
     with pytest.raises(UsageError, match="matched by id, and the records have no unique ids"):
@@ -414,7 +408,9 @@ def test_a_list_needs_several_experts_and_ids_of_the_users_own(
 def test_format_keeps_the_experts_and_adds_the_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{**row, "Final": "Unknown" if at == 0 else ""} for at, row in enumerate(three_experts())]
     raw, output = write(tmp_path / "raw.csv", rows), tmp_path / "formatted.csv"
-    assert command("format", raw, "--output", output, "--topics", TOPIC, *flags(*NAMED, "adjudicated=Final")) == 0
+    assert (
+        expertune_here("format", raw, "--output", output, "--topics", TOPIC, *flags(*NAMED, "adjudicated=Final")) == 0
+    )
     said = capsys.readouterr().out
     assert "warning: 4 of 60 records are left out" in said and "Krippendorff's alpha" in said
     assert '--column "rating=Reviewer1,R2,R3" --column adjudicated=adjudicated' in said
@@ -427,7 +423,7 @@ def test_format_keeps_the_experts_and_adds_the_label(tmp_path: Path, capsys: pyt
     assert direct.experts is not None and via.experts is not None and direct.experts.values == via.experts.values
     assert direct.split.groups == via.split.groups and direct.examples == via.examples
     assert not {"Standardized_Rating", "adjudicated"} & set(via.ratings[0].extra)
-    assert command("check", "--input", output, *flags(*again)) == 0
+    assert expertune_here("check", "--input", output, *flags(*again)) == 0
     with pytest.raises(DatasetError, match=r'column "Standardized_Rating": no rating'):  # never left out in silence
         load(output)
 

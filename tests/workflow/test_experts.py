@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from expertune.cli.main import main
+from commands import expertune_here
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, BASE = ROOT / "examples/formatted_dataset.csv", ROOT / "examples/base.gguf"
@@ -29,18 +29,12 @@ def raw_export(path: Path, count: int = 160) -> Path:
     return path
 
 
-def command(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main([str(argument) for argument in arguments])
-    return int(ended.value.code or 0)
-
-
 @pytest.mark.slow
 def test_from_an_export_of_three_experts_to_a_tuned_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, formatted, path = raw_export(tmp_path / "raw.csv"), tmp_path / "formatted.csv", tmp_path / "list.csv"
     experts, topics = ("--column", "rating=R1,R2,R3"), ("--topics", "respiratory infections")
-    assert command("format", raw, "--output", formatted, *topics, *experts) == 0
-    assert command("check", "--input", formatted, "--adjudicate", path, *topics, *experts) == 0
+    assert expertune_here("format", raw, "--output", formatted, *topics, *experts) == 0
+    assert expertune_here("check", "--input", formatted, "--adjudicate", path, *topics, *experts) == 0
     said = capsys.readouterr().out
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
@@ -54,7 +48,7 @@ def test_from_an_export_of_three_experts_to_a_tuned_model(tmp_path: Path, capsys
         table.writerows(rows)
     settings = (*experts, "--column", f"adjudicated={path}")
     run = ("--input", formatted, "--model", BASE, *topics, "--output-dir", tmp_path / "out", *QUICK, *settings)
-    assert command("tune", *run) in (0, 1)  # a model of 2 epochs may fail a check
+    assert expertune_here("tune", *run) in (0, 1)  # a model of 2 epochs may fail a check
     shown = capsys.readouterr()
     metadata = json.loads((tmp_path / "out/fine_tuning_metadata.json").read_text())
     found = metadata["experts"]
@@ -76,5 +70,5 @@ def test_from_an_export_of_three_experts_to_a_tuned_model(tmp_path: Path, capsys
     assert not (set(tied) - {settled}) & {json.loads(line)["id"] for line in lines}
     capsys.readouterr()
     repeat = ("--config", tmp_path / "out/training_config.yaml", "--output-dir", tmp_path / "again", "--dry-run")
-    assert command("tune", *repeat) == 0
+    assert expertune_here("tune", *repeat) == 0
     assert f"rating = R1, R2, R3, adjudicated = the list {path}" in capsys.readouterr().err  # as the YAML has it

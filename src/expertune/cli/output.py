@@ -75,10 +75,8 @@ def print_registration(registration: Registration) -> None:
     else:
         gap = agreement.probability_gap
         shown = "its probabilities are approximate" if gap is None else f"probabilities differ by {gap:.4f} on average"
-        rated = (
-            f"{agreement.labels:.0%} get the file's label ({shown}) and {agreement.chat_labels:.0%} also by a plain "
-        )
-        rated += "/api/chat."
+        by_chat = f"{agreement.chat_labels:.0%} also by a plain /api/chat"
+        rated = f"{agreement.labels:.0%} get the file's label ({shown}) and {by_chat}."
     print(f"{registration.prompts} prompts are rendered as in training; of {agreement.rows} test records {rated}")
     if registration.decisions:
         print(registration.decisions)
